@@ -1,0 +1,173 @@
+//! The flow record (design §5): every column declared once, with its definition.
+//!
+//! `_fwd` is source to destination (`src` is the initiator), `_rev` the way back; a statistic without either suffix is
+//! over both directions. Nanosecond durations are integers where they are measured and doubles where they are
+//! averaged. A statistic of no observations is null. A column that was not computed because work was shed is null,
+//! and `shed` names the work.
+
+use wire::column::{Address, Mac, Time};
+
+wire::record! {
+    /// One bidirectional flow, or one interim part of a long one.
+    pub struct FlowRecord {
+        /// 64-bit hash of flow key, first timestamp and first frame number: the same for the same capture.
+        flow_id: u64,
+        /// Community ID v1, seed 0 (<https://github.com/corelight/community-id-spec>).
+        community_id: String,
+        /// Timestamp of the first packet of this record, UTC.
+        start_time: Time,
+        /// Timestamp of the last packet of this record, UTC.
+        end_time: Time,
+        /// IP version: 4 or 6.
+        ip_version: u8,
+        /// IANA protocol number of the inner-most IP packet (the last header of an IPv6 chain).
+        ip_protocol: u8,
+        /// The initiator's address.
+        src_ip: Address,
+        /// The initiator's port; 0 where the protocol has none.
+        src_port: u16,
+        /// The responder's address.
+        dst_ip: Address,
+        /// The responder's port; 0 where the protocol has none.
+        dst_port: u16,
+        /// What told the initiator: `syn`, `syn_ack` or `first_packet`.
+        direction_basis: &'static str,
+        /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours).
+        end_reason: &'static str,
+        /// Number of this record among those of its flow, from 0: above 0 after an active timeout.
+        interim_number: u32,
+        /// The initiator's MAC address on the outer-most link.
+        src_mac: Option<Mac>,
+        /// The responder's MAC address on the outer-most link.
+        dst_mac: Option<Mac>,
+        /// VLAN ids of the first packet, outer-most first.
+        vlan_ids: Option<Vec<u16>>,
+        /// Encapsulations around the first packet, outer-most first.
+        tunnels: Option<Vec<&'static str>>,
+        /// Identifier of the inner-most tunnel (VNI, GRE key, TEID, …).
+        tunnel_id: Option<u64>,
+        /// Whether packets of this flow came with more than one set of VLAN or tunnel ids.
+        key_ambiguous: bool,
+
+        /// Packets, fragments counted one by one.
+        packets_fwd: u64,
+        /// Packets, fragments counted one by one.
+        packets_rev: u64,
+        /// Sum of the IP total length in bytes (IPFIX octetDeltaCount): headers included, link layer and padding excluded.
+        bytes_fwd: u64,
+        /// Sum of the IP total length in bytes.
+        bytes_rev: u64,
+        /// Sum of the frame lengths on the wire in bytes, without the frame check sequence.
+        wire_bytes_fwd: u64,
+        /// Sum of the frame lengths on the wire in bytes.
+        wire_bytes_rev: u64,
+        /// Sum of the transport payload lengths in bytes, retransmitted bytes included.
+        payload_bytes_fwd: u64,
+        /// Sum of the transport payload lengths in bytes.
+        payload_bytes_rev: u64,
+        /// Packets that were IP fragments, both directions.
+        fragments: u64,
+        /// Packets with a wrong IP or transport checksum, both directions; they are metered like any other.
+        checksum_errors: u64,
+
+        /// Smallest IP total length in bytes.
+        packet_length_min: Option<u32>,
+        /// Arithmetic mean of the IP total length in bytes over all packets.
+        packet_length_mean: Option<f64>,
+        /// Largest IP total length in bytes.
+        packet_length_max: Option<u32>,
+        /// Population standard deviation (divisor n) of the IP total length in bytes.
+        packet_length_stddev: Option<f64>,
+        /// Smallest IP total length in bytes.
+        packet_length_min_fwd: Option<u32>,
+        /// Arithmetic mean of the IP total length in bytes.
+        packet_length_mean_fwd: Option<f64>,
+        /// Largest IP total length in bytes.
+        packet_length_max_fwd: Option<u32>,
+        /// Population standard deviation (divisor n) of the IP total length in bytes.
+        packet_length_stddev_fwd: Option<f64>,
+        /// Smallest IP total length in bytes.
+        packet_length_min_rev: Option<u32>,
+        /// Arithmetic mean of the IP total length in bytes.
+        packet_length_mean_rev: Option<f64>,
+        /// Largest IP total length in bytes.
+        packet_length_max_rev: Option<u32>,
+        /// Population standard deviation (divisor n) of the IP total length in bytes.
+        packet_length_stddev_rev: Option<f64>,
+        /// Smallest time in nanoseconds between consecutive packets in capture order; a step back in time counts as 0. Null below two packets.
+        inter_arrival_min_ns: Option<u64>,
+        /// Arithmetic mean of the time in nanoseconds between consecutive packets (divisor: packets − 1).
+        inter_arrival_mean_ns: Option<f64>,
+        /// Largest time in nanoseconds between consecutive packets.
+        inter_arrival_max_ns: Option<u64>,
+        /// Population standard deviation in nanoseconds of the times between consecutive packets.
+        inter_arrival_stddev_ns: Option<f64>,
+        /// Smallest time in nanoseconds between consecutive packets of this direction.
+        inter_arrival_min_fwd_ns: Option<u64>,
+        /// Arithmetic mean in nanoseconds of the times between consecutive packets of this direction.
+        inter_arrival_mean_fwd_ns: Option<f64>,
+        /// Largest time in nanoseconds between consecutive packets of this direction.
+        inter_arrival_max_fwd_ns: Option<u64>,
+        /// Population standard deviation in nanoseconds of the times between consecutive packets of this direction.
+        inter_arrival_stddev_fwd_ns: Option<f64>,
+        /// Smallest time in nanoseconds between consecutive packets of this direction.
+        inter_arrival_min_rev_ns: Option<u64>,
+        /// Arithmetic mean in nanoseconds of the times between consecutive packets of this direction.
+        inter_arrival_mean_rev_ns: Option<f64>,
+        /// Largest time in nanoseconds between consecutive packets of this direction.
+        inter_arrival_max_rev_ns: Option<u64>,
+        /// Population standard deviation in nanoseconds of the times between consecutive packets of this direction.
+        inter_arrival_stddev_rev_ns: Option<f64>,
+
+        /// Smallest IPv4 TTL or IPv6 hop limit.
+        ttl_min_fwd: Option<u8>,
+        /// Largest IPv4 TTL or IPv6 hop limit.
+        ttl_max_fwd: Option<u8>,
+        /// Smallest IPv4 TTL or IPv6 hop limit.
+        ttl_min_rev: Option<u8>,
+        /// Largest IPv4 TTL or IPv6 hop limit.
+        ttl_max_rev: Option<u8>,
+        /// Union of the TCP flags: FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80, AE 0x100. Null where not TCP.
+        tcp_flags_fwd: Option<u16>,
+        /// Union of the TCP flags of this direction.
+        tcp_flags_rev: Option<u16>,
+        /// Nanoseconds from the first SYN to the SYN-ACK: round trip between the capture point and the responder.
+        tcp_handshake_rtt_server_ns: Option<u64>,
+        /// Nanoseconds from the SYN-ACK to the ACK that completes the handshake: round trip between the capture point and the initiator.
+        tcp_handshake_rtt_client_ns: Option<u64>,
+        /// Segments with payload, SYN or FIN that lie wholly below the highest sequence number seen before in this direction.
+        tcp_retransmissions_fwd: Option<u32>,
+        /// Segments that lie wholly below the highest sequence number seen before in this direction.
+        tcp_retransmissions_rev: Option<u32>,
+        /// Segments that start above the next expected sequence number: something before them is late or lost.
+        tcp_out_of_order_fwd: Option<u32>,
+        /// Segments that start above the next expected sequence number.
+        tcp_out_of_order_rev: Option<u32>,
+        /// Window field of the first packet, not scaled.
+        tcp_initial_window_fwd: Option<u16>,
+        /// Window field of the first packet, not scaled.
+        tcp_initial_window_rev: Option<u16>,
+        /// Maximum segment size option of the SYN in bytes.
+        tcp_mss_fwd: Option<u16>,
+        /// Maximum segment size option of the SYN-ACK in bytes.
+        tcp_mss_rev: Option<u16>,
+
+        /// IP total lengths in bytes of the first 20 packets (sequence of packet lengths and times).
+        splt_lengths: Option<Vec<u32>>,
+        /// Directions of the first 20 packets: 1 forward, -1 reverse.
+        splt_directions: Option<Vec<i8>>,
+        /// Nanoseconds since the packet before, of the first 20 packets; 0 for the first and for a step back in time.
+        splt_times_ns: Option<Vec<u64>>,
+
+        /// What was seen on layer 7: a neutral lower-case protocol name, else null.
+        app: Option<&'static str>,
+        /// How `app` was told: `payload`, `handshake`, `dns`, `port` or `unknown`.
+        app_confidence: &'static str,
+        /// Group of the application: `web`, `name_service`, `remote_access`, `mail`, `network`, ….
+        category: Option<&'static str>,
+        /// The server's name: SNI, HTTP host or DNS query name; else a name that an earlier DNS answer gave for `dst_ip` (`app_confidence` is then not affected).
+        server_name: Option<String>,
+        /// Work that was shed under pressure: `statistics`, `layer7`; null where none was.
+        shed: Option<&'static str>,
+    }
+}

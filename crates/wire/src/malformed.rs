@@ -1,0 +1,48 @@
+//! Why a frame could not be read, or only in part.
+//!
+//! A malformed packet is data, not a fault: the reason indexes a counter and nothing is logged per packet.
+
+/// Declares a fieldless enum of reasons with the name under which each is counted.
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// Every reason, in declaration order: `ALL[reason as usize] == reason`.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name in counters and records.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// What it means, for the generated reference.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc,)+),)+ }
+            }
+        }
+    };
+}
+pub(crate) use reasons;
+
+reasons! {
+    /// Why a frame has no flow: it was delivered to the probe and not metered.
+    Undecodable {
+        /// The link type of the interface is not supported.
+        UnsupportedLinkType = "unsupported_link_type",
+        /// The link layer carries something other than IP (ARP, LLDP, STP, …).
+        NotIp = "not_ip",
+        /// The captured bytes end inside the link-layer header.
+        TruncatedLink = "truncated_link",
+        /// The captured bytes end inside the IP header.
+        TruncatedIp = "truncated_ip",
+        /// The IP version field is neither 4 nor 6, or differs from what the link layer announced.
+        BadIpVersion = "bad_ip_version",
+        /// The IPv4 header length is below 20 bytes or beyond the packet.
+        BadIpHeaderLength = "bad_ip_header_length",
+        /// More nested headers than the depth limit.
+        TooManyHeaders = "too_many_headers",
+    }
+}
