@@ -135,15 +135,28 @@ impl Packet<'_> {
     }
 }
 
-/// Reads a frame down to its inner-most IP packet. `frame` is what was captured, `wire_length` the length on the wire.
-pub fn decode(link_type: LinkType, frame: &[u8], wire_length: u32) -> Result<Packet<'_>, Undecodable> {
-    let _ = (frame, wire_length, link_type);
+/// What a source knows of a frame beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameMeta {
+    /// What the first byte of the frame is.
+    pub link_type: LinkType,
+    /// Length on the wire in bytes, without the frame check sequence.
+    pub wire_length: u32,
+    /// The VLAN id that the kernel took out of the frame, where it did.
+    pub stripped_vlan: Option<u16>,
+    /// Whether checksums may be unfinished because the sender left them to hardware: then they are not checked.
+    pub checksum_offloaded: bool,
+}
+
+/// Reads a frame down to its inner-most IP packet. `frame` is what was captured.
+pub fn decode<'a>(frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable> {
+    let _ = (frame, meta);
     Err(Undecodable::UnsupportedLinkType)
 }
 
 /// The steering hash of a frame: symmetric, over the inner-most IP addresses only, so that both directions and all
 /// fragments of a flow give the same value; 0 where the frame has no IP packet. Much cheaper than [`decode`].
-pub fn steering_hash(link_type: LinkType, frame: &[u8]) -> u64 {
+pub fn steering_hash(frame: &[u8], link_type: LinkType) -> u64 {
     let _ = (frame, link_type);
     0
 }

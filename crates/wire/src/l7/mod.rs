@@ -3,7 +3,7 @@
 //! The flow stage owns a [`Session`] per flow while there is something to learn, and feeds it datagrams or
 //! ordered stream bytes. Bytes decide what a flow is; ports only order the candidates (design D12).
 
-use crate::column::Sink;
+use crate::column::{Column, Sink};
 use crate::flowkey::Direction;
 use crate::malformed::reasons;
 
@@ -118,6 +118,26 @@ pub struct Session {}
 /// A protocol of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {}
+
+impl Protocol {
+    /// Every protocol in table order, which is also the order of the protocol structs in a batch.
+    pub const ALL: &'static [Self] = &[];
+
+    /// The neutral lower-case name: value of `app`, name of the struct column and of the Core's table.
+    pub const fn name(self) -> &'static str {
+        match self {}
+    }
+
+    /// The group of applications it belongs to (column `category`).
+    pub const fn category(self) -> &'static str {
+        match self {}
+    }
+
+    /// The members of its record struct.
+    pub const fn columns(self) -> &'static [Column] {
+        match self {}
+    }
+}
 
 impl Session {
     /// Feeds bytes of one direction. Never panics, never keeps more than its documented limits.

@@ -1,0 +1,1 @@
+"""dpi-probe: packets to signed flow records."""

@@ -1,0 +1,81 @@
+"""The `dpi-probe` command.
+
+Every verb lives in a module of its own and is imported when it is called, so that `dpi-probe read` starts fast.
+Exit status: 0 success; 1 failure while running; 2 bad usage or setting; 3 an input could not be read, or only in part;
+4 a verification failed; 5 missing permission; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from dpi_probe.errors import DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# verb -> (module below dpi_probe.cli, help line); the module's `command` is the click command.
+VERBS: dict[str, tuple[str, str]] = {
+    "read": ("read", "Read capture files and print or write their flows."),
+    "run": ("run", "Run the probe: capture, seal, spool, deliver."),
+    "core": ("core", "Run the Core, or rebuild and export what it holds."),
+    "verify": ("verify", "Check sealed batches, spools, archives, exports and proofs."),
+    "prove": ("prove", "Write one record's inclusion proof."),
+    "pki": ("pki", "Make, issue and revoke certificates."),
+    "demo": ("demo", "Show the whole path on recorded traffic."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order in which a user meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"dpi_probe.cli.{VERBS[cmd_name][0]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dpi-probe", prog_name="dpi-probe")
+def cli() -> None:
+    """Packets to signed flow records: a passive DPI probe and its Core.
+
+    \b
+    dpi-probe read capture.pcap                 flows of a file, as a table
+    dpi-probe read -f 'port 53' -o f.parquet *.pcap
+    dpi-probe run -i eth0                       capture, seal, deliver
+    dpi-probe core                              receive, verify, archive, index
+    dpi-probe verify BUFFER_DIR                 check what lies on disk
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs the command line and exits with the documented status."""
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="dpi-probe", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DpiProbeError as error:
+        click.echo(f"dpi-probe: {error}", err=True)
+        sys.exit(error.exit_status)
