@@ -10,6 +10,6 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | column -t -s '|'
 
 setup: ## Install all dependencies and the release build into .venv
-	@command -v uv >/dev/null || python3 -m pip install --user --quiet uv || python3 -m pip install --user --quiet --break-system-packages uv
-	uv sync --all-extras --no-install-project
-	uvx --from 'maturin==1.16.0' maturin develop --release --skip-install 2>/dev/null || true
+	@command -v $(UV) >/dev/null || python3 -m pip install --user --quiet uv || python3 -m pip install --user --quiet --break-system-packages uv
+	$(UV) sync --quiet --locked --all-extras --no-install-project
+	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) run --no-sync maturin develop --release --uv
