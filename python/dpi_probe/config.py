@@ -210,7 +210,7 @@ def allowed(name: str) -> str:
         return "allowed: true, false"
     if kind is not None:
         limits = {type(item).__name__: item for item in field.metadata}
-        low = f"more than {limits["Gt"].gt:.15g}" if "Gt" in limits else f"at least {limits["Ge"].ge:.15g}"
-        high = f", at most {limits["Le"].le:.15g}" if "Le" in limits else ""
+        low = f"more than {limits['Gt'].gt:.15g}" if "Gt" in limits else f"at least {limits['Ge'].ge:.15g}"
+        high = f", at most {limits['Le'].le:.15g}" if "Le" in limits else ""
         return f"allowed: {'a whole number' if kind == 'integer' else 'a number'}, {low}{high}"
     return ""
