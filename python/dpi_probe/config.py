@@ -99,7 +99,7 @@ class ProbeSettings(BaseSettings):
         float,
         Field(ge=0, le=3600, description="Longest time in seconds that a stopping probe waits for receipts; what is left stays in the spool."),
     ] = 10.0
-    fsync: Annotated[
+    spool_fsync: Annotated[
         Literal["batch", "never"],
         Field(description="Whether every sealed batch is flushed to the disk before it counts as spooled."),
     ] = "batch"
