@@ -46,3 +46,26 @@ reasons! {
         TooManyHeaders = "too_many_headers",
     }
 }
+
+reasons! {
+    /// Faults that do not keep a packet from being metered. Each is a bit of a packet's faults and a counter.
+    Fault {
+        /// The IPv4 header checksum is wrong.
+        BadIpChecksum = "bad_ip_checksum",
+        /// The TCP, UDP, ICMP or SCTP checksum is wrong (only checked where every byte was captured).
+        BadTransportChecksum = "bad_transport_checksum",
+        /// The captured bytes end before the transport header does: metered without ports or with ports only.
+        TruncatedTransport = "truncated_transport",
+        /// A transport header field contradicts the packet (TCP data offset, UDP length).
+        BadTransportHeader = "bad_transport_header",
+        /// The IP total length is larger than the frame on the wire.
+        IpLongerThanFrame = "ip_longer_than_frame",
+    }
+}
+
+impl Fault {
+    /// Its bit in a packet's faults.
+    pub const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
