@@ -172,11 +172,11 @@ fn locate<'a, T: Trace>(
         let found = link::to_network(inner.header, inner.bytes, trace).and_then(|(announced, bytes)| {
             let room = room_of(bytes, network.body, network.body_length);
             let packet = net::parse(announced, bytes, room)?;
-            let fits = packet.length_stated && (!network.length_stated || packet.length <= room);
-            if inner.strict && !fits {
-                Err(Undecodable::NotIp)
-            } else {
+            let believed = inner.doubt.is_met(&network, &packet, room);
+            if believed {
                 Ok((packet, room))
+            } else {
+                Err(Undecodable::NotIp)
             }
         });
         if let Ok(found) = found {

@@ -3,6 +3,7 @@
 //! A port number is only a hint, so that everything carried in UDP must look like its protocol in every bit that the
 //! protocol fixes, and the packet inside must fit; else the outer packet is metered as what it is.
 
+use crate::checksum;
 use crate::cursor::{Cursor, Short};
 use crate::link::{Announced, Header};
 use crate::net::Network;
@@ -73,8 +74,32 @@ pub(crate) struct Inner<'a> {
     pub(crate) header: Header,
     /// From the first header inside: a suffix of the outer packet's body.
     pub(crate) bytes: &'a [u8],
-    /// Whether the packet inside must fit into the outer one to be believed.
-    pub(crate) strict: bool,
+    /// What the packet inside must show to be believed.
+    pub(crate) doubt: Doubt,
+}
+
+/// What the packet inside a tunnel must show to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing more: the IP protocol number announced the tunnel.
+    None,
+    /// Its length must fit into the outer packet: a port and a well-formed header announced the tunnel.
+    Length,
+    /// Its IPv4 header checksum must be right too: the tunnel's header is only half convincing.
+    Checksum,
+}
+
+impl Doubt {
+    /// Whether a packet with `room` bytes inside `outer` is to be believed.
+    pub(crate) fn is_met(self, outer: &Network<'_>, inner: &Network<'_>, room: u32) -> bool {
+        // Where the outer length is missing (segmentation offload), nothing can be compared.
+        let fits = !outer.length_stated || (inner.length_stated && inner.length <= room);
+        match self {
+            Self::None => true,
+            Self::Length => fits,
+            Self::Checksum => fits && checksum::agrees(checksum::sum(inner.header)),
+        }
+    }
 }
 
 /// Looks into an IP packet. A fragment is never opened: its other fragments cannot be, and all must go one way.
@@ -111,7 +136,7 @@ fn plain(tunnel: Tunnel, header: Header, bytes: &[u8]) -> Inner<'_> {
         id: None,
         header,
         bytes,
-        strict: false,
+        doubt: Doubt::None,
     }
 }
 
@@ -152,7 +177,7 @@ fn gre(body: &[u8]) -> Result<Option<Inner<'_>>, Short> {
             id,
             header: Header::Ppp,
             bytes: cursor.rest(),
-            strict: false,
+            doubt: Doubt::None,
         }));
     }
     let (tunnel, header) = match protocol {
@@ -186,7 +211,7 @@ fn gre(body: &[u8]) -> Result<Option<Inner<'_>>, Short> {
         id,
         header,
         bytes: cursor.rest(),
-        strict: false,
+        doubt: Doubt::None,
     }))
 }
 
@@ -213,29 +238,42 @@ fn udp<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {
     } else if is(1701) {
         l2tp(&mut cursor)
     } else {
-        Ok(Some((Tunnel::Mpls, None, Header::Mpls)))
+        Ok(Some((Tunnel::Mpls, None, Header::Mpls, Doubt::Length)))
     };
-    let (tunnel, id, header) = found.ok().flatten()?;
+    let (tunnel, id, header, doubt) = found.ok().flatten()?;
     Some(Inner {
         tunnel,
         id,
         header,
         bytes: cursor.rest(),
-        strict: true,
+        doubt,
     })
 }
 
-type Found = Result<Option<(Tunnel, Option<u64>, Header)>, Short>;
+type Found = Result<Option<(Tunnel, Option<u64>, Header, Doubt)>, Short>;
 
-/// RFC 7348 §5: the I flag, no other but that of group policy; the reserved bytes are zero unless a group is set.
+/// RFC 7348 §5: the I flag must be set; everything reserved is to be ignored by a receiver (the group policy extension
+/// uses some of it), but a header in which it is not zero is less convincing.
 fn vxlan(cursor: &mut Cursor<'_>) -> Found {
     let [flags, policy, group_high, group_low] = cursor.array::<4>()?;
     let id = cursor.u24()?;
-    let has_group = flags & 0x80 != 0;
-    if flags & 0x7f != 0x08 || (!has_group && (policy | group_high | group_low) != 0) || cursor.u8()? != 0 {
+    let reserved = cursor.u8()?;
+    if flags & 0x08 == 0 {
         return Ok(None);
     }
-    Ok(Some((Tunnel::Vxlan, Some(u64::from(id)), Header::Ethernet)))
+    let is_plain = flags == 0x08 && (policy | group_high | group_low | reserved) == 0;
+    let is_group_policy = flags == 0x88 && reserved == 0;
+    let doubt = if is_plain || is_group_policy {
+        Doubt::Length
+    } else {
+        Doubt::Checksum
+    };
+    Ok(Some((
+        Tunnel::Vxlan,
+        Some(u64::from(id)),
+        Header::Ethernet,
+        doubt,
+    )))
 }
 
 /// draft-ietf-nvo3-vxlan-gpe §3: version 0, I and P flags, next protocol.
@@ -253,7 +291,7 @@ fn vxlan_gpe(cursor: &mut Cursor<'_>) -> Found {
         5 => Header::Mpls,
         _ => return Ok(None),
     };
-    Ok(Some((Tunnel::Vxlan, Some(u64::from(id)), header)))
+    Ok(Some((Tunnel::Vxlan, Some(u64::from(id)), header, Doubt::Length)))
 }
 
 /// RFC 8926 §3.4: version 0, options' length in words, O and C flags, `EtherType`, VNI.
@@ -269,6 +307,7 @@ fn geneve(cursor: &mut Cursor<'_>) -> Found {
         Tunnel::Geneve,
         Some(u64::from(id)),
         Header::EtherType(protocol),
+        Doubt::Length,
     )))
 }
 
@@ -306,6 +345,7 @@ fn gtp_u(cursor: &mut Cursor<'_>, datagram: u16) -> Found {
         Tunnel::GtpU,
         Some(u64::from(id)),
         Header::Ip(Announced::Either),
+        Doubt::Length,
     )))
 }
 
@@ -322,7 +362,12 @@ fn teredo(cursor: &mut Cursor<'_>) -> Found {
     if cursor.rest().starts_with(&[0, 0]) {
         cursor.skip(8)?;
     }
-    Ok(Some((Tunnel::Teredo, None, Header::Ip(Announced::V6))))
+    Ok(Some((
+        Tunnel::Teredo,
+        None,
+        Header::Ip(Announced::V6),
+        Doubt::Length,
+    )))
 }
 
 /// RFC 2661 §3.1: data messages (T 0) of version 2 with their optional length, sequence and offset fields.
@@ -343,5 +388,10 @@ fn l2tp(cursor: &mut Cursor<'_>) -> Found {
         let offset = cursor.u16()?;
         cursor.skip(usize::from(offset))?;
     }
-    Ok(Some((Tunnel::L2tp, Some(u64::from(id)), Header::Ppp)))
+    Ok(Some((
+        Tunnel::L2tp,
+        Some(u64::from(id)),
+        Header::Ppp,
+        Doubt::Length,
+    )))
 }
