@@ -147,7 +147,7 @@ impl Write for Output {
 
 enum Encoder {
     Ndjson(arrow::json::Writer<Output, LineDelimited>),
-    Csv(arrow::csv::Writer<Output>),
+    Csv(Box<arrow::csv::Writer<Output>>),
     Parquet(Box<ArrowWriter<Output>>),
     File(Box<FileWriter<Output>>),
     Stream(Box<StreamWriter<Output>>),
@@ -225,7 +225,7 @@ impl Writer {
                 let mut writer = arrow::csv::Writer::new(output);
                 // The header, also where no row follows.
                 writer.write(&flatten(&RecordBatch::new_empty(Arc::clone(schema)))?)?;
-                Encoder::Csv(writer)
+                Encoder::Csv(Box::new(writer))
             }
             Format::Parquet => {
                 let properties = WriterProperties::builder()
@@ -412,13 +412,13 @@ mod tests {
     #[test]
     fn parquet_and_arrow_give_the_batch_back() {
         let batch = batch();
-        let bytes = written(Format::Parquet, &[batch.clone()], &batch.schema());
+        let bytes = written(Format::Parquet, std::slice::from_ref(&batch), &batch.schema());
         let (head, tail) = (
             bytes.first_chunk::<4>().unwrap(),
             bytes.last_chunk::<4>().unwrap(),
         );
         assert_eq!((head, tail), (b"PAR1", b"PAR1"));
-        let bytes = written(Format::Arrow, &[batch.clone()], &batch.schema());
+        let bytes = written(Format::Arrow, std::slice::from_ref(&batch), &batch.schema());
         let mut reader = arrow::ipc::reader::FileReader::try_new(io::Cursor::new(bytes), None).unwrap();
         assert_eq!(reader.next().unwrap().unwrap(), batch);
         assert!(reader.next().is_none());
