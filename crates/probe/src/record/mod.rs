@@ -15,6 +15,8 @@ pub mod schema;
 pub mod build;
 /// Record batches to files.
 pub mod write;
+/// From ended flows to record batches on another thread.
+pub mod read;
 /// Columns as text.
 pub mod text;
 /// One column's growing buffers.
