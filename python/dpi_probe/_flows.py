@@ -68,7 +68,7 @@ def nanoseconds(setting: str, seconds: float) -> int:
     return max(1, round(seconds * 1e9))
 
 
-def open_reader(  # noqa: PLR0913 - one keyword for each setting, as in `read`
+def open_reader(
     paths: Sequence[str],
     *,
     filter: str | Callable[[int], Program] | None = None,  # noqa: A002 - the name that users type
@@ -111,7 +111,7 @@ class Flows:
     A file that is damaged gives all flows that can be read, then a `CaptureWarning`; `problems` says the same.
     """
 
-    def __init__(self, paths: Sequence[str], **settings: Any) -> None:  # noqa: ANN401 - forwarded to open_reader
+    def __init__(self, paths: Sequence[str], **settings: Any) -> None:
         self._paths = list(paths)
         self._settings = settings
         if isinstance(expression := settings.get("filter"), str):
@@ -120,7 +120,7 @@ class Flows:
         self._opened: _native.FlowReader | None = self._open(fixed=True)
         self._latest = self._opened
 
-    def _open(self, **changes: Any) -> _native.FlowReader:  # noqa: ANN401 - forwarded to open_reader
+    def _open(self, **changes: Any) -> _native.FlowReader:
         return open_reader(self._paths, **{**self._settings, **changes})
 
     def _reader(self) -> _native.FlowReader:
@@ -235,7 +235,7 @@ class Flows:
 
     def __repr__(self) -> str:
         """What is read, and with which settings."""
-        paths = ", ".join(map(repr, self._paths[:3])) + (", …" if len(self._paths) > 3 else "")  # noqa: PLR2004
+        paths = ", ".join(map(repr, self._paths[:3])) + (", …" if len(self._paths) > 3 else "")
         return f"<Flows of {paths}>"
 
     def _repr_html_(self) -> str:
@@ -274,7 +274,7 @@ def refuse_overwrite(target: str, paths: Sequence[str]) -> None:
             raise ConfigError(message)
 
 
-def read(  # noqa: PLR0913 - one keyword for each setting
+def read(
     path: Path | Sequence[Path],
     *,
     filter: str | None = None,  # noqa: A002 - the name that users type

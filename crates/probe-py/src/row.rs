@@ -88,7 +88,11 @@ impl Flow {
     }
 
     fn __repr__(&self) -> String {
-        let text = |name| self.values.column_by_name(name).map_or_else(String::new, |column| plain(column, self.row));
+        let text = |name| {
+            self.values
+                .column_by_name(name)
+                .map_or_else(String::new, |column| plain(column, self.row))
+        };
         let number = |name| text(name).parse::<u64>().unwrap_or_default();
         let endpoint = |address: &str, port: u64| match (port, address.contains(':')) {
             (0, _) => address.to_owned(),
@@ -162,7 +166,9 @@ fn attribute<'py>(
         return value(py, name, column, row).map(Some);
     }
     // A time `x` is also there as `x_ns`, exact.
-    let time = name.strip_suffix("_ns").and_then(|name| values.column_by_name(name));
+    let time = name
+        .strip_suffix("_ns")
+        .and_then(|name| values.column_by_name(name));
     let Some(times) = time.and_then(|column| column.as_primitive_opt::<TimestampNanosecondType>()) else {
         return Ok(None);
     };
@@ -206,11 +212,20 @@ fn value<'py>(py: Python<'py>, name: &str, column: &dyn Array, row: usize) -> Py
     }
     macro_rules! number {
         ($kind:ty) => {
-            column.as_primitive::<$kind>().value(row).into_pyobject(py)?.into_any()
+            column
+                .as_primitive::<$kind>()
+                .value(row)
+                .into_pyobject(py)?
+                .into_any()
         };
     }
     Ok(match column.data_type() {
-        DataType::Boolean => column.as_boolean().value(row).into_pyobject(py)?.to_owned().into_any(),
+        DataType::Boolean => column
+            .as_boolean()
+            .value(row)
+            .into_pyobject(py)?
+            .to_owned()
+            .into_any(),
         DataType::UInt8 => number!(UInt8Type),
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
@@ -219,14 +234,16 @@ fn value<'py>(py: Python<'py>, name: &str, column: &dyn Array, row: usize) -> Py
         DataType::Int64 => number!(Int64Type),
         DataType::Float64 => number!(Float64Type),
         DataType::Utf8 => column.as_string::<i32>().value(row).into_pyobject(py)?.into_any(),
-        DataType::FixedSizeBinary(_) => {
-            PyBytes::new(py, column.as_fixed_size_binary().value(row)).into_any()
-        }
+        DataType::FixedSizeBinary(_) => PyBytes::new(py, column.as_fixed_size_binary().value(row)).into_any(),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => {
             datetime(py, column.as_primitive::<TimestampNanosecondType>().value(row))?
         }
         DataType::Struct(_) => {
-            let record = Record { name: name.to_owned(), values: column.as_struct().clone(), row };
+            let record = Record {
+                name: name.to_owned(),
+                values: column.as_struct().clone(),
+                row,
+            };
             Bound::new(py, record)?.into_any()
         }
         DataType::List(_) => {
@@ -237,7 +254,11 @@ fn value<'py>(py: Python<'py>, name: &str, column: &dyn Array, row: usize) -> Py
             }
             list.into_any()
         }
-        other => return Err(PyTypeError::new_err(format!("column {name}: no Python value for {other}"))),
+        other => {
+            return Err(PyTypeError::new_err(format!(
+                "column {name}: no Python value for {other}"
+            )));
+        }
     })
 }
 
@@ -247,7 +268,9 @@ fn datetime(py: Python<'_>, nanoseconds: i64) -> PyResult<Bound<'_, PyAny>> {
     let (epoch, timedelta) = EPOCH.get_or_try_init(py, || {
         let module = py.import("datetime")?;
         let utc = module.getattr("timezone")?.getattr("utc")?;
-        let epoch = module.getattr("datetime")?.call_method1("fromtimestamp", (0, utc))?;
+        let epoch = module
+            .getattr("datetime")?
+            .call_method1("fromtimestamp", (0, utc))?;
         PyResult::Ok((epoch.unbind(), module.getattr("timedelta")?.unbind()))
     })?;
     let since = timedelta.bind(py).call1((0, 0, nanoseconds.div_euclid(1000)))?;

@@ -15,6 +15,8 @@ pub mod schema;
 pub mod build;
 /// Record batches to files.
 pub mod write;
+/// Capture files to record batches.
+pub mod files;
 /// From ended flows to record batches on another thread.
 pub mod read;
 /// Columns as text.
