@@ -12,6 +12,125 @@ if TYPE_CHECKING:
 
     from dpi_probe import _native
 
+    class Tls(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        version: str | None
+        cipher: str | None
+        sni: str | None
+        alpn: str | None
+        alpn_offered: list[str]
+        client_versions: list[str]
+        client_ciphers: list[int]
+        client_extensions: list[int]
+        client_groups: list[int]
+        client_signature_algorithms: list[int]
+        client_key_shares: list[int]
+        ech: bool | None
+        server_extensions: list[int]
+        server_key_share: int | None
+        hello_retry_request: bool | None
+        ja3: str | None
+        ja3_string: str | None
+        ja3s: str | None
+        ja3s_string: str | None
+        ja4: str | None
+        certificate_subject: str | None
+        certificate_issuer: str | None
+        certificate_names: list[str]
+        certificate_not_before: datetime | None
+        certificate_not_before_ns: int | None
+        certificate_not_after: datetime | None
+        certificate_not_after_ns: int | None
+        certificate_serial: str | None
+        certificate_sha256: str | None
+        alert: int | None
+
+    class Quic(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        version: str | None
+        dcid: str | None
+        scid: str | None
+        server_scid: str | None
+        negotiated_versions: list[str]
+        retry: bool
+        zero_rtt: bool
+        user_agent: str | None
+
+    class HttpTransactions(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        method: str | None
+        host: str | None
+        path: str | None
+        user_agent: str | None
+        referer: str | None
+        status: int | None
+        server: str | None
+        request_content_type: str | None
+        response_content_type: str | None
+        request_content_length: int | None
+        response_content_length: int | None
+
+    class Http(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        transactions: list[HttpTransactions]
+        transaction_count: int
+        upgraded: bool
+
+    class Mdns(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+
+    class Llmnr(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+
+    class DnsQueries(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        name: str
+        type: str
+        class_: str
+
+    class DnsAnswers(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        name: str
+        type: str
+        ttl: int
+        data: str
+
+    class Dns(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        queries: list[DnsQueries]
+        answers: list[DnsAnswers]
+        rcode: str | None
+        opcode: str | None
+        query_count: int
+        response_count: int
+        error_count: int
+        recursion_desired: bool
+        recursion_available: bool
+        authoritative: bool
+        truncated: bool
+        queries_omitted: int
+        answers_omitted: int
+        malformed_count: int
+
+    class Ssh(_native.Record):
+        """Values of a flow: the columns as attributes."""
+
+        client_version: str | None
+        client_software: str | None
+        client_comments: str | None
+        server_version: str | None
+        server_software: str | None
+        server_comments: str | None
+
     class Flow(_native.Flow):
         """A flow: the columns as attributes."""
 
@@ -94,6 +213,13 @@ if TYPE_CHECKING:
         category: str | None
         server_name: str | None
         shed: str | None
+        tls: Tls | None
+        quic: Quic | None
+        http: Http | None
+        mdns: Mdns | None
+        llmnr: Llmnr | None
+        dns: Dns | None
+        ssh: Ssh | None
 
 else:
     from dpi_probe._native import Flow

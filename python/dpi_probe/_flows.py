@@ -6,6 +6,7 @@ import html
 import math
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dpi_probe import _native
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from dpi_probe._columns import Flow
 
-    Path = str | os.PathLike[str]
     Program = list[tuple[int, int, int, int]]
 
 # Frames longer than this are cut before a filter sees them; 256 KiB is also libpcap's default.
@@ -63,8 +63,9 @@ def filter_compiler(expression: str) -> Callable[[int], Program]:
 def nanoseconds(setting: str, seconds: float) -> int:
     """A timeout in nanoseconds; ConfigError unless it is positive and at most ten years."""
     if not (math.isfinite(seconds) and 0 < seconds <= 10 * 365 * 86_400):
-        message = f"{setting}: {seconds!r} is not allowed; give seconds above 0 and at most 315360000 (ten years)"
-        raise ConfigError(message)
+        raise ConfigError(
+            f"{setting}: {seconds!r} is not allowed; give seconds above 0 and at most 315360000 (ten years)"
+        )
     return max(1, round(seconds * 1e9))
 
 
@@ -202,7 +203,7 @@ class Flows:
         self._finish(reader)
         return table
 
-    def write(self, path: Path, format: str | None = None) -> int:  # noqa: A002 - the name that users type
+    def write(self, path: str | os.PathLike[str], format: str | None = None) -> int:  # noqa: A002 - the name that users type
         """Write all flows to a file and return their number, with no more than one batch in memory.
 
         `format` is `ndjson`, `csv`, `parquet` or `arrow`; by default the suffix of `path` decides.
@@ -213,8 +214,9 @@ class Flows:
         target = os.fspath(path)
         chosen = format or _native.format_of(target)
         if chosen is None:
-            message = f"{target}: its suffix names no format; use .ndjson, .csv, .parquet or .arrow, or give format="
-            raise ConfigError(message)
+            raise ConfigError(
+                f"{target}: its suffix names no format; use .ndjson, .csv, .parquet or .arrow, or give format="
+            )
         refuse_overwrite(target, self._paths)
         # A line of NDJSON leaves out what is null, so there the structs that do not occur need not be made.
         reader = self._open(fixed=False) if chosen == "ndjson" else self._reader()
@@ -266,16 +268,15 @@ def refuse_overwrite(target: str, paths: Sequence[str]) -> None:
     """ConfigError if the output is one of the inputs."""
     for path in paths:
         try:
-            same = path != "-" and os.path.samefile(path, target)
+            same = path != "-" and Path(path).samefile(target)
         except OSError:
             continue
         if same:
-            message = f"{target}: is also an input; choose another output"
-            raise ConfigError(message)
+            raise ConfigError(f"{target}: is also an input; choose another output")
 
 
 def read(
-    path: Path | Sequence[Path],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     filter: str | None = None,  # noqa: A002 - the name that users type
     workers: int = 1,
@@ -309,8 +310,7 @@ def read(
     """
     paths = [os.fspath(path)] if isinstance(path, (str, os.PathLike)) else [os.fspath(each) for each in path]
     if not paths:
-        message = "path: an empty list is not allowed; give at least one capture file"
-        raise ConfigError(message)
+        raise ConfigError("path: an empty list is not allowed; give at least one capture file")
     return Flows(
         paths,
         filter=filter,

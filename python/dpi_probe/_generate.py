@@ -7,6 +7,7 @@ python -m dpi_probe._generate --check    exit 1 if a file is not what would be w
 from __future__ import annotations
 
 import argparse
+import keyword
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ def records_page() -> str:
         "| text | `Utf8` | bytes that are not UTF-8 as `\\xNN`, a backslash as `\\\\` | the same |",
         "| others | the Arrow type of that name | | |",
         "",
-        "In Python a time `x` is a `datetime` (microseconds), and `x_ns` the exact integer.",
+        "In Python a time `x` is a `datetime` (microseconds), and `x_ns` the exact integer; a column whose name is a",
+        "keyword has an underscore after it (`class_`).",
         "",
     ]
     for table, columns in tables().items():
@@ -125,7 +127,8 @@ def python_classes(name: str, entries: list[Entry], extra: list[str]) -> Iterato
     yield ""
     for entry in entries:
         null = " | None" if entry["nullable"] else ""
-        yield f"        {entry['name']}: {python_type(entry, name)}{null}"
+        keyword_safe = entry["name"] + ("_" if keyword.iskeyword(entry["name"]) else "")
+        yield f"        {keyword_safe}: {python_type(entry, name)}{null}"
         if entry["type"] == "time":
             yield f"        {entry['name']}_ns: int{null}"
     yield from extra

@@ -165,6 +165,12 @@ fn attribute<'py>(
     if let Some(column) = values.column_by_name(name) {
         return value(py, name, column, row).map(Some);
     }
+    // A column whose name is a Python keyword can only be typed with an underscore after it.
+    if let Some((name, column)) =
+        name.strip_suffix('_').and_then(|name| values.column_by_name(name).map(|column| (name, column)))
+    {
+        return value(py, name, column, row).map(Some);
+    }
     // A time `x` is also there as `x_ns`, exact.
     let time = name
         .strip_suffix("_ns")

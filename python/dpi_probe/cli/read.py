@@ -114,15 +114,14 @@ def output_format(chosen: str | None, output: str | None) -> str:
     """The format by option, by suffix, or by what standard output is."""
     if chosen is not None:
         if chosen in ("parquet", "arrow") and output is None and sys.stdout.isatty():
-            message = f"--format {chosen}: is binary, and standard output is a terminal; give -o FILE or a pipe"
-            raise ConfigError(message)
+            raise ConfigError(
+                f"--format {chosen}: is binary, and standard output is a terminal; give -o FILE or a pipe"
+            )
         return chosen
     if output is not None:
         suffix = _native.format_of(output)
         if suffix is None:
-            message = (
-                f"-o {output}: its suffix names no format; use .ndjson, .csv, .parquet or .arrow, or give --format"
-            )
+            message = f"-o {output}: unknown suffix; use .ndjson, .csv, .parquet, .arrow, or give --format"
             raise ConfigError(message)
         return suffix
     return "table" if sys.stdout.isatty() else "ndjson"
