@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dpi_probe import _native
 
     class Tls(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         version: str | None
         cipher: str | None
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         alert: int | None
 
     class Quic(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         version: str | None
         dcid: str | None
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         user_agent: str | None
 
     class HttpTransactions(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         method: str | None
         host: str | None
@@ -74,29 +74,21 @@ if TYPE_CHECKING:
         response_content_length: int | None
 
     class Http(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         transactions: list[HttpTransactions]
         transaction_count: int
         upgraded: bool
 
-    class Mdns(_native.Record):
-        """Values of a flow: the columns as attributes."""
-
-
-    class Llmnr(_native.Record):
-        """Values of a flow: the columns as attributes."""
-
-
     class DnsQueries(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         name: str
         type: str
         class_: str
 
     class DnsAnswers(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         name: str
         type: str
@@ -104,7 +96,7 @@ if TYPE_CHECKING:
         data: str
 
     class Dns(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         queries: list[DnsQueries]
         answers: list[DnsAnswers]
@@ -122,7 +114,7 @@ if TYPE_CHECKING:
         malformed_count: int
 
     class Ssh(_native.Record):
-        """Values of a flow: the columns as attributes."""
+        """Values of a flow: the columns are attributes."""
 
         client_version: str | None
         client_software: str | None
@@ -132,7 +124,7 @@ if TYPE_CHECKING:
         server_comments: str | None
 
     class Flow(_native.Flow):
-        """A flow: the columns as attributes."""
+        """A flow: the columns are attributes."""
 
         flow_id: int
         community_id: str
@@ -216,8 +208,6 @@ if TYPE_CHECKING:
         tls: Tls | None
         quic: Quic | None
         http: Http | None
-        mdns: Mdns | None
-        llmnr: Llmnr | None
         dns: Dns | None
         ssh: Ssh | None
 

@@ -38,12 +38,10 @@ PYTHON_TYPES = {
 
 
 def tables() -> dict[str, list[Entry]]:
-    """The columns of each table: `flow`, then the protocols in the order of their columns."""
-    result: dict[str, list[Entry]] = {"flow": []}
-    for protocol in _native.protocol_table():
-        result[protocol["name"]] = []
+    """The columns of each table: `flow`, then the protocols that have a struct."""
+    result: dict[str, list[Entry]] = {}
     for column in _native.schema():
-        result[column["table"]].append(column)
+        result.setdefault(column["table"], []).append(column)
     return result
 
 
@@ -94,12 +92,22 @@ def records_page() -> str:
         "keyword has an underscore after it (`class_`).",
         "",
     ]
-    for table, columns in tables().items():
-        lines += [f"## `{table}`", ""]
-        if table != "flow":
-            category = next(p["category"] for p in _native.protocol_table() if p["name"] == table)
-            lines += [f"Category `{category}`.", ""]
-        lines += ["| column | type | null | definition |", "|---|---|---|---|", *reference_rows(columns), ""]
+    every = tables()
+    lines += [
+        "## Protocols",
+        "",
+        "Values of `app` that are told by payload, in the order of their structs.",
+        "",
+        "| `app` | `category` | struct |",
+        "|---|---|---|",
+    ]
+    for protocol in _native.protocol_table():
+        name = protocol["name"]
+        lines.append(f"| `{name}` | `{protocol['category']}` | {f'[`{name}`](#{name})' if name in every else ''} |")
+    lines.append("")
+    for table, columns in every.items():
+        lines += [f"## `{table}`", "", "| column | type | null | definition |", "|---|---|---|---|"]
+        lines += [*reference_rows(columns), ""]
     return "\n".join(lines)
 
 
@@ -123,7 +131,7 @@ def python_classes(name: str, entries: list[Entry], extra: list[str]) -> Iterato
         if inner := members(entry):
             yield from python_classes(class_name(name, entry["name"]), inner, [])
     yield f"    class {name}({'_native.Flow' if name == 'Flow' else '_native.Record'}):"
-    yield f'        """{"A flow" if name == "Flow" else "Values of a flow"}: the columns as attributes."""'
+    yield f'        """{"A flow" if name == "Flow" else "Values of a flow"}: the columns are attributes."""'
     yield ""
     for entry in entries:
         null = " | None" if entry["nullable"] else ""

@@ -4,7 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from dpi_probe._columns import Flow as TypedFlow
+
+__all__ = ["Flow", "FlowReader", "Record", "__version__", "format_of", "protocol_table", "schema"]
 
 __version__: str
 
@@ -45,19 +49,19 @@ class FlowReader:
     def accounts(self) -> dict[str, int | dict[str, int]]:
         """The books: account to count, or to counts by reason."""
 
+@disjoint_base
 class Record:
     """A struct value: its members are attributes."""
 
-    def __getattr__(self, name: str) -> Any: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, value: object, /) -> bool: ...
     def to_dict(self) -> dict[str, Any]:
         """All values by name, structs as dictionaries."""
 
+@disjoint_base
 class Flow:
     """A flow: its columns are attributes."""
 
-    def __getattr__(self, name: str) -> Any: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def to_dict(self) -> dict[str, Any]:
         """All values by name, structs as dictionaries."""

@@ -12,7 +12,7 @@ use arrow::ffi_stream::FFI_ArrowArrayStream;
 use probe::flow::FlowRecord;
 use probe::record::files::{self, Filter, Options};
 use probe::record::read::{Reading, Shared, Step};
-use probe::record::schema::{definition, type_name};
+use probe::record::schema::{definition, recorded, type_name};
 use probe::record::{Addresses, Format, Layout, Limits, Protocols, WriteError, Writer};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -54,25 +54,18 @@ fn config(message: impl std::fmt::Display) -> PyErr {
 }
 
 fn protocols(names: Option<Vec<String>>) -> PyResult<Vec<Protocol>> {
-    let Some(names) = names else {
-        return Ok(Protocol::ALL.to_vec());
-    };
+    let mut all = recorded();
+    let Some(names) = names else { return Ok(all) };
     for name in &names {
-        if !Protocol::ALL.iter().any(|protocol| protocol.name() == name) {
-            let known: Vec<_> = Protocol::ALL.iter().map(|protocol| protocol.name()).collect();
-            let message = format!(
-                "protocols: {name:?} is not known; allowed are {}",
-                known.join(", ")
-            );
+        if !all.iter().any(|protocol| protocol.name() == name) {
+            let known: Vec<_> = all.iter().map(|protocol| protocol.name()).collect();
+            let message = format!("protocols: {name:?} is not known; allowed are {}", known.join(", "));
             return Err(config(message));
         }
     }
     // In table order, whatever order the user chose.
-    Ok(Protocol::ALL
-        .iter()
-        .copied()
-        .filter(|protocol| names.iter().any(|name| name == protocol.name()))
-        .collect())
+    all.retain(|protocol| names.iter().any(|name| name == protocol.name()));
+    Ok(all)
 }
 
 #[pymethods]

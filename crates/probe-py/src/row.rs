@@ -5,15 +5,15 @@ use arrow::datatypes::{
     DataType, Float64Type, Int8Type, Int64Type, TimeUnit, TimestampNanosecondType, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
+use probe::record::schema::recorded;
 use probe::record::text::time_text;
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyList};
-use wire::l7::Protocol;
 
 /// A struct value: a protocol's record of a flow, or an item of a list of structs.
-#[pyclass(frozen, module = "dpi_probe._native")]
+#[pyclass(frozen, subclass, module = "dpi_probe._native")]
 pub struct Record {
     name: String,
     values: StructArray,
@@ -21,7 +21,7 @@ pub struct Record {
 }
 
 /// A flow.
-#[pyclass(frozen, module = "dpi_probe._native")]
+#[pyclass(frozen, subclass, module = "dpi_probe._native")]
 pub struct Flow {
     values: StructArray,
     row: usize,
@@ -72,7 +72,7 @@ impl Flow {
             return Ok(value);
         }
         // A protocol that does not occur in the batch.
-        if Protocol::ALL.iter().any(|protocol| protocol.name() == name) {
+        if recorded().iter().any(|protocol| protocol.name() == name) {
             return Ok(py.None().into_bound(py));
         }
         Err(unknown("Flow", name))

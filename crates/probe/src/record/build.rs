@@ -165,7 +165,7 @@ fn slots(layout: &Layout) -> Vec<Slot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::schema::Addresses;
+    use crate::record::schema::{Addresses, recorded};
     use arrow::array::AsArray as _;
     use arrow::datatypes::{Float64Type, TimestampNanosecondType, UInt8Type, UInt16Type, UInt64Type};
     use proptest::prelude::*;
@@ -237,12 +237,12 @@ mod tests {
         builder.push(&record(2), Some(&Session::default())).unwrap();
         let batch = builder.finish().unwrap().unwrap();
         assert_eq!(batch.num_columns(), FlowRecord::COLUMNS.len());
-        let fixed = Layout::output(Addresses::Text, Protocol::ALL.to_vec());
+        let fixed = Layout::output(Addresses::Text, recorded());
         let mut builder = Builder::new(fixed.clone(), Limits::LOCAL);
         builder.push(&record(1), None).unwrap();
         let batch = builder.finish().unwrap().unwrap();
         assert_eq!(batch.schema(), fixed.full_schema());
-        for protocol in Protocol::ALL {
+        for protocol in recorded() {
             assert_eq!(batch.column_by_name(protocol.name()).unwrap().null_count(), 1);
         }
     }

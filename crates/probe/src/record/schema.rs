@@ -34,6 +34,11 @@ pub enum Addresses {
     Text,
 }
 
+/// The protocols that have a record struct of their own, in table order. (mDNS and LLMNR flows carry `dns`.)
+pub fn recorded() -> Vec<Protocol> {
+    Protocol::ALL.iter().copied().filter(|protocol| !protocol.columns().is_empty()).collect()
+}
+
 /// Which protocol structs a batch holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Protocols {
@@ -68,7 +73,7 @@ impl Layout {
     pub fn evidence() -> Self {
         Self {
             addresses: Addresses::Binary,
-            protocols: Protocols::Occurring(Protocol::ALL.to_vec()),
+            protocols: Protocols::Occurring(recorded()),
             documented: false,
         }
     }
@@ -207,14 +212,14 @@ mod tests {
 
     #[test]
     fn an_output_has_text_addresses_and_definitions() {
-        let schema = Layout::output(Addresses::Text, Protocol::ALL.to_vec()).full_schema();
+        let schema = Layout::output(Addresses::Text, recorded()).full_schema();
         assert_eq!(
             schema.field_with_name("dst_ip").unwrap().data_type(),
             &DataType::Utf8
         );
         assert_eq!(
             schema.fields().len(),
-            FlowRecord::COLUMNS.len() + Protocol::ALL.len()
+            FlowRecord::COLUMNS.len() + recorded().len()
         );
         for field in schema.fields().iter().take(FlowRecord::COLUMNS.len()) {
             let doc = field.metadata().get(DOC).unwrap();
