@@ -1,7 +1,7 @@
 """dpi-probe: packets to signed flow records.
 
 >>> import dpi_probe
->>> flows = dpi_probe.read("tests/python/api/small.pcap")
+>>> flows = dpi_probe.read("small.pcap")
 >>> [flow.server_name for flow in flows]
 ['example.org']
 """

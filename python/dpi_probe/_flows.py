@@ -138,7 +138,7 @@ class Flows:
     def __iter__(self) -> Iterator[Flow]:
         """Each flow in order of its end.
 
-        >>> for flow in dpi_probe.read("tests/python/api/small.pcap"):
+        >>> for flow in dpi_probe.read("small.pcap"):
         ...     print(flow.src_ip, flow.app)
         192.0.2.1 dns
         """
@@ -158,7 +158,7 @@ class Flows:
     def to_arrow(self) -> pa.Table:
         """All flows as a pyarrow Table (needs the extra `arrow`).
 
-        >>> dpi_probe.read("tests/python/api/small.pcap").to_arrow().num_rows
+        >>> dpi_probe.read("small.pcap").to_arrow().num_rows
         1
         """
         try:
@@ -170,7 +170,7 @@ class Flows:
     def to_polars(self) -> pl.DataFrame:
         """All flows as a polars DataFrame (needs the extra `polars`).
 
-        >>> dpi_probe.read("tests/python/api/small.pcap").to_polars()["dst_port"].to_list()
+        >>> dpi_probe.read("small.pcap").to_polars()["dst_port"].to_list()
         [53]
         """
         try:
@@ -182,7 +182,7 @@ class Flows:
     def to_pandas(self) -> pd.DataFrame:
         """All flows as a pandas DataFrame (needs the extra `pandas`).
 
-        >>> dpi_probe.read("tests/python/api/small.pcap").to_pandas().loc[0, "server_name"]
+        >>> dpi_probe.read("small.pcap").to_pandas().loc[0, "server_name"]
         'example.org'
         """
         try:
@@ -208,7 +208,7 @@ class Flows:
 
         `format` is `ndjson`, `csv`, `parquet` or `arrow`; by default the suffix of `path` decides.
 
-        >>> dpi_probe.read("tests/python/api/small.pcap").write(folder / "flows.parquet")
+        >>> dpi_probe.read("small.pcap").write("flows.parquet")
         1
         """
         target = os.fspath(path)
@@ -302,7 +302,7 @@ def read(
         CaptureError: An input cannot be opened or is not a capture.
         ConfigError: A setting is not allowed.
 
-    >>> flows = dpi_probe.read("tests/python/api/small.pcap", filter="udp port 53")
+    >>> flows = dpi_probe.read("small.pcap", filter="udp port 53")
     >>> [(flow.app, flow.server_name) for flow in flows]
     [('dns', 'example.org')]
     >>> flows.accounts["frames_delivered"]

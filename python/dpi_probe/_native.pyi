@@ -40,6 +40,8 @@ class FlowReader:
         """The batches as an Arrow C stream interface capsule."""
     def check(self) -> None:
         """Raise what stopped the reading before its end, if anything did."""
+    def end_inputs(self) -> None:
+        """Take no further packets; the flows so far come out as at the end of the inputs."""
     def cancel(self) -> None:
         """End the reading early."""
     def progress(self) -> tuple[int, int | None, int]:

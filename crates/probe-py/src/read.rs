@@ -59,7 +59,10 @@ fn protocols(names: Option<Vec<String>>) -> PyResult<Vec<Protocol>> {
     for name in &names {
         if !all.iter().any(|protocol| protocol.name() == name) {
             let known: Vec<_> = all.iter().map(|protocol| protocol.name()).collect();
-            let message = format!("protocols: {name:?} is not known; allowed are {}", known.join(", "));
+            let message = format!(
+                "protocols: {name:?} is not known; allowed are {}",
+                known.join(", ")
+            );
             return Err(config(message));
         }
     }
@@ -155,7 +158,7 @@ impl FlowReader {
     }
 
     /// Writes all flows to a path, or to standard output, and returns their number; None if the reader of standard
-    /// output went away. When interrupted, what was metered so far is written out whole first.
+    /// output went away. When interrupted, what was metered so far is written out first; when interrupted again, not.
     fn write(&self, py: Python<'_>, path: Option<PathBuf>, format: &str) -> PyResult<Option<u64>> {
         let format: Format = format.parse().map_err(config)?;
         let reading = self.reading()?;
@@ -176,9 +179,10 @@ impl FlowReader {
                     }
                 }
                 Ok(None) => break,
+                Err(_) if interrupted.is_some() => break,
                 Err(error) => {
+                    self.shared.end_inputs();
                     interrupted = Some(error);
-                    break;
                 }
             }
         }
@@ -233,6 +237,11 @@ impl FlowReader {
         self.shared
             .failure()
             .map_or(Ok(()), |failure| Err(python_error(Class::Failure, failure)))
+    }
+
+    /// Takes no further packets; the flows so far come out as at the end of the inputs.
+    fn end_inputs(&self) {
+        self.shared.end_inputs();
     }
 
     /// Ends the reading early.

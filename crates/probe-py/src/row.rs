@@ -166,8 +166,9 @@ fn attribute<'py>(
         return value(py, name, column, row).map(Some);
     }
     // A column whose name is a Python keyword can only be typed with an underscore after it.
-    if let Some((name, column)) =
-        name.strip_suffix('_').and_then(|name| values.column_by_name(name).map(|column| (name, column)))
+    if let Some((name, column)) = name
+        .strip_suffix('_')
+        .and_then(|name| values.column_by_name(name).map(|column| (name, column)))
     {
         return value(py, name, column, row).map(Some);
     }

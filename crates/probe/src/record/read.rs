@@ -25,6 +25,7 @@ pub const QUEUE: usize = 4;
 #[derive(Debug, Default)]
 pub struct Shared {
     stop: AtomicBool,
+    end_inputs: AtomicBool,
     bytes_read: AtomicU64,
     frames: AtomicU64,
     problems: Mutex<Vec<String>>,
@@ -41,6 +42,16 @@ impl Shared {
     /// Tells the job to end.
     pub fn cancel(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Tells the job to take no further frames and to deliver what it has, as at the end of the inputs.
+    pub fn end_inputs(&self) {
+        self.end_inputs.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no further frames are wanted.
+    pub fn inputs_ended(&self) -> bool {
+        self.end_inputs.load(Ordering::Relaxed) || self.stopped()
     }
 
     /// Notes how far the inputs have been read.
