@@ -1,5 +1,8 @@
 //! The door to Python: types, error mapping, Arrow capsules, GIL release. No logic.
 
+// PyO3 hands over extracted arguments as owned values.
+#![allow(clippy::needless_pass_by_value)]
+
 mod error;
 mod read;
 mod row;

@@ -270,14 +270,10 @@ impl FlowReader {
                 add(&accounts, entry.account, value)?;
                 continue;
             }
-            let reasons = match accounts.get_item(entry.account)? {
-                Some(reasons) => reasons.cast_into::<PyDict>()?,
-                None => {
-                    let reasons = PyDict::new(py);
-                    accounts.set_item(entry.account, &reasons)?;
-                    reasons
-                }
-            };
+            if !accounts.contains(entry.account)? {
+                accounts.set_item(entry.account, PyDict::new(py))?;
+            }
+            let reasons = accounts.as_any().get_item(entry.account)?.cast_into::<PyDict>()?;
             add(&reasons, entry.reason, value)?;
         }
         Ok(accounts)
@@ -440,7 +436,6 @@ pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
 
 /// The name of the format that a path's suffix chooses, or None.
 #[pyfunction]
-#[allow(clippy::needless_pass_by_value)] // PyO3 extracts an owned path
 pub fn format_of(path: PathBuf) -> Option<&'static str> {
     let format = Format::of_path(&path)?;
     Format::ALL

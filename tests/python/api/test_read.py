@@ -62,6 +62,13 @@ def test_unknown_columns_are_attribute_errors(small):
     assert not hasattr(flow, "app_ns"), "only times have a form in nanoseconds"
 
 
+def test_flows_cannot_be_changed(small):
+    (flow,) = dpi_probe.read(small)
+    for target in (flow, flow.dns):
+        with pytest.raises(AttributeError):
+            target.src_ip = "192.0.2.9"
+
+
 def test_dir_to_dict_and_repr_tell_what_a_flow_is(small):
     (flow,) = dpi_probe.read(small)
     assert {"src_ip", "dns", "start_time_ns", "to_dict"} <= set(dir(flow))

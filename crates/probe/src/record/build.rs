@@ -170,6 +170,8 @@ mod tests {
     use arrow::datatypes::{Float64Type, TimestampNanosecondType, UInt8Type, UInt16Type, UInt64Type};
     use proptest::prelude::*;
     use wire::column::{Address, Mac, Time};
+    use wire::flowkey::Direction;
+    use wire::l7::{Context, Input};
 
     fn record(seed: u64) -> FlowRecord {
         FlowRecord {
@@ -245,6 +247,59 @@ mod tests {
         for protocol in recorded() {
             assert_eq!(batch.column_by_name(protocol.name()).unwrap().null_count(), 1);
         }
+    }
+
+    /// A session that has seen the DNS query `name` A IN, in 12 bytes of header and the question.
+    fn dns_session(name: &str) -> Session {
+        let mut query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00".to_vec();
+        for label in name.split('.') {
+            query.push(label.len() as u8);
+            query.extend_from_slice(label.as_bytes());
+        }
+        query.extend_from_slice(b"\x00\x00\x01\x00\x01");
+        let context = Context {
+            direction: Direction::Forward,
+            time: 0,
+            src_port: 50_000,
+            dst_port: 53,
+            stream: false,
+        };
+        let mut session = Session::default();
+        session.feed(Input::Datagram(&query), &context, &crate::crypto::Crypto);
+        session
+    }
+
+    #[test]
+    fn a_session_fills_its_protocols_struct_and_no_other() {
+        let mut builder = Builder::new(Layout::evidence(), Limits::LOCAL);
+        builder.push(&record(1), None).unwrap();
+        builder
+            .push(&record(2), Some(&dns_session("example.org")))
+            .unwrap();
+        builder.push(&record(3), None).unwrap();
+        let batch = builder.finish().unwrap().unwrap();
+        assert_eq!(batch.num_columns(), FlowRecord::COLUMNS.len() + 1);
+        let dns = batch.column_by_name("dns").unwrap();
+        assert_eq!(
+            (dns.is_valid(0), dns.is_valid(1), dns.is_valid(2)),
+            (false, true, false)
+        );
+        let queries = dns
+            .as_struct()
+            .column_by_name("queries")
+            .unwrap()
+            .as_list::<i32>()
+            .value(1);
+        let names = queries.as_struct().column_by_name("name").unwrap();
+        assert_eq!(names.as_string::<i32>().value(0), "example.org");
+
+        builder.push(&record(4), None).unwrap();
+        let batch = builder.finish().unwrap().unwrap();
+        assert_eq!(
+            batch.num_columns(),
+            FlowRecord::COLUMNS.len(),
+            "the next batch begins without it"
+        );
     }
 
     proptest! {

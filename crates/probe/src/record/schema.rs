@@ -36,7 +36,11 @@ pub enum Addresses {
 
 /// The protocols that have a record struct of their own, in table order. (mDNS and LLMNR flows carry `dns`.)
 pub fn recorded() -> Vec<Protocol> {
-    Protocol::ALL.iter().copied().filter(|protocol| !protocol.columns().is_empty()).collect()
+    Protocol::ALL
+        .iter()
+        .copied()
+        .filter(|protocol| !protocol.columns().is_empty())
+        .collect()
 }
 
 /// Which protocol structs a batch holds.
