@@ -112,7 +112,7 @@ pub enum Confidence {
 }
 
 /// The layer-7 state of one flow: first the search for its protocol, then that protocol's dissector.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Session {}
 
 /// A protocol of the table.
