@@ -8,22 +8,6 @@ use crate::malformed::Undecodable;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LinkType(pub u32);
 
-/// Faults that do not keep a packet from being metered. Each is a bit of [`Packet::faults`] and a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Fault {
-    /// The IPv4 header checksum is wrong.
-    BadIpChecksum,
-    /// The TCP, UDP, ICMP or SCTP checksum is wrong (only checked where every byte was captured).
-    BadTransportChecksum,
-    /// The captured bytes end before the transport header does: metered without ports or with ports only.
-    TruncatedTransport,
-    /// A transport header field contradicts the packet (TCP data offset, UDP length).
-    BadTransportHeader,
-    /// The IP total length is larger than the frame on the wire.
-    IpLongerThanFrame,
-}
-
 /// The IP fragment fields of a packet that is a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
@@ -77,6 +61,8 @@ pub enum Transport {
 pub struct Packet<'a> {
     /// Flow key of the inner-most IP packet. Ports are 0 for fragments without a transport header.
     pub key: FlowKey,
+    /// Hash of the whole key: the flow table's.
+    pub hash: u64,
     /// Whether the sender is the key's higher endpoint.
     pub from_high: bool,
     /// Source MAC address of the outer-most frame, where the link has one.
@@ -104,7 +90,7 @@ pub struct Packet<'a> {
     pub payload: &'a [u8],
     /// Transport payload length on the wire in bytes.
     pub payload_length: u32,
-    /// Bit set of [`Fault`].
+    /// Bit set of [`crate::malformed::Fault`].
     pub faults: u8,
 }
 
