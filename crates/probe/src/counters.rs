@@ -196,6 +196,8 @@ tally! {
     Counter sessions_malformed: By<Malformed>,
     /// Flows that layer 7 gave up.
     Counter sessions_given_up: By<Limit>,
+    /// Flows that layer 7 gave up because they needed more bytes in one piece than may be kept.
+    Counter sessions_out_of_memory: u64,
     /// Names of servers learned from DNS answers.
     Counter names_learned: u64,
     /// Names of servers forgotten because too many were known.
