@@ -194,7 +194,9 @@ mod tests {
     #[test]
     fn names_that_layer_7_knows_have_its_category_on_their_first_port() {
         for protocol in Protocol::ALL {
-            let Some((_, _, hint)) = PORTS.iter().find(|(.., hint)| hint.name == protocol.name()) else { continue };
+            let Some((_, _, hint)) = PORTS.iter().find(|(.., hint)| hint.name == protocol.name()) else {
+                continue;
+            };
             assert_eq!(hint.category, protocol.category(), "{}", protocol.name());
         }
     }
@@ -205,10 +207,17 @@ mod tests {
             of_ports(protocol, responder, initiator).map(|application| application.name)
         };
         assert_eq!(name(TCP, 22, 80), Some("ssh"));
-        assert_eq!(name(TCP, 40_000, 80), Some("http"), "where the first packet came from the server");
+        assert_eq!(
+            name(TCP, 40_000, 80),
+            Some("http"),
+            "where the first packet came from the server"
+        );
         assert_eq!(name(UDP, 22, 40_000), None);
         assert_eq!(name(132, 80, 40_000), None);
-        assert_eq!(of_ip_protocol(50).map(|application| application.name), Some("ipsec"));
+        assert_eq!(
+            of_ip_protocol(50).map(|application| application.name),
+            Some("ipsec")
+        );
         assert_eq!(of_ip_protocol(UDP), None);
     }
 }

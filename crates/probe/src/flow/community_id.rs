@@ -39,14 +39,21 @@ pub fn community_id(flow: &Flow) -> String {
         }
         _ => (flow.source.1, flow.destination.1, false),
     };
-    let (mut low, mut high) = ((flow.source.0, source_port), (flow.destination.0, destination_port));
+    let (mut low, mut high) = (
+        (flow.source.0, source_port),
+        (flow.destination.0, destination_port),
+    );
     if !one_way && high < low {
         std::mem::swap(&mut low, &mut high);
     }
     let mut message = Vec::with_capacity(40);
     message.extend([0, 0]); // the seed
     for address in [low.0, high.0] {
-        message.extend(if flow.ipv4 { &address.0[12..] } else { &address.0[..] });
+        message.extend(if flow.ipv4 {
+            &address.0[12..]
+        } else {
+            &address.0[..]
+        });
     }
     message.extend([flow.ip_protocol, 0]);
     if matches!(flow.ip_protocol, ICMP | TCP | UDP | ICMP6 | SCTP) {
@@ -63,7 +70,14 @@ fn counterpart(ip_protocol: u8, kind: u8) -> Option<u8> {
     // IANA: echo, router advertisement/solicitation, timestamp, information, address mask.
     const PAIRS: [(u8, u8); 5] = [(8, 0), (9, 10), (13, 14), (15, 16), (17, 18)];
     // IANA: echo, multicast listener, router, neighbour, node information, home agent address discovery.
-    const PAIRS6: [(u8, u8); 6] = [(128, 129), (130, 131), (133, 134), (135, 136), (139, 140), (144, 145)];
+    const PAIRS6: [(u8, u8); 6] = [
+        (128, 129),
+        (130, 131),
+        (133, 134),
+        (135, 136),
+        (139, 140),
+        (144, 145),
+    ];
     let pairs: &[(u8, u8)] = if ip_protocol == ICMP { &PAIRS } else { &PAIRS6 };
     pairs.iter().find_map(|(one, other)| match kind {
         kind if kind == *one => Some(*other),
@@ -96,11 +110,46 @@ mod tests {
     #[test]
     fn published_vectors() {
         let vectors = [
-            (ICMP, "192.168.0.89", "192.168.0.1", 8, 0, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
-            (ICMP, "192.168.0.1", "192.168.0.89", 0, 8, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
-            (ICMP, "192.168.0.89", "192.168.0.1", 20, 0, "1:3o2RFccXzUgjl7zDpqmY7yJi8rI="),
-            (ICMP, "192.168.0.89", "192.168.0.1", 20, 1, "1:tz/fHIDUHs19NkixVVoOZywde+I="),
-            (ICMP, "192.168.0.1", "192.168.0.89", 0, 20, "1:X0snYXpgwiv9TZtqg64sgzUn6Dk="),
+            (
+                ICMP,
+                "192.168.0.89",
+                "192.168.0.1",
+                8,
+                0,
+                "1:X0snYXpgwiv9TZtqg64sgzUn6Dk=",
+            ),
+            (
+                ICMP,
+                "192.168.0.1",
+                "192.168.0.89",
+                0,
+                8,
+                "1:X0snYXpgwiv9TZtqg64sgzUn6Dk=",
+            ),
+            (
+                ICMP,
+                "192.168.0.89",
+                "192.168.0.1",
+                20,
+                0,
+                "1:3o2RFccXzUgjl7zDpqmY7yJi8rI=",
+            ),
+            (
+                ICMP,
+                "192.168.0.89",
+                "192.168.0.1",
+                20,
+                1,
+                "1:tz/fHIDUHs19NkixVVoOZywde+I=",
+            ),
+            (
+                ICMP,
+                "192.168.0.1",
+                "192.168.0.89",
+                0,
+                20,
+                "1:X0snYXpgwiv9TZtqg64sgzUn6Dk=",
+            ),
             (
                 ICMP6,
                 "fe80::200:86ff:fe05:80da",
@@ -133,24 +182,83 @@ mod tests {
                 0,
                 "1:/OGBt9BN1ofenrmSPWYicpij2Vc=",
             ),
-            (SCTP, "192.168.170.8", "192.168.170.56", 7, 80, "1:jQgCxbku+pNGw8WPbEc/TS/uTpQ="),
-            (SCTP, "192.168.170.56", "192.168.170.8", 80, 7, "1:jQgCxbku+pNGw8WPbEc/TS/uTpQ="),
-            (TCP, "128.232.110.120", "66.35.250.204", 34855, 80, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
-            (TCP, "66.35.250.204", "128.232.110.120", 80, 34855, "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
-            (UDP, "192.168.1.52", "8.8.8.8", 54585, 53, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
-            (UDP, "8.8.8.8", "192.168.1.52", 53, 54585, "1:d/FP5EW3wiY1vCndhwleRRKHowQ="),
-            (TCP, "10.0.0.1", "10.0.0.2", 10, 11569, "1:SXBGMX1lBOwhhoDrZynfROxnhnM="),
+            (
+                SCTP,
+                "192.168.170.8",
+                "192.168.170.56",
+                7,
+                80,
+                "1:jQgCxbku+pNGw8WPbEc/TS/uTpQ=",
+            ),
+            (
+                SCTP,
+                "192.168.170.56",
+                "192.168.170.8",
+                80,
+                7,
+                "1:jQgCxbku+pNGw8WPbEc/TS/uTpQ=",
+            ),
+            (
+                TCP,
+                "128.232.110.120",
+                "66.35.250.204",
+                34855,
+                80,
+                "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+            ),
+            (
+                TCP,
+                "66.35.250.204",
+                "128.232.110.120",
+                80,
+                34855,
+                "1:LQU9qZlK+B5F3KDmev6m5PMibrg=",
+            ),
+            (
+                UDP,
+                "192.168.1.52",
+                "8.8.8.8",
+                54585,
+                53,
+                "1:d/FP5EW3wiY1vCndhwleRRKHowQ=",
+            ),
+            (
+                UDP,
+                "8.8.8.8",
+                "192.168.1.52",
+                53,
+                54585,
+                "1:d/FP5EW3wiY1vCndhwleRRKHowQ=",
+            ),
+            (
+                TCP,
+                "10.0.0.1",
+                "10.0.0.2",
+                10,
+                11569,
+                "1:SXBGMX1lBOwhhoDrZynfROxnhnM=",
+            ),
             // RSVP: no ports.
             (46, "1.2.3.4", "5.6.7.8", 0, 0, "1:ikv3kmf89luf73WPz1jOs49S768="),
         ];
         for (protocol, source, destination, one, other, expected) in vectors {
-            assert_eq!(id(protocol, source, destination, one, other), expected, "{source} {destination} {one}");
+            assert_eq!(
+                id(protocol, source, destination, one, other),
+                expected,
+                "{source} {destination} {one}"
+            );
         }
     }
 
     #[test]
     fn equal_addresses_are_ordered_by_port() {
-        assert_eq!(id(TCP, "192.168.1.42", "192.168.1.42", 42, 41), id(TCP, "192.168.1.42", "192.168.1.42", 41, 42));
-        assert_eq!(id(TCP, "192.168.1.42", "192.168.1.42", 42, 41), "1:eRcf7I/xocOxnYo5pbJBV5NhVm0=");
+        assert_eq!(
+            id(TCP, "192.168.1.42", "192.168.1.42", 42, 41),
+            id(TCP, "192.168.1.42", "192.168.1.42", 41, 42)
+        );
+        assert_eq!(
+            id(TCP, "192.168.1.42", "192.168.1.42", 42, 41),
+            "1:eRcf7I/xocOxnYo5pbJBV5NhVm0="
+        );
     }
 }

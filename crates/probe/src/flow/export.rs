@@ -6,7 +6,7 @@ use wire::l7::{Confidence, Protocol, Session};
 
 use super::path::Path;
 use super::splt::Splt;
-use super::state::{Cold, Handshake, Hot};
+use super::state::{Basis, Cold, Handshake, Hot};
 use super::statistics::Summary;
 use super::{EndReason, FlowRecord, application, community_id};
 
@@ -42,7 +42,11 @@ pub fn flow_id(key: &FlowKey, time: i64, frame: u64) -> u64 {
         rest = tail;
     }
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &message);
-    digest.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |id, byte| id << 8 | u64::from(*byte))
 }
 
 /// What the record is made of, beside hot and cold state.
@@ -88,8 +92,12 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: &Parts<'_>) -> F
         icmp: cold.icmp,
     });
     if let Some(path) = parts.path {
-        let (src_mac, dst_mac) =
-            if cold.path_reverse { (path.dst_mac, path.src_mac) } else { (path.src_mac, path.dst_mac) };
+        // A flow that begins with a SYN-ACK is one whose first packet the responder sent.
+        let (src_mac, dst_mac) = if hot.basis == Basis::SynAck {
+            (path.dst_mac, path.src_mac)
+        } else {
+            (path.src_mac, path.dst_mac)
+        };
         record.src_mac = src_mac;
         record.dst_mac = dst_mac;
         record.vlan_ids = path.scope.vlan_ids();
@@ -129,7 +137,13 @@ fn counters(hot: &Hot, record: &mut FlowRecord) {
 /// Sets the four columns of a summary.
 macro_rules! summary {
     ($record:ident, $summary:expr, $min:ident, $mean:ident, $max:ident, $stddev:ident as $type:ty) => {
-        if let Some(Summary { min, mean, max, stddev }) = $summary {
+        if let Some(Summary {
+            min,
+            mean,
+            max,
+            stddev,
+        }) = $summary
+        {
             $record.$min = Some(min as $type);
             $record.$mean = Some(mean);
             $record.$max = Some(max as $type);

@@ -38,7 +38,12 @@ pub struct Answer {
 impl Answer {
     /// Its place among the records.
     pub fn order(&self) -> Order {
-        Order { export_time: self.clock, frame: self.frame, flow_id: 0, interim_number: 0 }
+        Order {
+            export_time: self.clock,
+            frame: self.frame,
+            flow_id: 0,
+            interim_number: 0,
+        }
     }
 }
 
@@ -54,7 +59,11 @@ pub struct Facts {
 impl Facts {
     /// Room for this many clients and addresses.
     pub fn new(capacity: usize) -> Self {
-        Self { names: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1) }
+        Self {
+            names: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(1),
+        }
     }
 
     /// Learns a name.
@@ -87,7 +96,9 @@ impl Facts {
         if record.server_name.is_some() {
             return;
         }
-        let Some(names) = self.names.get(&(record.src_ip, record.dst_ip)) else { return };
+        let Some(names) = self.names.get(&(record.src_ip, record.dst_ip)) else {
+            return;
+        };
         let before = names.iter().rev().find(|(time, _)| *time <= record.start_time.0);
         record.server_name = before.map(|(_, name)| name.to_string());
     }
@@ -106,7 +117,14 @@ mod tests {
 
     fn answer(time: i64, client: u8, server: u8, name: &str) -> Answer {
         let (client, address) = (address(client), address(server));
-        Answer { clock: time, frame: 1, time, client, address, name: name.into() }
+        Answer {
+            clock: time,
+            frame: 1,
+            time,
+            client,
+            address,
+            name: name.into(),
+        }
     }
 
     fn name_of(facts: &Facts, start: i64, client: u8, server: u8, own: Option<&str>) -> Option<String> {
@@ -117,7 +135,12 @@ mod tests {
             server_name: own.map(String::from),
             ..FlowRecord::default()
         };
-        let mut flow = EndedFlow { export_time: 0, closing_frame: 0, record, session: None };
+        let mut flow = EndedFlow {
+            export_time: 0,
+            closing_frame: 0,
+            record,
+            session: None,
+        };
         facts.apply(&mut flow);
         flow.record.server_name
     }
@@ -131,7 +154,10 @@ mod tests {
         assert_eq!(name_of(&facts, 9, 1, 9, None), None, "it began before the answer");
         assert_eq!(name_of(&facts, 15, 1, 9, None).as_deref(), Some("a.example"));
         assert_eq!(name_of(&facts, 21, 1, 9, None).as_deref(), Some("b.example"));
-        assert_eq!(name_of(&facts, 30, 1, 9, Some("own.example")).as_deref(), Some("own.example"));
+        assert_eq!(
+            name_of(&facts, 30, 1, 9, Some("own.example")).as_deref(),
+            Some("own.example")
+        );
         assert_eq!(name_of(&facts, 30, 2, 9, None), None, "another client");
         assert_eq!(tally.names_learned, 2);
     }
@@ -148,6 +174,9 @@ mod tests {
             facts.learn(answer(2 + name, 1, 3, &format!("{name}.example")), &mut tally);
         }
         assert_eq!(name_of(&facts, 1, 1, 3, None), None);
-        assert_eq!((tally.names_forgotten, facts.names.len(), facts.order.len()), (2, 2, 2));
+        assert_eq!(
+            (tally.names_forgotten, facts.names.len(), facts.order.len()),
+            (2, 2, 2)
+        );
     }
 }

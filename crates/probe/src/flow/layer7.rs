@@ -54,7 +54,13 @@ pub struct Sessions {
 
 impl std::fmt::Debug for Sessions {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { entries, spare: _, budget, capacity, crypto: _ } = self;
+        let Self {
+            entries,
+            spare: _,
+            budget,
+            capacity,
+            crypto: _,
+        } = self;
         formatter
             .debug_struct("Sessions")
             .field("active", &entries.len())
@@ -88,17 +94,31 @@ impl Sessions {
     ) {
         self.open(entry, load, tally);
         let (crypto, budget) = (self.crypto, &mut self.budget);
-        let wanting = self.entries.get_mut(*entry as usize).filter(|layer7| !layer7.finished);
+        let wanting = self
+            .entries
+            .get_mut(*entry as usize)
+            .filter(|layer7| !layer7.finished);
         let Some(layer7) = wanting else { return };
         let result = match load {
             Load::Datagram(bytes) => {
-                match layer7.session.feed(Input::Datagram(bytes), &context, crypto).status {
+                match layer7
+                    .session
+                    .feed(Input::Datagram(bytes), &context, crypto)
+                    .status
+                {
                     Status::Need(_) => Ok(()),
                     status => Err(Stop::Reader(status)),
                 }
             }
             Load::Segment(segment, acknowledgement) => {
-                let Layer7 { session, streams: Some(streams), .. } = layer7 else { return };
+                let Layer7 {
+                    session,
+                    streams: Some(streams),
+                    ..
+                } = layer7
+                else {
+                    return;
+                };
                 let [forward, reverse] = &mut **streams;
                 let (own, peer, from_peer) = match context.direction {
                     Direction::Forward => (forward, reverse, Direction::Reverse),
@@ -106,7 +126,10 @@ impl Sessions {
                 };
                 // What the sender acknowledges it has received before it sent this.
                 let acknowledged = acknowledgement.map_or(Ok(()), |acknowledgement| {
-                    let context = Context { direction: from_peer, ..context };
+                    let context = Context {
+                        direction: from_peer,
+                        ..context
+                    };
                     let feed = |input: Input<'_>| session.feed(input, &context, crypto);
                     peer.acknowledge(acknowledgement, &mut Sinks { feed, budget, tally })
                 });
@@ -140,7 +163,11 @@ impl Sessions {
             for (stream, direction) in streams.iter_mut().zip([Direction::Forward, Direction::Reverse]) {
                 let context = Context { direction, ..context };
                 let feed = |input: Input<'_>| layer7.session.feed(input, &context, self.crypto);
-                if let Err(stop) = stream.finish(&mut Sinks { feed, budget: &mut self.budget, tally }) {
+                if let Err(stop) = stream.finish(&mut Sinks {
+                    feed,
+                    budget: &mut self.budget,
+                    tally,
+                }) {
                     count(stop, tally);
                     break;
                 }
@@ -169,7 +196,12 @@ impl Sessions {
             *entry = OVER;
             return;
         }
-        let layer7 = Layer7 { session: Session::default(), streams, finished: false, answers: 0 };
+        let layer7 = Layer7 {
+            session: Session::default(),
+            streams,
+            finished: false,
+            answers: 0,
+        };
         *entry = self.entries.insert(layer7) as u32;
         tally.sessions_opened += 1;
         tally.sessions_active = self.entries.len() as u64;
@@ -178,7 +210,9 @@ impl Sessions {
     /// The session wants no more: its streams go; the session too if nothing was learned.
     fn stop(&mut self, entry: &mut u32, stop: Stop, tally: &mut Tally) {
         count(stop, tally);
-        let Some(layer7) = self.entries.get_mut(*entry as usize) else { return };
+        let Some(layer7) = self.entries.get_mut(*entry as usize) else {
+            return;
+        };
         layer7.finished = true;
         let learned = layer7.session.protocol().is_some();
         if let Some(streams) = layer7.streams.take() {
@@ -192,7 +226,9 @@ impl Sessions {
     }
 
     fn give_back(&mut self, mut streams: Box<[Stream; 2]>) {
-        streams.iter_mut().for_each(|stream| stream.reset(&mut self.budget));
+        streams
+            .iter_mut()
+            .for_each(|stream| stream.reset(&mut self.budget));
         if self.spare.len() < SPARE_STREAMS {
             self.spare.push(streams);
         }
@@ -213,7 +249,10 @@ pub fn segment_of<'a>(packet: &wire::decode::Packet<'a>, header: &wire::decode::
         payload: packet.payload,
         length: packet.payload_length,
     };
-    Load::Segment(segment, (header.flags & tcp::ACK != 0).then_some(header.acknowledgement))
+    Load::Segment(
+        segment,
+        (header.flags & tcp::ACK != 0).then_some(header.acknowledgement),
+    )
 }
 
 fn count(stop: Stop, tally: &mut Tally) {

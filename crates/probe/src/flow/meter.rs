@@ -57,17 +57,31 @@ impl Event {
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     time: i64,
-    /// `u64::MAX` where no frame ends it.
+    /// The frame that ends it; else see [`EndedFlow::closing_frame`].
     frame: u64,
 }
 
 impl Moment {
     fn at(seen: Seen) -> Self {
-        Self { time: seen.clock, frame: seen.frame }
+        Self {
+            time: seen.clock,
+            frame: seen.frame,
+        }
     }
 
     fn timeout(time: i64) -> Self {
-        Self { time, frame: u64::MAX }
+        Self {
+            time,
+            frame: u64::MAX,
+        }
+    }
+
+    /// When fragments are given up: before the timeouts of the same moment.
+    fn orphans(time: i64) -> Self {
+        Self {
+            time,
+            frame: u64::MAX - 1,
+        }
     }
 }
 
@@ -105,7 +119,10 @@ struct Desk {
 impl Meter<Local> {
     /// A meter with limits for one worker (see [`Settings::share`]).
     pub fn new(settings: &Settings, crypto: &'static (dyn Crypto + Sync)) -> Self {
-        let timeouts = Timeouts { idle: settings.idle_timeout_ns, active: settings.active_timeout_ns };
+        let timeouts = Timeouts {
+            idle: settings.idle_timeout_ns,
+            active: settings.active_timeout_ns,
+        };
         Self::with_table(Local::new(settings.flows, timeouts), settings, crypto)
     }
 }
@@ -113,7 +130,10 @@ impl Meter<Local> {
 impl<T: FlowTable> Meter<T> {
     /// A meter over the given table.
     pub fn with_table(table: T, settings: &Settings, crypto: &'static (dyn Crypto + Sync)) -> Self {
-        let timeouts = Timeouts { idle: settings.idle_timeout_ns, active: settings.active_timeout_ns };
+        let timeouts = Timeouts {
+            idle: settings.idle_timeout_ns,
+            active: settings.active_timeout_ns,
+        };
         let desk = Desk {
             timeouts,
             sessions: Sessions::new(settings, crypto),
@@ -122,7 +142,12 @@ impl<T: FlowTable> Meter<T> {
             tally: Tally::default(),
         };
         let fragments = Fragments::new(settings.datagrams, settings.datagram_bytes);
-        Self { table, desk, fragments, events: Vec::new() }
+        Self {
+            table,
+            desk,
+            fragments,
+            events: Vec::new(),
+        }
     }
 
     /// What was counted so far.
@@ -166,11 +191,15 @@ impl<T: FlowTable> Meter<T> {
     pub fn flush(&mut self, clock: i64, sink: &mut dyn FnMut(Event)) {
         self.advance(clock, sink);
         while !self.fragments.is_empty() {
-            let waiting = self.fragments.forget_oldest(FragmentLoss::InputEnd, &mut self.desk.tally);
-            self.meter_orphans(&waiting, clock);
+            let waiting = self
+                .fragments
+                .forget_oldest(FragmentLoss::InputEnd, &mut self.desk.tally);
+            self.meter_orphans(&waiting, Moment::orphans(clock));
         }
         self.emit(sink);
-        let Self { table, desk, events, .. } = self;
+        let Self {
+            table, desk, events, ..
+        } = self;
         table.drain(|mut flow| {
             let reason = match flow.hot.phase {
                 Phase::Open => EndReason::ForcedEnd,
@@ -195,7 +224,9 @@ impl<T: FlowTable> Meter<T> {
     fn expire(&mut self, clock: i64, sink: &mut dyn FnMut(Event)) {
         loop {
             let fragments_due = self.fragments.next_deadline();
-            let Self { table, desk, events, .. } = self;
+            let Self {
+                table, desk, events, ..
+            } = self;
             table.expire(clock.min(fragments_due), |mut flow, deadline| {
                 let next = desk.due(&mut flow, deadline, events);
                 events.drain(..).for_each(&mut *sink);
@@ -204,8 +235,10 @@ impl<T: FlowTable> Meter<T> {
             if fragments_due >= clock {
                 return;
             }
-            let waiting = self.fragments.forget_oldest(FragmentLoss::Timeout, &mut self.desk.tally);
-            self.meter_orphans(&waiting, fragments_due);
+            let waiting = self
+                .fragments
+                .forget_oldest(FragmentLoss::Timeout, &mut self.desk.tally);
+            self.meter_orphans(&waiting, Moment::orphans(fragments_due));
             self.emit(sink);
         }
     }
@@ -218,13 +251,24 @@ impl<T: FlowTable> Meter<T> {
     fn fragment(&mut self, packet: &Packet<'_>, seen: Seen, sink: &mut dyn FnMut(Event)) {
         self.desk.tally.fragments += 1;
         let waiting = self.fragments.make_room(&mut self.desk.tally);
-        self.meter_orphans(&waiting, seen.clock);
+        self.meter_orphans(&waiting, Moment::at(seen));
         match self.fragments.push(packet, seen, &mut self.desk.tally) {
             Verdict::Waits => {}
-            Verdict::Counts { released, endpoints, payload } => {
+            Verdict::Counts {
+                released,
+                endpoints,
+                payload,
+            } => {
                 let now = Moment::at(seen);
-                for Waiting { packet, seen: earlier } in &released {
-                    let earlier = Seen { clock: seen.clock, ..*earlier };
+                for Waiting {
+                    packet,
+                    seen: earlier,
+                } in &released
+                {
+                    let earlier = Seen {
+                        clock: seen.clock,
+                        ..*earlier
+                    };
                     self.meter(&endpoints.claim(packet), earlier, now, Content::Nothing);
                 }
                 let content = match &payload {
@@ -239,16 +283,27 @@ impl<T: FlowTable> Meter<T> {
     }
 
     /// Counts fragments whose first fragment did not come, for a flow with ports 0.
-    fn meter_orphans(&mut self, waiting: &[Waiting], clock: i64) {
+    fn meter_orphans(&mut self, waiting: &[Waiting], now: Moment) {
         for Waiting { packet, seen } in waiting {
-            self.meter(packet, Seen { clock, ..*seen }, Moment::timeout(clock), Content::Nothing);
+            self.meter(
+                packet,
+                Seen {
+                    clock: now.time,
+                    ..*seen
+                },
+                now,
+                Content::Nothing,
+            );
         }
     }
 
     fn meter(&mut self, packet: &Packet<'_>, seen: Seen, now: Moment, content: Content<'_>) {
-        let Self { table, desk, events, .. } = self;
+        let Self {
+            table, desk, events, ..
+        } = self;
         loop {
-            let visit = |flow: Flow<'_>, fresh| ((), desk.take(flow, fresh, packet, seen, now, content, events));
+            let visit =
+                |flow: Flow<'_>, fresh| ((), desk.take(flow, fresh, packet, seen, now, content, events));
             match table.with(&packet.key, packet.hash, visit) {
                 Ok(()) => return,
                 Err(TableFull) => {
@@ -268,7 +323,10 @@ impl<T: FlowTable> Meter<T> {
 
 impl Desk {
     /// Takes a packet into its flow.
-    #[expect(clippy::too_many_arguments, reason = "called from one place, for every packet")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called from one place, for every packet"
+    )]
     #[inline]
     fn take(
         &mut self,
@@ -280,7 +338,11 @@ impl Desk {
         content: Content<'_>,
         events: &mut Vec<Event>,
     ) -> Next {
-        let header = if let Transport::Tcp(header) = &packet.transport { Some(header) } else { None };
+        let header = if let Transport::Tcp(header) = &packet.transport {
+            Some(header)
+        } else {
+            None
+        };
         let mut next = Next::Keep;
         if fresh {
             self.begin(&mut flow, packet, seen);
@@ -356,10 +418,18 @@ impl Desk {
             self.tally.flows_active += 1;
         } else if packets < SPLT_PACKETS as u64 {
             let latest = hot.latest();
-            let interval = if seen.time > latest { seen.time.abs_diff(latest) } else { 0 };
+            let interval = if seen.time > latest {
+                seen.time.abs_diff(latest)
+            } else {
+                0
+            };
             if hot.splt == NO_ENTRY {
                 // The record's second packet: the first is known from its sums.
-                let first = if hot.reverse_first { Direction::Reverse } else { Direction::Forward };
+                let first = if hot.reverse_first {
+                    Direction::Reverse
+                } else {
+                    Direction::Forward
+                };
                 let mut splt = Splt::default();
                 splt.push(first, hot.side(first).length_max, 0);
                 hot.splt = self.splts.insert(splt) as u32;
@@ -370,7 +440,9 @@ impl Desk {
         }
         hot.add(direction, packet, seen.time, seen.wire_length);
         if packet.faults != 0 || packet.fragment.is_some() {
-            let faults = Fault::EVERY.iter().filter(|fault| packet.faults & fault.bit() != 0);
+            let faults = Fault::EVERY
+                .iter()
+                .filter(|fault| packet.faults & fault.bit() != 0);
             faults.for_each(|fault| self.tally.packet_faults.add(*fault, 1));
             let checksums = Fault::BadIpChecksum.bit() | Fault::BadTransportChecksum.bit();
             flow.count_faults(packet.fragment, packet.faults & checksums != 0);
@@ -381,7 +453,10 @@ impl Desk {
     }
 
     /// Gives the packet's payload to layer 7.
-    #[expect(clippy::too_many_arguments, reason = "called from one place, for every packet")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called from one place, for every packet"
+    )]
     #[inline]
     fn learn(
         &mut self,
@@ -401,16 +476,32 @@ impl Desk {
         };
         let context = Self::context(flow.hot, direction, seen.time);
         let ((client, _), _) = export::endpoints(&flow.hot.key, flow.hot.initiator_high);
-        let Seen { time, clock, frame, .. } = seen;
+        let Seen {
+            time, clock, frame, ..
+        } = seen;
         let mut learn = |name: &str, address: Address| {
-            events.push(Event::Answer(Answer { clock, frame, time, client, address, name: name.into() }));
+            events.push(Event::Answer(Answer {
+                clock,
+                frame,
+                time,
+                client,
+                address,
+                name: name.into(),
+            }));
         };
-        self.sessions.feed(&mut flow.hot.layer7, load, context, &mut self.tally, &mut learn);
+        self.sessions
+            .feed(&mut flow.hot.layer7, load, context, &mut self.tally, &mut learn);
     }
 
     fn context(hot: &Hot, direction: Direction, time: i64) -> Context {
         let ((_, src_port), (_, dst_port)) = export::endpoints(&hot.key, hot.initiator_high);
-        Context { direction, time, src_port, dst_port, stream: hot.key.ip_protocol != UDP }
+        Context {
+            direction,
+            time,
+            src_port,
+            dst_port,
+            stream: hot.key.ip_protocol != UDP,
+        }
     }
 
     /// A flow's deadline has passed.
@@ -461,7 +552,9 @@ impl Desk {
 
     fn close_session(&mut self, flow: &mut Flow<'_>) -> Option<Box<wire::l7::Session>> {
         let context = Self::context(flow.hot, Direction::Forward, flow.hot.latest());
-        let session = self.sessions.close(&mut flow.hot.layer7, context, &mut self.tally);
+        let session = self
+            .sessions
+            .close(&mut flow.hot.layer7, context, &mut self.tally);
         flow.cold.protocol = layer7::protocol_of(session.as_deref()).or(flow.cold.protocol);
         session
     }
@@ -474,7 +567,9 @@ impl Desk {
         session: Option<Box<wire::l7::Session>>,
         events: &mut Vec<Event>,
     ) {
-        let splt = self.splts.try_remove(std::mem::replace(&mut flow.hot.splt, NO_ENTRY) as usize);
+        let splt = self
+            .splts
+            .try_remove(std::mem::replace(&mut flow.hot.splt, NO_ENTRY) as usize);
         if flow.hot.packets() == 0 {
             return;
         }
@@ -491,7 +586,12 @@ impl Desk {
         );
         self.tally.flows_exported.add(reason, 1);
         self.tally.flows_active -= 1;
-        let ended = EndedFlow { export_time: moment.time, closing_frame: moment.frame, record, session };
+        let ended = EndedFlow {
+            export_time: moment.time,
+            closing_frame: moment.frame,
+            record,
+            session,
+        };
         events.push(Event::Flow(Box::new(ended)));
     }
 }

@@ -48,7 +48,13 @@ impl Frame {
 
     /// Port 1000 to port 2000.
     pub fn tcp(flags: u16, sequence: u32, acknowledgement: u32) -> Self {
-        let header = Tcp { sequence, acknowledgement, flags, window: 512, ..Tcp::default() };
+        let header = Tcp {
+            sequence,
+            acknowledgement,
+            flags,
+            window: 512,
+            ..Tcp::default()
+        };
         Self::new(6, Transport::Tcp(header), 1000, 2000)
     }
 
@@ -110,9 +116,18 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub fn new(change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = Settings { flows: 1024, sessions: 64, ..Settings::for_memory(1 << 20) };
+        let mut settings = Settings {
+            flows: 1024,
+            sessions: 64,
+            ..Settings::for_memory(1 << 20)
+        };
         change(&mut settings);
-        Self { meter: Meter::new(&settings, &CRYPTO), events: Vec::new(), clock: i64::MIN, frames: 0 }
+        Self {
+            meter: Meter::new(&settings, &CRYPTO),
+            events: Vec::new(),
+            clock: i64::MIN,
+            frames: 0,
+        }
     }
 
     /// Meters a frame with the given timestamp.
@@ -121,8 +136,14 @@ impl Bench {
         self.clock = self.clock.max(time);
         self.meter.tally_mut().frames_delivered += 1;
         let wire_length = frame.ip_length() + 14;
-        let seen = Seen { time, clock: self.clock, frame: self.frames, wire_length };
-        self.meter.packet(&frame.packet(), seen, &mut |event| self.events.push(event));
+        let seen = Seen {
+            time,
+            clock: self.clock,
+            frame: self.frames,
+            wire_length,
+        };
+        self.meter
+            .packet(&frame.packet(), seen, &mut |event| self.events.push(event));
         self.balance();
     }
 
@@ -147,7 +168,13 @@ impl Bench {
     pub fn flows(&self) -> Vec<&EndedFlow> {
         self.events
             .iter()
-            .filter_map(|event| if let Event::Flow(flow) = event { Some(&**flow) } else { None })
+            .filter_map(|event| {
+                if let Event::Flow(flow) = event {
+                    Some(&**flow)
+                } else {
+                    None
+                }
+            })
             .collect()
     }
 
@@ -157,7 +184,10 @@ impl Bench {
 
     /// End reasons with packets, in export order.
     pub fn ends(&self) -> Vec<(&'static str, u64)> {
-        self.records().iter().map(|record| (record.end_reason, record.packets_fwd + record.packets_rev)).collect()
+        self.records()
+            .iter()
+            .map(|record| (record.end_reason, record.packets_fwd + record.packets_rev))
+            .collect()
     }
 
     pub fn export_times(&self) -> Vec<i64> {
@@ -204,8 +234,14 @@ fn long_flows_are_cut() {
         bench.at(packet * 100 * SECOND, &Frame::udp(1, 2).payload(b"x"));
     }
     bench.flush();
-    assert_eq!(bench.ends(), [("active_timeout", 19), ("active_timeout", 19), ("forced_end", 2)]);
-    assert_eq!(bench.export_times(), [1800 * SECOND, 3700 * SECOND, 3900 * SECOND]);
+    assert_eq!(
+        bench.ends(),
+        [("active_timeout", 19), ("active_timeout", 19), ("forced_end", 2)]
+    );
+    assert_eq!(
+        bench.export_times(),
+        [1800 * SECOND, 3700 * SECOND, 3900 * SECOND]
+    );
     let records = bench.records();
     assert!(records.iter().all(|record| record.flow_id == records[0].flow_id));
     let numbers: Vec<_> = records.iter().map(|record| record.interim_number).collect();
@@ -223,7 +259,14 @@ fn a_flow_that_goes_silent_after_a_cut_leaves_no_empty_record() {
     assert_eq!(bench.ends(), [("active_timeout", 2)]);
     bench.at(900 * SECOND, &Frame::udp(1, 2));
     bench.flush();
-    assert_eq!(bench.records().iter().filter(|record| record.interim_number == 0).count(), 3);
+    assert_eq!(
+        bench
+            .records()
+            .iter()
+            .filter(|record| record.interim_number == 0)
+            .count(),
+        3
+    );
 }
 
 #[test]
@@ -235,10 +278,23 @@ fn late_timestamps_are_tolerated() {
     bench.at(1001 * SECOND, &Frame::udp(1, 2));
     bench.at(1002 * SECOND, &Frame::udp(5, 6));
     bench.flush();
-    assert_eq!(bench.ends(), [("idle_timeout", 1), ("forced_end", 3), ("forced_end", 1)]);
-    let flow = bench.records().into_iter().find(|record| record.dst_port == 2).unwrap();
-    assert_eq!((flow.start_time.0, flow.end_time.0), (1000 * SECOND, 1001 * SECOND));
-    assert_eq!((flow.inter_arrival_min_ns, flow.inter_arrival_max_ns), (Some(0), Some(SECOND as u64)));
+    assert_eq!(
+        bench.ends(),
+        [("idle_timeout", 1), ("forced_end", 3), ("forced_end", 1)]
+    );
+    let flow = bench
+        .records()
+        .into_iter()
+        .find(|record| record.dst_port == 2)
+        .unwrap();
+    assert_eq!(
+        (flow.start_time.0, flow.end_time.0),
+        (1000 * SECOND, 1001 * SECOND)
+    );
+    assert_eq!(
+        (flow.inter_arrival_min_ns, flow.inter_arrival_max_ns),
+        (Some(0), Some(SECOND as u64))
+    );
     assert_eq!(flow.splt_times_ns, Some(vec![0, 0, SECOND as u64]));
 }
 
@@ -251,7 +307,12 @@ fn a_clock_that_stands_still_does_not_merge_flows() {
     }
     bench.flush();
     let ends = bench.ends();
-    assert_eq!(ends.iter().filter(|(reason, _)| *reason == "idle_timeout").count(), 2);
+    assert_eq!(
+        ends.iter()
+            .filter(|(reason, _)| *reason == "idle_timeout")
+            .count(),
+        2
+    );
 }
 
 #[test]
@@ -277,15 +338,42 @@ fn handshake_statistics_and_close() {
     assert_eq!(bench.export_times(), [110]);
     assert_eq!(record.direction_basis, "syn");
     assert_eq!((record.src_port, record.dst_port), (1000, 2000));
-    assert_eq!((record.tcp_handshake_rtt_server_ns, record.tcp_handshake_rtt_client_ns), (Some(30), Some(20)));
-    assert_eq!((record.tcp_retransmissions_fwd, record.tcp_retransmissions_rev), (Some(1), Some(0)));
-    assert_eq!((record.tcp_out_of_order_fwd, record.tcp_out_of_order_rev), (Some(1), Some(0)));
+    assert_eq!(
+        (
+            record.tcp_handshake_rtt_server_ns,
+            record.tcp_handshake_rtt_client_ns
+        ),
+        (Some(30), Some(20))
+    );
+    assert_eq!(
+        (record.tcp_retransmissions_fwd, record.tcp_retransmissions_rev),
+        (Some(1), Some(0))
+    );
+    assert_eq!(
+        (record.tcp_out_of_order_fwd, record.tcp_out_of_order_rev),
+        (Some(1), Some(0))
+    );
     assert_eq!((record.tcp_mss_fwd, record.tcp_mss_rev), (Some(1460), None));
-    assert_eq!((record.tcp_initial_window_fwd, record.tcp_initial_window_rev), (Some(64), Some(512)));
-    assert_eq!((record.tcp_flags_fwd, record.tcp_flags_rev), (Some(0x13), Some(0x13)));
-    assert_eq!((record.payload_bytes_fwd, record.bytes_fwd, record.wire_bytes_fwd), (9, 289, 387));
-    assert_eq!((record.packet_length_min, record.packet_length_max), (Some(40), Some(45)));
-    assert_eq!(record.splt_directions.as_deref().map(|all| &all[..3]), Some(&[1, -1, 1][..]));
+    assert_eq!(
+        (record.tcp_initial_window_fwd, record.tcp_initial_window_rev),
+        (Some(64), Some(512))
+    );
+    assert_eq!(
+        (record.tcp_flags_fwd, record.tcp_flags_rev),
+        (Some(0x13), Some(0x13))
+    );
+    assert_eq!(
+        (record.payload_bytes_fwd, record.bytes_fwd, record.wire_bytes_fwd),
+        (9, 289, 387)
+    );
+    assert_eq!(
+        (record.packet_length_min, record.packet_length_max),
+        (Some(40), Some(45))
+    );
+    assert_eq!(
+        record.splt_directions.as_deref().map(|all| &all[..3]),
+        Some(&[1, -1, 1][..])
+    );
     assert_eq!(record.src_mac, Some(Mac([2, 0, 0, 0, 0, 1])));
     assert_eq!((record.ttl_min_fwd, record.ttl_max_rev), (Some(64), Some(64)));
 
@@ -304,8 +392,15 @@ fn a_syn_ack_first_tells_the_initiator() {
     bench.at(5, &Frame::tcp(ACK, 101, 501));
     bench.flush();
     let record = bench.records()[0];
-    assert_eq!((record.direction_basis, record.src_port, record.packets_rev), ("syn_ack", 1000, 1));
-    assert_eq!(record.src_mac, Some(Mac([2, 0, 0, 0, 0, 1])), "the initiator's, though it did not send first");
+    assert_eq!(
+        (record.direction_basis, record.src_port, record.packets_rev),
+        ("syn_ack", 1000, 1)
+    );
+    assert_eq!(
+        record.src_mac,
+        Some(Mac([2, 0, 0, 0, 0, 1])),
+        "the initiator's, though it did not send first"
+    );
     assert_eq!(record.tcp_handshake_rtt_server_ns, None);
 }
 
@@ -370,8 +465,20 @@ fn a_full_table_evicts_the_silent() {
 #[test]
 fn vlans_and_faults_are_noticed() {
     let mut bench = Bench::new(|_| {});
-    bench.at(0, &Frame { vlan: Some(7), ..Frame::udp(1, 2) });
-    bench.at(1, &Frame { faults: Fault::BadIpChecksum.bit(), ..Frame::udp(1, 2) });
+    bench.at(
+        0,
+        &Frame {
+            vlan: Some(7),
+            ..Frame::udp(1, 2)
+        },
+    );
+    bench.at(
+        1,
+        &Frame {
+            faults: Fault::BadIpChecksum.bit(),
+            ..Frame::udp(1, 2)
+        },
+    );
     bench.flush();
     let record = bench.records()[0];
     assert_eq!(record.vlan_ids, Some(vec![7]));
@@ -382,8 +489,15 @@ fn vlans_and_faults_are_noticed() {
 
 /// The `part`-th of two fragments of a datagram.
 fn fragment(frame: &Frame, first: bool) -> Frame {
-    let fragment = Some(Fragment { identification: 5, offset: if first { 0 } else { 16 }, more: first });
-    let mut frame = Frame { fragment, ..frame.clone() };
+    let fragment = Some(Fragment {
+        identification: 5,
+        offset: if first { 0 } else { 16 },
+        more: first,
+    });
+    let mut frame = Frame {
+        fragment,
+        ..frame.clone()
+    };
     if !first {
         frame.source.1 = 0;
         frame.destination.1 = 0;
@@ -398,7 +512,10 @@ fn fragments_count_for_their_datagrams_flow() {
         let mut bench = Bench::new(|_| {});
         bench.at(0, &Frame::udp(7, 9).payload(b"before"));
         for (number, first) in order.into_iter().enumerate() {
-            bench.at(10 + number as i64, &fragment(&Frame::udp(7, 9).payload(b"01234567"), first));
+            bench.at(
+                10 + number as i64,
+                &fragment(&Frame::udp(7, 9).payload(b"01234567"), first),
+            );
         }
         bench.flush();
         assert_eq!(bench.ends(), [("forced_end", 3)]);
@@ -416,7 +533,11 @@ fn orphaned_fragments_are_a_flow_without_ports() {
     assert_eq!(bench.meter.tally().frames_metered, 3);
     bench.at(332 * SECOND, &Frame::udp(1, 2));
     assert_eq!(bench.ends()[0], ("idle_timeout", 2));
-    assert_eq!(bench.export_times()[0], 5 + 330 * SECOND, "idle since it was metered");
+    assert_eq!(
+        bench.export_times()[0],
+        5 + 330 * SECOND,
+        "idle since it was metered"
+    );
     let record = bench.records()[0];
     assert_eq!((record.src_port, record.start_time.0), (0, 5));
     bench.at(333 * SECOND, &fragment(&Frame::udp(7, 9).payload(b"x"), false));
@@ -439,14 +560,29 @@ fn dns_answers_become_facts() {
     let answers: Vec<_> = bench
         .events
         .iter()
-        .filter_map(|event| if let Event::Answer(answer) = event { Some(answer.clone()) } else { None })
+        .filter_map(|event| {
+            if let Event::Answer(answer) = event {
+                Some(answer.clone())
+            } else {
+                None
+            }
+        })
         .collect();
-    let expected =
-        Answer { clock: 10, frame: 2, time: 10, client: A, address: B, name: "www.example.com".into() };
+    let expected = Answer {
+        clock: 10,
+        frame: 2,
+        time: 10,
+        client: A,
+        address: B,
+        name: "www.example.com".into(),
+    };
     assert_eq!(answers, [expected]);
     bench.flush();
     let record = bench.records()[0];
-    assert_eq!((record.app, record.server_name.as_deref()), (Some("dns"), Some("www.example.com")));
+    assert_eq!(
+        (record.app, record.server_name.as_deref()),
+        (Some("dns"), Some("www.example.com"))
+    );
     assert_ne!(record.app_confidence, "port");
     assert!(bench.flows()[0].session.is_some());
 }
@@ -461,18 +597,37 @@ fn dns_query() -> Vec<u8> {
 fn layer_7_reads_streams_in_any_order_and_over_fragments() {
     let mut bench = Bench::new(|_| {});
     handshake(&mut bench, 0);
-    bench.at(60, &Frame::tcp(ACK, 111, 501).payload(b"HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+    bench.at(
+        60,
+        &Frame::tcp(ACK, 111, 501).payload(b"HTTP/1.1\r\nHost: a.example\r\n\r\n"),
+    );
     bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"GET /path "));
-    bench.at(80, &Frame::tcp(ACK, 501, 140).back().payload(b"HTTP/1.1 204 No Content\r\n\r\n"));
+    bench.at(
+        80,
+        &Frame::tcp(ACK, 501, 140)
+            .back()
+            .payload(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    );
     bench.flush();
     let record = bench.records()[0];
-    assert_eq!((record.app, record.server_name.as_deref()), (Some("http"), Some("a.example")));
+    assert_eq!(
+        (record.app, record.server_name.as_deref()),
+        (Some("http"), Some("a.example"))
+    );
 
     let mut bench = Bench::new(|_| {});
     let answer = dns_answer();
     let mut pieces = [&answer[..16], &answer[16..]].map(|piece| Frame::udp(4000, 53).back().payload(piece));
-    pieces[0].fragment = Some(Fragment { identification: 9, offset: 0, more: true });
-    pieces[1].fragment = Some(Fragment { identification: 9, offset: 24, more: false });
+    pieces[0].fragment = Some(Fragment {
+        identification: 9,
+        offset: 0,
+        more: true,
+    });
+    pieces[1].fragment = Some(Fragment {
+        identification: 9,
+        offset: 24,
+        more: false,
+    });
     pieces[1].transport = Transport::Other;
     (pieces[1].source.1, pieces[1].destination.1) = (0, 0);
     bench.at(0, &Frame::udp(4000, 53).payload(&dns_query()));
@@ -507,23 +662,51 @@ fn sessions_are_bounded() {
         bench.at(i64::from(port), &Frame::udp(port, 53).payload(&dns_query()));
     }
     let tally = bench.meter.tally();
-    assert_eq!((tally.sessions_opened, tally.sessions_refused, tally.sessions_active), (2, 2, 2));
+    assert_eq!(
+        (
+            tally.sessions_opened,
+            tally.sessions_refused,
+            tally.sessions_active
+        ),
+        (2, 2, 2)
+    );
     bench.flush();
-    let refused: Vec<_> = bench.records().iter().map(|record| record.app_confidence).collect();
-    assert_eq!(refused.iter().filter(|confidence| **confidence == "port").count(), 2);
+    let refused: Vec<_> = bench
+        .records()
+        .iter()
+        .map(|record| record.app_confidence)
+        .collect();
+    assert_eq!(
+        refused.iter().filter(|confidence| **confidence == "port").count(),
+        2
+    );
 }
 
 #[test]
 fn ip_protocols_are_applications() {
     let mut bench = Bench::new(|_| {});
     bench.at(0, &Frame::new(1, Transport::Icmp { kind: 8, code: 0 }, 0, 0));
-    bench.at(1, &Frame::new(1, Transport::Icmp { kind: 0, code: 0 }, 0, 0).back());
+    bench.at(
+        1,
+        &Frame::new(1, Transport::Icmp { kind: 0, code: 0 }, 0, 0).back(),
+    );
     bench.at(2, &Frame::new(50, Transport::Other, 0, 0));
     bench.at(3, &Frame::new(200, Transport::Other, 0, 0));
     bench.flush();
-    let mut apps: Vec<_> = bench.records().iter().map(|record| (record.app, record.app_confidence)).collect();
+    let mut apps: Vec<_> = bench
+        .records()
+        .iter()
+        .map(|record| (record.app, record.app_confidence))
+        .collect();
     apps.sort_unstable();
-    assert_eq!(apps, [(None, "unknown"), (Some("icmp"), "payload"), (Some("ipsec"), "payload")]);
+    assert_eq!(
+        apps,
+        [
+            (None, "unknown"),
+            (Some("icmp"), "payload"),
+            (Some("ipsec"), "payload")
+        ]
+    );
 }
 
 mod model {
@@ -536,7 +719,11 @@ mod model {
     use super::*;
 
     /// UDP flows of the model: packets in order, split by the two timeouts.
-    fn expected(packets: &[(i64, u16, bool)], idle: i64, active: i64) -> Vec<(i64, u16, &'static str, u64, i64)> {
+    fn expected(
+        packets: &[(i64, u16, bool)],
+        idle: i64,
+        active: i64,
+    ) -> Vec<(i64, u16, &'static str, u64, i64)> {
         let mut open: HashMap<u16, Vec<i64>> = HashMap::new();
         let mut ended = Vec::new();
         let mut clock = 0;
@@ -547,8 +734,18 @@ mod model {
                 let idle_at = last[port] + idle;
                 let active_at = times[0] + active;
                 if idle_at.min(active_at) < clock {
-                    let reason = if idle_at <= active_at { "idle_timeout" } else { "active_timeout" };
-                    ended.push((idle_at.min(active_at), *port, reason, times.len() as u64, times[0]));
+                    let reason = if idle_at <= active_at {
+                        "idle_timeout"
+                    } else {
+                        "active_timeout"
+                    };
+                    ended.push((
+                        idle_at.min(active_at),
+                        *port,
+                        reason,
+                        times.len() as u64,
+                        times[0],
+                    ));
                     times.clear();
                 }
             }
