@@ -64,7 +64,10 @@ pub struct By<R> {
 
 impl<R: Reason> Default for By<R> {
     fn default() -> Self {
-        Self { counts: vec![0; R::EVERY.len()].into(), reasons: PhantomData }
+        Self {
+            counts: vec![0; R::EVERY.len()].into(),
+            reasons: PhantomData,
+        }
     }
 }
 
@@ -87,7 +90,10 @@ impl<R: Reason> By<R> {
 
 impl<R: Reason> fmt::Debug for By<R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_map().entries(R::EVERY.iter().map(|reason| (reason.label(), self.get(*reason)))).finish()
+        formatter
+            .debug_map()
+            .entries(R::EVERY.iter().map(|reason| (reason.label(), self.get(*reason))))
+            .finish()
     }
 }
 
@@ -99,7 +105,13 @@ trait Counts {
 
 impl Counts for u64 {
     fn declare(name: &'static str, kind: Kind, doc: &'static str, declare: &mut dyn FnMut(Account)) {
-        declare(Account { name, reason: "", kind, doc, reason_doc: "" });
+        declare(Account {
+            name,
+            reason: "",
+            kind,
+            doc,
+            reason_doc: "",
+        });
     }
 
     fn visit(&self, visit: &mut dyn FnMut(u64)) {
@@ -110,7 +122,13 @@ impl Counts for u64 {
 impl<R: Reason> Counts for By<R> {
     fn declare(name: &'static str, kind: Kind, doc: &'static str, declare: &mut dyn FnMut(Account)) {
         for reason in R::EVERY {
-            declare(Account { name, reason: reason.label(), kind, doc, reason_doc: reason.meaning() });
+            declare(Account {
+                name,
+                reason: reason.label(),
+                kind,
+                doc,
+                reason_doc: reason.meaning(),
+            });
         }
     }
 
@@ -196,6 +214,8 @@ tally! {
     Counter sessions_malformed: By<Malformed>,
     /// Flows that layer 7 gave up.
     Counter sessions_given_up: By<Limit>,
+    /// Flows that layer 7 gave up because they needed more bytes in one piece than may be kept.
+    Counter sessions_out_of_memory: u64,
     /// Names of servers learned from DNS answers.
     Counter names_learned: u64,
     /// Names of servers forgotten because too many were known.
@@ -240,7 +260,11 @@ impl Published {
     pub fn read(&self) -> Vec<u64> {
         loop {
             let before = self.version.load(Ordering::Acquire);
-            let values = self.values.iter().map(|value| value.load(Ordering::Relaxed)).collect();
+            let values = self
+                .values
+                .iter()
+                .map(|value| value.load(Ordering::Relaxed))
+                .collect();
             fence(Ordering::Acquire);
             if before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before {
                 return values;
@@ -282,28 +306,41 @@ impl Counters {
         let mut entries = Vec::with_capacity(accounts.len() * (self.workers.len() + 1));
         for (worker, page) in self.workers.iter().enumerate() {
             let worker = Some(worker as u32);
-            entries.extend(accounts.iter().zip(page.read()).map(|(account, value)| LedgerEntry {
-                account: account.name,
-                reason: account.reason,
-                worker,
-                value: Some(value),
-            }));
+            entries.extend(
+                accounts
+                    .iter()
+                    .zip(page.read())
+                    .map(|(account, value)| LedgerEntry {
+                        account: account.name,
+                        reason: account.reason,
+                        worker,
+                        value: Some(value),
+                    }),
+            );
         }
-        entries.extend(accounts.iter().zip(self.merge.read()).filter(|(_, value)| *value != 0).map(
-            |(account, value)| LedgerEntry {
-                account: account.name,
-                reason: account.reason,
-                worker: None,
-                value: Some(value),
-            },
-        ));
+        entries.extend(
+            accounts
+                .iter()
+                .zip(self.merge.read())
+                .filter(|(_, value)| *value != 0)
+                .map(|(account, value)| LedgerEntry {
+                    account: account.name,
+                    reason: account.reason,
+                    worker: None,
+                    value: Some(value),
+                }),
+        );
         entries
     }
 
     /// The sum of an account over all reasons and workers.
     pub fn total(&self, account: &str) -> u64 {
         let entries = self.ledger_entries();
-        entries.iter().filter(|entry| entry.account == account).filter_map(|entry| entry.value).sum()
+        entries
+            .iter()
+            .filter(|entry| entry.account == account)
+            .filter_map(|entry| entry.value)
+            .sum()
     }
 }
 
@@ -311,7 +348,13 @@ impl Counters {
 pub const BOOKS: &[(&str, &[&str])] = &[
     (
         "frames_delivered",
-        &["frames_metered", "frames_undecodable", "frames_shed", "frames_waiting", "frames_lost"],
+        &[
+            "frames_metered",
+            "frames_undecodable",
+            "frames_shed",
+            "frames_waiting",
+            "frames_lost",
+        ],
     ),
     ("flows_opened", &["flows_active", "flows_exported", "flows_lost"]),
 ];
@@ -331,7 +374,9 @@ pub struct Imbalance {
 }
 
 fn of_worker(worker: Option<u32>) -> String {
-    worker.map(|worker| format!(" (worker {worker})")).unwrap_or_default()
+    worker
+        .map(|worker| format!(" (worker {worker})"))
+        .unwrap_or_default()
 }
 
 /// Checks the books of every worker that occurs in `entries`; names the first account that is off.
@@ -343,16 +388,24 @@ pub fn check_books(entries: &[LedgerEntry]) -> Result<(), Imbalance> {
     for worker in workers {
         for (account, parts) in BOOKS {
             let of = |wanted: &str| {
-                let lines = entries.iter().filter(|entry| entry.worker == worker && entry.account == wanted);
+                let lines = entries
+                    .iter()
+                    .filter(|entry| entry.worker == worker && entry.account == wanted);
                 lines.map(|entry| entry.value).sum::<Option<u64>>()
             };
-            let (Some(expected), Some(found)) =
-                (of(account), parts.iter().map(|part| of(part)).sum::<Option<u64>>())
-            else {
+            let (Some(expected), Some(found)) = (
+                of(account),
+                parts.iter().map(|part| of(part)).sum::<Option<u64>>(),
+            ) else {
                 continue;
             };
             if expected != found {
-                return Err(Imbalance { account, worker, expected, found });
+                return Err(Imbalance {
+                    account,
+                    worker,
+                    expected,
+                    found,
+                });
             }
         }
     }
@@ -368,14 +421,20 @@ mod tests {
     #[test]
     fn accounts_are_declared_once_with_a_definition() {
         let accounts = Tally::accounts();
-        let mut names: Vec<_> = accounts.iter().map(|account| (account.name, account.reason)).collect();
+        let mut names: Vec<_> = accounts
+            .iter()
+            .map(|account| (account.name, account.reason))
+            .collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), accounts.len());
         assert!(accounts.iter().all(|account| account.doc.ends_with('.')));
         for (account, parts) in BOOKS {
             for name in parts.iter().chain([account]) {
-                assert!(accounts.iter().any(|declared| declared.name == *name), "{name} is not declared");
+                assert!(
+                    accounts.iter().any(|declared| declared.name == *name),
+                    "{name} is not declared"
+                );
             }
         }
     }
@@ -389,9 +448,9 @@ mod tests {
         tally.frames_undecodable.add(Undecodable::NotIp, 2);
         counters.worker(1).unwrap().publish(&tally);
         let entries = counters.ledger_entries();
-        let not_ip = entries
-            .iter()
-            .find(|entry| (entry.account, entry.reason, entry.worker) == ("frames_undecodable", "not_ip", Some(1)));
+        let not_ip = entries.iter().find(|entry| {
+            (entry.account, entry.reason, entry.worker) == ("frames_undecodable", "not_ip", Some(1))
+        });
         assert_eq!(not_ip.and_then(|entry| entry.value), Some(2));
         assert_eq!(counters.total("frames_delivered"), 3);
         assert_eq!(check_books(&entries), Ok(()));
@@ -401,7 +460,11 @@ mod tests {
     #[test]
     fn an_imbalance_names_its_account() {
         let counters = Counters::new(1);
-        let tally = Tally { frames_delivered: 2, frames_metered: 1, ..Tally::default() };
+        let tally = Tally {
+            frames_delivered: 2,
+            frames_metered: 1,
+            ..Tally::default()
+        };
         counters.worker(0).unwrap().publish(&tally);
         let imbalance = check_books(&counters.ledger_entries()).unwrap_err();
         assert_eq!(
@@ -412,7 +475,12 @@ mod tests {
 
     #[test]
     fn what_is_not_known_excuses_its_equation() {
-        let entry = |account, value| LedgerEntry { account, reason: "", worker: None, value };
+        let entry = |account, value| LedgerEntry {
+            account,
+            reason: "",
+            worker: None,
+            value,
+        };
         let entries = [entry("flows_opened", Some(7)), entry("flows_active", None)];
         assert_eq!(check_books(&entries), Ok(()));
     }

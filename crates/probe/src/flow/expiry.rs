@@ -67,7 +67,12 @@ impl Expiry {
     /// Sets or moves the timer of a slot.
     pub fn schedule(&mut self, slot: u32, deadline: i64, flow_id: u64) {
         if self.links.len() <= slot as usize {
-            let unused = Link { previous: NONE, next: NONE, place: NOWHERE, generation: 0 };
+            let unused = Link {
+                previous: NONE,
+                next: NONE,
+                place: NOWHERE,
+                generation: 0,
+            };
             self.links.resize(slot as usize + 1, unused);
         }
         self.cancel(slot);
@@ -76,23 +81,42 @@ impl Expiry {
         // The first timer says where time begins; a bin that is being worked off, or is over, is the heap's.
         let current = *self.current_bin.get_or_insert(bin - 1);
         if bin <= current {
-            self.heap.push(Reverse(Timer { deadline, flow_id, slot, generation }));
+            self.heap.push(Reverse(Timer {
+                deadline,
+                flow_id,
+                slot,
+                generation,
+            }));
             self.links[slot as usize].place = HEAP;
             return;
         }
-        let place = bin.min(current.saturating_add(BINS as i64)).rem_euclid(BINS as i64) as u16;
+        let place = bin
+            .min(current.saturating_add(BINS as i64))
+            .rem_euclid(BINS as i64) as u16;
         let next = std::mem::replace(&mut self.bins[usize::from(place)], slot);
         if next != NONE {
             self.links[next as usize].previous = slot;
         }
-        self.links[slot as usize] = Link { previous: NONE, next, place, generation };
+        self.links[slot as usize] = Link {
+            previous: NONE,
+            next,
+            place,
+            generation,
+        };
         self.in_wheel += 1;
     }
 
     /// Takes the timer of a slot away.
     pub fn cancel(&mut self, slot: u32) {
-        let Some(link) = self.links.get_mut(slot as usize) else { return };
-        let Link { previous, next, place, .. } = *link;
+        let Some(link) = self.links.get_mut(slot as usize) else {
+            return;
+        };
+        let Link {
+            previous,
+            next,
+            place,
+            ..
+        } = *link;
         link.place = NOWHERE;
         link.generation = link.generation.wrapping_add(1);
         // In the heap it stays until it comes up, within a second, and is void then.
@@ -216,7 +240,9 @@ impl Expiry {
             Some(bin) if self.in_wheel > 0 => bin.saturating_add(1).saturating_mul(1 << BIN_SHIFT),
             _ => i64::MAX,
         };
-        self.heap.peek().map_or(wheel, |Reverse(timer)| timer.deadline.min(wheel))
+        self.heap
+            .peek()
+            .map_or(wheel, |Reverse(timer)| timer.deadline.min(wheel))
     }
 }
 
@@ -239,8 +265,16 @@ mod tests {
             expiry.schedule(slot, deadlines[slot as usize], 9 - u64::from(slot));
         }
         assert!(expiry.quiet_until() <= deadlines[1]);
-        assert_eq!(expiry.next_due(5 * SECOND + 1, deadline_of), None, "beyond the deadline, not at it");
-        assert_eq!(expiry.next_due(6 * SECOND, deadline_of), Some((2, deadlines[2])), "the lower flow id first");
+        assert_eq!(
+            expiry.next_due(5 * SECOND + 1, deadline_of),
+            None,
+            "beyond the deadline, not at it"
+        );
+        assert_eq!(
+            expiry.next_due(6 * SECOND, deadline_of),
+            Some((2, deadlines[2])),
+            "the lower flow id first"
+        );
         assert_eq!(expiry.next_due(6 * SECOND, deadline_of), Some((1, deadlines[1])));
         assert_eq!(expiry.next_due(6 * SECOND, deadline_of), Some((0, deadlines[0])));
         assert_eq!(expiry.next_due(4000 * SECOND, deadline_of), None);
@@ -258,8 +292,16 @@ mod tests {
         // Slot 0 was postponed.
         let deadline_of = |slot: u32| ([9, 1, 2][slot as usize] * SECOND, 0);
         assert_eq!(expiry.first(8, deadline_of, |_| true), Some(1));
-        assert_eq!(expiry.first(8, deadline_of, |slot| slot != 2), Some(0), "2 is busy");
-        assert_eq!(expiry.first(8, deadline_of, |slot| slot != 2), Some(2), "there is no other");
+        assert_eq!(
+            expiry.first(8, deadline_of, |slot| slot != 2),
+            Some(0),
+            "2 is busy"
+        );
+        assert_eq!(
+            expiry.first(8, deadline_of, |slot| slot != 2),
+            Some(2),
+            "there is no other"
+        );
         assert_eq!(expiry.first(8, deadline_of, |_| true), None);
     }
 
@@ -269,6 +311,7 @@ mod tests {
         for slot in 0..3 {
             expiry.schedule(slot, i64::from(slot), 0);
         }
+        assert_eq!(expiry.next_due(0, |slot| (i64::from(slot), 0)), None);
         assert_eq!(expiry.first(1, |_| (SECOND * 60, 0), |_| true), Some(1));
     }
 

@@ -78,13 +78,22 @@ pub struct Endpoints {
 
 impl Endpoints {
     fn of(packet: &Packet<'_>) -> Self {
-        Self { key: packet.key, hash: packet.hash, from_high: packet.from_high }
+        Self {
+            key: packet.key,
+            hash: packet.hash,
+            from_high: packet.from_high,
+        }
     }
 
     /// The packet as one of this flow.
     #[must_use]
     pub fn claim<'a>(&self, packet: &Packet<'a>) -> Packet<'a> {
-        Packet { key: self.key, hash: self.hash, from_high: self.from_high, ..*packet }
+        Packet {
+            key: self.key,
+            hash: self.hash,
+            from_high: self.from_high,
+            ..*packet
+        }
     }
 }
 
@@ -158,12 +167,21 @@ impl Fragments {
     /// Takes a fragment. The packet's `fragment` must be there; call [`Self::make_room`] before.
     pub fn push(&mut self, packet: &Packet<'_>, seen: Seen, tally: &mut Tally) -> Verdict {
         let Some(fragment) = packet.fragment else {
-            return Verdict::Counts { released: Vec::new(), endpoints: Endpoints::of(packet), payload: None };
+            return Verdict::Counts {
+                released: Vec::new(),
+                endpoints: Endpoints::of(packet),
+                payload: None,
+            };
         };
         let id = Self::id(packet, fragment.identification);
         let is_first = fragment.offset == 0;
         let endpoints = Endpoints::of(packet);
-        if is_first && self.datagrams.get(&id).is_some_and(|old| old.is_over() || old.is_other(&endpoints)) {
+        if is_first
+            && self
+                .datagrams
+                .get(&id)
+                .is_some_and(|old| old.is_over() || old.is_other(&endpoints))
+        {
             // The identification is used again: what belongs to the old datagram has been counted.
             self.remove(&id);
         }
@@ -171,9 +189,20 @@ impl Fragments {
             self.serial += 1;
             let deadline = seen.clock.saturating_add(TIMEOUT_NS);
             self.deadlines.insert((deadline, self.serial), id);
-            Datagram { deadline, serial: self.serial, given_up: id.ip_protocol != UDP, ..Datagram::default() }
+            Datagram {
+                deadline,
+                serial: self.serial,
+                given_up: id.ip_protocol != UDP,
+                ..Datagram::default()
+            }
         });
-        let payload = match datagram.keep(packet, fragment.offset, fragment.more, &mut self.bytes, self.max_bytes) {
+        let payload = match datagram.keep(
+            packet,
+            fragment.offset,
+            fragment.more,
+            &mut self.bytes,
+            self.max_bytes,
+        ) {
             Ok(payload) => payload,
             Err(loss) => {
                 datagram.give_up(loss, &mut self.bytes, tally);
@@ -188,14 +217,28 @@ impl Fragments {
             Some(endpoints) => {
                 let released = std::mem::take(&mut datagram.waiting);
                 tally.frames_waiting -= released.len() as u64;
-                Verdict::Counts { released, endpoints, payload }
+                Verdict::Counts {
+                    released,
+                    endpoints,
+                    payload,
+                }
             }
             None if datagram.waiting.len() < MAX_FRAGMENTS => {
-                datagram.waiting.push(Waiting { packet: Packet { payload: &[], ..*packet }, seen });
+                datagram.waiting.push(Waiting {
+                    packet: Packet {
+                        payload: &[],
+                        ..*packet
+                    },
+                    seen,
+                });
                 tally.frames_waiting += 1;
                 Verdict::Waits
             }
-            None => Verdict::Counts { released: Vec::new(), endpoints, payload: None },
+            None => Verdict::Counts {
+                released: Vec::new(),
+                endpoints,
+                payload: None,
+            },
         }
     }
 
@@ -210,13 +253,19 @@ impl Fragments {
     /// When the next datagram times out; `i64::MAX` if there is none.
     #[inline]
     pub fn next_deadline(&self) -> i64 {
-        self.deadlines.first_key_value().map_or(i64::MAX, |((deadline, _), _)| *deadline)
+        self.deadlines
+            .first_key_value()
+            .map_or(i64::MAX, |((deadline, _), _)| *deadline)
     }
 
     /// Forgets the oldest datagram. Its waiting fragments count for a flow with ports 0.
     pub fn forget_oldest(&mut self, loss: FragmentLoss, tally: &mut Tally) -> Vec<Waiting> {
-        let Some((_, id)) = self.deadlines.first_key_value() else { return Vec::new() };
-        let Some(datagram) = self.remove(&{ *id }) else { return Vec::new() };
+        let Some((_, id)) = self.deadlines.first_key_value() else {
+            return Vec::new();
+        };
+        let Some(datagram) = self.remove(&{ *id }) else {
+            return Vec::new();
+        };
         if !datagram.counted && !(datagram.waiting.is_empty() && datagram.given_up) {
             tally.datagrams_lost.add(loss, 1);
         }
@@ -231,8 +280,16 @@ impl Fragments {
 
     fn id(packet: &Packet<'_>, identification: u32) -> Id {
         let (source, destination) = packet.addresses();
-        let FlowKey { scope, ip_protocol, .. } = packet.key;
-        Id { source, destination, identification, scope, ip_protocol }
+        let FlowKey {
+            scope, ip_protocol, ..
+        } = packet.key;
+        Id {
+            source,
+            destination,
+            identification,
+            scope,
+            ip_protocol,
+        }
     }
 
     fn remove(&mut self, id: &Id) -> Option<Datagram> {
@@ -275,15 +332,25 @@ impl Datagram {
         // Offsets count from the UDP header, which the first fragment's payload is without.
         let position = offset.saturating_sub(UDP_HEADER);
         let end = position.saturating_add(packet.payload_length);
-        let beyond = self.length.is_some_and(|length| end > length || (!more && end != length));
+        let beyond = self
+            .length
+            .is_some_and(|length| end > length || (!more && end != length));
         if end > MAX_PAYLOAD || beyond {
             return Err(FragmentLoss::Overlap);
         }
-        if self.pieces.iter().any(|(at, piece)| *at == position && piece == packet.payload) {
+        if self
+            .pieces
+            .iter()
+            .any(|(at, piece)| *at == position && piece == packet.payload)
+        {
             return Ok(None);
         }
         let piece_end = |at: u32, piece: &[u8]| at.saturating_add(piece.len() as u32);
-        if self.pieces.iter().any(|(at, piece)| position < piece_end(*at, piece) && *at < end) {
+        if self
+            .pieces
+            .iter()
+            .any(|(at, piece)| position < piece_end(*at, piece) && *at < end)
+        {
             return Err(FragmentLoss::Overlap);
         }
         if !more {
@@ -326,32 +393,55 @@ mod tests {
     use crate::flow::meter::tests::Frame;
 
     fn seen(clock: i64) -> Seen {
-        Seen { time: clock, clock, frame: clock as u64, wire_length: 100 }
+        Seen {
+            time: clock,
+            clock,
+            frame: clock as u64,
+            wire_length: 100,
+        }
     }
 
     /// A fragment of datagram 1 with `payload` at `offset` of the IP payload.
     fn fragment(frame: &Frame, offset: u32, more: bool) -> Packet<'_> {
         let whole = frame.packet();
-        let packet = Packet { fragment: Some(Fragment { identification: 1, offset, more }), ..whole };
+        let packet = Packet {
+            fragment: Some(Fragment {
+                identification: 1,
+                offset,
+                more,
+            }),
+            ..whole
+        };
         if offset == 0 {
             return packet;
         }
         let (source, destination) = packet.addresses();
         let (key, from_high) = FlowKey::new(4, packet.key.ip_protocol, (source, 0), (destination, 0));
-        Packet { key, from_high, hash: 0, transport: wire::decode::Transport::Other, ..packet }
+        Packet {
+            key,
+            from_high,
+            hash: 0,
+            transport: wire::decode::Transport::Other,
+            ..packet
+        }
     }
 
     fn payload_of(verdict: Verdict) -> (usize, Option<Vec<u8>>) {
         match verdict {
             Verdict::Waits => (usize::MAX, None),
-            Verdict::Counts { released, payload, .. } => (released.len(), payload),
+            Verdict::Counts {
+                released, payload, ..
+            } => (released.len(), payload),
         }
     }
 
     #[test]
     fn in_order_fragments_make_a_datagram() {
         let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
-        let (one, two) = (Frame::udp(10, 20).payload(b"01234567"), Frame::udp(10, 20).payload(b"89"));
+        let (one, two) = (
+            Frame::udp(10, 20).payload(b"01234567"),
+            Frame::udp(10, 20).payload(b"89"),
+        );
         let first = fragments.push(&fragment(&one, 0, true), seen(1), &mut tally);
         assert!(matches!(&first, Verdict::Counts { endpoints, .. } if endpoints.key == one.packet().key));
         let last = fragments.push(&fragment(&two, 16, false), seen(2), &mut tally);
@@ -359,14 +449,23 @@ mod tests {
         assert_eq!(payload_of(last), (0, Some(b"0123456789".to_vec())));
         assert_eq!((fragments.bytes, tally.datagrams_reassembled), (0, 1));
         // A repetition still belongs to the flow, and makes nothing twice.
-        assert_eq!(payload_of(fragments.push(&fragment(&two, 16, false), seen(3), &mut tally)), (0, None));
+        assert_eq!(
+            payload_of(fragments.push(&fragment(&two, 16, false), seen(3), &mut tally)),
+            (0, None)
+        );
     }
 
     #[test]
     fn fragments_before_the_first_wait_for_it() {
         let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
-        let (one, two) = (Frame::udp(10, 20).payload(b"01234567"), Frame::udp(10, 20).payload(b"89"));
-        assert_eq!(payload_of(fragments.push(&fragment(&two, 16, false), seen(1), &mut tally)).0, usize::MAX);
+        let (one, two) = (
+            Frame::udp(10, 20).payload(b"01234567"),
+            Frame::udp(10, 20).payload(b"89"),
+        );
+        assert_eq!(
+            payload_of(fragments.push(&fragment(&two, 16, false), seen(1), &mut tally)).0,
+            usize::MAX
+        );
         assert_eq!(tally.frames_waiting, 1);
         let first = fragments.push(&fragment(&one, 0, true), seen(2), &mut tally);
         assert_eq!(payload_of(first), (1, Some(b"0123456789".to_vec())));
@@ -379,12 +478,22 @@ mod tests {
         let two = Frame::udp(10, 20).payload(b"89");
         fragments.push(&fragment(&two, 16, false), seen(5), &mut tally);
         assert_eq!(fragments.next_deadline(), 5 + TIMEOUT_NS);
-        assert_eq!(fragments.forget_oldest(FragmentLoss::Timeout, &mut tally).len(), 1);
-        assert_eq!((fragments.next_deadline(), fragments.bytes, tally.frames_waiting), (i64::MAX, 0, 0));
+        assert_eq!(
+            fragments.forget_oldest(FragmentLoss::Timeout, &mut tally).len(),
+            1
+        );
+        assert_eq!(
+            (fragments.next_deadline(), fragments.bytes, tally.frames_waiting),
+            (i64::MAX, 0, 0)
+        );
         assert_eq!(tally.datagrams_lost.get(FragmentLoss::Timeout), 1);
         assert!(fragments.is_empty());
         fragments.push(&fragment(&two, 16, false), seen(5), &mut tally);
-        assert_eq!(fragments.make_room(&mut tally).len(), 1, "one datagram is all that there is room for");
+        assert_eq!(
+            fragments.make_room(&mut tally).len(),
+            1,
+            "one datagram is all that there is room for"
+        );
         assert_eq!(tally.datagrams_lost.get(FragmentLoss::TableFull), 1);
     }
 
@@ -394,20 +503,37 @@ mod tests {
             let (mut fragments, mut tally) = (Fragments::new(8, 100), Tally::default());
             for (payload, offset, more) in pieces {
                 let frame = Frame::udp(10, 20).payload(payload);
-                assert_eq!(payload_of(fragments.push(&fragment(&frame, *offset, *more), seen(1), &mut tally)).1, None);
+                assert_eq!(
+                    payload_of(fragments.push(&fragment(&frame, *offset, *more), seen(1), &mut tally)).1,
+                    None
+                );
             }
-            assert_eq!(tally.datagrams_lost.get(loss), 1, "{loss:?}: {:?}", tally.datagrams_lost);
+            assert_eq!(
+                tally.datagrams_lost.get(loss),
+                1,
+                "{loss:?}: {:?}",
+                tally.datagrams_lost
+            );
             assert_eq!((fragments.bytes, tally.datagrams_lost.total()), (0, 1));
         };
-        lost(&[(b"0123456789", 0, true), (b"xx", 16, false)], FragmentLoss::Overlap);
+        lost(
+            &[(b"0123456789", 0, true), (b"xx", 16, false)],
+            FragmentLoss::Overlap,
+        );
         lost(&[(b"xx", 16, false), (b"yy", 24, true)], FragmentLoss::Overlap);
         lost(&[(b"yy", 24, true), (b"xx", 16, false)], FragmentLoss::Overlap);
         lost(&[(b"x", 65_600, true)], FragmentLoss::Overlap);
-        lost(&[(&[7; 90], 0, true), (&[7; 90], 200, true)], FragmentLoss::Memory);
+        lost(
+            &[(&[7; 90], 0, true), (&[7; 90], 200, true)],
+            FragmentLoss::Memory,
+        );
 
         let (mut fragments, mut tally) = (Fragments::new(8, 1 << 20), Tally::default());
         let frame = Frame::udp(10, 20).payload(b"01234567");
-        let cut = Packet { payload_length: 9, ..fragment(&frame, 0, true) };
+        let cut = Packet {
+            payload_length: 9,
+            ..fragment(&frame, 0, true)
+        };
         fragments.push(&cut, seen(1), &mut tally);
         assert_eq!(tally.datagrams_lost.get(FragmentLoss::Cut), 1);
 

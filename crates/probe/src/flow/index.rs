@@ -21,7 +21,10 @@ impl Index {
     /// An index for `capacity` entries. The memory is reserved at once and touched as it is used.
     pub fn new(capacity: usize) -> Self {
         let buckets = capacity.saturating_mul(2).next_power_of_two().max(16);
-        Self { buckets: vec![0; buckets], mask: buckets - 1 }
+        Self {
+            buckets: vec![0; buckets],
+            mask: buckets - 1,
+        }
     }
 
     /// The slot with this tag for which `is_it` holds.

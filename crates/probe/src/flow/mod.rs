@@ -99,7 +99,8 @@ wire::reasons! {
 pub struct EndedFlow {
     /// When it is exported, in UTC nanoseconds of packet time (see the module's table).
     pub export_time: i64,
-    /// Number of the frame that ended it; `u64::MAX` where no frame did but a timeout or the end of the input.
+    /// Number of the frame that ended it; `u64::MAX` where no frame did but a timeout or the end of the input, and
+    /// `u64::MAX - 1` where it had to make room for fragments whose first fragment did not come in time.
     pub closing_frame: u64,
     /// The flow columns.
     pub record: FlowRecord,
@@ -247,7 +248,10 @@ mod tests {
 
     #[test]
     fn default_settings_are_valid_and_shared_out() {
-        let settings = Settings { workers: 3, ..Settings::default() };
+        let settings = Settings {
+            workers: 3,
+            ..Settings::default()
+        };
         assert_eq!(settings.validate(), Ok(()));
         assert!(settings.share().flows * 3 <= settings.flows);
         assert_eq!(settings.share().validate(), Ok(()));

@@ -55,13 +55,21 @@ impl Scope {
 
     /// VLAN ids, outer-most first; `None` where there is none.
     pub fn vlan_ids(&self) -> Option<Vec<u16>> {
-        let ids = self.vlans.get(..usize::from(self.vlan_count)).unwrap_or(&self.vlans);
+        let ids = self
+            .vlans
+            .get(..usize::from(self.vlan_count))
+            .unwrap_or(&self.vlans);
         (!ids.is_empty()).then(|| ids.to_vec())
     }
 
     /// Names of the encapsulations, outer-most first; `None` where there is none.
     pub fn tunnels(&self) -> Option<Vec<&'static str>> {
-        let names: Vec<_> = self.tunnels.iter().flatten().map(|tunnel| tunnel.name()).collect();
+        let names: Vec<_> = self
+            .tunnels
+            .iter()
+            .flatten()
+            .map(|tunnel| tunnel.name())
+            .collect();
         (!names.is_empty()).then_some(names)
     }
 
@@ -73,7 +81,11 @@ impl Scope {
 
 impl Path {
     fn of(packet: &Packet<'_>) -> Self {
-        Self { src_mac: packet.src_mac, dst_mac: packet.dst_mac, scope: Scope::of(packet) }
+        Self {
+            src_mac: packet.src_mac,
+            dst_mac: packet.dst_mac,
+            scope: Scope::of(packet),
+        }
     }
 }
 
@@ -144,14 +156,22 @@ mod tests {
     #[test]
     fn a_combination_lives_as_long_as_its_flows() {
         let mut paths = Paths::default();
-        let plain = Frame::udp(1, 2).packet();
-        let tagged = Packet { vlans: [7, 8, 0, 0], vlan_count: 2, ..plain };
+        let frame = Frame::udp(1, 2);
+        let plain = frame.packet();
+        let tagged = Packet {
+            vlans: [7, 8, 0, 0],
+            vlan_count: 2,
+            ..plain
+        };
         let first = paths.hold(&plain);
         assert_eq!(paths.hold(&plain), first);
         let second = paths.hold(&tagged);
         assert_ne!(first, second);
         assert!(paths.differs(first, &tagged) && !paths.differs(second, &tagged));
-        assert_eq!(paths.get(second).and_then(|path| path.scope.vlan_ids()), Some(vec![7, 8]));
+        assert_eq!(
+            paths.get(second).and_then(|path| path.scope.vlan_ids()),
+            Some(vec![7, 8])
+        );
         paths.release(first);
         assert!(paths.get(first).is_some());
         paths.release(first);
@@ -163,11 +183,21 @@ mod tests {
     #[test]
     fn no_room_is_no_combination() {
         let mut paths = Paths::default();
-        let plain = Frame::udp(1, 2).packet();
+        let frame = Frame::udp(1, 2);
+        let plain = frame.packet();
         for id in 0..MAX_PATHS as u64 {
-            assert_ne!(paths.hold(&Packet { tunnel_id: Some(id), ..plain }), PathId::NONE);
+            assert_ne!(
+                paths.hold(&Packet {
+                    tunnel_id: Some(id),
+                    ..plain
+                }),
+                PathId::NONE
+            );
         }
-        let one_more = paths.hold(&Packet { tunnel_id: Some(u64::MAX), ..plain });
+        let one_more = paths.hold(&Packet {
+            tunnel_id: Some(u64::MAX),
+            ..plain
+        });
         assert_eq!(one_more, PathId::NONE);
         assert!(paths.get(one_more).is_none() && !paths.differs(one_more, &plain));
         paths.release(one_more);

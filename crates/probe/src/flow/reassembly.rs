@@ -40,7 +40,11 @@ pub struct Budget {
 impl Budget {
     /// At most `limit` bytes in all, and `per_direction` in one direction of one stream.
     pub fn new(limit: usize, per_direction: usize) -> Self {
-        Self { used: 0, limit, per_direction }
+        Self {
+            used: 0,
+            limit,
+            per_direction,
+        }
     }
 
     /// Bytes kept.
@@ -134,7 +138,9 @@ impl Stream {
         }
         let data_at = segment.sequence.wrapping_add(u32::from(segment.syn));
         let captured = segment.payload.len().min(segment.length as usize);
-        let Some(payload) = segment.payload.get(..captured) else { return Ok(()) };
+        let Some(payload) = segment.payload.get(..captured) else {
+            return Ok(());
+        };
         let start = match self.next {
             Some(next) => next,
             // The flow may have begun before the capture: then its first data is where we come in.
@@ -153,7 +159,7 @@ impl Stream {
             let ahead = data_at.wrapping_sub(start) as i32;
             let missing = segment.length.saturating_sub(captured as u32);
             if ahead <= 0 {
-                self.continues(ahead.unsigned_abs(), payload, missing, sinks)?;
+                self.continues(data_at, payload, missing, sinks)?;
             } else {
                 self.comes_early(data_at, payload, missing, sinks)?;
             }
@@ -166,10 +172,17 @@ impl Stream {
     where
         F: FnMut(Input<'_>) -> Outcome,
     {
-        if self.acknowledged.is_none_or(|highest| acknowledgement.wrapping_sub(highest) as i32 > 0) {
+        if self
+            .acknowledged
+            .is_none_or(|highest| acknowledgement.wrapping_sub(highest) as i32 > 0)
+        {
             self.acknowledged = Some(acknowledgement);
         }
-        if self.ended || self.early.is_empty() { Ok(()) } else { self.settle(sinks) }
+        if self.ended || self.early.is_empty() {
+            Ok(())
+        } else {
+            self.settle(sinks)
+        }
     }
 
     /// Feeds what has waited, with the gaps between, and the end. The stream takes nothing more.
@@ -180,7 +193,11 @@ impl Stream {
         while !self.early.is_empty() {
             self.skip_to_early(GapReason::FlowEnd, sinks)?;
         }
-        if std::mem::replace(&mut self.ended, true) { Ok(()) } else { call(sinks, Input::End).map(|_| ()) }
+        if std::mem::replace(&mut self.ended, true) {
+            Ok(())
+        } else {
+            call(sinks, Input::End).map(|_| ())
+        }
     }
 
     /// Forgets everything that is kept; the memory stays for the next use.
@@ -192,13 +209,18 @@ impl Stream {
         unread.shrink_to(4096);
         let mut early = std::mem::take(&mut self.early);
         early.clear();
-        *self = Self { unread, early, ..Self::default() };
+        *self = Self {
+            unread,
+            early,
+            ..Self::default()
+        };
     }
 
-    /// A segment that starts `behind` bytes before the end of the stream.
+    /// A segment that does not start after the end of the stream: feeds what is new in it. Where early segments lie
+    /// in its way, these were first.
     fn continues<F>(
         &mut self,
-        behind: u32,
+        sequence: u32,
         payload: &[u8],
         missing: u32,
         sinks: &mut Sinks<'_, F>,
@@ -206,16 +228,44 @@ impl Stream {
     where
         F: FnMut(Input<'_>) -> Outcome,
     {
-        let old = payload.len().min(behind as usize);
-        let missing = missing.saturating_sub(behind.saturating_sub(old as u32));
-        let Some(payload) = payload.get(old..) else { return Ok(()) };
-        if !payload.is_empty() {
-            self.deliver(payload, sinks)?;
-        }
-        if missing > 0 {
-            self.gap(missing, GapReason::Cut, sinks)?;
+        let total = (payload.len() as u32).wrapping_add(missing);
+        while let Some(next) = self.next {
+            let from = next.wrapping_sub(sequence);
+            if from >= total {
+                break;
+            }
+            let in_the_way = self
+                .early
+                .front()
+                .map(|early| early.sequence.wrapping_sub(sequence));
+            let to = in_the_way.map_or(total, |start| start.clamp(from, total));
+            let captured = |at: u32| (at as usize).min(payload.len());
+            let bytes = payload.get(captured(from)..captured(to)).unwrap_or(&[]);
+            if !bytes.is_empty() {
+                self.deliver(bytes, sinks)?;
+            }
+            let cut = (to - from) - bytes.len() as u32;
+            if cut > 0 {
+                self.gap(cut, GapReason::Cut, sinks)?;
+            }
+            if to < total {
+                self.next_early(sinks)?;
+            }
         }
         Ok(())
+    }
+
+    /// Feeds the first early segment, which continues the stream now.
+    fn next_early<F>(&mut self, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        let Some(early) = self.early.pop_front() else {
+            return Ok(());
+        };
+        self.early_bytes -= early.bytes.len();
+        sinks.budget.used -= early.bytes.len();
+        self.continues(early.sequence, &early.bytes, early.missing, sinks)
     }
 
     /// A segment that starts after the end of the stream.
@@ -232,7 +282,7 @@ impl Stream {
         loop {
             let ahead = sequence.wrapping_sub(self.next.unwrap_or(sequence)) as i32;
             if ahead <= 0 {
-                return self.continues(ahead.unsigned_abs(), payload, missing, sinks);
+                return self.continues(sequence, payload, missing, sinks);
             }
             let room = self.early_bytes.saturating_add(payload.len()) <= sinks.budget.per_direction
                 && self.early.len() < MAX_SEGMENTS
@@ -286,11 +336,21 @@ impl Stream {
         budget: &mut Budget,
     ) {
         let captured = payload.len() as i64;
-        let bytes = payload.get(from.min(captured) as usize..to.min(captured) as usize).unwrap_or(&[]).to_vec();
+        let bytes = payload
+            .get(from.min(captured) as usize..to.min(captured) as usize)
+            .unwrap_or(&[])
+            .to_vec();
         let missing = (to - from) as u32 - bytes.len() as u32;
         self.early_bytes += bytes.len();
         budget.used += bytes.len();
-        self.early.insert(place, Early { sequence: sequence.wrapping_add(from as u32), bytes, missing });
+        self.early.insert(
+            place,
+            Early {
+                sequence: sequence.wrapping_add(from as u32),
+                bytes,
+                missing,
+            },
+        );
     }
 
     /// Feeds early segments whose turn has come, declares holes that the peer says do not exist, and the end.
@@ -301,13 +361,18 @@ impl Stream {
         loop {
             self.drain(sinks)?;
             let Some(first) = self.early.front() else { break };
-            let seen = self.acknowledged.is_some_and(|highest| highest.wrapping_sub(first.sequence) as i32 >= 0);
+            let seen = self
+                .acknowledged
+                .is_some_and(|highest| highest.wrapping_sub(first.sequence) as i32 >= 0);
             if !seen {
                 return Ok(());
             }
             self.skip_to_early(GapReason::Acknowledged, sinks)?;
         }
-        if self.fin.is_some_and(|fin| self.next.is_some_and(|next| next.wrapping_sub(fin) as i32 >= 0)) {
+        if self
+            .fin
+            .is_some_and(|fin| self.next.is_some_and(|next| next.wrapping_sub(fin) as i32 >= 0))
+        {
             self.ended = true;
             call(sinks, Input::End)?;
         }
@@ -320,14 +385,10 @@ impl Stream {
         F: FnMut(Input<'_>) -> Outcome,
     {
         while let (Some(first), Some(next)) = (self.early.front(), self.next) {
-            let ahead = first.sequence.wrapping_sub(next) as i32;
-            if ahead > 0 {
+            if first.sequence.wrapping_sub(next) as i32 > 0 {
                 break;
             }
-            let Some(early) = self.early.pop_front() else { break };
-            self.early_bytes -= early.bytes.len();
-            sinks.budget.used -= early.bytes.len();
-            self.continues(ahead.unsigned_abs(), &early.bytes, early.missing, sinks)?;
+            self.next_early(sinks)?;
         }
         Ok(())
     }
@@ -382,7 +443,9 @@ impl Stream {
     }
 
     fn leave_unread(&mut self, bytes: &[u8], budget: &mut Budget) -> Result<(), Stop> {
-        if self.unread.len().saturating_add(bytes.len()) > budget.per_direction || !budget.has_room(bytes.len()) {
+        if self.unread.len().saturating_add(bytes.len()) > budget.per_direction
+            || !budget.has_room(bytes.len())
+        {
             return Err(Stop::Memory);
         }
         self.unread.extend_from_slice(bytes);
@@ -396,7 +459,11 @@ fn call<F>(sinks: &mut Sinks<'_, F>, input: Input<'_>) -> Result<(usize, usize),
 where
     F: FnMut(Input<'_>) -> Outcome,
 {
-    let available = if let Input::Stream(bytes) = input { bytes.len() } else { 0 };
+    let available = if let Input::Stream(bytes) = input {
+        bytes.len()
+    } else {
+        0
+    };
     let outcome = (sinks.feed)(input);
     match outcome.status {
         Status::Need(need) => Ok((outcome.consumed.min(available), need)),
@@ -421,7 +488,13 @@ mod tests {
 
     impl Recorder {
         fn new(share: usize, need: usize) -> Self {
-            Self { seen: Vec::new(), consumed: 0, share, need, ends: 0 }
+            Self {
+                seen: Vec::new(),
+                consumed: 0,
+                share,
+                need,
+                ends: 0,
+            }
         }
 
         fn feed(&mut self, input: Input<'_>) -> Outcome {
@@ -430,7 +503,10 @@ mod tests {
                 Input::Stream(bytes) => {
                     assert_eq!(self.ends, 0);
                     let unread = &self.seen[self.consumed..];
-                    assert!(bytes.iter().zip(unread).all(|(byte, seen)| Some(*byte) == *seen), "the same bytes again");
+                    assert!(
+                        bytes.iter().zip(unread).all(|(byte, seen)| Some(*byte) == *seen),
+                        "the same bytes again"
+                    );
                     self.seen.truncate(self.consumed);
                     self.seen.extend(bytes.iter().copied().map(Some));
                     consumed = bytes.len() * self.share / 4;
@@ -443,7 +519,10 @@ mod tests {
                 Input::End => self.ends += 1,
                 Input::Datagram(_) => panic!("a stream has no datagrams"),
             }
-            Outcome { consumed, status: Status::Need(self.need) }
+            Outcome {
+                consumed,
+                status: Status::Need(self.need),
+            }
         }
     }
 
@@ -457,7 +536,12 @@ mod tests {
     impl Harness {
         fn new(limit: usize, per_direction: usize, recorder: Recorder) -> Self {
             let budget = Budget::new(limit, per_direction);
-            Self { stream: Stream::default(), budget, tally: Tally::default(), recorder }
+            Self {
+                stream: Stream::default(),
+                budget,
+                tally: Tally::default(),
+                recorder,
+            }
         }
 
         fn run(
@@ -467,7 +551,12 @@ mod tests {
                 &mut Sinks<'_, &mut dyn FnMut(Input<'_>) -> Outcome>,
             ) -> Result<(), Stop>,
         ) -> Result<(), Stop> {
-            let Self { stream, budget, tally, recorder } = self;
+            let Self {
+                stream,
+                budget,
+                tally,
+                recorder,
+            } = self;
             let feed: &mut dyn FnMut(Input<'_>) -> Outcome = &mut |input| recorder.feed(input);
             step(stream, &mut Sinks { feed, budget, tally })
         }
@@ -477,21 +566,34 @@ mod tests {
         }
 
         fn flagged(&mut self, sequence: u32, payload: &[u8], length: u32, syn: bool, fin: bool) {
-            let segment = Segment { sequence, syn, fin, payload, length };
+            let segment = Segment {
+                sequence,
+                syn,
+                fin,
+                payload,
+                length,
+            };
             assert_eq!(self.run(|stream, sinks| stream.segment(segment, sinks)), Ok(()));
         }
 
         fn acknowledge(&mut self, acknowledgement: u32) {
-            assert_eq!(self.run(|stream, sinks| stream.acknowledge(acknowledgement, sinks)), Ok(()));
+            assert_eq!(
+                self.run(|stream, sinks| stream.acknowledge(acknowledgement, sinks)),
+                Ok(())
+            );
         }
 
         fn finish(&mut self) {
-            assert_eq!(self.run(Stream::finish), Ok(()));
+            assert_eq!(self.run(|stream, sinks| stream.finish(sinks)), Ok(()));
         }
 
         /// Bytes as text, `?` where one is missing.
         fn text(&self) -> String {
-            self.recorder.seen.iter().map(|byte| byte.map_or('?', char::from)).collect()
+            self.recorder
+                .seen
+                .iter()
+                .map(|byte| byte.map_or('?', char::from))
+                .collect()
         }
     }
 
@@ -508,7 +610,11 @@ mod tests {
         assert_eq!((harness.text().as_str(), harness.recorder.ends), ("fastopen!", 1));
         harness.segment(6, b"!");
         harness.finish();
-        assert_eq!((harness.text().as_str(), harness.recorder.ends), ("fastopen!", 1), "nothing after the end");
+        assert_eq!(
+            (harness.text().as_str(), harness.recorder.ends),
+            ("fastopen!", 1),
+            "nothing after the end"
+        );
     }
 
     #[test]
@@ -588,8 +694,17 @@ mod tests {
     fn a_reader_that_never_consumes_is_stopped() {
         let mut harness = Harness::new(10, 100, Recorder::new(0, 0));
         harness.segment(0, b"0123456789");
-        let more = Segment { sequence: 10, syn: false, fin: false, payload: b"x", length: 1 };
-        assert_eq!(harness.run(|stream, sinks| stream.segment(more, sinks)), Err(Stop::Memory));
+        let more = Segment {
+            sequence: 10,
+            syn: false,
+            fin: false,
+            payload: b"x",
+            length: 1,
+        };
+        assert_eq!(
+            harness.run(|stream, sinks| stream.segment(more, sinks)),
+            Err(Stop::Memory)
+        );
         let Harness { stream, budget, .. } = &mut harness;
         stream.reset(budget);
         assert_eq!(budget.used(), 0);

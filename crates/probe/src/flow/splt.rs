@@ -47,7 +47,9 @@ impl Splt {
 
     /// Column `splt_directions`.
     pub fn directions(&self) -> Vec<i8> {
-        (0..self.packets).map(|packet| if self.reverse >> packet & 1 == 1 { -1 } else { 1 }).collect()
+        (0..self.packets)
+            .map(|packet| if self.reverse >> packet & 1 == 1 { -1 } else { 1 })
+            .collect()
     }
 }
 
@@ -59,7 +61,11 @@ mod tests {
     fn keeps_the_first_packets_and_no_more() {
         let mut splt = Splt::default();
         for packet in 0..25 {
-            let direction = if packet % 3 == 0 { Direction::Reverse } else { Direction::Forward };
+            let direction = if packet % 3 == 0 {
+                Direction::Reverse
+            } else {
+                Direction::Forward
+            };
             splt.push(direction, 100 + packet, u64::from(packet));
         }
         assert!(splt.is_full());

@@ -133,7 +133,13 @@ impl Side {
     pub fn lengths(&self) -> Option<Summary> {
         (self.packets > 0).then(|| {
             let (min, max) = (u64::from(self.length_min), u64::from(self.length_max));
-            Summary::new(self.packets, u128::from(self.bytes), self.length_squares.get(), min, max)
+            Summary::new(
+                self.packets,
+                u128::from(self.bytes),
+                self.length_squares.get(),
+                min,
+                max,
+            )
         })
     }
 
@@ -216,8 +222,6 @@ pub struct Cold {
     pub checksum_errors: u32,
     /// MAC addresses, VLANs and tunnels of the first packet.
     pub path: PathId,
-    /// Whether the first packet of the flow went in reverse.
-    pub path_reverse: bool,
     /// Column `key_ambiguous`.
     pub key_ambiguous: bool,
     /// How far the handshake has been seen.
@@ -239,7 +243,6 @@ impl Default for Cold {
             fragments: 0,
             checksum_errors: 0,
             path: PathId::NONE,
-            path_reverse: false,
             key_ambiguous: false,
             handshake: Handshake::default(),
             icmp: [0; 2],
@@ -277,7 +280,11 @@ impl Hot {
     /// Which way a packet goes.
     #[inline]
     pub fn direction(&self, packet: &Packet<'_>) -> Direction {
-        if packet.from_high == self.initiator_high { Direction::Forward } else { Direction::Reverse }
+        if packet.from_high == self.initiator_high {
+            Direction::Forward
+        } else {
+            Direction::Reverse
+        }
     }
 
     /// One direction.
@@ -375,7 +382,10 @@ impl Flow<'_> {
     /// Counts what few packets have: fragments and checksum errors.
     pub fn count_faults(&mut self, fragment: Option<Fragment>, checksum_error: bool) {
         self.cold.fragments = self.cold.fragments.saturating_add(u32::from(fragment.is_some()));
-        self.cold.checksum_errors = self.cold.checksum_errors.saturating_add(u32::from(checksum_error));
+        self.cold.checksum_errors = self
+            .cold
+            .checksum_errors
+            .saturating_add(u32::from(checksum_error));
     }
 
     /// Takes the direction and what is only told at the beginning from the flow's first packet.
@@ -386,7 +396,10 @@ impl Flow<'_> {
         };
         self.hot.basis = basis;
         self.hot.initiator_high = packet.from_high == from_initiator;
-        *self.cold = Cold { flow_id, path_reverse: !from_initiator, ..Cold::default() };
+        *self.cold = Cold {
+            flow_id,
+            ..Cold::default()
+        };
         if let Transport::Icmp { kind, code } = packet.transport {
             self.cold.icmp = [kind, code];
         }
@@ -402,7 +415,12 @@ mod tests {
     fn a_flow_fits_its_budget() {
         // Design §6: at most 400 B without layer-7 state and SPLT.
         let state = size_of::<Hot>() + size_of::<Cold>() + crate::flow::expiry::TIMER_BYTES;
-        assert!(state <= 400, "{} + {} + timer = {state}", size_of::<Hot>(), size_of::<Cold>());
+        assert!(
+            state <= 400,
+            "{} + {} + timer = {state}",
+            size_of::<Hot>(),
+            size_of::<Cold>()
+        );
     }
 
     #[test]
@@ -410,7 +428,11 @@ mod tests {
         let timeouts = Timeouts { idle: 10, active: 15 };
         let mut hot = Hot::new(Frame::udp(1, 2).packet().key, 0);
         hot.seen = 100;
-        assert_eq!(hot.deadline(timeouts), 110, "without packets only idleness counts");
+        assert_eq!(
+            hot.deadline(timeouts),
+            110,
+            "without packets only idleness counts"
+        );
         hot.add(Direction::Forward, &Frame::udp(1, 2).packet(), 98, 60);
         assert_eq!(hot.deadline(timeouts), 110);
         hot.seen = 105;
@@ -424,7 +446,11 @@ mod tests {
     #[test]
     fn both_directions_together() {
         let mut hot = Hot::new(Frame::udp(1, 2).packet().key, 0);
-        let packet = |ip_length| Packet { ip_length, ..Frame::udp(1, 2).packet() };
+        let frame = Frame::udp(1, 2);
+        let packet = |ip_length| Packet {
+            ip_length,
+            ..frame.packet()
+        };
         hot.add(Direction::Reverse, &packet(100), 1000, 114);
         hot.add(Direction::Forward, &packet(40), 1010, 60);
         hot.add(Direction::Forward, &packet(70), 1005, 84);

@@ -46,7 +46,11 @@ pub struct Arrivals {
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { min: u64::MAX, max: 0, squares: Sum96::default() }
+        Self {
+            min: u64::MAX,
+            max: 0,
+            squares: Sum96::default(),
+        }
     }
 }
 
@@ -56,9 +60,17 @@ impl Arrivals {
     pub fn observe(&mut self, latest: i64, time: i64) {
         let interval = if time > latest { time.abs_diff(latest) } else { 0 };
         // By value: the fields of a packed struct cannot be borrowed.
-        let Self { min, max, mut squares } = *self;
+        let Self {
+            min,
+            max,
+            mut squares,
+        } = *self;
         squares.add_square(interval);
-        *self = Self { min: min.min(interval), max: max.max(interval), squares };
+        *self = Self {
+            min: min.min(interval),
+            max: max.max(interval),
+            squares,
+        };
     }
 
     /// The statistics over `packets` packets of which the first has timestamp `first` and the latest `latest`;
@@ -95,7 +107,12 @@ impl Summary {
             .zip(sum.checked_mul(sum))
             .map(|(squares, square)| squares.saturating_sub(square) as f64 / (count_f64 * count_f64));
         let variance = exact.unwrap_or_else(|| (squares as f64 / count_f64 - mean * mean).max(0.0));
-        Self { min, mean, max, stddev: variance.sqrt() }
+        Self {
+            min,
+            mean,
+            max,
+            stddev: variance.sqrt(),
+        }
     }
 }
 
@@ -130,7 +147,11 @@ mod tests {
             latest = latest.max(time);
         }
         let summary = arrivals.summary(4, 100, latest).unwrap();
-        assert_eq!((summary.min, summary.max), (0, 10), "the last is 5 later than the latest before it");
+        assert_eq!(
+            (summary.min, summary.max),
+            (0, 10),
+            "the last is 5 later than the latest before it"
+        );
         assert_eq!(summary.mean.to_bits(), 5.0_f64.to_bits());
     }
 

@@ -104,7 +104,10 @@ impl Local {
     }
 
     fn flow(&mut self, slot: u32) -> Flow<'_> {
-        Flow { hot: &mut self.hot[slot as usize], cold: &mut self.cold[slot as usize] }
+        Flow {
+            hot: &mut self.hot[slot as usize],
+            cold: &mut self.cold[slot as usize],
+        }
     }
 
     /// A slot for a new flow.
@@ -154,7 +157,9 @@ impl FlowTable for Local {
     fn expire(&mut self, now: i64, mut visit: impl FnMut(Flow<'_>, i64) -> Next) {
         loop {
             let deadline_of = Self::deadline_of(&self.hot, &self.cold, self.timeouts);
-            let Some((slot, deadline)) = self.expiry.next_due(now, deadline_of) else { return };
+            let Some((slot, deadline)) = self.expiry.next_due(now, deadline_of) else {
+                return;
+            };
             match visit(self.flow(slot), deadline) {
                 Next::Keep | Next::Reschedule => self.schedule(slot),
                 Next::Remove => self.remove(slot),
@@ -174,7 +179,9 @@ impl FlowTable for Local {
             let hot = &self.hot[slot as usize];
             hot.deadline(self.timeouts) == hot.idle_deadline(self.timeouts)
         };
-        let Some(slot) = self.expiry.first(EVICTION_PATIENCE, deadline_of, silent) else { return false };
+        let Some(slot) = self.expiry.first(EVICTION_PATIENCE, deadline_of, silent) else {
+            return false;
+        };
         visit(self.flow(slot));
         self.remove(slot);
         true
@@ -186,7 +193,11 @@ impl FlowTable for Local {
         for slot in &self.free {
             used[*slot as usize] = false;
         }
-        let in_use = used.iter().enumerate().filter(|(_, used)| **used).map(|(slot, _)| slot as u32);
+        let in_use = used
+            .iter()
+            .enumerate()
+            .filter(|(_, used)| **used)
+            .map(|(slot, _)| slot as u32);
         slots.extend(in_use.map(|slot| (self.cold[slot as usize].flow_id, slot)));
         slots.sort_unstable();
         for (_, slot) in slots {

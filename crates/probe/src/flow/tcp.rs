@@ -56,7 +56,8 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
     };
     let sides = &flow.hot.sides;
     let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.fin);
-    let silent = clock.saturating_sub(flow.hot.seen) > super::LINGER_NS && sides.iter().all(|side| side.begun);
+    let silent =
+        clock.saturating_sub(flow.hot.seen) > super::LINGER_NS && sides.iter().all(|side| side.begun);
     if !over && !silent {
         return false;
     }
@@ -65,7 +66,13 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
 
 /// Takes a segment into account.
 #[inline]
-pub fn observe(flow: &mut Flow<'_>, direction: Direction, packet: &Packet<'_>, tcp: &Tcp, time: i64) -> Transition {
+pub fn observe(
+    flow: &mut Flow<'_>,
+    direction: Direction,
+    packet: &Packet<'_>,
+    tcp: &Tcp,
+    time: i64,
+) -> Transition {
     flow.hot.sides[usize::from(direction == Direction::Reverse)].flags |= tcp.flags;
     if tcp.flags & RST != 0 {
         return Transition::Reset;
@@ -90,7 +97,10 @@ pub fn observe(flow: &mut Flow<'_>, direction: Direction, packet: &Packet<'_>, t
     if tcp.flags & ACK != 0 && other.fin && !is_after(other.sequence_end, tcp.acknowledgement) {
         other.fin_acknowledged = true;
     }
-    match (side.fin && other.fin, side.fin_acknowledged && other.fin_acknowledged) {
+    match (
+        side.fin && other.fin,
+        side.fin_acknowledged && other.fin_acknowledged,
+    ) {
         (true, true) => Transition::Close,
         (true, false) if !both_before => Transition::Linger,
         _ => Transition::Continue,
@@ -100,8 +110,9 @@ pub fn observe(flow: &mut Flow<'_>, direction: Direction, packet: &Packet<'_>, t
 /// Retransmissions and gaps (columns `tcp_retransmissions_fwd`, `tcp_out_of_order_fwd`).
 #[inline]
 fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
-    let occupied =
-        payload_length.wrapping_add(u32::from(tcp.flags & SYN != 0)).wrapping_add(u32::from(tcp.flags & FIN != 0));
+    let occupied = payload_length
+        .wrapping_add(u32::from(tcp.flags & SYN != 0))
+        .wrapping_add(u32::from(tcp.flags & FIN != 0));
     let end = tcp.sequence.wrapping_add(occupied);
     if !side.begun {
         side.begun = true;
