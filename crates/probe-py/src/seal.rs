@@ -327,6 +327,7 @@ fn verify_receipt<'py>(py: Python<'py>, receipt: &str, ca: &[u8], at: i64) -> Py
         .verify_receipt(receipt, at)
         .map_err(|error| not_a_receipt(&error))?;
     let dict = PyDict::new(py);
+    dict.set_item("v", receipt.v)?;
     dict.set_item("iss", receipt.iss)?;
     dict.set_item("probe", receipt.probe)?;
     dict.set_item("chain", receipt.chain.to_string())?;
@@ -344,6 +345,7 @@ fn verify_head<'py>(py: Python<'py>, head: &str, ca: &[u8], at: i64) -> PyResult
         .verify_head(head, at)
         .map_err(|error| not_a_receipt(&error))?;
     let dict = PyDict::new(py);
+    dict.set_item("v", head.v)?;
     dict.set_item("iss", head.iss)?;
     dict.set_item("probe", head.probe)?;
     dict.set_item("chain", head.chain.to_string())?;
