@@ -16,7 +16,7 @@ use super::jws::to_base64url;
 use super::manifest::{ALGORITHM, Header, TYPE};
 
 /// A probe signs with RSA-4096: length of modulus and signature in bytes.
-const KEY_BYTES: usize = 512;
+pub(crate) const SIGNATURE_BYTES: usize = 512;
 /// Longest key or certificate file that is read, in bytes.
 const MAX_PEM_BYTES: u64 = 64 * 1024;
 
@@ -194,7 +194,7 @@ fn rsa_key(pem: &[u8]) -> Result<RsaKeyPair, SignerError> {
             "it is not an RSA key ({error}); `dpi-probe pki issue` makes one"
         ))
     })?;
-    if key.public_modulus_len() != KEY_BYTES {
+    if key.public_modulus_len() != SIGNATURE_BYTES {
         let bits = key.public_modulus_len() * 8;
         return Err(SignerError::Key(format!(
             "it is an RSA key of {bits} bits; a probe signs with RSA-4096: `dpi-probe pki issue` makes one"
