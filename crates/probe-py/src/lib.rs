@@ -6,6 +6,7 @@
 mod error;
 mod read;
 mod row;
+mod seal;
 
 use pyo3::prelude::*;
 
@@ -21,5 +22,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::link_types, module)?)?;
     module.add_function(wrap_pyfunction!(read::account_table, module)?)?;
     module.add_function(wrap_pyfunction!(read::format_of, module)?)?;
+    seal::register(module)?;
     Ok(())
 }
