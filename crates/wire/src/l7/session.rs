@@ -160,7 +160,7 @@ impl Session {
     }
 
     /// The addresses that DNS answers of this flow gave for the names that were asked, in order of arrival: each the
-    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_LISTED`].
+    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_ANSWERS`].
     pub fn dns_addresses(&self) -> impl Iterator<Item = (&str, Address)> {
         match self.dissector() {
             Some(Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns)) => Some(dns.addresses()),

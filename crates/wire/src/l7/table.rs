@@ -65,7 +65,7 @@ macro_rules! protocols {
             }
 
             /// The members of its record struct; empty where it shares another protocol's struct (mDNS and LLMNR fill
-            /// that of DNS), and then there is no struct column of its name.
+            /// that of DNS, SSDP that of HTTP), and then there is no struct column of its name.
             pub const fn columns(self) -> &'static [Column] {
                 match self { $(Self::$variant => $columns,)+ }
             }
@@ -143,6 +143,16 @@ protocols! {
         identify: http1::identify,
         dissector: http1::Http,
         columns: http1::Record::COLUMNS,
+    }
+    /// Simple Service Discovery Protocol (UPnP Device Architecture §1): HTTP messages in datagrams; they are in the struct `http`.
+    Ssdp {
+        name: "ssdp",
+        category: "network",
+        transports: Datagram,
+        ports: [1900],
+        identify: http1::identify_datagram,
+        dissector: http1::Http,
+        columns: &[],
     }
     /// Multicast DNS (RFC 6762); its messages are in the struct `dns`.
     Mdns {

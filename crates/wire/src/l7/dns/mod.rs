@@ -14,8 +14,12 @@ use crate::cursor::Cursor;
 use message::{HEADER_BYTES, Header, Question, Resource};
 use std::borrow::Cow;
 
-/// Questions, answers and addresses that are listed for one flow, each; further ones are counted.
-pub const MAX_LISTED: usize = 64;
+/// Questions that are listed for one flow; further ones are counted. A tunnel asks hundreds, which tell it apart.
+pub const MAX_QUERIES: usize = 256;
+/// Answers and addresses that are listed for one flow, each; further ones are counted.
+pub const MAX_ANSWERS: usize = 64;
+/// Bytes of text in each of the two lists, beyond which nothing is added.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Questions and records that are read of one message; no message of 64 KiB that means well has more.
 const MAX_RECORDS: u16 = 1024;
 
@@ -48,9 +52,9 @@ crate::record! {
 crate::record! {
     /// The DNS, mDNS or LLMNR messages of a flow.
     pub struct Record {
-        /// Questions in order of arrival, each listed once; those of responses too, if they were not asked before. At most 64.
+        /// Questions in order of arrival, each listed once; those of responses too, if they were not asked before. At most 256, and 64 KiB of names.
         queries: Vec<Query>,
-        /// Resource records of answer sections in order of arrival, each listed once. At most 64.
+        /// Resource records of answer sections in order of arrival, each listed once. At most 64, and 64 KiB of text.
         answers: Vec<Answer>,
         /// Response code of the latest response, with the upper bits of EDNS (RFC 6891): `NOERROR`, `NXDOMAIN`, ….
         rcode: Option<Cow<'static, str>>,
@@ -85,6 +89,9 @@ pub(super) struct Dns {
     record: Record,
     /// Index of the query and the address that it led to.
     addresses: Vec<(u8, Address)>,
+    /// Bytes of text in the list of queries and in that of answers.
+    query_bytes: usize,
+    answer_bytes: usize,
     /// The bytes of a message in each stream direction that a gap did not reach.
     skip: [usize; 2],
     /// Stream directions in which message boundaries are lost, or that are closed.
@@ -234,10 +241,12 @@ impl Dns {
         if let Some(index) = queries.iter().position(|listed| *listed == query) {
             return u8::try_from(index).ok();
         }
-        if queries.len() >= MAX_LISTED {
+        let bytes = self.query_bytes.saturating_add(query.name.len());
+        if queries.len() >= MAX_QUERIES || bytes > MAX_TEXT_BYTES {
             self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
             return None;
         }
+        self.query_bytes = bytes;
         queries.push(query);
         u8::try_from(queries.len().saturating_sub(1)).ok()
     }
@@ -245,7 +254,7 @@ impl Dns {
     fn add_answer(&mut self, resource: Resource, asked: Option<u8>) {
         if let (Some(address), Some(index)) = (resource.address, asked) {
             let pair = (index, address);
-            if self.addresses.len() < MAX_LISTED && !self.addresses.contains(&pair) {
+            if self.addresses.len() < MAX_ANSWERS && !self.addresses.contains(&pair) {
                 self.addresses.push(pair);
             }
         }
@@ -261,7 +270,9 @@ impl Dns {
         if answers.iter().any(same) {
             return;
         }
-        if answers.len() < MAX_LISTED {
+        let bytes = self.answer_bytes.saturating_add(answer.name.len()).saturating_add(answer.data.len());
+        if answers.len() < MAX_ANSWERS && bytes <= MAX_TEXT_BYTES {
+            self.answer_bytes = bytes;
             answers.push(answer);
         } else {
             self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
@@ -289,6 +300,9 @@ pub(super) fn identify_by_port(bytes: &[u8], hint: Hint) -> Verdict {
     if hint.port { identify(bytes, hint) } else { Verdict::No }
 }
 
+/// More than any question has: a name of 255 bytes, type and class.
+const MAX_QUESTION_BYTES: usize = 260;
+
 /// Whether `bytes` begin a message of `length` bytes. The header and the first question decide.
 fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
     let short = if bytes.len() < length { Verdict::More } else { Verdict::No };
@@ -313,23 +327,19 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
     if !port && (header.questions != 1 || least > length || (!header.response && header.answers > 0)) {
         return Verdict::No;
     }
-    if port && (total > 4096 || (total == 0 && !header.response)) {
-        return Verdict::No;
-    }
-    if header.questions == 0 {
-        return Verdict::Yes;
+    // On the port of DNS a message may be damaged, or cut short by its capture: then its header has to do.
+    let sound_header = !header.reserved && matches!(header.opcode, 0 | 4 | 5) && header.code <= 11 && total <= 64;
+    if port && header.questions == 0 {
+        return if sound_header && (total > 0 || header.response) { Verdict::Yes } else { Verdict::No };
     }
     let seen = cursor.len();
     let question = match Question::parse(bytes, &mut cursor) {
         Ok(question) => question,
-        Err(_) if seen < 260 && bytes.len() < length => return Verdict::More,
-        Err(_) => return Verdict::No,
+        Err(_) if seen < MAX_QUESTION_BYTES && bytes.len() < length => return Verdict::More,
+        Err(_) => return if port && sound_header { Verdict::Yes } else { Verdict::No },
     };
     let class = question.class & 0x7fff;
-    if port {
-        return Verdict::Yes;
-    }
     let known = matches!(class, 1 | 3 | 4 | 255) && !message::type_name(question.kind).starts_with("TYPE");
     let alone = total == 1 && length != bytes.len().saturating_sub(cursor.len());
-    if known && !alone { Verdict::Yes } else { Verdict::No }
+    if (port && (sound_header || known)) || (known && !alone) { Verdict::Yes } else { Verdict::No }
 }

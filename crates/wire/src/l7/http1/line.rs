@@ -29,6 +29,10 @@ impl<'a> RequestLine<'a> {
         let space = line.iter().position(|&byte| byte == b' ')?;
         let (method, rest) = line.split_at_checked(space)?;
         let rest = trim(rest);
+        if is_method(method) && version(rest).is_some_and(<[u8]>::is_empty) {
+            // Without a target, which servers answer with an error.
+            return Some(Self { method, target: b"" });
+        }
         // Clients send targets with spaces inside: the version is what stands behind the last one.
         let space = rest.iter().rposition(|&byte| byte == b' ')?;
         let (target, version_text) = rest.split_at_checked(space)?;
@@ -157,7 +161,7 @@ mod tests {
         let request = RequestLine::parse(b"GET /a b HTTP/1.1");
         assert_eq!(request, Some(RequestLine { method: b"GET", target: b"/a b" }), "spaces in the target");
         assert_eq!(RequestLine::parse(b"OPTIONS rtsp://host RTSP/1.0"), None);
-        assert_eq!(RequestLine::parse(b"GET HTTP/1.1"), None);
+        assert_eq!(RequestLine::parse(b"GET HTTP/1.1"), Some(RequestLine { method: b"GET", target: b"" }));
         assert_eq!(RequestLine::parse(b"G@T / HTTP/1.1"), None);
         assert_eq!(StatusLine::parse(b"HTTP/1.1 200 OK"), Some(StatusLine { code: 200 }));
         assert_eq!(StatusLine::parse(b"HTTP/1.0 404"), Some(StatusLine { code: 404 }));

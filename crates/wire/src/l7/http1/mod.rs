@@ -184,7 +184,8 @@ impl Dissect for Http {
     fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
         let index = side_of(context.direction);
         match input {
-            Input::Stream(bytes) | Input::Datagram(bytes) => self.stream(index, bytes),
+            Input::Stream(bytes) => self.stream(index, bytes),
+            Input::Datagram(bytes) => self.datagram(index, bytes),
             Input::Gap(length) => {
                 self.gap(index, length);
                 Outcome::none(self.status())
@@ -234,6 +235,15 @@ impl Http {
             _ => None,
         });
         stopped.unwrap_or(Status::Done)
+    }
+
+    /// A datagram is one message, whatever came before (SSDP). Its requests are not answered in order, or not at all.
+    fn datagram(&mut self, index: usize, bytes: &[u8]) -> Outcome {
+        self.sides = <[Side; 2]>::default();
+        self.waiting.clear();
+        self.stream(index, bytes);
+        self.sides = <[Side; 2]>::default();
+        Outcome::all(bytes)
     }
 
     fn stream(&mut self, index: usize, bytes: &[u8]) -> Outcome {
@@ -522,6 +532,14 @@ impl Side {
             _ => State::Stopped(Status::GaveUp(Limit::MessageLength)),
         };
     }
+}
+
+/// SSDP: a request with one of its methods, or, on its port, a response.
+pub(super) fn identify_datagram(bytes: &[u8], hint: Hint) -> Verdict {
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let request = RequestLine::parse(line).is_some_and(|request| [b"M-SEARCH".as_slice(), b"NOTIFY"].contains(&request.method));
+    if request || (hint.port && StatusLine::parse(line).is_some()) { Verdict::Yes } else { Verdict::No }
 }
 
 /// A whole request or status line.

@@ -237,6 +237,11 @@ impl Quic {
         self.messages(index, crypto).map_err(|Short| Status::Malformed(Malformed::BadLength))
     }
 
+    /// The type of CRYPTO frames: Google's versions kept their own frame types.
+    fn crypto_frame(&self) -> u64 {
+        if self.keys.as_ref().is_some_and(|keys| keys.google_frames) { 0x08 } else { 0x06 }
+    }
+
     /// Reads one frame; whether the next can be read.
     fn frame(&mut self, index: usize, cursor: &mut Cursor<'_>) -> Result<bool, FrameError> {
         match varint(cursor)? {
@@ -257,7 +262,7 @@ impl Quic {
                     }
                 }
             }
-            0x06 => {
+            kind if kind == self.crypto_frame() => {
                 let offset = varint(cursor)?;
                 let length = varint(cursor)?;
                 let data = cursor.take(usize::try_from(length).map_err(|_| FrameError::Short)?)?;
@@ -276,10 +281,11 @@ impl Quic {
         let Some(stream) = self.streams.get_mut(index) else { return Ok(()) };
         while let Some((kind, body)) = stream.next_message() {
             match kind {
-                tls::CLIENT_HELLO if from_client && !self.tls.has_client_hello() => {
+                tls::CLIENT_HELLO if from_client => {
                     let hello = ClientHello::parse(body)?;
-                    self.tls.set_client_hello(&hello, Carrier::Quic, crypto);
-                    self.record.user_agent = hello.quic_transport_parameters.and_then(user_agent);
+                    self.tls.add_client_hello(&hello, Carrier::Quic, crypto);
+                    let named = hello.quic_transport_parameters.and_then(user_agent);
+                    self.record.user_agent = self.record.user_agent.take().or(named);
                 }
                 tls::SERVER_HELLO if !from_client && !self.server_hello => {
                     let hello = ServerHello::parse(body)?;
@@ -324,7 +330,8 @@ fn user_agent(parameters: &[u8]) -> Option<String> {
     }
 }
 
-/// A long header of a known version, or a version negotiation that lists one.
+/// A long header of a known version, a version negotiation that lists one, or a client's first Initial packet with a
+/// version that is meant to be refused.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
     let Ok((header, _)) = LongHeader::parse(bytes) else { return Verdict::No };
     let plausible = match header.body {
@@ -332,6 +339,11 @@ pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
             list.len() % 4 == 0 && list.chunks_exact(4).any(|number| {
                 <[u8; 4]>::try_from(number).is_ok_and(|number| Version::find(u32::from_be_bytes(number)).is_some())
             })
+        }
+        // RFC 9000 §14.1: a datagram with a client's Initial packet has at least 1,200 bytes. Less than the number is
+        // known of a reserved version, so that this must hold too.
+        Body::Protected { kind, .. } if header.version.is_some_and(Version::is_reserved) => {
+            kind == Kind::Initial && bytes.len() >= 1200 && header.destination.len() >= 8
         }
         // RFC 9000 §17.2: the fixed bit is 1 until both sides have agreed otherwise (RFC 9287).
         Body::Protected { .. } | Body::Retry => bytes.first().is_some_and(|first| first & 0x40 != 0),

@@ -98,6 +98,8 @@ pub(super) struct PacketKeys {
 pub(super) struct InitialKeys {
     /// The version that they belong to.
     pub(super) version: u32,
+    /// Whether the packets have Google's frame types.
+    pub(super) google_frames: bool,
     pub(super) client: PacketKeys,
     pub(super) server: PacketKeys,
 }
@@ -119,7 +121,12 @@ impl InitialKeys {
                 header_protection: expand(&secret, header_protection, crypto),
             }
         };
-        Self { version: version.number, client: keys("client in"), server: keys("server in") }
+        Self {
+            version: version.number,
+            google_frames: version.google_frames,
+            client: keys("client in"),
+            server: keys("server in"),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) struct Version {
     pub(super) salt: [u8; 20],
     /// Version 2 has its own key labels and packet type numbers (RFC 9369 §3).
     pub(super) second: bool,
+    /// Google's own versions have their own frame types.
+    pub(super) google_frames: bool,
 }
 
 /// What a long header's type bits mean.
@@ -27,7 +29,15 @@ pub(super) enum Kind {
 impl Version {
     /// The version of that number, if it is known.
     pub(super) fn find(number: u32) -> Option<&'static Self> {
+        // RFC 9000 §15: numbers of this form are reserved, to make a server negotiate. Clients protect such a packet as
+        // one of the version that they prefer; the drafts were most used with it.
+        let number = if number & 0x0f0f_0f0f == 0x0a0a_0a0a { RESERVED } else { number };
         VERSIONS.iter().find(|version| version.number == number)
+    }
+
+    /// Whether it stands for the numbers that are reserved to provoke a version negotiation.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.number == RESERVED
     }
 
     /// The packet type of a long header's first byte.
@@ -51,6 +61,9 @@ pub(super) fn name(number: u32) -> Cow<'static, str> {
     }
 }
 
+/// The number under which all reserved versions are in the table.
+const RESERVED: u32 = 0x0a0a_0a0a;
+
 const SALT_V1: [u8; 20] = [
     0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad, 0xcc, 0xbb, 0x7f, 0x0a,
 ];
@@ -70,14 +83,21 @@ const SALT_DRAFT_22: [u8; 20] = [
     0x7f, 0xbc, 0xdb, 0x0e, 0x7c, 0x66, 0xbb, 0xe9, 0x19, 0x3a, 0x96, 0xcd, 0x21, 0x51, 0x9e, 0xbd, 0x7a, 0x02, 0x64, 0x4a,
 ];
 
+const SALT_T050: [u8; 20] = [
+    0x7f, 0xf5, 0x79, 0xe5, 0xac, 0xd0, 0x72, 0x91, 0x55, 0x80, 0x30, 0x4c, 0x43, 0xa2, 0x36, 0x7c, 0x60, 0x48, 0x83, 0x10,
+];
+const SALT_T051: [u8; 20] = [
+    0x7a, 0x4e, 0xde, 0xf4, 0xe7, 0xcc, 0xee, 0x5f, 0xa4, 0x50, 0x6c, 0x19, 0x12, 0x4f, 0xc8, 0xcc, 0xda, 0x6e, 0x03, 0x3d,
+];
+
 const fn version(number: u32, name: &'static str, salt: [u8; 20]) -> Version {
-    Version { number, name, salt, second: false }
+    Version { number, name, salt, second: false, google_frames: false }
 }
 
 const VERSIONS: &[Version] = &[
     version(0x0000_0001, "1", SALT_V1),
-    Version { number: 0x6b33_43cf, name: "2", salt: SALT_V2, second: true },
-    Version { number: 0x709a_50c4, name: "2-draft", salt: SALT_V2_DRAFT, second: true },
+    Version { number: 0x6b33_43cf, name: "2", salt: SALT_V2, second: true, google_frames: false },
+    Version { number: 0x709a_50c4, name: "2-draft", salt: SALT_V2_DRAFT, second: true, google_frames: false },
     version(0xff00_0022, "draft-34", SALT_V1),
     version(0xff00_0021, "draft-33", SALT_V1),
     version(0xff00_0020, "draft-32", SALT_DRAFT_29),
@@ -91,7 +111,12 @@ const VERSIONS: &[Version] = &[
     version(0xff00_0018, "draft-24", SALT_DRAFT_23),
     version(0xff00_0017, "draft-23", SALT_DRAFT_23),
     version(0xff00_0016, "draft-22", SALT_DRAFT_22),
+    version(RESERVED, "reserved", SALT_DRAFT_29),
+    // Google's versions that carried TLS before the RFC.
+    Version { number: 0x5430_3530, name: "T050", salt: SALT_T050, second: false, google_frames: true },
+    Version { number: 0x5430_3531, name: "T051", salt: SALT_T051, second: false, google_frames: true },
     // mvfst, Meta's implementation, numbered its own deployments of the drafts.
+    version(0xface_b00e, "mvfst-e", SALT_DRAFT_23),
     version(0xface_b002, "mvfst-2", SALT_DRAFT_23),
     version(0xface_b001, "mvfst-1", SALT_DRAFT_22),
 ];

@@ -56,8 +56,23 @@ mod message {
     pub(super) const HIGHEST: u8 = 25;
 }
 
+/// ClientHellos after the first that are kept: one follows a HelloRetryRequest.
+const MAX_FURTHER_HELLOS: usize = 4;
+
 crate::record! {
-    /// The TLS handshake of a flow, as far as it is in the clear. Of several ClientHellos the first is shown.
+    /// A ClientHello after the first.
+    pub struct FurtherHello {
+        /// Its server name indication.
+        sni: Option<String>,
+        /// Its JA3.
+        ja3: String,
+        /// Its JA4. After a HelloRetryRequest it usually differs from the first in extensions.
+        ja4: String,
+    }
+}
+
+crate::record! {
+    /// The TLS handshake of a flow, as far as it is in the clear. Of several ClientHellos the first is shown in full.
     pub struct Record {
         /// Version that the server chose (`TLSv1.3`, `SSLv3`, …).
         version: Option<Cow<'static, str>>,
@@ -99,6 +114,8 @@ crate::record! {
         ja3s_string: Option<String>,
         /// JA4 of the ClientHello, by FoxIO's specification.
         ja4: Option<String>,
+        /// ClientHellos after the first, such as the one that answers a HelloRetryRequest; at most 4.
+        further_hellos: Vec<FurtherHello>,
         /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear).
         certificate_subject: Option<String>,
         /// Issuer of the server's certificate as in RFC 4514.
@@ -119,9 +136,19 @@ crate::record! {
 }
 
 impl Record {
-    /// Takes over what a ClientHello shows. Only the first counts: the second, after a HelloRetryRequest, repeats it.
-    pub(super) fn set_client_hello(&mut self, hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto) {
-        self.sni = hello.sni.map(|name| text::from_wire(name, MAX_NAME_BYTES));
+    /// Takes over what a ClientHello shows: in full if it is the first.
+    pub(super) fn add_client_hello(&mut self, hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto) {
+        let sni = hello.sni.map(|name| text::from_wire(name, MAX_NAME_BYTES));
+        let ja3_string = fingerprint::ja3_string(hello);
+        let ja3 = hex(&crypto.md5(ja3_string.as_bytes()));
+        let ja4 = fingerprint::ja4(hello, carrier, crypto);
+        if self.has_client_hello() {
+            if self.further_hellos.len() < MAX_FURTHER_HELLOS {
+                self.further_hellos.push(FurtherHello { sni, ja3, ja4 });
+            }
+            return;
+        }
+        (self.sni, self.ja3, self.ja3_string, self.ja4) = (sni, Some(ja3), Some(ja3_string), Some(ja4));
         self.alpn_offered =
             hello.alpn.iter().take(MAX_LISTED).map(|name| text::from_wire(name, MAX_NAME_BYTES)).collect();
         self.client_versions = hello.versions().into_iter().take(MAX_LISTED).map(hello::version_name).collect();
@@ -131,10 +158,6 @@ impl Record {
         self.client_signature_algorithms = listed(&hello.signature_algorithms);
         self.client_key_shares = listed(&hello.key_shares);
         self.ech = Some(hello.has_encrypted_client_hello());
-        let ja3 = fingerprint::ja3_string(hello);
-        self.ja3 = Some(hex(&crypto.md5(ja3.as_bytes())));
-        self.ja3_string = Some(ja3);
-        self.ja4 = Some(fingerprint::ja4(hello, carrier, crypto));
     }
 
     /// Takes over what a ServerHello shows; a HelloRetryRequest is overwritten by the ServerHello that follows.
@@ -408,8 +431,8 @@ impl Tls {
 
     fn message(&mut self, index: usize, kind: u8, body: &[u8], crypto: &dyn Crypto) -> Result<(), Short> {
         match kind {
-            CLIENT_HELLO if !self.record.has_client_hello() => {
-                self.record.set_client_hello(&ClientHello::parse(body)?, Carrier::Tcp, crypto);
+            CLIENT_HELLO => {
+                self.record.add_client_hello(&ClientHello::parse(body)?, Carrier::Tcp, crypto);
             }
             SERVER_HELLO if !self.server_hello => {
                 let hello = ServerHello::parse(body)?;
