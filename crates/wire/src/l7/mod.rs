@@ -48,7 +48,13 @@ pub trait Crypto {
     /// The first five bytes of AES-128-ECB over `sample`: QUIC's header protection mask (RFC 9001 §5.4.3).
     fn aes128_header_mask(&self, key: &[u8; 16], sample: &[u8; 16]) -> [u8; 5];
     /// AES-128-GCM in place: `data` is ciphertext and 16-byte tag; the plaintext's length, or `None` if the tag is wrong.
-    fn aes128_gcm_open(&self, key: &[u8; 16], nonce: &[u8; 12], associated: &[u8], data: &mut [u8]) -> Option<usize>;
+    fn aes128_gcm_open(
+        &self,
+        key: &[u8; 16],
+        nonce: &[u8; 12],
+        associated: &[u8],
+        data: &mut [u8],
+    ) -> Option<usize>;
 }
 
 /// How the bytes reach a dissector.
@@ -106,6 +112,7 @@ pub struct Outcome {
 
 reasons! {
     /// Why layer-7 bytes could not be read.
+    #[allow(clippy::enum_variant_names, reason = "each says what is bad")]
     Malformed {
         /// A length field points past its container.
         BadLength = "bad_length",
@@ -187,7 +194,10 @@ trait Dissect {
 impl Outcome {
     /// All of `bytes` is finished with, and any number of further bytes is welcome.
     fn all(bytes: &[u8]) -> Self {
-        Self { consumed: bytes.len(), status: Status::Need(0) }
+        Self {
+            consumed: bytes.len(),
+            status: Status::Need(0),
+        }
     }
 
     /// Nothing was consumed.
@@ -207,9 +217,12 @@ fn side_of(direction: Direction) -> usize {
 /// Lower-case hexadecimal text.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes.iter().fold(
+        String::with_capacity(bytes.len().saturating_mul(2)),
+        |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        },
+    )
 }

@@ -144,7 +144,7 @@ protocols! {
         dissector: http1::Http,
         columns: http1::Record::COLUMNS,
     }
-    /// Simple Service Discovery Protocol (UPnP Device Architecture §1): HTTP messages in datagrams; they are in the struct `http`.
+    /// Simple Service Discovery Protocol (`UPnP` Device Architecture §1): HTTP messages in datagrams; they are in the struct `http`.
     Ssdp {
         name: "ssdp",
         category: "network",
@@ -202,11 +202,20 @@ impl Protocol {
     pub(super) fn find(bytes: &[u8], context: &Context) -> (Verdict, Option<Self>) {
         for port in [true, false] {
             for &protocol in Self::ALL {
-                let hinted = protocol.ports().iter().any(|p| [context.src_port, context.dst_port].contains(p));
+                let hinted = protocol
+                    .ports()
+                    .iter()
+                    .any(|p| [context.src_port, context.dst_port].contains(p));
                 if hinted != port || !protocol.transports().include(context.stream) {
                     continue;
                 }
-                match protocol.identify(bytes, Hint { port, stream: context.stream }) {
+                match protocol.identify(
+                    bytes,
+                    Hint {
+                        port,
+                        stream: context.stream,
+                    },
+                ) {
                     Verdict::Yes => return (Verdict::Yes, Some(protocol)),
                     Verdict::More if context.stream => return (Verdict::More, None),
                     Verdict::More | Verdict::No => {}

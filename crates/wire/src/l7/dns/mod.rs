@@ -6,9 +6,12 @@
 mod message;
 mod name;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
-use super::{Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, side_of};
+use super::{
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    side_of,
+};
 use crate::column::{Address, Sink, Value};
 use crate::cursor::Cursor;
 use message::{HEADER_BYTES, Header, Question, Resource};
@@ -114,7 +117,11 @@ impl Dissect for Dns {
                 if let Some(closed) = self.closed.get_mut(side) {
                     *closed = true;
                 }
-                Outcome::none(if self.closed == [true; 2] { Status::Done } else { Status::Need(0) })
+                Outcome::none(if self.closed == [true; 2] {
+                    Status::Done
+                } else {
+                    Status::Need(0)
+                })
             }
         }
     }
@@ -144,7 +151,10 @@ impl Dns {
     /// As [`super::Session::dns_addresses`].
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, Address)> {
         self.addresses.iter().filter_map(|&(index, address)| {
-            self.record.queries.get(usize::from(index)).map(|query| (query.name.as_str(), address))
+            self.record
+                .queries
+                .get(usize::from(index))
+                .map(|query| (query.name.as_str(), address))
         })
     }
 
@@ -160,12 +170,23 @@ impl Dns {
         loop {
             let mut cursor = Cursor::new(bytes.get(consumed..).unwrap_or_default());
             if cursor.is_empty() {
-                return Outcome { consumed, status: Status::Need(2) };
+                return Outcome {
+                    consumed,
+                    status: Status::Need(2),
+                };
             }
-            let Ok(length) = cursor.u16() else { return Outcome { consumed, status: Status::Need(2) } };
+            let Ok(length) = cursor.u16() else {
+                return Outcome {
+                    consumed,
+                    status: Status::Need(2),
+                };
+            };
             let whole = usize::from(length).saturating_add(2);
             let Ok(message) = cursor.take(length.into()) else {
-                return Outcome { consumed, status: Status::Need(whole) };
+                return Outcome {
+                    consumed,
+                    status: Status::Need(whole),
+                };
             };
             self.message(message, multicast);
             consumed = consumed.saturating_add(whole);
@@ -175,12 +196,19 @@ impl Dns {
     /// A gap that hides a length leaves the rest of the direction without boundaries.
     fn gap(&mut self, side: usize, length: u64) -> Status {
         if let (Some(skip), Some(lost)) = (self.skip.get_mut(side), self.lost.get_mut(side)) {
-            match usize::try_from(length).ok().and_then(|length| skip.checked_sub(length)) {
+            match usize::try_from(length)
+                .ok()
+                .and_then(|length| skip.checked_sub(length))
+            {
                 Some(rest) if rest > 0 => *skip = rest,
                 _ => *lost = true,
             }
         }
-        if self.lost == [true; 2] { Status::GaveUp(Limit::Gap) } else { Status::Need(0) }
+        if self.lost == [true; 2] {
+            Status::GaveUp(Limit::Gap)
+        } else {
+            Status::Need(0)
+        }
     }
 
     fn message(&mut self, bytes: &[u8], multicast: bool) {
@@ -193,17 +221,19 @@ impl Dns {
         let mut cursor = Cursor::new(bytes);
         let header = Header::parse(&mut cursor)?;
         let record = &mut self.record;
-        record.opcode.get_or_insert_with(|| message::opcode_name(header.opcode));
-        record.truncated |= header.truncated;
-        if header.response {
+        record
+            .opcode
+            .get_or_insert_with(|| message::opcode_name(header.opcode()));
+        record.truncated |= header.is_truncated();
+        if header.is_response() {
             record.response_count = record.response_count.saturating_add(1);
-            record.recursion_available |= header.recursion_available;
-            record.authoritative |= header.authoritative;
-            record.rcode = Some(message::code_name(header.code.into()));
-            record.error_count = record.error_count.saturating_add(u32::from(header.code != 0));
+            record.recursion_available |= header.is_recursion_available();
+            record.authoritative |= header.is_authoritative();
+            record.rcode = Some(message::code_name(header.code().into()));
+            record.error_count = record.error_count.saturating_add(u32::from(header.code() != 0));
         } else {
             record.query_count = record.query_count.saturating_add(1);
-            record.recursion_desired |= header.recursion_desired;
+            record.recursion_desired |= header.is_recursion_desired();
         }
         let mut asked = None;
         for _ in 0..header.questions.min(MAX_RECORDS) {
@@ -216,13 +246,19 @@ impl Dns {
             self.add_answer(resource, asked);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
-        let others = header.authorities.saturating_add(header.additionals).min(MAX_RECORDS);
+        let others = header
+            .authorities
+            .saturating_add(header.additionals)
+            .min(MAX_RECORDS);
         for _ in 0..others {
             let (kind, upper) = Resource::skip(&mut cursor)?;
-            if kind == message::kind::OPT && header.response && upper != 0 {
-                let code = (u16::from(upper) << 4) | u16::from(header.code);
+            if kind == message::kind::OPT && header.is_response() && upper != 0 {
+                let code = (u16::from(upper) << 4) | u16::from(header.code());
                 self.record.rcode = Some(message::code_name(code));
-                self.record.error_count = self.record.error_count.saturating_add(u32::from(header.code == 0));
+                self.record.error_count = self
+                    .record
+                    .error_count
+                    .saturating_add(u32::from(header.code() == 0));
             }
         }
         Ok(())
@@ -231,7 +267,11 @@ impl Dns {
     /// Lists a question unless it is listed; its index, if it is.
     fn add_query(&mut self, question: Question, multicast: bool) -> Option<u8> {
         // RFC 6762 §5.4: the top bit of the class asks for a unicast response.
-        let class = if multicast { question.class & 0x7fff } else { question.class };
+        let class = if multicast {
+            question.class & 0x7fff
+        } else {
+            question.class
+        };
         let query = Query {
             name: question.name,
             r#type: message::type_name(question.kind),
@@ -270,7 +310,10 @@ impl Dns {
         if answers.iter().any(same) {
             return;
         }
-        let bytes = self.answer_bytes.saturating_add(answer.name.len()).saturating_add(answer.data.len());
+        let bytes = self
+            .answer_bytes
+            .saturating_add(answer.name.len())
+            .saturating_add(answer.data.len());
         if answers.len() < MAX_ANSWERS && bytes <= MAX_TEXT_BYTES {
             self.answer_bytes = bytes;
             answers.push(answer);
@@ -283,10 +326,16 @@ impl Dns {
 /// DNS on any port: strict enough that other payloads are not taken for it.
 pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
     if !hint.stream {
-        return if is_message(bytes, bytes.len(), hint.port) == Verdict::Yes { Verdict::Yes } else { Verdict::No };
+        return if is_message(bytes, bytes.len(), hint.port) == Verdict::Yes {
+            Verdict::Yes
+        } else {
+            Verdict::No
+        };
     }
     let mut cursor = Cursor::new(bytes);
-    let Ok(length) = cursor.u16() else { return Verdict::More };
+    let Ok(length) = cursor.u16() else {
+        return Verdict::More;
+    };
     if usize::from(length) < HEADER_BYTES {
         return Verdict::No;
     }
@@ -297,7 +346,11 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
 
 /// mDNS and LLMNR: the format of DNS, on their own port.
 pub(super) fn identify_by_port(bytes: &[u8], hint: Hint) -> Verdict {
-    if hint.port { identify(bytes, hint) } else { Verdict::No }
+    if hint.port {
+        identify(bytes, hint)
+    } else {
+        Verdict::No
+    }
 }
 
 /// More than any question has: a name of 255 bytes, type and class.
@@ -305,18 +358,28 @@ const MAX_QUESTION_BYTES: usize = 260;
 
 /// Whether `bytes` begin a message of `length` bytes. The header and the first question decide.
 fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
-    let short = if bytes.len() < length { Verdict::More } else { Verdict::No };
+    let short = if bytes.len() < length {
+        Verdict::More
+    } else {
+        Verdict::No
+    };
     // Before the whole header is there, its flags rule out most other protocols.
-    if let (Some(&[high, low]), false) = (bytes.get(2..4), port) {
-        let (opcode, reserved, code) = ((high >> 3) & 0x0f, low & 0x40 != 0, low & 0x0f);
-        if reserved || !matches!(opcode, 0 | 4 | 5) || code > 11 {
-            return Verdict::No;
-        }
+    if let (Some(&[high, low]), false) = (bytes.get(2..4), port)
+        && !message::plausible_flags(u16::from_be_bytes([high, low]))
+    {
+        return Verdict::No;
     }
     let mut cursor = Cursor::new(bytes);
-    let Ok(header) = Header::parse(&mut cursor) else { return short };
+    let Ok(header) = Header::parse(&mut cursor) else {
+        return short;
+    };
     let records = [header.answers, header.authorities, header.additionals];
-    let total = records.iter().copied().fold(u32::from(header.questions), |sum, count| sum.saturating_add(count.into()));
+    let total = records
+        .iter()
+        .copied()
+        .fold(u32::from(header.questions), |sum, count| {
+            sum.saturating_add(count.into())
+        });
     // A question takes at least 5 bytes, a record 11.
     let least = records
         .iter()
@@ -324,22 +387,36 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
             sum.saturating_add(usize::from(count).saturating_mul(11))
         })
         .saturating_add(HEADER_BYTES);
-    if !port && (header.questions != 1 || least > length || (!header.response && header.answers > 0)) {
+    if !port && (header.questions != 1 || least > length || (!header.is_response() && header.answers > 0)) {
         return Verdict::No;
     }
     // On the port of DNS a message may be damaged, or cut short by its capture: then its header has to do.
-    let sound_header = !header.reserved && matches!(header.opcode, 0 | 4 | 5) && header.code <= 11 && total <= 64;
+    let sound_header = header.is_plausible() && total <= 64;
     if port && header.questions == 0 {
-        return if sound_header && (total > 0 || header.response) { Verdict::Yes } else { Verdict::No };
+        return if sound_header && (total > 0 || header.is_response()) {
+            Verdict::Yes
+        } else {
+            Verdict::No
+        };
     }
     let seen = cursor.len();
     let question = match Question::parse(bytes, &mut cursor) {
         Ok(question) => question,
         Err(_) if seen < MAX_QUESTION_BYTES && bytes.len() < length => return Verdict::More,
-        Err(_) => return if port && sound_header { Verdict::Yes } else { Verdict::No },
+        Err(_) => {
+            return if port && sound_header {
+                Verdict::Yes
+            } else {
+                Verdict::No
+            };
+        }
     };
     let class = question.class & 0x7fff;
     let known = matches!(class, 1 | 3 | 4 | 255) && !message::type_name(question.kind).starts_with("TYPE");
     let alone = total == 1 && length != bytes.len().saturating_sub(cursor.len());
-    if (port && (sound_header || known)) || (known && !alone) { Verdict::Yes } else { Verdict::No }
+    if (port && (sound_header || known)) || (known && !alone) {
+        Verdict::Yes
+    } else {
+        Verdict::No
+    }
 }

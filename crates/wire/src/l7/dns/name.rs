@@ -16,7 +16,10 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
     let mut name = String::new();
     let mut wire_bytes: usize = 0;
     // Where the present run of labels begins: a pointer must lead before it.
-    let mut start = message.len().checked_sub(cursor.len()).ok_or(Malformed::BadPointer)?;
+    let mut start = message
+        .len()
+        .checked_sub(cursor.len())
+        .ok_or(Malformed::BadPointer)?;
     let mut labels = *cursor;
     let mut pointers: usize = 0;
     loop {
@@ -106,7 +109,11 @@ mod tests {
     #[test]
     fn loops_and_forward_pointers_are_refused() {
         assert_eq!(name_at(b"\xc0\x00", 0), Err(Malformed::BadPointer), "to itself");
-        assert_eq!(name_at(b"\x01a\xc0\x00", 0), Err(Malformed::BadPointer), "into its own labels");
+        assert_eq!(
+            name_at(b"\x01a\xc0\x00", 0),
+            Err(Malformed::BadPointer),
+            "into its own labels"
+        );
         assert_eq!(name_at(b"\xc0\x02\x00", 0), Err(Malformed::BadPointer), "forward");
         assert_eq!(name_at(b"\x80\x00", 0), Err(Malformed::BadValue));
         assert_eq!(name_at(b"\x05ab", 0), Err(Malformed::BadLength));
@@ -114,7 +121,10 @@ mod tests {
 
     #[test]
     fn odd_labels_are_escaped() {
-        assert_eq!(name_at(b"\x03a.b\x04\x01\\\xffc\x00", 0), Ok(("a\\.b.\\x01\\\\\\xffc".to_owned(), 0)));
+        assert_eq!(
+            name_at(b"\x03a.b\x04\x01\\\xffc\x00", 0),
+            Ok(("a\\.b.\\x01\\\\\\xffc".to_owned(), 0))
+        );
     }
 
     #[test]
@@ -125,12 +135,19 @@ mod tests {
             message.extend_from_slice(&[b'a'; 63]);
         }
         message.push(0);
-        assert_eq!(name_at(&message, 0), Err(Malformed::BadLength), "257 bytes on the wire");
+        assert_eq!(
+            name_at(&message, 0),
+            Err(Malformed::BadLength),
+            "257 bytes on the wire"
+        );
         // A chain of pointers, each to the one before.
         let mut chain = vec![0, 0];
         for index in 0..40_u8 {
             chain.extend_from_slice(&[0xc0, index.saturating_mul(2)]);
         }
-        assert_eq!(name_at(&chain, chain.len().saturating_sub(2)), Err(Malformed::BadPointer));
+        assert_eq!(
+            name_at(&chain, chain.len().saturating_sub(2)),
+            Err(Malformed::BadPointer)
+        );
     }
 }

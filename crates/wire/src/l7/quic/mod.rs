@@ -12,8 +12,8 @@ mod version;
 
 use super::tls::{self, Carrier, ClientHello, ServerHello};
 use super::{
-    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, hex,
-    side_of,
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    hex, side_of,
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
@@ -83,7 +83,11 @@ impl Dissect for Quic {
                 if let Some(closed) = self.closed.get_mut(index) {
                     *closed = true;
                 }
-                return Outcome::none(if self.closed == [true; 2] { Status::Done } else { Status::Need(0) });
+                return Outcome::none(if self.closed == [true; 2] {
+                    Status::Done
+                } else {
+                    Status::Need(0)
+                });
             }
         };
         self.datagrams = self.datagrams.saturating_add(1);
@@ -91,17 +95,31 @@ impl Dissect for Quic {
         // Short headers, padding and what else is not a long header end the datagram.
         while let Ok((header, behind)) = LongHeader::parse(rest) {
             if let Err(status) = self.packet(index, &header, crypto) {
-                return Outcome { consumed: bytes.len(), status };
+                return Outcome {
+                    consumed: bytes.len(),
+                    status,
+                };
             }
             rest = behind;
         }
         let complete = self.tls.has_client_hello() && self.server_hello;
-        let status = if complete || self.datagrams >= MAX_DATAGRAMS { Status::Done } else { Status::Need(0) };
-        Outcome { consumed: bytes.len(), status }
+        let status = if complete || self.datagrams >= MAX_DATAGRAMS {
+            Status::Done
+        } else {
+            Status::Need(0)
+        };
+        Outcome {
+            consumed: bytes.len(),
+            status,
+        }
     }
 
     fn confidence(&self) -> Confidence {
-        if self.tls.has_client_hello() { Confidence::Payload } else { Confidence::Handshake }
+        if self.tls.has_client_hello() {
+            Confidence::Payload
+        } else {
+            Confidence::Handshake
+        }
     }
 
     fn server_name(&self) -> Option<&str> {
@@ -134,7 +152,9 @@ impl Quic {
         match (header.version, header.body) {
             (_, Body::VersionNegotiation(list)) => {
                 let mut list = Cursor::new(list);
-                while let (Ok(number), true) = (list.u32(), self.record.negotiated_versions.len() < MAX_VERSIONS) {
+                while let (Ok(number), true) =
+                    (list.u32(), self.record.negotiated_versions.len() < MAX_VERSIONS)
+                {
                     self.record.negotiated_versions.push(version::name(number));
                 }
             }
@@ -183,7 +203,9 @@ impl Quic {
                 // cut short or damaged, does not open and changes nothing.
                 self.derivations = self.derivations.saturating_add(1);
                 let keys = InitialKeys::derive(version, header.destination, crypto);
-                let Some(payload) = open(&keys.client) else { return Ok(()) };
+                let Some(payload) = open(&keys.client) else {
+                    return Ok(());
+                };
                 self.keys = Some(keys);
                 self.key_connection_id = header.destination.to_vec();
                 if self.client_side.is_none() {
@@ -210,7 +232,11 @@ impl Quic {
         let from_client = self.client_side == Some(index);
         let present = self.keys.as_ref()?;
         if present.version == version.number {
-            return open(if from_client { &present.client } else { &present.server });
+            return open(if from_client {
+                &present.client
+            } else {
+                &present.server
+            });
         }
         // RFC 9368 §4.1: the server may answer in another version, with keys from the same connection id.
         if self.derivations >= MAX_DERIVATIONS {
@@ -234,12 +260,17 @@ impl Quic {
                 Err(FrameError::Limit(limit)) => return Err(Status::GaveUp(limit)),
             }
         }
-        self.messages(index, crypto).map_err(|Short| Status::Malformed(Malformed::BadLength))
+        self.messages(index, crypto)
+            .map_err(|Short| Status::Malformed(Malformed::BadLength))
     }
 
     /// The type of CRYPTO frames: Google's versions kept their own frame types.
     fn crypto_frame(&self) -> u64 {
-        if self.keys.as_ref().is_some_and(|keys| keys.google_frames) { 0x08 } else { 0x06 }
+        if self.keys.as_ref().is_some_and(|keys| keys.google_frames) {
+            0x08
+        } else {
+            0x06
+        }
     }
 
     /// Reads one frame; whether the next can be read.
@@ -278,7 +309,9 @@ impl Quic {
 
     fn messages(&mut self, index: usize, crypto: &dyn Crypto) -> Result<(), Short> {
         let from_client = self.client_side == Some(index);
-        let Some(stream) = self.streams.get_mut(index) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(index) else {
+            return Ok(());
+        };
         while let Some((kind, body)) = stream.next_message() {
             match kind {
                 tls::CLIENT_HELLO if from_client => {
@@ -333,12 +366,16 @@ fn user_agent(parameters: &[u8]) -> Option<String> {
 /// A long header of a known version, a version negotiation that lists one, or a client's first Initial packet with a
 /// version that is meant to be refused.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
-    let Ok((header, _)) = LongHeader::parse(bytes) else { return Verdict::No };
+    let Ok((header, _)) = LongHeader::parse(bytes) else {
+        return Verdict::No;
+    };
     let plausible = match header.body {
         Body::VersionNegotiation(list) => {
-            list.len() % 4 == 0 && list.chunks_exact(4).any(|number| {
-                <[u8; 4]>::try_from(number).is_ok_and(|number| Version::find(u32::from_be_bytes(number)).is_some())
-            })
+            list.len() % 4 == 0
+                && list.chunks_exact(4).any(|number| {
+                    <[u8; 4]>::try_from(number)
+                        .is_ok_and(|number| Version::find(u32::from_be_bytes(number)).is_some())
+                })
         }
         // RFC 9000 §14.1: a datagram with a client's Initial packet has at least 1,200 bytes. Less than the number is
         // known of a reserved version, so that this must hold too.
