@@ -4,7 +4,7 @@
 //! the protocol's record. **Owns:** the state of one flow's dissection, within the limits that each dissector names.
 //! **Never:** payload beyond an unfinished message, clocks, I/O, panics.
 //!
-//! The flow stage owns a [`Session`] per flow while there is something to learn, and feeds it datagrams or
+//! The flow stage owns a `Session` per flow while there is something to learn, and feeds it datagrams or
 //! ordered stream bytes. Bytes decide what a flow is; ports only order the candidates (design D12).
 //!
 //! What a session learns does not depend on how a stream is cut into segments: a dissector sees the unconsumed bytes
@@ -32,6 +32,11 @@ pub mod ssh;
 /// TLS and SSL (RFC 8446, 5246, 6101): hellos and certificates.
 pub mod tls;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 mod tests;
 
 pub use session::Session;

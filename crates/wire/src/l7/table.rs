@@ -154,6 +154,16 @@ protocols! {
         dissector: http1::Http,
         columns: &[],
     }
+    /// The Domain Name System over UDP and TCP.
+    Dns {
+        name: "dns",
+        category: "network",
+        transports: Both,
+        ports: [53],
+        identify: dns::identify,
+        dissector: dns::Dns,
+        columns: dns::Record::COLUMNS,
+    }
     /// Multicast DNS (RFC 6762); its messages are in the struct `dns`.
     Mdns {
         name: "mdns",
@@ -173,16 +183,6 @@ protocols! {
         identify: dns::identify_by_port,
         dissector: dns::Dns,
         columns: &[],
-    }
-    /// The Domain Name System over UDP and TCP.
-    Dns {
-        name: "dns",
-        category: "network",
-        transports: Both,
-        ports: [53],
-        identify: dns::identify,
-        dissector: dns::Dns,
-        columns: dns::Record::COLUMNS,
     }
     /// Secure Shell.
     Ssh {

@@ -309,8 +309,11 @@ impl Sink for Dump {
     }
 }
 
-/// One flow of each stream protocol: what each side says, in turns.
-fn conversations() -> Vec<(Protocol, u16, Vec<(Direction, Vec<u8>)>)> {
+/// What each side says, in turns.
+type Turns = Vec<(Direction, Vec<u8>)>;
+
+/// A flow of each stream protocol.
+fn conversations() -> Vec<(Protocol, u16, Turns)> {
     use Direction::{Forward, Reverse};
     vec![
         (Protocol::Tls, 443, super::tls::tests::conversation()),
@@ -398,7 +401,7 @@ fn unknown_bytes_are_given_up() {
     assert_eq!(flow.reverse(b"\x00\x01\x02"), Status::GaveUp(Limit::Unidentified));
     let mut flow = Feeder::tcp(40_000, 40_001);
     assert_eq!(
-        flow.forward(&[0xfe; 20_000]),
+        flow.forward(&vec![0xfe; 20_000]),
         Status::GaveUp(Limit::Unidentified),
         "one side alone, for long"
     );

@@ -65,14 +65,15 @@ impl Header {
         self.flags as u8 & 0x0f
     }
 
-    /// As [`plausible_flags`].
+    /// Whether the flags are those of a message that exists: the reserved bit is zero, opcode and response code are
+    /// assigned.
     pub(super) fn is_plausible(self) -> bool {
-        plausible_flags(self.flags)
+        self.flags & 0x0040 == 0 && matches!(self.opcode(), 0..=2 | 4..=6) && self.code() <= 11
     }
 }
 
-/// Whether the flags are those of a message in use: the reserved bit is zero, opcode and response code are assigned.
-pub(super) fn plausible_flags(flags: u16) -> bool {
+/// Whether the flags are those of a common message: a query, a notification or an update, or a response to one.
+pub(super) fn are_common_flags(flags: u16) -> bool {
     flags & 0x0040 == 0 && matches!((flags >> 11) & 0x0f, 0 | 4 | 5) && flags & 0x0f <= 11
 }
 

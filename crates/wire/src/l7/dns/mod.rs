@@ -6,6 +6,11 @@
 mod message;
 mod name;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 pub(super) mod tests;
 
 use super::{
@@ -365,7 +370,7 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
     };
     // Before the whole header is there, its flags rule out most other protocols.
     if let (Some(&[high, low]), false) = (bytes.get(2..4), port)
-        && !message::plausible_flags(u16::from_be_bytes([high, low]))
+        && !message::are_common_flags(u16::from_be_bytes([high, low]))
     {
         return Verdict::No;
     }

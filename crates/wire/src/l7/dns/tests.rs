@@ -228,3 +228,13 @@ fn other_datagrams_are_not_taken_for_dns() {
         assert_eq!(flow.session.protocol(), None, "{other:02x?}");
     }
 }
+
+#[test]
+fn a_client_that_asks_from_the_port_of_mdns_still_asks_dns() {
+    let mut flow = Feeder::udp(5353, 53);
+    flow.forward(&query("a.test"));
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Dns, Confidence::Payload))
+    );
+}

@@ -9,6 +9,11 @@
 
 mod line;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 mod tests;
 
 use super::{
@@ -24,6 +29,8 @@ use std::collections::VecDeque;
 
 /// Transactions that are listed for one flow; further ones are counted.
 const MAX_TRANSACTIONS: usize = 32;
+/// Bytes of text in the list of transactions beyond which none is added.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Requests that wait for their response at the same time, beyond which pipelining is not followed.
 const MAX_WAITING: usize = 128;
 /// The longest start line, field line or chunk size line.
@@ -70,12 +77,31 @@ crate::record! {
 crate::record! {
     /// The HTTP/1 transactions of a flow.
     pub struct Record {
-        /// Transactions in the order of their requests; at most 32.
+        /// Transactions in the order of their requests; at most 32, and none after 64 KiB of text.
         transactions: Vec<Transaction>,
         /// All transactions, listed or not.
         transaction_count: u32,
         /// Whether the connection became another protocol (CONNECT or Upgrade).
         upgraded: bool,
+    }
+}
+
+impl Transaction {
+    fn text_bytes(&self) -> usize {
+        let texts = [
+            &self.method,
+            &self.host,
+            &self.path,
+            &self.user_agent,
+            &self.referer,
+            &self.server,
+            &self.request_content_type,
+            &self.response_content_type,
+        ];
+        texts
+            .into_iter()
+            .flatten()
+            .fold(0, |sum, text| sum.saturating_add(text.len()))
     }
 }
 
@@ -453,7 +479,12 @@ impl Http {
     fn new_transaction(&mut self) -> Option<usize> {
         self.record.transaction_count = self.record.transaction_count.saturating_add(1);
         let index = self.record.transactions.len();
-        if index >= MAX_TRANSACTIONS {
+        let text = self
+            .record
+            .transactions
+            .iter()
+            .fold(0_usize, |sum, listed| sum.saturating_add(listed.text_bytes()));
+        if index >= MAX_TRANSACTIONS || text >= MAX_TEXT_BYTES {
             return None;
         }
         self.record.transactions.push(Transaction::default());

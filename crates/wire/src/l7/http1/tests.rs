@@ -128,6 +128,33 @@ fn limits_hold() {
         field(&record, "transactions").matches('{').count(),
         MAX_TRANSACTIONS
     );
+    let mut flow = Feeder::tcp(40_000, 80);
+    let long = [
+        b"GET /".as_slice(),
+        &[b'x'; 4000],
+        b" HTTP/1.1\r\nUser-Agent: ",
+        &[b'y'; 4000],
+        b"\r\n\r\n",
+    ]
+    .concat();
+    let binary = [
+        b"GET /".as_slice(),
+        &[0xff; 1000],
+        b" HTTP/1.1\r\nReferer: ",
+        &[0xff; 4000],
+        b"\r\n\r\n",
+    ]
+    .concat();
+    for _ in 0..16 {
+        flow.forward(&long);
+        flow.forward(&binary);
+    }
+    let record = flow.record(Protocol::Http);
+    assert_eq!(field(&record, "transaction_count"), "32");
+    assert!(
+        field(&record, "transactions").len() < MAX_TEXT_BYTES + 16 * 1024,
+        "text is bounded too"
+    );
     // A field line without end stops its direction, an endless header section too.
     let mut flow = Feeder::tcp(40_000, 80);
     flow.forward(b"GET / HTTP/1.1\r\nX: ");

@@ -7,6 +7,11 @@
 mod packet;
 mod stream;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 mod tests;
 mod version;
 

@@ -3,7 +3,7 @@
 use crate::l7::Limit;
 
 /// The longest stream that is kept. The largest of them, post-quantum with many extensions, have 4 KiB.
-const MAX_BYTES: usize = 32 * 1024;
+const MAX_BYTES: usize = 16 * 1024;
 /// Pieces with gaps between them that are kept; clients that shuffle send some ten.
 const MAX_PIECES: usize = 64;
 

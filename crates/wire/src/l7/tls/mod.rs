@@ -9,6 +9,11 @@ mod cipher_suites;
 mod fingerprint;
 mod hello;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 pub(super) mod tests;
 
 pub(super) use fingerprint::Carrier;
@@ -620,9 +625,10 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
         return Verdict::No;
     }
     match kind {
-        content::HANDSHAKE => {
+        // A record too short for a message header holds the first part of one: then the next record tells.
+        content::HANDSHAKE if length >= 4 => {
             let (Ok(message), Ok(message_length)) = (cursor.u8(), cursor.u24()) else {
-                return if length < 4 { Verdict::No } else { Verdict::More };
+                return Verdict::More;
             };
             let hello = matches!(message, CLIENT_HELLO | SERVER_HELLO);
             // A hello's version follows its header, and it is never empty.

@@ -183,7 +183,7 @@ fn ja3_and_ja3s_of_their_publication() {
     );
 }
 
-/// The ClientHello of the example in FoxIO's technical details of JA4, with GREASE as Chrome sends it.
+/// The ClientHello of the example in the technical details of JA4, with GREASE as Chrome sends it.
 fn ja4_example() -> Vec<u8> {
     let numbers = [
         0x0a0a, 0x001b, 0x0000, 0x0033, 0x0010, 0x4469, 0x0017, 0x002d, 0x000d, 0x0005, 0x0023, 0x0012,
@@ -307,7 +307,7 @@ fn tls_1_3_with_a_retry() {
 
 #[test]
 fn a_large_hello_over_several_records() {
-    let padding = extension(21, &[0; 20_000]);
+    let padding = extension(21, &vec![0; 20_000]);
     let body = client_hello(
         0x0303,
         &[0x1301],
