@@ -2,7 +2,20 @@
 //!
 //! A malformed packet is data, not a fault: the reason indexes a counter and nothing is logged per packet.
 
+/// A set of reasons, each of which is a counter.
+pub trait Reason: Copy + Eq + 'static {
+    /// Every reason, in declaration order.
+    const EVERY: &'static [Self];
+    /// Its place in [`Reason::EVERY`].
+    fn index(self) -> usize;
+    /// The name in counters and records.
+    fn label(self) -> &'static str;
+    /// What it means, for the generated reference.
+    fn meaning(self) -> &'static str;
+}
+
 /// Declares a fieldless enum of reasons with the name under which each is counted.
+#[macro_export]
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$meta])*
@@ -21,6 +34,19 @@ macro_rules! reasons {
             /// What it means, for the generated reference.
             pub const fn doc(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc,)+),)+ }
+            }
+        }
+
+        impl $crate::malformed::Reason for $name {
+            const EVERY: &'static [Self] = Self::ALL;
+            fn index(self) -> usize {
+                self as usize
+            }
+            fn label(self) -> &'static str {
+                self.name()
+            }
+            fn meaning(self) -> &'static str {
+                self.doc()
             }
         }
     };
