@@ -168,7 +168,9 @@ fn locate<'a, T: Trace>(
             break;
         };
         let before = *trace;
-        trace.tunnel(inner.tunnel, inner.id);
+        if let Some(tunnel) = inner.tunnel {
+            trace.tunnel(tunnel, inner.id);
+        }
         let found = link::to_network(inner.header, inner.bytes, trace).and_then(|(announced, bytes)| {
             let room = room_of(bytes, network.body, network.body_length);
             let packet = net::parse(announced, bytes, room)?;

@@ -66,8 +66,8 @@ impl Tunnel {
 /// What is inside a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inner<'a> {
-    /// The encapsulation.
-    pub(crate) tunnel: Tunnel,
+    /// The encapsulation; `None` where its own header, which is read next, tells it (MPLS).
+    pub(crate) tunnel: Option<Tunnel>,
     /// Its identifier.
     pub(crate) id: Option<u64>,
     /// The first header inside.
@@ -111,26 +111,30 @@ pub(crate) fn open<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {
     match outer.protocol {
         17 => udp(outer),
         // 4: IPv4, 41: IPv6, 94: the older IP within IP.
-        4 | 41 | 94 => Some(plain(Tunnel::IpInIp, Header::Ip(Announced::Either), outer.body)),
+        4 | 41 | 94 => Some(plain(
+            Some(Tunnel::IpInIp),
+            Header::Ip(Announced::Either),
+            outer.body,
+        )),
         47 => gre(outer.body).ok().flatten(),
         97 => {
             // RFC 3378 §3: version 3, the rest zero.
             let (header, bytes) = outer.body.split_first_chunk::<2>()?;
-            (*header == [0x30, 0]).then(|| plain(Tunnel::EtherIp, Header::Ethernet, bytes))
+            (*header == [0x30, 0]).then(|| plain(Some(Tunnel::EtherIp), Header::Ethernet, bytes))
         }
         103 => {
             // PIM version 2, type 1; flags and reserved bits of 4 bytes.
             let (header, bytes) = outer.body.split_first_chunk::<8>()?;
             let [kind, ..] = *header;
-            (kind == 0x21).then(|| plain(Tunnel::PimRegister, Header::Ip(Announced::Either), bytes))
+            (kind == 0x21).then(|| plain(Some(Tunnel::PimRegister), Header::Ip(Announced::Either), bytes))
         }
-        137 => Some(plain(Tunnel::Mpls, Header::Mpls, outer.body)),
-        143 => Some(plain(Tunnel::EtherIp, Header::Ethernet, outer.body)),
+        137 => Some(plain(None, Header::Mpls, outer.body)),
+        143 => Some(plain(Some(Tunnel::EtherIp), Header::Ethernet, outer.body)),
         _ => None,
     }
 }
 
-fn plain(tunnel: Tunnel, header: Header, bytes: &[u8]) -> Inner<'_> {
+fn plain(tunnel: Option<Tunnel>, header: Header, bytes: &[u8]) -> Inner<'_> {
     Inner {
         tunnel,
         id: None,
@@ -173,7 +177,7 @@ fn gre(body: &[u8]) -> Result<Option<Inner<'_>>, Short> {
         }
         id = id.map(|key| key & 0xffff);
         return Ok(Some(Inner {
-            tunnel: Tunnel::Gre,
+            tunnel: Some(Tunnel::Gre),
             id,
             header: Header::Ppp,
             bytes: cursor.rest(),
@@ -207,7 +211,7 @@ fn gre(body: &[u8]) -> Result<Option<Inner<'_>>, Short> {
         other => (Tunnel::Gre, Header::EtherType(other)),
     };
     Ok(Some(Inner {
-        tunnel,
+        tunnel: Some(tunnel),
         id,
         header,
         bytes: cursor.rest(),
@@ -238,7 +242,7 @@ fn udp<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {
     } else if is(1701) {
         l2tp(&mut cursor)
     } else {
-        Ok(Some((Tunnel::Mpls, None, Header::Mpls, Doubt::Length)))
+        Ok(Some((None, None, Header::Mpls, Doubt::Length)))
     };
     let (tunnel, id, header, doubt) = found.ok().flatten()?;
     Some(Inner {
@@ -250,7 +254,7 @@ fn udp<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {
     })
 }
 
-type Found = Result<Option<(Tunnel, Option<u64>, Header, Doubt)>, Short>;
+type Found = Result<Option<(Option<Tunnel>, Option<u64>, Header, Doubt)>, Short>;
 
 /// RFC 7348 §5: the I flag must be set; everything reserved is to be ignored by a receiver (the group policy extension
 /// uses some of it), but a header in which it is not zero is less convincing.
@@ -269,7 +273,7 @@ fn vxlan(cursor: &mut Cursor<'_>) -> Found {
         Doubt::Checksum
     };
     Ok(Some((
-        Tunnel::Vxlan,
+        Some(Tunnel::Vxlan),
         Some(u64::from(id)),
         Header::Ethernet,
         doubt,
@@ -291,7 +295,12 @@ fn vxlan_gpe(cursor: &mut Cursor<'_>) -> Found {
         5 => Header::Mpls,
         _ => return Ok(None),
     };
-    Ok(Some((Tunnel::Vxlan, Some(u64::from(id)), header, Doubt::Length)))
+    Ok(Some((
+        Some(Tunnel::Vxlan),
+        Some(u64::from(id)),
+        header,
+        Doubt::Length,
+    )))
 }
 
 /// RFC 8926 §3.4: version 0, options' length in words, O and C flags, `EtherType`, VNI.
@@ -304,7 +313,7 @@ fn geneve(cursor: &mut Cursor<'_>) -> Found {
     }
     cursor.skip(usize::from(first & 0x3f) << 2)?;
     Ok(Some((
-        Tunnel::Geneve,
+        Some(Tunnel::Geneve),
         Some(u64::from(id)),
         Header::EtherType(protocol),
         Doubt::Length,
@@ -342,7 +351,7 @@ fn gtp_u(cursor: &mut Cursor<'_>, datagram: u16) -> Found {
         }
     }
     Ok(Some((
-        Tunnel::GtpU,
+        Some(Tunnel::GtpU),
         Some(u64::from(id)),
         Header::Ip(Announced::Either),
         Doubt::Length,
@@ -363,7 +372,7 @@ fn teredo(cursor: &mut Cursor<'_>) -> Found {
         cursor.skip(8)?;
     }
     Ok(Some((
-        Tunnel::Teredo,
+        Some(Tunnel::Teredo),
         None,
         Header::Ip(Announced::V6),
         Doubt::Length,
@@ -389,7 +398,7 @@ fn l2tp(cursor: &mut Cursor<'_>) -> Found {
         cursor.skip(usize::from(offset))?;
     }
     Ok(Some((
-        Tunnel::L2tp,
+        Some(Tunnel::L2tp),
         Some(u64::from(id)),
         Header::Ppp,
         Doubt::Length,
