@@ -1,0 +1,689 @@
+//! Capture files: every variant of both formats, and every kind of damage.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use probe::capture::bpf::{Filters, Instruction, Program};
+use probe::capture::{CaptureError, FileSource, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames, Source};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use wire::decode::LinkType;
+
+/// A frame as it came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    number: u64,
+    time: i64,
+    wire_length: u32,
+    link_type: u32,
+    bytes: Vec<u8>,
+}
+
+/// All frames and the messages of all errors.
+fn drain(source: &mut FileSource) -> (Vec<Seen>, Vec<String>) {
+    let mut block = OwnedFrames::default();
+    let (mut frames, mut errors) = (Vec::new(), Vec::new());
+    loop {
+        match source.fill(&mut block) {
+            Ok(Next::End) => return (frames, errors),
+            Ok(_) => frames.extend(block.as_frames().iter().map(|(number, header, bytes)| {
+                let FrameHeader {
+                    time,
+                    wire_length,
+                    link_type,
+                    ..
+                } = *header;
+                Seen {
+                    number,
+                    time,
+                    wire_length,
+                    link_type: link_type.0,
+                    bytes: bytes.to_vec(),
+                }
+            })),
+            Err(error) => errors.push(error.to_string()),
+        }
+        assert!(errors.len() < 100, "errors without end");
+    }
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().expect("a temporary directory"))
+    }
+
+    fn add(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path
+    }
+
+    fn read(&self, bytes: &[u8]) -> (Vec<Seen>, Vec<String>) {
+        drain(&mut FileSource::new(vec![self.add("capture", bytes)]))
+    }
+}
+
+fn read(bytes: &[u8]) -> (Vec<Seen>, Vec<String>) {
+    Files::new().read(bytes)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Little,
+    Big,
+}
+
+impl Order {
+    fn u16(self, value: u16) -> [u8; 2] {
+        if matches!(self, Self::Little) {
+            value.to_le_bytes()
+        } else {
+            value.to_be_bytes()
+        }
+    }
+
+    fn u32(self, value: u32) -> [u8; 4] {
+        if matches!(self, Self::Little) {
+            value.to_le_bytes()
+        } else {
+            value.to_be_bytes()
+        }
+    }
+}
+
+/// The file header of a pcap file.
+fn pcap_header(order: Order, magic: u32, network: u32) -> Vec<u8> {
+    let mut bytes = order.u32(magic).to_vec();
+    bytes.extend(order.u16(2));
+    bytes.extend(order.u16(4));
+    for word in [0, 0, 65_535, network] {
+        bytes.extend(order.u32(word));
+    }
+    bytes
+}
+
+/// A record of a pcap file; `extra` stands between header and bytes in the modified variant.
+fn record(order: Order, seconds: u32, fraction: u32, wire: u32, extra: &[u8], frame: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [seconds, fraction, frame.len() as u32, wire] {
+        bytes.extend(order.u32(word));
+    }
+    bytes.extend(extra);
+    bytes.extend(frame);
+    bytes
+}
+
+const MICROSECONDS: u32 = 0xa1b2_c3d4;
+
+/// A little-endian file with `count` frames, the nth of which has n bytes of value n.
+fn pcap(count: u8) -> Vec<u8> {
+    let mut bytes = pcap_header(Order::Little, MICROSECONDS, 1);
+    for n in 1..=count {
+        bytes.extend(record(
+            Order::Little,
+            1_700_000_000,
+            u32::from(n),
+            100 + u32::from(n),
+            &[],
+            &vec![n; n.into()],
+        ));
+    }
+    bytes
+}
+
+/// A block of a pcapng file.
+fn block(order: Order, kind: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = order.u32(kind).to_vec();
+    let length = order.u32(12 + body.len().next_multiple_of(4) as u32);
+    bytes.extend(length);
+    bytes.extend(body);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(length);
+    bytes
+}
+
+fn section(order: Order) -> Vec<u8> {
+    let mut body = order.u32(0x1a2b_3c4d).to_vec();
+    body.extend(order.u16(1));
+    body.extend(order.u16(0));
+    body.extend([0xff; 8]);
+    block(order, 0x0a0d_0d0a, &body)
+}
+
+/// An interface; each option is code and value.
+fn interface(order: Order, link_type: u16, snaplen: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut body = order.u16(link_type).to_vec();
+    body.extend([0, 0]);
+    body.extend(order.u32(snaplen));
+    for (code, value) in options {
+        body.extend(order.u16(*code));
+        body.extend(order.u16(value.len() as u16));
+        body.extend(*value);
+        body.resize(body.len().next_multiple_of(4), 0);
+    }
+    block(order, 1, &body)
+}
+
+fn enhanced(order: Order, interface: u32, ticks: u64, wire: u32, frame: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for word in [
+        interface,
+        (ticks >> 32) as u32,
+        ticks as u32,
+        frame.len() as u32,
+        wire,
+    ] {
+        body.extend(order.u32(word));
+    }
+    body.extend(frame);
+    block(order, 6, &body)
+}
+
+/// A file with one interface and `count` frames.
+fn pcapng(count: u8) -> Vec<u8> {
+    let mut bytes = section(Order::Little);
+    bytes.extend(interface(Order::Little, 1, 0, &[]));
+    for n in 1..=count {
+        bytes.extend(enhanced(
+            Order::Little,
+            0,
+            1_700_000_000_000_000 + u64::from(n),
+            99,
+            &vec![n; n.into()],
+        ));
+    }
+    bytes
+}
+
+#[test]
+fn pcap_in_all_its_variants() {
+    for order in [Order::Little, Order::Big] {
+        for (magic, fraction_ns, extra) in [
+            (MICROSECONDS, 1_000, 0),
+            (0xa1b2_3c4d, 1, 0),
+            (0xa1b2_cd34, 1_000, 8),
+        ] {
+            let mut bytes = pcap_header(order, magic, 113);
+            bytes.extend(record(order, 7, 5, 60, &vec![9; extra], b"first"));
+            bytes.extend(record(order, 8, 6, 6, &vec![9; extra], b"second"));
+            let (frames, errors) = read(&bytes);
+            assert!(errors.is_empty(), "{errors:?}");
+            let expected = [
+                Seen {
+                    number: 1,
+                    time: 7_000_000_000 + 5 * fraction_ns,
+                    wire_length: 60,
+                    link_type: 113,
+                    bytes: b"first".to_vec(),
+                },
+                Seen {
+                    number: 2,
+                    time: 8_000_000_000 + 6 * fraction_ns,
+                    wire_length: 6,
+                    link_type: 113,
+                    bytes: b"second".to_vec(),
+                },
+            ];
+            assert_eq!(frames, expected, "{order:?} {magic:#x}");
+        }
+    }
+}
+
+#[test]
+fn the_frame_check_sequence_is_not_part_of_a_frame() {
+    // Bit 26: there is one; the upper four bits: 2 units of 16 bits.
+    let mut bytes = pcap_header(Order::Little, MICROSECONDS, 0x2400_0001);
+    bytes.extend(record(Order::Little, 0, 0, 9, &[], b"frame\0\0\0\0"));
+    bytes.extend(record(Order::Little, 0, 0, 9, &[], b"fra"));
+    let (frames, _) = read(&bytes);
+    assert_eq!(
+        frames
+            .iter()
+            .map(|f| (f.wire_length, &f.bytes[..]))
+            .collect::<Vec<_>>(),
+        [(5, &b"frame"[..]), (5, b"fra")]
+    );
+    let mut bytes = section(Order::Big);
+    bytes.extend(interface(Order::Big, 1, 0, &[(13, &[4])]));
+    bytes.extend(enhanced(Order::Big, 0, 0, 9, b"frame\0\0\0\0"));
+    let (frames, _) = read(&bytes);
+    assert_eq!((frames[0].wire_length, &frames[0].bytes[..]), (5, &b"frame"[..]));
+}
+
+#[test]
+fn pcapng_with_sections_interfaces_and_blocks_of_all_kinds() {
+    let mut bytes = Vec::new();
+    for order in [Order::Little, Order::Big] {
+        let seconds: [u8; 8] = if matches!(order, Order::Little) {
+            1_000_i64.to_le_bytes()
+        } else {
+            1_000_i64.to_be_bytes()
+        };
+        bytes.extend(section(order));
+        bytes.extend(interface(order, 1, 0, &[(2, b"eth0"), (0, b"")]));
+        // Nanoseconds with an offset of 1,000 s; and 2^-10 s.
+        bytes.extend(interface(order, 101, 4, &[(9, &[9]), (14, &seconds)]));
+        bytes.extend(interface(order, 113, 0, &[(9, &[0x8a])]));
+        bytes.extend(enhanced(order, 0, 2_000_003, 60, b"micro"));
+        bytes.extend(block(order, 4, b"names"));
+        bytes.extend(enhanced(order, 1, 5, 60, b"nano"));
+        bytes.extend(block(order, 0x0bad, b"custom"));
+        bytes.extend(enhanced(order, 2, 512, 60, b"binary"));
+        bytes.extend(block(order, 0x7777, &[1; 100]));
+        // The obsolete packet block: interface 0, 9 drops, time, lengths.
+        let mut old = order.u16(0).to_vec();
+        old.extend(order.u16(9));
+        for word in [0, 4_000_000, 3, 70] {
+            old.extend(order.u32(word));
+        }
+        old.extend(b"old");
+        bytes.extend(block(order, 2, &old));
+        // The simple packet block: only a length.
+        let mut simple = order.u32(6).to_vec();
+        simple.extend(b"simple");
+        bytes.extend(block(order, 3, &simple));
+        bytes.extend(block(order, 10, &[7; 3000]));
+        bytes.extend(block(order, 5, &[0; 12]));
+    }
+    let (frames, errors) = read(&bytes);
+    assert!(errors.is_empty(), "{errors:?}");
+    let one: Vec<(i64, u32, u32, &[u8])> = vec![
+        (2_000_003_000, 60, 1, b"micro"),
+        (1_000_000_000_005, 60, 101, b"nano"),
+        (500_000_000, 60, 113, b"binary"),
+        (4_000_000_000, 70, 1, b"old"),
+        // The time of the packet before.
+        (4_000_000_000, 6, 1, b"simple"),
+    ];
+    let seen: Vec<_> = frames
+        .iter()
+        .map(|f| (f.time, f.wire_length, f.link_type, &f.bytes[..]))
+        .collect();
+    assert_eq!(seen, [one.clone(), one].concat());
+}
+
+#[test]
+fn compressed_files_and_several_in_a_row() {
+    let files = Files::new();
+    let (small, large) = (pcap(3), pcapng(200));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&large).expect("compressed");
+    let gzip = gzip.finish().expect("compressed");
+    // A gzip file may have several members, a zstd file several frames.
+    let mut members = flate2::write::GzEncoder::new(gzip.clone(), flate2::Compression::fast());
+    members.write_all(&large[28..]).expect("compressed");
+    let members = members.finish().expect("compressed");
+    let zstd = zstd::encode_all(&small[..], 3).expect("compressed");
+    let paths = vec![
+        files.add("a.pcap", &small),
+        files.add("b.pcapng.gz", &gzip),
+        files.add("c.pcap.zst", &zstd),
+        files.add("d.gz", &members),
+    ];
+    let total: u64 = paths
+        .iter()
+        .map(|path| fs::metadata(path).expect("there").len())
+        .sum();
+    let mut source = FileSource::new(paths);
+    assert_eq!(source.accounts().bytes_total, Some(total));
+    let (frames, errors) = drain(&mut source);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(frames.len(), 3 + 200 + 3 + 400);
+    assert!(
+        frames.iter().map(|frame| frame.number).eq(1..=606),
+        "numbers go on over all files"
+    );
+    let accounts = source.accounts();
+    assert_eq!((accounts.bytes_read, accounts.frames_delivered), (total, 606));
+    assert_eq!((accounts.bytes_skipped, accounts.kernel_drops), (0, None));
+}
+
+#[test]
+fn records_that_lie_across_blocks_stay_whole() {
+    // Frames of growing size over several read blocks.
+    let mut bytes = pcap_header(Order::Little, MICROSECONDS, 1);
+    let sizes: Vec<usize> = (0..60).map(|n| 1 + n * 1_499 % 70_000).collect();
+    for (n, size) in sizes.iter().enumerate() {
+        bytes.extend(record(
+            Order::Little,
+            n as u32,
+            0,
+            *size as u32,
+            &[],
+            &vec![n as u8; *size],
+        ));
+    }
+    bytes.extend(record(
+        Order::Little,
+        60,
+        0,
+        MAX_FRAME_BYTES,
+        &[],
+        &vec![60; MAX_FRAME_BYTES as usize],
+    ));
+    let (frames, errors) = read(&bytes);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(frames.len(), 61);
+    for (n, frame) in frames.iter().enumerate() {
+        let size = sizes.get(n).copied().unwrap_or(MAX_FRAME_BYTES as usize);
+        assert!(
+            frame.bytes.len() == size && frame.bytes.iter().all(|byte| *byte == n as u8),
+            "frame {n}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_ends_early_gives_everything_before() {
+    for whole in [pcap(9), pcapng(9)] {
+        let (complete, _) = read(&whole);
+        let cut = &whole[..whole.len() - 2];
+        let (frames, errors) = read(cut);
+        assert_eq!(frames[..], complete[..8]);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].contains("cut short in the middle of a record at byte "),
+            "{errors:?}"
+        );
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gzip.write_all(&whole).expect("compressed");
+        let gzip = gzip.finish().expect("compressed");
+        let (frames, errors) = read(&gzip[..gzip.len() - 20]);
+        assert_eq!(frames[..], complete[..frames.len()]);
+        assert!(
+            frames.len() >= 7 && errors.len() == 1 && errors[0].contains("cut short"),
+            "{errors:?}"
+        );
+    }
+    let (frames, errors) = read(&pcap(0));
+    assert!(
+        frames.is_empty() && errors.is_empty(),
+        "a capture without packets is a capture"
+    );
+    assert!(read(&pcap(0)[..20]).1[0].contains("cut short"));
+}
+
+#[test]
+fn reading_goes_on_behind_a_broken_record() {
+    // 40 frames of 200 bytes, all equally long: the 11th record starts at a known place.
+    let frame = |n: u32| vec![n as u8; 200];
+    let mut classic = pcap_header(Order::Little, MICROSECONDS, 1);
+    let mut modern = [section(Order::Little), interface(Order::Little, 1, 0, &[])].concat();
+    let (mut classic_at, mut modern_at) = (0, 0);
+    for n in 0..40 {
+        if n == 10 {
+            (classic_at, modern_at) = (classic.len(), modern.len());
+        }
+        classic.extend(record(Order::Little, 1_700_000_000, n, 200, &[], &frame(n)));
+        modern.extend(enhanced(Order::Little, 0, u64::from(n), 200, &frame(n)));
+    }
+    let cases: [(&str, Vec<u8>, usize); 6] = [
+        (
+            "a length that is too large",
+            patch(&classic, classic_at + 8, &[0xff; 4]),
+            39,
+        ),
+        ("garbage put in", splice(&classic, classic_at, &[0xee; 333]), 40),
+        (
+            "a record overwritten",
+            patch(&classic, classic_at, &[0xff; 216]),
+            39,
+        ),
+        (
+            "a block length that is too large",
+            patch(&modern, modern_at + 4, &[0xff; 4]),
+            39,
+        ),
+        (
+            "a block length that differs behind",
+            patch(&modern, modern_at + 4, &[0x08, 0x01, 0, 0]),
+            39,
+        ),
+        (
+            "garbage between blocks",
+            splice(&modern, modern_at, &[0xee; 77]),
+            40,
+        ),
+    ];
+    for (case, bytes, expected) in cases {
+        let files = Files::new();
+        let mut source = FileSource::new(vec![files.add("x", &bytes)]);
+        let (frames, errors) = drain(&mut source);
+        assert_eq!(frames.len(), expected, "{case}: {errors:?}");
+        assert!(frames.iter().all(|frame| frame.bytes.len() == 200), "{case}");
+        let at = if bytes.starts_with(&[0x0a]) {
+            modern_at
+        } else {
+            classic_at
+        };
+        assert!(
+            errors[0].contains(&format!("broken record at byte {at}; 1 damaged place(s)")),
+            "{case}: {errors:?}"
+        );
+        assert_eq!(errors.len(), 1, "{case}: {errors:?}");
+        assert!(source.accounts().bytes_skipped > 0);
+    }
+    // Nothing intact behind it.
+    let lost = [&classic[..classic_at], &[0xee; 900_000]].concat();
+    let (frames, errors) = read(&lost);
+    assert_eq!(frames.len(), 10);
+    assert!(errors[0].contains("no intact one in the "), "{errors:?}");
+}
+
+fn patch(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at..at + with.len()].copy_from_slice(with);
+    bytes
+}
+
+fn splice(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
+    [&bytes[..at], with, &bytes[at..]].concat()
+}
+
+#[test]
+fn a_frame_of_an_interface_that_was_not_described_is_counted_as_damage() {
+    let mut bytes = pcapng(1);
+    for _ in 0..50_000 {
+        bytes.extend(enhanced(Order::Little, 7, 0, 20, b"unknown interface"));
+    }
+    bytes.extend(enhanced(Order::Little, 0, 9, 20, b"known"));
+    let (frames, errors) = read(&bytes);
+    assert_eq!(frames.len(), 2);
+    assert!(errors[0].contains("50000 damaged place(s)"), "{errors:?}");
+}
+
+#[test]
+fn what_is_no_capture_is_told_in_one_line() {
+    let files = Files::new();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(b"just text\n").expect("compressed");
+    let gzip = gzip.finish().expect("compressed");
+    let directory = files.0.path().to_owned();
+    let mut version = pcap(1);
+    version[4] = 9;
+    let mut section_version = pcapng(1);
+    section_version[12] = 2;
+    let cases: Vec<(PathBuf, &str)> = vec![
+        (directory.join("missing"), "no such file"),
+        (directory, "is a directory"),
+        (files.add("empty", b""), "the file is empty"),
+        (
+            files.add("text", b"hello\nworld, this is a longer text file\n"),
+            "it looks like text;",
+        ),
+        (files.add("short", b"hi"), "it looks like text;"),
+        (
+            files.add("json", b"{\"a\": 1, \"b\": [1, 2, 3], \"c\": null}"),
+            "it looks like JSON",
+        ),
+        (
+            files.add("text.gz", &gzip),
+            "it looks like text (compressed with gzip)",
+        ),
+        (
+            files.add("zip", b"PK\x03\x04 and so on and so on and so on"),
+            "a zip archive",
+        ),
+        (files.add("binary", &[0xfe; 64]), "other binary data"),
+        (
+            files.add("version", &version),
+            "pcap version 9.4 is not supported",
+        ),
+        (
+            files.add("section", &section_version),
+            "pcapng version 2.0 is not supported",
+        ),
+    ];
+    let mut source = FileSource::new(cases.iter().map(|(path, _)| path.clone()).collect());
+    let (frames, errors) = drain(&mut source);
+    assert!(frames.is_empty());
+    assert_eq!(errors.len(), cases.len(), "{errors:#?}");
+    for (error, (path, text)) in errors.iter().zip(&cases) {
+        assert!(
+            error.starts_with(&path.display().to_string()) && error.contains(text),
+            "{error} should say {text}"
+        );
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+}
+
+#[test]
+fn link_types_that_cannot_be_read_are_named() {
+    let mut bytes = pcap_header(Order::Little, MICROSECONDS, 195);
+    bytes.extend(record(Order::Little, 1, 1, 5, &[], b"zigbe"));
+    let files = Files::new();
+    let mut source = FileSource::new(vec![files.add("zigbee", &bytes)]);
+    let (frames, errors) = drain(&mut source);
+    assert_eq!(frames.len(), 1, "delivered all the same: decoding counts it");
+    assert!(errors[0].contains("link type 195 is not supported"), "{errors:?}");
+    assert!(source.accounts().unsupported_link_types.contains(&LinkType(195)));
+    // With a supported interface beside it, it is only counted.
+    let mut bytes = section(Order::Little);
+    bytes.extend(interface(Order::Little, 195, 0, &[]));
+    bytes.extend(interface(Order::Little, 1, 0, &[]));
+    bytes.extend(enhanced(Order::Little, 0, 1, 5, b"zigbe"));
+    bytes.extend(enhanced(Order::Little, 1, 1, 5, b"ether"));
+    let mut source = FileSource::new(vec![files.add("both", &bytes)]);
+    let (frames, errors) = drain(&mut source);
+    assert_eq!((frames.len(), errors.len()), (2, 0));
+    assert_eq!(source.accounts().unsupported_link_types.len(), 1);
+}
+
+#[test]
+fn filters_apply_by_link_type() {
+    // Frames whose first byte is 2: ldb [0]; jeq #2; ret #262144; ret #0.
+    let code = [
+        (0x30, 0, 0, 0),
+        (0x15, 0, 1, 2),
+        (0x06, 0, 0, 262_144),
+        (0x06, 0, 0, 0),
+    ];
+    let program = Program::new(
+        code.iter()
+            .map(|&(code, jump_true, jump_false, operand)| Instruction {
+                code,
+                jump_true,
+                jump_false,
+                operand,
+            })
+            .collect(),
+    )
+    .expect("valid");
+    let mut filters = Filters::default();
+    filters.insert(LinkType::ETHERNET, Ok(program));
+    filters.insert(LinkType::PPP, Err("not on this link".to_owned()));
+    let files = Files::new();
+    let mut ppp = pcap_header(Order::Little, MICROSECONDS, 9);
+    ppp.extend(record(Order::Little, 1, 1, 5, &[], b"frame"));
+    let paths = vec![
+        files.add("a", &pcap(3)),
+        files.add("b", &ppp),
+        files.add("c", &pcap(2)),
+    ];
+    let mut source = FileSource::new(paths).with_filters(filters);
+    let (frames, errors) = drain(&mut source);
+    assert_eq!(
+        frames
+            .iter()
+            .map(|f| (f.number, f.bytes.len()))
+            .collect::<Vec<_>>(),
+        [(1, 2), (2, 2)]
+    );
+    assert!(
+        errors.len() == 1 && errors[0].contains("does not fit link type 9: not on this link"),
+        "{errors:?}"
+    );
+    assert_eq!(source.accounts().frames_filtered, Some(3));
+}
+
+#[test]
+fn a_source_hands_over_blocks() {
+    let files = Files::new();
+    let mut source: Box<dyn Source> = Box::new(FileSource::new(vec![
+        files.add("x", &pcapng(5)),
+        Path::new("/").to_owned(),
+    ]));
+    let mut frames = 0;
+    let mut take = |block: probe::capture::Frames<'_>| frames += block.headers.len();
+    assert_eq!(source.next_block(&mut take).expect("frames"), Next::Block);
+    assert!(matches!(
+        source.next_block(&mut take),
+        Err(CaptureError::Directory { .. })
+    ));
+    assert_eq!(source.next_block(&mut take).expect("the end"), Next::End);
+    assert_eq!(frames, 5);
+}
+
+/// What holds for the outcome of reading any bytes.
+fn holds(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let files = Files::new();
+    let mut source = FileSource::new(vec![files.add("any", bytes)]);
+    let (frames, errors) = drain(&mut source);
+    prop_assert!(errors.iter().all(|error| !error.contains('\n')));
+    prop_assert!(
+        frames
+            .iter()
+            .all(|frame| frame.bytes.len() <= MAX_FRAME_BYTES as usize)
+    );
+    prop_assert!(
+        frames
+            .iter()
+            .all(|frame| frame.bytes.len() <= frame.wire_length as usize)
+    );
+    prop_assert_eq!(source.accounts().frames_delivered, frames.len() as u64);
+    prop_assert!(frames.iter().map(|frame| frame.bytes.len()).sum::<usize>() <= bytes.len());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn any_bytes_behind_a_header(
+        modern in any::<bool>(),
+        bytes in proptest::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let start = if modern { pcapng(2) } else { pcap(2) };
+        holds(&[start, bytes.clone()].concat())?;
+        holds(&bytes)?;
+    }
+
+    #[test]
+    fn any_change_to_a_file(
+        modern in any::<bool>(),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..5),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let mut bytes = if modern { pcapng(30) } else { pcap(30) };
+        for (index, value) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = value;
+        }
+        holds(&bytes)?;
+        holds(&bytes[..cut.index(bytes.len())])?;
+    }
+}
