@@ -44,7 +44,7 @@ CRL_DAYS = 3650
 # Clocks of probes may be behind that of the authority by this much.
 BACKDATE = datetime.timedelta(hours=1)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Role = Literal["probe", "core"]
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -69,7 +69,7 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"name {name!r}: 1 to 63 letters, digits, '.', '_' or '-' are allowed, the first a letter or digit"
+            f"name {name!r}: 1 to 64 letters, digits, '.', '_' or '-' are allowed, the first a letter or digit"
         )
     return name
 
@@ -194,12 +194,12 @@ class Authority:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.chmod(0o700)
             key = ec.generate_private_key(ec.SECP384R1())
-            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"dpi-probe CA {os.urandom(4).hex()}")])
+            subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"dpi-probe CA {os.urandom(4).hex()}")])
             now = datetime.datetime.now(datetime.UTC)
             certificate = (
                 x509.CertificateBuilder()
-                .subject_name(name)
-                .issuer_name(name)
+                .subject_name(subject)
+                .issuer_name(subject)
                 .public_key(key.public_key())
                 .serial_number(x509.random_serial_number())
                 .not_valid_before(now - BACKDATE)
@@ -207,9 +207,7 @@ class Authority:
                 .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
                 .add_extension(_key_usage(sign_certificates=True), critical=True)
                 .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-                .add_extension(
-                    x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
-                )
+                .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
                 .sign(key, hashes.SHA384())
             )
             _create(directory / "ca.key", _pem_key(key))
@@ -397,9 +395,7 @@ class Authority:
             .last_update(now - BACKDATE)
             .next_update(now + datetime.timedelta(days=CRL_DAYS))
             .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         for entry in revoked:
             builder = builder.add_revoked_certificate(entry)

@@ -60,7 +60,7 @@ def init(directory: Path, core_name: str, dns: tuple[str, ...], ip: tuple[str, .
 @click.option("--dns", multiple=True, help="With --core: a host name under which probes reach it (repeatable).")
 @click.option("--ip", multiple=True, help="With --core: an address under which probes reach it (repeatable).")
 @click.option("--days", type=click.IntRange(1, 3650), default=825, show_default=True, help="Days until it expires.")
-def issue(  # noqa: PLR0913 - one parameter for each option
+def issue(
     name: str, directory: Path, renew: bool, is_core: bool, dns: tuple[str, ...], ip: tuple[str, ...], days: int
 ) -> None:
     """Make a key and certificate for the probe NAME (RSA-4096, client authentication)."""
