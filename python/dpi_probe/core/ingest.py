@@ -16,6 +16,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dpi_probe import _native
+from dpi_probe._pki import fingerprint
 from dpi_probe.core.committer import Arrival, CommitError, Committer, Outcome
 from dpi_probe.core.jose import JoseError, verify_ps256
 from dpi_probe.core.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, manifest_of
@@ -177,8 +178,6 @@ class Ingest:
         """The certificate that the manifest names: one of the same probe that is not revoked."""
         if not manifest.belongs_to(peer.name):
             raise _Refusal(403, "not_yours", f"probe {peer.name} may not deliver batches of {manifest.iss}")
-        from dpi_probe._pki import fingerprint
-
         for certificate in (peer.certificate, *self._trust.certificates(peer.name)):
             if fingerprint(certificate) == manifest.certificate:
                 return certificate

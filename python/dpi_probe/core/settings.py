@@ -14,6 +14,7 @@ from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.resources.abc import Traversable
 
 DEFAULT_CONFIG = Path("/etc/dpi-probe/config.toml")
 
@@ -74,18 +75,6 @@ class CoreSettings(BaseSettings):
             raise ValueError("chdb:///PATH, clickhouse://HOST/DATABASE, http:// or https:// are allowed")
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then the environment, then the file."""
-        return init_settings, env_settings, _CoreTable(settings_cls, _config_path)
-
     @property
     def database_dsn(self) -> str:
         """The DSN, with the default filled in."""
@@ -112,14 +101,10 @@ class CoreSettings(BaseSettings):
         return self.crl_path or self.pki / "crl.pem"
 
 
-# The file of the load that is going on; pydantic-settings has no way to hand it to a source.
-_config_path: Path | None = None
-
-
 class _CoreTable(TomlConfigSettingsSource):
     """The table `[core]`; the rest of the file is the probe's."""
 
-    def _read_file(self, file_path: Path) -> dict[str, Any]:
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
         table = super()._read_file(file_path).get("core", {})
         if not isinstance(table, dict):
             raise ConfigError(f"{file_path}: [core] is not a table")
@@ -148,22 +133,36 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> CoreS
     Raises:
         ConfigError: a value is not allowed, or the file cannot be read.
     """
-    global _config_path  # noqa: PLW0603 - see above
     if config is not None and not config.is_file():
         raise ConfigError(f"configuration {config}: no such file")
-    _config_path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+    path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
+
+    class Sources(CoreSettings):
+        """The settings with the sources of this call."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, _CoreTable(settings_cls, path)
+
     try:
-        return CoreSettings(**{name: value for name, value in flags.items() if value is not None})
+        return Sources(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         reason = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{_config_path}: [core] {name}: no such setting") from error
+            raise ConfigError(f"{path}: [core] {name}: no such setting") from error
         raise ConfigError(f"CORE_{name.upper()} = {str(first['input'])!r}: {reason}") from error
     except OSError as error:
-        raise ConfigError(f"configuration {_config_path}: {error.strerror}") from error
+        raise ConfigError(f"configuration {path}: {error.strerror}") from error
+    except ConfigError:
+        raise
     except ValueError as error:
-        raise ConfigError(f"configuration {_config_path}: {error}") from error
-    finally:
-        _config_path = None
+        raise ConfigError(f"configuration {path}: {error}") from error
