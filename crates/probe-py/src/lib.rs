@@ -1,6 +1,7 @@
 //! The door to Python: types, error mapping, Arrow capsules, GIL release. No logic.
 
 mod error;
+mod seal;
 
 use pyo3::prelude::*;
 
@@ -8,5 +9,6 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    seal::register(module)?;
     Ok(())
 }

@@ -45,7 +45,15 @@ impl FlowKey {
         } else {
             ((source, source_port), (destination, destination_port))
         };
-        let key = Self { low_address, high_address, low_port, high_port, ip_protocol, ip_version, scope: 0 };
+        let key = Self {
+            low_address,
+            high_address,
+            low_port,
+            high_port,
+            ip_protocol,
+            ip_version,
+            scope: 0,
+        };
         (key, swapped)
     }
 }

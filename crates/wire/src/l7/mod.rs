@@ -18,7 +18,13 @@ pub trait Crypto {
     /// The first five bytes of AES-128-ECB over `sample`: QUIC's header protection mask (RFC 9001 §5.4.3).
     fn aes128_header_mask(&self, key: &[u8; 16], sample: &[u8; 16]) -> [u8; 5];
     /// AES-128-GCM in place: `data` is ciphertext and 16-byte tag; the plaintext's length, or `None` if the tag is wrong.
-    fn aes128_gcm_open(&self, key: &[u8; 16], nonce: &[u8; 12], associated: &[u8], data: &mut [u8]) -> Option<usize>;
+    fn aes128_gcm_open(
+        &self,
+        key: &[u8; 16],
+        nonce: &[u8; 12],
+        associated: &[u8],
+        data: &mut [u8],
+    ) -> Option<usize>;
 }
 
 /// How the bytes reach a dissector.
@@ -143,7 +149,10 @@ impl Session {
     /// Feeds bytes of one direction. Never panics, never keeps more than its documented limits.
     pub fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
         let _ = (input, context, crypto);
-        Outcome { consumed: 0, status: Status::GaveUp(Limit::Unidentified) }
+        Outcome {
+            consumed: 0,
+            status: Status::GaveUp(Limit::Unidentified),
+        }
     }
 
     /// The protocol, once known.
