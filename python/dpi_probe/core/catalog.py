@@ -22,12 +22,14 @@ from dpi_probe.core.archive import (
     read_segment,
     segments,
 )
-from dpi_probe.core.manifest import Manifest, ManifestError, manifest_of
+from dpi_probe.core.manifest import ManifestError, manifest_of
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from dpi_probe.core.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -290,10 +292,7 @@ def entry_manifest(entry: Entry) -> Manifest:
     Raises:
         ManifestError: the body is not what the entry says.
     """
-    if entry.kind in (Kind.MANIFEST, Kind.FORK_MANIFEST):
-        manifest = Manifest.parse(entry.body.decode("ascii", "replace"))
-    else:
-        manifest = manifest_of(entry.body)
+    manifest = manifest_of(entry.body)
     if (manifest.iss, manifest.chain, manifest.seq, manifest.digest) != (
         entry.probe,
         entry.chain,

@@ -19,7 +19,6 @@ from dpi_probe.core.archive import (
     Durable,
     Kind,
     Located,
-    Place,
     read_entry,
     read_segment,
     segments,
@@ -36,8 +35,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GROUP_MAX_ENTRIES = 64
-GROUP_MAX_ROWS = 262_144
-GROUP_MAX_BYTES = 64 << 20
+# Of sealed batches; and of the rows that they decode to.
+GROUP_MAX_BYTES = 16 << 20
+GROUP_MAX_DECODED_BYTES = 128 << 20
 RETRY_SECONDS = (0.5, 30.0)
 _NS_A_DAY = 86_400 * 1_000_000_000
 
@@ -155,10 +155,13 @@ class Indexer(threading.Thread):
             group, following = self._gather(durable)
             if group:
                 self._say(waiting=group[0].entry.received_ns)
-                decoded = [self._decode(index, located) for located in group]
-                doubt = self._position < self._doubt_until
-                self._rows += index.insert(decoded, in_doubt=doubt)
-                self._position = group[-1].entry.position + 1
+                decoded, whole = self._decode_group(index, group)
+                if not whole:
+                    following = (decoded[-1].located.place.segment, decoded[-1].located.place.end)
+                if decoded:
+                    doubt = self._position < self._doubt_until
+                    self._rows += index.insert(decoded, in_doubt=doubt)
+                    self._position = decoded[-1].located.entry.position + 1
             self._next = following
             with self._wake:
                 durable = self._durable
@@ -176,7 +179,7 @@ class Indexer(threading.Thread):
             if isinstance(item, Located):
                 if group and (
                     len(group) >= GROUP_MAX_ENTRIES
-                    or size + item.place.length > GROUP_MAX_BYTES // 4
+                    or size + item.place.length > GROUP_MAX_BYTES
                     or item.entry.received_ns // _NS_A_DAY != group[0].entry.received_ns // _NS_A_DAY
                 ):
                     return group, following
@@ -211,13 +214,27 @@ class Indexer(threading.Thread):
             self._unindexed += 1
             logger.error("archive %s: at offset %d: %s; not indexed", damage.path, damage.offset, damage.reason)
 
-    def _decode(self, index: Index, located: Located) -> Decoded:
+    def _decode_group(self, index: Index, group: list[Located]) -> tuple[list[Decoded], bool]:
+        """The rows of the group's entries, or of as many as fit in memory; and whether those are all."""
+        decoded: list[Decoded] = []
+        size = 0
+        for located in group:
+            if size > GROUP_MAX_DECODED_BYTES:
+                return decoded, False
+            entry = self._decode(index, located)
+            if entry is not None:
+                decoded.append(entry)
+                size += sum(rows.data.nbytes for rows in entry.rows)
+        return decoded, True
+
+    def _decode(self, index: Index, located: Located) -> Decoded | None:
         """The entry's rows; an entry that gives none says why, in the log and in the table `batches`."""
         entry = located.entry
         try:
             manifest = entry_manifest(entry)
         except ManifestError as error:
-            raise ArchiveError(f"archive {located.path}: at offset {located.place.offset}: {error}") from error
+            self._report_damage(Damage(located.path, located.place.offset, located.place.length, str(error)))
+            return None
         if entry.kind is not Kind.BATCH:
             return Decoded(located, manifest, [])
         reason = self._check(located) if self._check else None
@@ -246,5 +263,3 @@ _MISMATCH = (
     "the database does not belong to this archive ({}); nothing more is indexed: "
     "rebuild it with: dpi-probe core reindex"
 )
-
-__all__ = ["Indexer", "Mismatch", "Place", "Status"]

@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import fingerprint
 from dpi_probe.core.committer import Arrival, CommitError, Committer, Outcome
-from dpi_probe.core.jose import JoseError, verify_ps256
-from dpi_probe.core.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, manifest_of
+from dpi_probe.core.manifest import MAX_MANIFEST_BYTES, ManifestError, manifest_of
 from dpi_probe.core.trust import Peer, Refused, Trust
 from dpi_probe.errors import VerificationError
 
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from dpi_probe.core.manifest import Manifest
     from dpi_probe.core.metrics import Metrics
     from dpi_probe.core.settings import CoreSettings
 
@@ -148,22 +148,21 @@ class Ingest:
         """Check a body in every respect but its place in the chain. Runs on a thread of the pool."""
         started = time.monotonic()
         try:
-            manifest = manifest_of(body) if whole else Manifest.parse(body.decode("ascii"))
-        except (ManifestError, UnicodeDecodeError) as error:
+            manifest = manifest_of(body)
+        except ManifestError as error:
             raise _Refusal(400, "malformed", str(error)) from error
-        certificate = self._certificate(peer, manifest)
-        if whole:
-            try:
-                verified = _native.verify_batch(body, [certificate.public_bytes(Encoding.DER)])
-            except VerificationError as error:
-                raise _Refusal(422, "verification", str(error)) from error
-            if verified["manifest"] != manifest.token:
-                raise _Refusal(400, "malformed", "the stream holds more than one manifest")
-        else:
-            try:
-                verify_ps256(manifest.signing_input, manifest.signature, certificate)
-            except JoseError as error:
-                raise _Refusal(422, "verification", str(error)) from error
+        trusted = [self._certificate(peer, manifest).public_bytes(Encoding.DER)]
+        try:
+            signed = (
+                _native.verify_batch(body, trusted)
+                if whole
+                else _native.verify_manifest(body.decode("ascii", "replace"), trusted)
+            )
+        except VerificationError as error:
+            check = getattr(error, "check", "verification")
+            raise _Refusal(400 if check == "format" else 422, check, str(error)) from error
+        if signed["manifest"] != manifest.token:
+            raise _Refusal(400, "malformed", "the manifest that was read is not the one that was verified")
         ahead = manifest.iat - time.time()
         if ahead > self._settings.allowed_skew_seconds:
             raise _Refusal(

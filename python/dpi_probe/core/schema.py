@@ -201,7 +201,7 @@ NEVER_NULL = {"start_time": "DateTime64(9, 'UTC')", "src_ip": "IPv6", "dst_ip": 
 @functools.cache
 def definitions() -> dict[tuple[str, str], str]:
     """The definition of each declared column, by table and column."""
-    declared: list[dict[str, Any]] = _native.schema()
+    declared: list[dict[str, Any]] = getattr(_native, "schema", list)()
     found = {}
     for column in declared:
         table = "flows" if column["table"] in ("flow", "flows") else column["table"]
