@@ -15,7 +15,7 @@ Nothing is ever overwritten: files are made with O_EXCL, and a certificate that 
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import fcntl
 import ipaddress
 import os
@@ -42,7 +42,7 @@ RSA_BITS = 4096
 # The list is a local file that the Core trusts until it is replaced; nextUpdate only has to be later than that.
 CRL_DAYS = 3650
 # Clocks of probes may be behind that of the authority by this much.
-BACKDATE = datetime.timedelta(hours=1)
+BACKDATE = dt.timedelta(hours=1)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 Role = Literal["probe", "core"]
@@ -56,7 +56,7 @@ class Issued:
     name: str
     role: Role
     serial: int
-    not_after: datetime.datetime
+    not_after: dt.datetime
     state: Literal["valid", "earlier", "expired", "revoked"]
     path: Path
 
@@ -195,7 +195,7 @@ class Authority:
             directory.chmod(0o700)
             key = ec.generate_private_key(ec.SECP384R1())
             subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"dpi-probe CA {os.urandom(4).hex()}")])
-            now = datetime.datetime.now(datetime.UTC)
+            now = dt.datetime.now(dt.UTC)
             certificate = (
                 x509.CertificateBuilder()
                 .subject_name(subject)
@@ -203,7 +203,7 @@ class Authority:
                 .public_key(key.public_key())
                 .serial_number(x509.random_serial_number())
                 .not_valid_before(now - BACKDATE)
-                .not_valid_after(now + datetime.timedelta(days=CA_DAYS))
+                .not_valid_after(now + dt.timedelta(days=CA_DAYS))
                 .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
                 .add_extension(_key_usage(sign_certificates=True), critical=True)
                 .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -288,7 +288,7 @@ class Authority:
                     else f"{name}: no certificate of a probe of that name in {self.directory}"
                 )
             present = load_revocations(self.directory / "crl.pem", self.certificate)
-            now = datetime.datetime.now(datetime.UTC)
+            now = dt.datetime.now(dt.UTC)
             fresh = [
                 x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
                 for serial in serials
@@ -303,7 +303,7 @@ class Authority:
     def list(self) -> list[Issued]:
         """All certificates that the authority's directory holds, by role and name."""
         revocations = load_revocations(self.directory / "crl.pem", self.certificate)
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         found = []
         for path in [self.directory / "core.pem", *sorted(self.directory.glob("*/*.pem"))]:
             if not path.exists():
@@ -363,7 +363,7 @@ class Authority:
         usage: x509.ObjectIdentifier,
         days: int,
     ) -> None:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         authority_key = self._key.public_key()
         certificate = (
             x509.CertificateBuilder()
@@ -372,7 +372,7 @@ class Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - BACKDATE)
-            .not_valid_after(min(now + datetime.timedelta(days=days), self.certificate.not_valid_after_utc))
+            .not_valid_after(min(now + dt.timedelta(days=days), self.certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(sign_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -388,12 +388,12 @@ class Authority:
             raise ConfigError(f"{error.filename or path}: {error.strerror}") from error
 
     def _write_revocations(self, revoked: Sequence[x509.RevokedCertificate], *, number: int) -> None:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
             .last_update(now - BACKDATE)
-            .next_update(now + datetime.timedelta(days=CRL_DAYS))
+            .next_update(now + dt.timedelta(days=CRL_DAYS))
             .add_extension(x509.CRLNumber(number), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )

@@ -169,7 +169,7 @@ def segments(directory: Path) -> list[tuple[int, Path]]:
         ArchiveError: the directory cannot be listed.
     """
     try:
-        names = os.listdir(directory)
+        names = [path.name for path in directory.iterdir()]
     except OSError as error:
         raise _archive_error(error, directory) from error
     return sorted((int(match[1]), directory / match[0]) for match in map(_SEGMENT_NAME.fullmatch, names) if match)
@@ -484,10 +484,9 @@ class ArchiveWriter:
         header = os.pread(self._descriptor, SEGMENT_HEADER_BYTES, 0)
         if _check_segment_header(header, number) is None:
             self.next_position = max(self.next_position, int(_SEGMENT.unpack(header)[4]))
-        torn = isinstance(last, TornTail) or (isinstance(last, Damage) and known is not None)
-        if torn and valid_end >= known_end and self._size > valid_end:
-            assert isinstance(last, TornTail | Damage)
-            self.torn = last
+        torn = last if isinstance(last, TornTail) or (isinstance(last, Damage) and known is not None) else None
+        if torn is not None and valid_end >= known_end and self._size > valid_end:
+            self.torn = torn
             os.ftruncate(self._descriptor, valid_end)
             os.fsync(self._descriptor)
             self._size = valid_end
@@ -506,7 +505,7 @@ class ArchiveWriter:
 
 
 def _segment_header(number: int, position: int, path: Path) -> bytes:
-    made_ns = os.stat(path).st_mtime_ns
+    made_ns = path.stat().st_mtime_ns
     head = _SEGMENT.pack(SEGMENT_MAGIC, VERSION, 0, number, position, made_ns, 0)[:-4]
     return head + struct.pack("<I", zlib.crc32(head))
 

@@ -10,6 +10,10 @@ again, the rows that are there are counted, key by key (`settle`).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +29,7 @@ from dpi_probe.core.schema import (
     MAX_TABLES,
     NEVER_NULL,
     Rows,
-    UnsupportedBatch,
+    UnsupportedBatchError,
     column_definition,
     columns_of,
     create_batches,
@@ -35,6 +39,9 @@ from dpi_probe.core.schema import (
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from clickhouse_connect.driver.client import Client
 
     from dpi_probe.core.archive import Located
@@ -94,6 +101,30 @@ def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) 
         if scheme == "chdb" and "EmbeddedServer" in reason:
             reason = "the directory is in use by another process, or cannot be written"
         raise DatabaseError(f"database {redact(dsn)}: {reason}") from error
+
+
+@contextlib.contextmanager
+def sole_writer(data_dir: Path, dsn: str) -> Iterator[None]:
+    """Hold the right to write this archive's rows into a database.
+
+    Raises:
+        DatabaseError: another process of this data directory has it.
+    """
+    name = f"index-{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.lock"
+    try:
+        descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DatabaseError(f"{data_dir / name}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DatabaseError(
+                f"database {redact(dsn)}: another process writes to it; stop the Core, or give another --database"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def redact(dsn: str) -> str:
@@ -162,7 +193,7 @@ class Index:
         """Make the tables and columns that the entry's rows need.
 
         Raises:
-            UnsupportedBatch: a column has another type than before, or there would be too many.
+            UnsupportedBatchError: a column has another type than before, or there would be too many.
             DatabaseError: the database refuses.
         """
         for rows in entry.rows:
@@ -170,7 +201,7 @@ class Index:
             present = self._tables.get(rows.table)
             if present is None:
                 if len(self._tables) >= MAX_TABLES:
-                    raise UnsupportedBatch(f"table {rows.table}: there are {MAX_TABLES} tables already")
+                    raise UnsupportedBatchError(f"table {rows.table}: there are {MAX_TABLES} tables already")
                 self._command(create_table(rows.table, wanted))
                 self._tables[rows.table] = self._columns(rows.table)
                 present = self._tables[rows.table]
@@ -178,14 +209,14 @@ class Index:
                 expected = NEVER_NULL.get(name, kind)
                 if name not in present:
                     if len(present) >= MAX_COLUMNS:
-                        raise UnsupportedBatch(f"table {rows.table}: there are {MAX_COLUMNS} columns already")
+                        raise UnsupportedBatchError(f"table {rows.table}: there are {MAX_COLUMNS} columns already")
                     self._command(
                         f"ALTER TABLE {quote(rows.table)} ADD COLUMN IF NOT EXISTS "
                         f"{column_definition(rows.table, name, kind)}"
                     )
                     present[name] = self._columns(rows.table)[name]
                 elif _plain(present[name]) != _plain(expected):
-                    raise UnsupportedBatch(f"column {rows.table}.{name} is {present[name]}, and here {expected}")
+                    raise UnsupportedBatchError(f"column {rows.table}.{name} is {present[name]}, and here {expected}")
 
     def drop(self) -> None:
         """Remove what this Core put in: whole tables where it is the only Core, else its rows.

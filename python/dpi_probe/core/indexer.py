@@ -26,7 +26,7 @@ from dpi_probe.core.archive import (
 from dpi_probe.core.catalog import entry_manifest
 from dpi_probe.core.database import DatabaseError, Decoded, Index, Progress
 from dpi_probe.core.manifest import ManifestError
-from dpi_probe.core.schema import UnsupportedBatch, rows_of
+from dpi_probe.core.schema import UnsupportedBatchError, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ class Status:
     error: str | None = None
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """The database belongs to another archive, or is ahead of this one."""
 
 
@@ -116,7 +116,7 @@ class Indexer(threading.Thread):
                     self._say()
                 self._work(index)
                 delay = RETRY_SECONDS[0]
-            except Mismatch as error:
+            except MismatchError as error:
                 logger.error("%s", error)
                 self._say(error=str(error))
                 return
@@ -140,9 +140,9 @@ class Indexer(threading.Thread):
             try:
                 entry = read_entry(self._archive, progress.place)
             except ArchiveError as error:
-                raise Mismatch(_MISMATCH.format(error)) from error
+                raise MismatchError(_MISMATCH.format(error)) from error
             if (entry.position, entry.manifest_hash) != (progress.position, progress.manifest):
-                raise Mismatch(_MISMATCH.format("its last batch is not at its place in the archive"))
+                raise MismatchError(_MISMATCH.format("its last batch is not at its place in the archive"))
             self._next, self._position = (progress.place.segment, progress.place.end), progress.position + 1
         self._doubt_until = self._position + GROUP_MAX_ENTRIES
 
@@ -244,7 +244,7 @@ class Indexer(threading.Thread):
                 decoded = Decoded(located, manifest, rows)
                 index.prepare(decoded)
                 return decoded
-        except UnsupportedBatch as error:
+        except UnsupportedBatchError as error:
             reason = str(error)
         self._unindexed += 1
         logger.error(

@@ -39,7 +39,7 @@ _STATUS = {
 }  # fmt: skip
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     """An answer other than a receipt."""
 
     def __init__(self, code: int, error: str, detail: str) -> None:
@@ -83,7 +83,7 @@ class Ingest:
     async def _handle(self, request: web.Request, kind: str, most: int, *, whole: bool) -> web.Response:
         try:
             outcome = await self._receive(request, most, whole=whole)
-        except _Refusal as refusal:
+        except _RefusalError as refusal:
             self._metrics.answers.labels(kind, refusal.code, refusal.error).inc()
             return _refuse(request, refusal)
         code = 201 if outcome.status == "archived" else 200
@@ -94,16 +94,16 @@ class Ingest:
         peer = self._peer(request)
         length = request.content_length
         if length is None:
-            raise _Refusal(400, "no_length", "Content-Length is missing")
+            raise _RefusalError(400, "no_length", "Content-Length is missing")
         if length > most:
-            raise _Refusal(413, "too_large", f"the body has {length} bytes; at most {most} are allowed")
+            raise _RefusalError(413, "too_large", f"the body has {length} bytes; at most {most} are allowed")
         if length == 0:
-            raise _Refusal(400, "empty", "the body is empty")
+            raise _RefusalError(400, "empty", "the body is empty")
         if (
             self._requests >= self._settings.max_requests_in_flight
             or self._bytes + length > max(self._max_bytes, length)
         ):  # fmt: skip
-            raise _Refusal(429, "busy", "more requests are being handled than the Core may take at a time")
+            raise _RefusalError(429, "busy", "more requests are being handled than the Core may take at a time")
         self._requests += 1
         self._bytes += length
         self._metrics.in_flight.set(self._requests)
@@ -114,7 +114,7 @@ class Ingest:
             arrival = await asyncio.get_running_loop().run_in_executor(self._pool, self._verify, peer, body, whole)
             outcome = await asyncio.wrap_future(self._committer.submit(arrival))
         except CommitError as error:
-            raise _Refusal(503, "archive", str(error)) from error
+            raise _RefusalError(503, "archive", str(error)) from error
         finally:
             self._requests -= 1
             self._bytes -= length
@@ -122,7 +122,7 @@ class Ingest:
             self._metrics.in_flight_bytes.set(self._bytes)
         if outcome.status == "fork":
             manifest = arrival.manifest
-            raise _Refusal(
+            raise _RefusalError(
                 409, "fork", f"another manifest is archived as chain {manifest.chain.hex()} seq {manifest.seq}"
             )
         return outcome
@@ -132,7 +132,7 @@ class Ingest:
         tls = None if request.transport is None else request.transport.get_extra_info("ssl_object")
         peer = self._trust.identify(None if tls is None else tls.getpeercert(binary_form=True))
         if isinstance(peer, Refused):
-            raise _Refusal(peer.code, peer.error, peer.detail)
+            raise _RefusalError(peer.code, peer.error, peer.detail)
         return peer
 
     async def _read(self, request: web.Request, length: int) -> bytes:
@@ -140,9 +140,9 @@ class Ingest:
             async with asyncio.timeout(self._settings.body_timeout_seconds):
                 return await request.content.readexactly(length)
         except TimeoutError as error:
-            raise _Refusal(400, "slow", f"the body did not come within its time ({length} bytes)") from error
+            raise _RefusalError(400, "slow", f"the body did not come within its time ({length} bytes)") from error
         except asyncio.IncompleteReadError as error:
-            raise _Refusal(400, "cut", f"the body ended after {len(error.partial)} of {length} bytes") from error
+            raise _RefusalError(400, "cut", f"the body ended after {len(error.partial)} of {length} bytes") from error
 
     def _verify(self, peer: Peer, body: bytes, whole: bool) -> Arrival:
         """Check a body in every respect but its place in the chain. Runs on a thread of the pool."""
@@ -150,7 +150,7 @@ class Ingest:
         try:
             manifest = manifest_of(body)
         except ManifestError as error:
-            raise _Refusal(400, "malformed", str(error)) from error
+            raise _RefusalError(400, "malformed", str(error)) from error
         trusted = [self._certificate(peer, manifest).public_bytes(Encoding.DER)]
         try:
             signed = (
@@ -160,12 +160,12 @@ class Ingest:
             )
         except VerificationError as error:
             check = getattr(error, "check", "verification")
-            raise _Refusal(400 if check == "format" else 422, check, str(error)) from error
+            raise _RefusalError(400 if check == "format" else 422, check, str(error)) from error
         if signed["manifest"] != manifest.token:
-            raise _Refusal(400, "malformed", "the manifest that was read is not the one that was verified")
+            raise _RefusalError(400, "malformed", "the manifest that was read is not the one that was verified")
         ahead = manifest.iat - time.time()
         if ahead > self._settings.allowed_skew_seconds:
-            raise _Refusal(
+            raise _RefusalError(
                 422, "future",
                 f"sealed {ahead:.0f} s in the future; set the probe's clock (allowed: "
                 f"{self._settings.allowed_skew_seconds} s)",
@@ -176,18 +176,18 @@ class Ingest:
     def _certificate(self, peer: Peer, manifest: Manifest) -> x509.Certificate:
         """The certificate that the manifest names: one of the same probe that is not revoked."""
         if not manifest.belongs_to(peer.name):
-            raise _Refusal(403, "not_yours", f"probe {peer.name} may not deliver batches of {manifest.iss}")
+            raise _RefusalError(403, "not_yours", f"probe {peer.name} may not deliver batches of {manifest.iss}")
         for certificate in (peer.certificate, *self._trust.certificates(peer.name)):
             if fingerprint(certificate) == manifest.certificate:
                 return certificate
-        raise _Refusal(
+        raise _RefusalError(
             422, "unknown_certificate",
             f"signed with a certificate that is revoked or not known as probe {peer.name}'s "
             f"({manifest.certificate.hex()[:16]}…)",
         )  # fmt: skip
 
 
-def _refuse(request: web.Request, refusal: _Refusal) -> web.Response:
+def _refuse(request: web.Request, refusal: _RefusalError) -> web.Response:
     body = {"status": _STATUS[refusal.code], "error": refusal.error, "detail": refusal.detail}
     response = web.json_response(body, status=refusal.code)
     if refusal.code in (429, 503):

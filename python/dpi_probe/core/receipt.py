@@ -15,7 +15,6 @@ from dpi_probe.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dpi_probe.core.catalog import Chain
     from dpi_probe.core.manifest import Manifest
 
 
@@ -55,15 +54,15 @@ class CoreSigner:
         }
         return sign_es256({"typ": "dpi-receipt+jwt", "x5c": [self._x5c]}, claims, self._key)
 
-    def head(self, chain: Chain, stated_s: int) -> str:
-        """A statement of the last manifest of a chain that the Core holds."""
+    def head(self, manifest: Manifest, stated_s: int) -> str:
+        """A statement that this is the last manifest of its chain that the Core holds."""
         claims = {
             "v": 1,
             "iss": self.name,
-            "probe": chain.probe,
-            "chain": chain.chain.hex(),
-            "seq": chain.head_seq,
-            "manifest": b64url(chain.head_manifest),
+            "probe": manifest.iss,
+            "chain": manifest.chain.hex(),
+            "seq": manifest.seq,
+            "manifest": b64url(manifest.digest),
             "iat": stated_s,
         }
         return sign_es256({"typ": "dpi-head+jwt", "x5c": [self._x5c]}, claims, self._key)

@@ -62,7 +62,7 @@ BATCH_COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
-class UnsupportedBatch(ValueError):
+class UnsupportedBatchError(ValueError):
     """The batch's schema cannot become tables."""
 
 
@@ -89,16 +89,16 @@ def rows_of(batch: bytes, manifest: Manifest, core: str, received_ns: int) -> li
     """The rows that a sealed batch gives to each table. The batch was verified before.
 
     Raises:
-        UnsupportedBatch: it does not decode, or its schema is not one that tables can be made of.
+        UnsupportedBatchError: it does not decode, or its schema is not one that tables can be made of.
     """
     try:
         with pa.ipc.open_stream(batch) as stream:
             table = stream.read_all().replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
-        raise UnsupportedBatch(f"does not decode: {error}") from error
+        raise UnsupportedBatchError(f"does not decode: {error}") from error
     count = table.num_rows
     if count != manifest.rows:
-        raise UnsupportedBatch(f"{count} rows, and {manifest.rows} in the manifest")
+        raise UnsupportedBatchError(f"{count} rows, and {manifest.rows} in the manifest")
     keys = {
         "core": pa.array([core] * count, pa.string()),
         "probe": pa.array([manifest.iss] * count, pa.string()),
@@ -108,10 +108,10 @@ def rows_of(batch: bytes, manifest: Manifest, core: str, received_ns: int) -> li
         "received": pa.array([received_ns // 1_000_000] * count, pa.timestamp("ms", "UTC")),
     }
     if len(set(table.column_names)) != len(table.column_names):
-        raise UnsupportedBatch("two columns have one name")
+        raise UnsupportedBatchError("two columns have one name")
     structs = [name for name in table.column_names if pa.types.is_struct(table.schema.field(name).type)]
     if manifest.kind != "flow" and structs:
-        raise UnsupportedBatch(f"a {manifest.kind} batch with a struct column")
+        raise UnsupportedBatchError(f"a {manifest.kind} batch with a struct column")
     main = KIND_TABLES[manifest.kind]
     plain = {name: table.column(name) for name in table.column_names if name not in structs}
     found = [Rows(main, _checked(main, keys, plain))]
@@ -121,7 +121,7 @@ def rows_of(batch: bytes, manifest: Manifest, core: str, received_ns: int) -> li
         context = {name: plain[name] for name in CONTEXT_COLUMNS if name in plain}
         members = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
         if len(members) != column.type.num_fields:
-            raise UnsupportedBatch(f"struct {name}: two members have one name")
+            raise UnsupportedBatchError(f"struct {name}: two members have one name")
         own = _name(name)
         if own in (*KIND_TABLES.values(), BATCHES):
             own += "_"
@@ -134,14 +134,14 @@ def rows_of(batch: bytes, manifest: Manifest, core: str, received_ns: int) -> li
 
 def _checked(table: str, keys: Mapping[str, Any], columns: Mapping[str, Any]) -> pa.Table:
     if len(columns) > MAX_COLUMNS:
-        raise UnsupportedBatch(f"{table}: more than {MAX_COLUMNS} columns")
+        raise UnsupportedBatchError(f"{table}: more than {MAX_COLUMNS} columns")
     named = {(f"{name}_" if name in keys else _name(name)): column for name, column in columns.items()}
     return pa.table({**keys, **named})
 
 
 def _name(name: str) -> str:
     if not _IDENTIFIER.fullmatch(name):
-        raise UnsupportedBatch(f"{name!r} cannot name a table or column")
+        raise UnsupportedBatchError(f"{name!r} cannot name a table or column")
     return name
 
 
@@ -149,7 +149,7 @@ def columns_of(rows: Rows) -> dict[str, str]:
     """The ClickHouse type of each column that is not among the keys.
 
     Raises:
-        UnsupportedBatch: a type has no counterpart.
+        UnsupportedBatchError: a type has no counterpart.
     """
     return {
         field.name: clickhouse_type(field.type, name=field.name)
@@ -165,7 +165,7 @@ def clickhouse_type(arrow: pa.DataType, *, name: str = "", nested: bool = False)
     struct may be null, since a null in a tuple would silently become the type's zero.
 
     Raises:
-        UnsupportedBatch: the type has no counterpart.
+        UnsupportedBatchError: the type has no counterpart.
     """
     if pa.types.is_list(arrow):
         return f"Array({clickhouse_type(arrow.value_type, nested=True)})"
@@ -191,7 +191,7 @@ def _scalar(arrow: pa.DataType) -> str:
         return "DateTime64(9, 'UTC')"
     if pa.types.is_fixed_size_binary(arrow):
         return "IPv6" if arrow.byte_width == _ADDRESS_BYTES else f"FixedString({arrow.byte_width})"
-    raise UnsupportedBatch(f"Arrow type {arrow} has no counterpart")
+    raise UnsupportedBatchError(f"Arrow type {arrow} has no counterpart")
 
 
 # Columns whose values are needed to order and find rows are never null in a batch and have plain types.

@@ -7,7 +7,7 @@ Owns: `archive/certificates/`. Never: trusts a certificate that its authority di
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import logging
 import os
 import threading
@@ -114,7 +114,7 @@ class Trust:
         if self.is_revoked(certificate):
             return Refused(403, "revoked", f"the certificate of probe {name} is revoked; ask for a new one")
         # A connection may outlive the certificate that opened it.
-        if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        if certificate.not_valid_after_utc < dt.datetime.now(dt.UTC):
             return Refused(401, "expired", f"the certificate of probe {name} has expired; ask for a new one")
         self._remember(name, certificate)
         return Peer(name, certificate)
