@@ -23,6 +23,7 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 
 from dpi_probe.core.archive import Place
+from dpi_probe.core.columns import quote
 from dpi_probe.core.schema import (
     BATCHES,
     MAX_COLUMNS,
@@ -34,8 +35,8 @@ from dpi_probe.core.schema import (
     columns_of,
     create_batches,
     create_table,
-    quote,
 )
+from dpi_probe.core.settings import redact
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -125,12 +126,6 @@ def sole_writer(data_dir: Path, dsn: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def redact(dsn: str) -> str:
-    """The DSN without user and password, for messages."""
-    scheme, _, rest = dsn.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 class Index:

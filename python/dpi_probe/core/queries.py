@@ -15,7 +15,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from dpi_probe.core.schema import KEY_COLUMNS, quote
+from dpi_probe.core.columns import KEY_COLUMNS, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dpi_probe import _native
+from dpi_probe.core.columns import KEY_COLUMNS, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,6 @@ _ADDRESS_BYTES = 16
 _LOW_CARDINALITY = frozenset(
     {"app", "app_confidence", "category", "end_reason", "direction_basis", "account", "reason", "severity", "event"}
 )
-# The key of every row, and when the Core archived it: the first columns of every table.
-KEY_COLUMNS: dict[str, tuple[str, str]] = {
-    "core": ("LowCardinality(String)", "The Core that archived the batch."),
-    "probe": ("LowCardinality(String)", "The probe that sealed it."),
-    "chain": ("LowCardinality(String)", "Its chain: one start of the probe, 32 hexadecimal digits."),
-    "seq": ("UInt64", "Its position in the chain."),
-    "row": ("UInt32", "The record's row in it, from 0."),
-    "received": ("DateTime64(3, 'UTC')", "When the Core archived it."),
-}
 # What rows of a protocol's table repeat of their flow, so that most questions need no join.
 CONTEXT_COLUMNS = ("flow_id", "start_time", "src_ip", "dst_ip")
 BATCH_COLUMNS: dict[str, tuple[str, str]] = {
@@ -72,11 +64,6 @@ class Rows:
 
     table: str
     data: pa.Table
-
-
-def quote(identifier: str) -> str:
-    """An identifier in backticks. It was checked by `_name`."""
-    return f"`{identifier}`"
 
 
 def text(value: str) -> str:

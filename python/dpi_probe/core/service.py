@@ -22,12 +22,11 @@ from cryptography.exceptions import InvalidSignature
 
 from dpi_probe.core.admin import Admin
 from dpi_probe.core.committer import Committer
-from dpi_probe.core.database import redact
 from dpi_probe.core.database_link import DatabaseLink
 from dpi_probe.core.ingest import Ingest
 from dpi_probe.core.metrics import Metrics
 from dpi_probe.core.receipt import CoreSigner
-from dpi_probe.core.settings import split_listen
+from dpi_probe.core.settings import redact, split_listen
 from dpi_probe.core.trust import Trust
 from dpi_probe.errors import ConfigError
 

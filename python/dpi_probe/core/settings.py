@@ -127,6 +127,12 @@ def split_listen(value: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def redact(dsn: str) -> str:
+    """The DSN without user and password, for messages."""
+    scheme, _, rest = dsn.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> CoreSettings:
     """The settings from all sources; flags that are None count as not given.
 
