@@ -65,6 +65,9 @@ class Kind(IntEnum):
     """A manifest that was refused for the same reason."""
 
 
+_KINDS = frozenset(int(kind) for kind in Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a record lies."""
@@ -279,7 +282,7 @@ def _parse_header(header: bytes) -> tuple[int, int, int, int, int, int, bytes, i
     )
     if magic != RECORD_MAGIC or version != VERSION or crc != zlib.crc32(header[:-4]):
         return None
-    if probe > MAX_PROBE_BYTES or body > MAX_PART_BYTES or receipt > MAX_PART_BYTES or kind not in Kind:
+    if probe > MAX_PROBE_BYTES or body > MAX_PART_BYTES or receipt > MAX_PART_BYTES or kind not in _KINDS:
         return None
     return kind, probe, position, received, body, receipt, chain, seq, manifest, digest
 

@@ -121,12 +121,20 @@ class Indexer(threading.Thread):
                 self._say(error=str(error))
                 return
             except (DatabaseError, ArchiveError) as error:
-                self._failures += 1
-                self._doubt_until = self._position + GROUP_MAX_ENTRIES
                 logger.error("%s; trying again in %.1f s", error, delay)
-                self._say(up=index is not None, error=str(error))
-                self._pause(delay)
-                delay = min(2 * delay, RETRY_SECONDS[1])
+                delay = self._wait_out(index is not None, str(error), delay)
+            except Exception as error:
+                # A bug must neither end the thread in silence nor skip what it stumbled over.
+                logger.exception("indexer; trying again in %.1f s", delay)
+                delay = self._wait_out(index is not None, repr(error), delay)
+
+    def _wait_out(self, up: bool, error: str, delay: float) -> float:
+        """Report a failure, after which it is not known what was inserted; returns the next delay."""
+        self._failures += 1
+        self._doubt_until = self._position + GROUP_MAX_ENTRIES
+        self._say(up=up, error=error)
+        self._pause(delay)
+        return min(2 * delay, RETRY_SECONDS[1])
 
     def _pause(self, seconds: float) -> None:
         with self._wake:
