@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_GAPS = 100
 _QUESTIONS = ("flows", "applications", "top-talkers", "server-names")
-Handler = "Callable[[web.Request], Awaitable[web.StreamResponse]]"
 
 
 class Admin:

@@ -23,11 +23,15 @@ from dpi_probe.core.trust import Peer, Refused, Trust
 from dpi_probe.errors import VerificationError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from cryptography import x509
 
     from dpi_probe.core.manifest import Manifest
     from dpi_probe.core.metrics import Metrics
     from dpi_probe.core.settings import CoreSettings
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class Ingest:
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        application = web.Application()
+        application = web.Application(middlewares=[self._always_json])
         application.router.add_post("/v1/batches", self._batches)
         application.router.add_post("/v1/manifests", self._manifests)
         return application
@@ -73,6 +77,19 @@ class Ingest:
     def close(self) -> None:
         """End the verifying threads."""
         self._pool.shutdown(wait=True)
+
+    @web.middleware
+    async def _always_json(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Probes read JSON: also where there is no such path, or where the Core has a bug."""
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            code, word, detail = error.status, "no_such_request", f"{request.method} {request.path}: {error.reason}"
+        except Exception as error:
+            logger.exception("%s %s", request.method, request.path)
+            code, word, detail = 500, "internal", f"the Core failed: {type(error).__name__}"
+        self._metrics.answers.labels("other", code, word).inc()
+        return web.json_response({"status": "ERROR", "error": word, "detail": detail}, status=code)
 
     async def _batches(self, request: web.Request) -> web.Response:
         return await self._handle(request, "batches", MAX_BATCH_BYTES, whole=True)
