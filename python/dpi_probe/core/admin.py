@@ -171,8 +171,7 @@ def _previous_state(chain: Chain, before: Chain | None) -> str:
 
 
 def _single(request: web.Request) -> dict[str, str]:
-    names = list(request.query.keys())
-    if len(set(names)) != len(names):
+    if len(set(request.query)) != len(request.query):
         raise BadQueryError("a parameter occurs twice")
     return dict(request.query)
 
