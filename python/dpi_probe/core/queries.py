@@ -152,7 +152,9 @@ def parse_time(text: str) -> int:
         whole, _, fraction = text.partition(".")
         nanoseconds = int(fraction.ljust(9, "0") or 0)
         return int(whole) * _NS + (-nanoseconds if whole.startswith("-") else nanoseconds)
-    match = re.fullmatch(r"([0-9T: -]{10,19})(?:\.([0-9]{1,9}))?(Z|z|[+-][0-9:]{5})?", text)
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00:00"
+    match = re.fullmatch(r"([0-9-]{10}[Tt ][0-9:]{8})(?:\.([0-9]{1,9}))?(Z|z|[+-][0-9]{2}:[0-9]{2})?", text)
     try:
         if match is None:
             raise ValueError(text)
