@@ -21,7 +21,6 @@ import ipaddress
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
@@ -33,6 +32,7 @@ from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 PROBE_URN = "urn:dpi-probe:probe:"
 CORE_URN = "urn:dpi-probe:core:"
@@ -437,7 +437,7 @@ def _pem_key(key: PrivateKey) -> bytes:
 def _create(path: Path, data: bytes) -> None:
     """Write a new file that only its owner may read; it is on disk when this returns."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
+    with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -25,7 +25,7 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--pki", type=PATH, help="Directory of `dpi-probe pki init`.  [env: CORE_PKI; default: pki]"),
         click.option(
             "--database",
-            help="Index: chdb:///PATH or clickhouse://HOST/DB.  [env: CORE_DATABASE; default: below the data directory]",
+            help="Index: chdb:///PATH or clickhouse://HOST/DB.  [env: CORE_DATABASE; default: in the data directory]",
         ),
         click.option(
             "--data-dir",
@@ -47,7 +47,7 @@ def _common(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.pass_context
 def command(context: click.Context, /, **flags: Any) -> None:
-    """Receive sealed batches, verify, archive and index them.
+    r"""Receive sealed batches, verify, archive and index them.
 
     \b
     dpi-probe pki init pki --probe sensor1

@@ -21,7 +21,7 @@ DIRECTORY = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Make, issue and revoke the certificates of probes and the Core.
+    r"""Make, issue and revoke the certificates of probes and the Core.
 
     \b
     dpi-probe pki init pki --dns core.example.net --probe sensor1

@@ -109,14 +109,11 @@ class Admin:
             out["gaps"] = [list(gap) for gap in self._catalog.gaps(chain.probe, chain.chain, MAX_GAPS)]
         if chain.prev_chain is not None and chain.prev_seq is not None:
             before = known.get((chain.probe, chain.prev_chain))
-            out["previous"] = {
-                "chain": chain.prev_chain.hex(),
-                "seq": chain.prev_seq,
-                "state": _previous_state(chain, before),
-            }
+            state = _previous_state(chain.prev_seq, chain.prev, before)
+            out["previous"] = {"chain": chain.prev_chain.hex(), "seq": chain.prev_seq, "state": state}
         return out
 
-    async def _health(self, request: web.Request) -> web.StreamResponse:
+    async def _health(self, _: web.Request) -> web.StreamResponse:
         problems = []
         if self._committer.failed:
             problems.append(f"archive: {self._committer.failed}")
@@ -144,7 +141,7 @@ class Admin:
         }
         return web.json_response(body, status=503 if failed else 200)
 
-    async def _metrics_page(self, request: web.Request) -> web.StreamResponse:
+    async def _metrics_page(self, _: web.Request) -> web.StreamResponse:
         async with self._catalog_lock:
             totals = await asyncio.to_thread(self._catalog.totals)
         self._metrics.chains.set(totals["chains"])
@@ -158,16 +155,15 @@ class Admin:
         )
 
 
-def _previous_state(chain: Chain, before: Chain | None) -> str:
-    """What the Core holds of the chain that this one goes on from."""
-    assert chain.prev_seq is not None
+def _previous_state(seq: int, manifest: bytes | None, before: Chain | None) -> str:
+    """What the Core holds of the chain that another goes on from, behind `seq`."""
     if before is None:
         return "unknown"
-    if before.head_seq < chain.prev_seq:
+    if before.head_seq < seq:
         return "tail_missing"
-    if before.head_seq > chain.prev_seq:
+    if before.head_seq > seq:
         return "rolled_back"
-    return "whole" if before.head_manifest == chain.prev else "forked"
+    return "whole" if before.head_manifest == manifest else "forked"
 
 
 def _single(request: web.Request) -> dict[str, str]:

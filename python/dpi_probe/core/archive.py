@@ -17,13 +17,13 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 SEGMENT_MAGIC = b"DPIARCHV"
 RECORD_MAGIC = b"DPIR"

@@ -348,15 +348,17 @@ def _readable(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]
     """A row as people write it: IPv4 addresses, RFC 3339 times, MAC addresses. Nulls are left out."""
     out: dict[str, Any] = {}
     for name, value in row.items():
-        if value is None:
-            continue
-        kind = columns.get(name, KEY_COLUMNS.get(name, ("", ""))[0])
-        if isinstance(value, str):
-            if "IPv6" in kind:
-                value = value.removeprefix("::ffff:")
-            elif "DateTime" in kind:
-                value = value.replace(" ", "T") + "Z"
-            elif f"FixedString({_MAC_BYTES})" in kind:
-                value = ":".join(value[at : at + 2] for at in range(0, len(value), 2))
-        out[name] = value
+        if value is not None:
+            kind = columns.get(name, KEY_COLUMNS.get(name, ("", ""))[0])
+            out[name] = _readable_text(value, kind) if isinstance(value, str) else value
     return out
+
+
+def _readable_text(value: str, kind: str) -> str:
+    if "IPv6" in kind:
+        return value.removeprefix("::ffff:")
+    if "DateTime" in kind:
+        return value.replace(" ", "T") + "Z"
+    if f"FixedString({_MAC_BYTES})" in kind:
+        return ":".join(value[at : at + 2] for at in range(0, len(value), 2))
+    return value

@@ -185,16 +185,29 @@ def _scalar(arrow: pa.DataType) -> str:
 NEVER_NULL = {"start_time": "DateTime64(9, 'UTC')", "src_ip": "IPv6", "dst_ip": "IPv6", "flow_id": "UInt64"}
 
 
+# docs/formats/sealed-batch.md §8.
+_RECORDS_OF_THE_PROBE = {
+    ("ledger", "time"): "When the account stood so, UTC.",
+    ("ledger", "account"): "Name of the account; cumulative since the start of the chain.",
+    ("ledger", "reason"): "Its part, where the account is split; else empty.",
+    ("ledger", "worker"): "The worker whose account it is; null: the probe's.",
+    ("ledger", "value"): "The count; null where the capture mode cannot know it.",
+    ("events", "time"): "When it happened, UTC.",
+    ("events", "severity"): "info, warning or error.",
+    ("events", "event"): "What happened, in a fixed vocabulary.",
+    ("events", "detail"): "One sentence for people.",
+}
+
+
 @functools.cache
 def definitions() -> dict[tuple[str, str], str]:
     """The definition of each declared column, by table and column."""
+    # The declaration comes from the record builder, with which the module may have been built or not.
     declared: list[dict[str, Any]] = getattr(_native, "schema", list)()
-    found = {}
+    found = dict(_RECORDS_OF_THE_PROBE)
     for column in declared:
-        table = "flows" if column["table"] in ("flow", "flows") else column["table"]
+        table = "flows" if column["table"] == "flow" else column["table"]
         found[table, column["name"]] = str(column["doc"])
-        for member in column.get("members", ()):
-            found[column["name"], member["name"]] = str(member["doc"])
     return found
 
 

@@ -38,7 +38,7 @@ def entry(position: int, body: bytes = b"body", receipt: str = "receipt") -> Ent
     digest = hashlib.sha256(body).digest()
     return Entry(
         Kind.BATCH, position, 1_000 + position, "sensor/eth0", bytes(range(16)), position, digest, body, receipt
-    )  # noqa: E501
+    )
 
 
 def located(directory: Path) -> list[Entry]:

@@ -204,7 +204,7 @@ def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Calla
         (1, 46),
         (0, None),
         (0, None),
-    ]  # noqa: E501
+    ]
     _, health = core.get("/v1/health")
     assert health["index"]["unindexed"] == 1
     assert "column flows.app is LowCardinality(Nullable(String)), and here Nullable(UInt32)" in core.log
@@ -217,7 +217,7 @@ def test_hostile_names_stay_out_of_sql(make_core: Callable[..., Core], probe: Pr
     struct = pa.array([{"a`b": 1}, None], pa.struct([("a`b", pa.uint8())]))
     shadow = pa.array(
         [{"seq": 7, "flow_id": 8, "row": 9}] * 2, pa.struct([(n, pa.uint64()) for n in ("seq", "flow_id", "row")])
-    )  # noqa: E501
+    )
     with core.client() as client:
         post(client, probe.seal(base.append_column(name, pa.array([1, 2], pa.uint8()))))
         post(client, probe.seal(base.append_column("odd", struct)))
