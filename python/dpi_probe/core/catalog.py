@@ -232,7 +232,7 @@ class Catalog:
         covered = self.covered()
         if covered is None:
             return None
-        present = {number: path for number, path in segments(directory)}
+        present = dict(segments(directory))
         missing = [number for number in range(covered.segment + 1) if number not in present]
         if missing:
             return f"{len(missing)} segments are missing, the first is number {missing[0]}"

@@ -120,7 +120,7 @@ class DatabaseLink:
 
     async def _keep_running(self) -> None:
         delay = RESTART_SECONDS[0]
-        while not self._stopping:
+        while True:
             started = time.monotonic()
             code = await self._run_once()
             if self._stopping:

@@ -79,11 +79,12 @@ class _Answers:
         reply: dict[str, Any] = {"id": message["id"]}
         try:
             if not self.open.is_set():
-                raise DatabaseError("the database is not open yet")
-            if not hasattr(self._local, "questions"):
-                dsn, memory, seconds = self._options
-                self._local.questions = Questions(connect(dsn, memory_bytes=memory, query_seconds=seconds))
-            reply["answer"] = self._local.questions.ask(message["ask"], message["arguments"])
+                reply["failed"] = "the database is not open yet"
+            else:
+                if not hasattr(self._local, "questions"):
+                    dsn, memory, seconds = self._options
+                    self._local.questions = Questions(connect(dsn, memory_bytes=memory, query_seconds=seconds))
+                reply["answer"] = self._local.questions.ask(message["ask"], message["arguments"])
         except BadQueryError as error:
             reply["bad"] = str(error)
         except (ClickHouseError, DatabaseError, OSError) as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote as percent_encode
 
-from dpi_probe.core.archive import Damage, Entry, Kind, Located, iter_entries
+from dpi_probe.core.archive import Damage, Entry, Item, Kind, Located, iter_entries
 from dpi_probe.core.catalog import entry_manifest
 from dpi_probe.core.manifest import ManifestError
 from dpi_probe.errors import ConfigError
@@ -42,33 +42,21 @@ def export(archive: Path, out: Path, signer: CoreSigner, *, probe: str | None = 
         ArchiveError: the archive cannot be read.
     """
     exported = Exported()
-    heads: dict[tuple[str, bytes], Manifest] = {}
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(out.iterdir()):
             raise ConfigError(f"{out}: is not empty; give an empty directory")
+        heads: dict[tuple[str, bytes], Manifest] = {}
         for item in iter_entries(archive):
-            if isinstance(item, Damage):
-                exported.damaged += 1
-                logger.error("archive %s: at offset %d: %s", item.path, item.offset, item.reason)
-            if not isinstance(item, Located) or (probe is not None and item.entry.probe != probe):
-                continue
-            try:
-                manifest = entry_manifest(item.entry)
-            except ManifestError as error:
-                exported.damaged += 1
-                logger.error("archive %s: at offset %d: %s", item.path, item.place.offset, error)
-                continue
-            _write_entry(out, item.entry, exported)
-            if item.entry.kind in (Kind.BATCH, Kind.MANIFEST):
+            manifest = _export_item(out, item, probe, exported)
+            if manifest is not None:
                 key = (manifest.iss, manifest.chain)
                 if key not in heads or heads[key].seq < manifest.seq:
                     heads[key] = manifest
         stated = int(time.time())
         for manifest in heads.values():
-            directory = out / "heads" / _directory(manifest.iss)
-            token = signer.head(manifest, stated)
-            _create(directory / f"{manifest.chain.hex()}.jwt", token.encode())
+            path = out / "heads" / _directory(manifest.iss) / f"{manifest.chain.hex()}.jwt"
+            _create(path, signer.head(manifest, stated).encode())
         exported.chains = len(heads)
         for path in sorted((archive / "certificates").glob("*.pem")):
             _create(out / "certificates" / path.name, path.read_bytes())
@@ -76,6 +64,23 @@ def export(archive: Path, out: Path, signer: CoreSigner, *, probe: str | None = 
     except OSError as error:
         raise ConfigError(f"{error.filename or out}: {error.strerror}") from error
     return exported
+
+
+def _export_item(out: Path, item: Item, probe: str | None, exported: Exported) -> Manifest | None:
+    """Write what the archive holds at one place; returns the manifest if it is one of a chain."""
+    if isinstance(item, Damage):
+        exported.damaged += 1
+        logger.error("archive %s: at offset %d: %s", item.path, item.offset, item.reason)
+    if not isinstance(item, Located) or (probe is not None and item.entry.probe != probe):
+        return None
+    try:
+        manifest = entry_manifest(item.entry)
+    except ManifestError as error:
+        exported.damaged += 1
+        logger.error("archive %s: at offset %d: %s", item.path, item.place.offset, error)
+        return None
+    _write_entry(out, item.entry, exported)
+    return manifest if item.entry.kind in (Kind.BATCH, Kind.MANIFEST) else None
 
 
 def _write_entry(out: Path, entry: Entry, exported: Exported) -> None:

@@ -110,10 +110,10 @@ class Filters:
             value = getattr(self, name)
             if value is not None:
                 add((name,), f"{name} = {{{name}:String}}", **{name: value})
-        if self.server_name is not None and self.server_name.startswith("*."):
-            add(("server_name",), "endsWith(server_name, {suffix:String})", suffix=self.server_name[1:])
-        elif self.server_name is not None:
-            add(("server_name",), "server_name = {server_name:String}", server_name=self.server_name)
+        if self.server_name is not None:
+            suffix = self.server_name.startswith("*.")
+            clause = "endsWith(server_name, {name:String})" if suffix else "server_name = {name:String}"
+            add(("server_name",), clause, name=self.server_name[1:] if suffix else self.server_name)
         if self.ip is not None:
             add(
                 ("src_ip", "dst_ip"),
@@ -123,10 +123,10 @@ class Filters:
             )
         if self.port is not None:
             add(("src_port", "dst_port"), "(src_port = {port:UInt16} OR dst_port = {port:UInt16})", port=self.port)
-        if self.since is not None:
-            add(("start_time",), "start_time >= fromUnixTimestamp64Nano({since:Int64}, 'UTC')", since=self.since)
-        if self.until is not None:
-            add(("start_time",), "start_time < fromUnixTimestamp64Nano({until:Int64}, 'UTC')", until=self.until)
+        for name, operator, moment in (("since", ">=", self.since), ("until", "<", self.until)):
+            if moment is not None:
+                clause = f"start_time {operator} fromUnixTimestamp64Nano({{{name}:Int64}}, 'UTC')"
+                add(("start_time",), clause, **{name: moment})
         if self.cursor is not None:
             time, probe, chain, seq, row = self.cursor
             add(
@@ -154,14 +154,15 @@ def parse_time(text: str) -> int:
         return int(whole) * _NS + (-nanoseconds if whole.startswith("-") else nanoseconds)
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         text += "T00:00:00"
+    refusal = "RFC 3339 (2026-01-31T12:00:00Z) or seconds since 1970 are allowed"
     match = re.fullmatch(r"([0-9-]{10}[Tt ][0-9:]{8})(?:\.([0-9]{1,9}))?(Z|z|[+-][0-9]{2}:[0-9]{2})?", text)
+    if match is None:
+        raise ValueError(refusal)
     try:
-        if match is None:
-            raise ValueError(text)
         moment = dt.datetime.fromisoformat(match[1] + (match[3] or "Z").upper())
         seconds = int((moment - dt.datetime.fromtimestamp(0, dt.UTC)).total_seconds())
     except (ValueError, OverflowError) as error:
-        raise ValueError("RFC 3339 (2026-01-31T12:00:00Z) or seconds since 1970 are allowed") from error
+        raise ValueError(refusal) from error
     nanoseconds = seconds * _NS + int((match[2] or "").ljust(9, "0"))
     if not -(1 << 63) <= nanoseconds < 1 << 63:
         raise ValueError("years from 1678 to 2261 are allowed")

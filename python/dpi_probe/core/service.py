@@ -197,11 +197,12 @@ class Service:
     async def _listen(
         self, runner: web.AppRunner, setting: str, host: str, port: int, tls: ssl.SSLContext | None
     ) -> tuple[str, int]:
-        assert self._loop is not None
-        assert runner.server is not None
+        loop = asyncio.get_running_loop()
+        if runner.server is None:
+            raise RuntimeError("the runner was not set up")
         options: dict[str, Any] = {"ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
         try:
-            server = await self._loop.create_server(runner.server, host, port, ssl=tls, backlog=BACKLOG, **options)
+            server = await loop.create_server(runner.server, host, port, ssl=tls, backlog=BACKLOG, **options)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             if error.errno == errno.EADDRINUSE:

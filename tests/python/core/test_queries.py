@@ -58,7 +58,7 @@ def test_text_never_reaches_the_sql(text: str) -> None:
 @given(st.integers(-(1 << 62), 1 << 62), st.text(), st.text(), st.integers(0, (1 << 64) - 1), st.integers(0, 1 << 31))
 def test_cursor_round_trip(time: int, probe: str, chain: str, seq: int, row: int) -> None:
     seconds, nanoseconds = divmod(time, 10**9)
-    moment = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=seconds)
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=seconds)
     text = f"{moment.year:04d}-{moment:%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
     cursor = make_cursor({"start_time": text, "probe": probe, "chain": chain, "seq": seq, "row": row})
     if len(cursor) <= 512:

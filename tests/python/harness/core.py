@@ -57,7 +57,7 @@ def flow_table(count: int = 3, *, base: int = 0) -> pa.Table:
         "bytes_rev": pa.array([50] * count, pa.uint64()),
         "app": pa.array(["tls" if row % 2 else "dns" for row in rows], pa.string()),
         "server_name": pa.array([f"host{row}.example.com" if row % 2 else None for row in rows], pa.string()),
-        "vlan_ids": pa.array([[row, 7] if row % 2 else None for row in rows], pa.list_(pa.uint16())),
+        "vlan_ids": pa.array([[row % 4096, 7] if row % 2 else None for row in rows], pa.list_(pa.uint16())),
         "tls": tls,
     }
     return pa.table(columns)
@@ -241,7 +241,7 @@ class Core:
 
     def indexed(self) -> None:
         """Wait until the index has caught up."""
-        wait_for(lambda: self._caught_up(), "the index to catch up", seconds=60)
+        wait_for(self._caught_up, "the index to catch up", seconds=60)
 
     def _caught_up(self) -> bool:
         _, health = self.get("/v1/health")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from dpi_probe._pki import Authority, load_certificate, load_key, load_revocations, role_of
 from dpi_probe.cli.pki import command
 from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
