@@ -364,7 +364,7 @@ impl RecordBatchReader for Stream {
 
 /// What the filter's compiler made of an expression for one link type.
 #[derive(FromPyObject)]
-enum Compiled {
+pub(crate) enum Compiled {
     /// The program as (code, jump if true, jump if false, operand).
     Program(Vec<(u16, u8, u8, u32)>),
     /// Why there is none.
@@ -372,7 +372,7 @@ enum Compiled {
 }
 
 /// The programs for every link type; `ConfigError` where one is not valid.
-fn filters(compiled: Vec<(u32, Compiled)>) -> PyResult<Filters> {
+pub(crate) fn filters(compiled: Vec<(u32, Compiled)>) -> PyResult<Filters> {
     let mut filters = Filters::default();
     for (link_type, compiled) in compiled {
         let program = match compiled {
@@ -456,7 +456,7 @@ pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     Ok(all)
 }
 
-/// The accounts of the books: a list of {name, reason, kind, doc, reason_doc}.
+/// The accounts of the books: a list of `{name, reason, kind, doc, reason_doc}`.
 #[pyfunction]
 pub fn account_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);

@@ -28,6 +28,11 @@ impl<D: Disk> Pressure<D> {
         self.sealing.events_waiting() + self.spool.pending_events()
     }
 
+    /// `BACKPRESSURE_THRESHOLD` in events.
+    pub fn threshold(&self) -> u64 {
+        self.threshold
+    }
+
     /// Whether there are more of them than `BACKPRESSURE_THRESHOLD`.
     pub fn is_under_pressure(&self) -> bool {
         self.events_outstanding() > self.threshold
