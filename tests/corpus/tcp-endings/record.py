@@ -7,8 +7,8 @@
 - 9005: reset by the server while the client's data is unread.
 - 9006: both sides close at the same time (the wire holds both FINs back).
 - 9007: left open: no FIN, no RST within the capture.
-- 9008: the server never answers: three SYNs into a black hole.
-- 9009: the client's last ACK is lost behind nothing: the tap never sees it; the server's FIN comes again.
+- 9008: the server never answers: four SYNs into a black hole.
+- 9009: the client's last ACK is lost before the tap; the server's FIN comes again and its ACK is the last packet.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def record(output: Path) -> list[str]:
         simultaneous_close(bed)
         left_open = Connection(bed, port=9007)
         left_open.ask()
+        bed.quiet()
         unanswered(bed)
         lost_last_ack(bed)
         bed.quiet()

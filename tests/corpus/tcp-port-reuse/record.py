@@ -40,6 +40,7 @@ def record(output: Path) -> list[str]:
         with contextlib.suppress(ConnectionResetError):
             third.client.recv(1)
         third.client.close()
+        bed.quiet(0.05)
         fourth = Connection(bed, client_port=40_000)
         fourth.ask(b"the fourth\n", b"four\n")
         fourth.close()
