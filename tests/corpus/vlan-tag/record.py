@@ -18,7 +18,7 @@ def record(output: Path) -> list[str]:
     """Run the scenario."""
     apt_install(ping="iputils-ping")
     with Testbed() as bed:
-        bed.wire.tags = b"x81x00x60x64"
+        bed.wire.tags = b"\x81\x00\x60\x64"
         start_nginx(bed, "server { listen 80; }")
         bed.client.run(["curl", "--silent", "--resolve", "tagged.example:80:192.0.2.20", "http://tagged.example/"])
         bed.client.run(["ping", "-n", "-c", "2", "-i", "0.05", "2001:db8:1::20"])

@@ -1,0 +1,56 @@
+"""IP fragments: each to the flow of its datagram, whose ports only the first fragment has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.oracle.decode import Packet
+
+TIMEOUT = 30_000_000_000
+"""How long the fragments of a datagram are kept together, in nanoseconds of the clock."""
+
+
+@dataclass
+class _Datagram:
+    deadline: int
+    ports: tuple[int, int] | None = None
+    waiting: list[Packet] = field(default_factory=list)
+
+
+class Fragments:
+    """Datagrams of which fragments have come."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self._datagrams: dict[tuple[object, ...], _Datagram] = {}
+
+    def take(self, packet: Packet, clock: int) -> list[Packet]:
+        """The packets that can be metered now, in order: those that waited for their first fragment stand before it."""
+        fragment = packet.fragment
+        if fragment is None:
+            return [packet]
+        key = (packet.source, packet.destination, packet.protocol, fragment.identification)
+        datagram = self._datagrams.setdefault(key, _Datagram(clock + TIMEOUT))
+        if fragment.offset == 0:
+            datagram.ports = (packet.source_port, packet.destination_port)
+            ready = [*datagram.waiting, packet]
+            datagram.waiting = []
+        elif datagram.ports is None:
+            datagram.waiting.append(packet)
+            return []
+        else:
+            ready = [packet]
+        for one in ready:
+            one.source_port, one.destination_port = datagram.ports
+        return ready
+
+    def give_up(self, clock: int | None) -> list[Packet]:
+        """Forget the datagrams whose time is up (all, without a clock); what still waits counts without ports."""
+        orphans: list[Packet] = []
+        for key, datagram in list(self._datagrams.items()):
+            if clock is None or clock > datagram.deadline:
+                orphans += datagram.waiting
+                del self._datagrams[key]
+        return orphans

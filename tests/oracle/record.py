@@ -1,0 +1,158 @@
+"""From the packets of a record to its columns, by the names and definitions of `FlowRecord`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.oracle.community_id import community_id
+from tests.oracle.decode import TCP
+from tests.oracle.statistics import summary
+
+if TYPE_CHECKING:
+    from tests.oracle.decode import Packet
+    from tests.oracle.meter import Flow
+
+SPLT_PACKETS = 20
+SYN, ACK = 0x02, 0x10
+
+
+@dataclass
+class Observation:
+    """A packet as its flow sees it."""
+
+    packet: Packet
+    forward: bool
+    retransmission: bool = False
+    out_of_order: bool = False
+    server_round_trip: int | None = None
+    client_round_trip: int | None = None
+
+    @property
+    def time_ns(self) -> int:
+        """When it was captured."""
+        return self.packet.frame.time_ns
+
+
+def gaps(seen: list[Observation]) -> list[int]:
+    """Times between consecutive packets in capture order; a step back counts as 0."""
+    return [max(b.time_ns - a.time_ns, 0) for a, b in zip(seen, seen[1:], strict=False)]
+
+
+def time_text(time_ns: int) -> str:
+    """RFC 3339 in UTC with nanoseconds."""
+    import datetime
+
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)  # noqa: DTZ001 - UTC throughout
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+
+
+def mac_text(mac: bytes | None) -> str | None:
+    """A MAC address with colons."""
+    return None if mac is None else ":".join(f"{byte:02x}" for byte in mac)
+
+
+def make_record(flow: Flow, reason: str) -> dict[str, Any]:
+    """The columns of the flow's present record; those that are null are left out."""
+    record = _identity(flow, reason)
+    record.update(_counters(flow.seen))
+    record.update(_statistics(flow.seen))
+    for suffix, seen in _directions(flow.seen):
+        if seen:
+            record[f"ttl_min_{suffix}"] = min(one.packet.ttl for one in seen)
+            record[f"ttl_max_{suffix}"] = max(one.packet.ttl for one in seen)
+    if flow.key[1] == TCP:
+        record.update(_tcp(flow.seen))
+    first = flow.seen[:SPLT_PACKETS]
+    record["splt_lengths"] = [one.packet.ip_length for one in first]
+    record["splt_directions"] = [1 if one.forward else -1 for one in first]
+    record["splt_times_ns"] = [0, *gaps(first)]
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _directions(seen: list[Observation]) -> list[tuple[str, list[Observation]]]:
+    return [("fwd", [one for one in seen if one.forward]), ("rev", [one for one in seen if not one.forward])]
+
+
+def _identity(flow: Flow, reason: str) -> dict[str, Any]:
+    seen, opening = flow.seen, flow.first
+    first_forward = (opening.source.packed, opening.source_port) == flow.initiator
+    source, destination = (
+        (opening.source, opening.destination) if first_forward else (opening.destination, opening.source)
+    )
+    ports = (opening.source_port, opening.destination_port)
+    source_port, destination_port = ports if first_forward else ports[::-1]
+    macs = (mac_text(opening.source_mac), mac_text(opening.destination_mac))
+    source_mac, destination_mac = macs if first_forward else macs[::-1]
+    if opening.icmp is not None:
+        identifier = community_id(opening.protocol, opening.source, opening.destination, *opening.icmp, icmp=True)
+    else:
+        identifier = community_id(opening.protocol, source, destination, source_port, destination_port)
+    return {
+        "community_id": identifier,
+        "start_time": time_text(seen[0].time_ns),
+        "end_time": time_text(max(one.time_ns for one in seen)),
+        "ip_version": opening.version,
+        "ip_protocol": opening.protocol,
+        "src_ip": str(source),
+        "src_port": source_port,
+        "dst_ip": str(destination),
+        "dst_port": destination_port,
+        "direction_basis": flow.basis,
+        "end_reason": reason,
+        "interim_number": flow.interim,
+        "src_mac": source_mac,
+        "dst_mac": destination_mac,
+        "vlan_ids": opening.vlans or None,
+        "tunnels": opening.tunnels or None,
+        "key_ambiguous": len(flow.scopes) > 1,
+    }
+
+
+def _counters(seen: list[Observation]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for suffix, part in _directions(seen):
+        columns[f"packets_{suffix}"] = len(part)
+        columns[f"bytes_{suffix}"] = sum(one.packet.ip_length for one in part)
+        columns[f"wire_bytes_{suffix}"] = sum(one.packet.frame.wire_length for one in part)
+        columns[f"payload_bytes_{suffix}"] = sum(one.packet.payload_length for one in part)
+    columns["fragments"] = sum(one.packet.fragment is not None for one in seen)
+    columns["checksum_errors"] = sum(one.packet.bad_checksum for one in seen)
+    return columns
+
+
+def _statistics(seen: list[Observation]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for suffix, part in [("", seen), *((f"_{name}", some) for name, some in _directions(seen))]:
+        lengths = summary([one.packet.ip_length for one in part])
+        if lengths:
+            names = ("min", "mean", "max", "stddev")
+            columns |= {f"packet_length_{name}{suffix}": value for name, value in zip(names, lengths, strict=True)}
+        times = summary(gaps(part))
+        if times:
+            names = ("min", "mean", "max", "stddev")
+            columns |= {f"inter_arrival_{name}{suffix}_ns": value for name, value in zip(names, times, strict=True)}
+    return columns
+
+
+def _tcp(seen: list[Observation]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for suffix, part in _directions(seen):
+        segments = [one for one in part if one.packet.tcp is not None]
+        headers = [one.packet.tcp for one in segments if one.packet.tcp is not None]
+        columns[f"tcp_retransmissions_{suffix}"] = sum(one.retransmission for one in segments)
+        columns[f"tcp_out_of_order_{suffix}"] = sum(one.out_of_order for one in segments)
+        if not headers:
+            continue
+        flags = 0
+        for header in headers:
+            flags |= header.flags
+        columns[f"tcp_flags_{suffix}"] = flags
+        columns[f"tcp_initial_window_{suffix}"] = headers[0].window
+        sizes = [header.maximum_segment_size for header in headers if header.flags & SYN]
+        columns[f"tcp_mss_{suffix}"] = next((size for size in sizes if size is not None), None)
+    for name in ("server", "client"):
+        times = [getattr(one, f"{name}_round_trip") for one in seen]
+        columns[f"tcp_handshake_rtt_{name}_ns"] = next((time for time in times if time is not None), None)
+    return columns
