@@ -1,3 +1,78 @@
 """The data plane in Rust. Private: use the names that `dpi_probe` exports."""
 
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from typing_extensions import disjoint_base
+
+from dpi_probe._columns import Flow as TypedFlow
+
+__all__ = ["Flow", "FlowReader", "Record", "__version__", "format_of", "protocol_table", "schema"]
+
 __version__: str
+
+@final
+class FlowReader:
+    """One pass over capture files. Use one of: `next_flows`, `write`, `__arrow_c_stream__`."""
+
+    def __new__(
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        *,
+        filter: Callable[[int], list[tuple[int, int, int, int]]] | None = None,
+        workers: int = 1,
+        idle_timeout_ns: int = ...,
+        active_timeout_ns: int = ...,
+        protocols: Sequence[str] | None = None,
+        addresses: str = "text",
+        fixed: bool = True,
+        count: int | None = None,
+        keep_going: bool = False,
+    ) -> FlowReader: ...
+    def next_flows(self) -> list[TypedFlow] | None:
+        """The flows of the next batch, or None at the end."""
+    def write(self, path: str | os.PathLike[str] | None, format: str) -> int | None:
+        """Write all flows to a path, or to standard output; their number, or None if nobody reads standard output."""
+    def __arrow_c_schema__(self) -> object:
+        """The schema as an Arrow C data interface capsule."""
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The batches as an Arrow C stream interface capsule."""
+    def check(self) -> None:
+        """Raise what stopped the reading before its end, if anything did."""
+    def end_inputs(self) -> None:
+        """Take no further packets; the flows so far come out as at the end of the inputs."""
+    def cancel(self) -> None:
+        """End the reading early."""
+    def progress(self) -> tuple[int, int | None, int]:
+        """Bytes read, bytes in all where known, frames."""
+    def problems(self) -> list[str]:
+        """What could not be read so far, one line each."""
+    def accounts(self) -> dict[str, int | dict[str, int]]:
+        """The books: account to count, or to counts by reason."""
+
+@disjoint_base
+class Record:
+    """A struct value: its members are attributes."""
+
+    def __eq__(self, value: object, /) -> bool: ...
+    def to_dict(self) -> dict[str, Any]:
+        """All values by name, structs as dictionaries."""
+
+@disjoint_base
+class Flow:
+    """A flow: its columns are attributes."""
+
+    def __eq__(self, value: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]:
+        """All values by name, structs as dictionaries."""
+
+def schema() -> list[dict[str, Any]]:
+    """The columns: name, type, nullable, doc, table (`flow` or a protocol), `members` of structs, `item` of lists."""
+
+def protocol_table() -> list[dict[str, str]]:
+    """The protocols in the order of their columns: name, category."""
+
+def format_of(path: str | os.PathLike[str]) -> str | None:
+    """The name of the format that a path's suffix chooses."""

@@ -4,6 +4,7 @@
 //! its values in schema order. Arrow builders, the CBOR leaf order, the ClickHouse DDL and the reference pages
 //! all come from that declaration.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// The type of a column.
@@ -122,6 +123,14 @@ impl Value for &'static str {
     }
 }
 
+/// Registered names are borrowed from their table; values without a name are written out.
+impl Value for Cow<'static, str> {
+    const TYPE: Type = Type::Text;
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.text(self);
+    }
+}
+
 /// UTC nanoseconds since 1970-01-01.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub i64);
@@ -193,6 +202,16 @@ impl<T: Value + 'static> Value for Vec<T> {
     }
 }
 
+/// The name of a column from that of its field: a field that is called like a Rust keyword is written `r#type`.
+pub const fn name(field: &'static str) -> &'static str {
+    if let [b'r', b'#', plain @ ..] = field.as_bytes() {
+        if let Ok(plain) = std::str::from_utf8(plain) {
+            return plain;
+        }
+    }
+    field
+}
+
 /// Declares a record: the struct, its columns in order, and how its values are emitted.
 #[macro_export]
 macro_rules! record {
@@ -205,7 +224,7 @@ macro_rules! record {
             /// The columns, in the order in which values are emitted.
             pub const COLUMNS: &'static [$crate::column::Column] = &[$(
                 $crate::column::Column {
-                    name: stringify!($field),
+                    name: $crate::column::name(stringify!($field)),
                     kind: <$kind as $crate::column::Value>::TYPE,
                     nullable: <$kind as $crate::column::Value>::NULLABLE,
                     doc: concat!($($doc,)+),

@@ -1,11 +1,41 @@
 //! Layer 7: the dissector contract and the table of protocols.
 //!
+//! **In:** datagrams, or the ordered bytes of a stream, in both directions. **Out:** the protocol, the server's name and
+//! the protocol's record. **Owns:** the state of one flow's dissection, within the limits that each dissector names.
+//! **Never:** payload beyond an unfinished message, clocks, I/O, panics.
+//!
 //! The flow stage owns a [`Session`] per flow while there is something to learn, and feeds it datagrams or
 //! ordered stream bytes. Bytes decide what a flow is; ports only order the candidates (design D12).
+//!
+//! What a session learns does not depend on how a stream is cut into segments: a dissector sees the unconsumed bytes
+//! again until they hold a whole message, and identification waits for the candidates in a fixed order.
+//!
+//! To add a protocol, copy `ssh.rs`, add one row to `table.rs`, and the generic tests (`tests.rs`) take it from there.
 
-use crate::column::{Column, Sink};
+use crate::column::Sink;
+use crate::cursor::Short;
 use crate::flowkey::Direction;
 use crate::malformed::reasons;
+
+/// The table in which each protocol is declared once.
+mod table;
+/// The search for a flow's protocol, and the facade over its dissector.
+mod session;
+/// Domain names and messages: DNS, mDNS, LLMNR (RFC 1035, 6762, 4795).
+pub mod dns;
+/// HTTP/1.0 and HTTP/1.1 (RFC 9112).
+pub mod http1;
+/// QUIC versions 1 and 2 (RFC 9000, 9001, 9369) and the last drafts, as far as Initial packets show it.
+pub mod quic;
+/// SSH identification strings (RFC 4253): the smallest dissector, and the one to copy.
+pub mod ssh;
+/// TLS and SSL (RFC 8446, 5246, 6101): hellos and certificates.
+pub mod tls;
+#[cfg(test)]
+mod tests;
+
+pub use session::Session;
+pub use table::Protocol;
 
 /// Cryptographic primitives that dissectors need, supplied by the caller so that this crate stays without dependencies.
 pub trait Crypto {
@@ -111,55 +141,75 @@ pub enum Confidence {
     Handshake,
 }
 
-/// The layer-7 state of one flow: first the search for its protocol, then that protocol's dissector.
-#[derive(Debug, Default)]
-pub struct Session {}
-
-/// A protocol of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {}
-
-impl Protocol {
-    /// Every protocol in table order, which is also the order of the protocol structs in a batch.
-    pub const ALL: &'static [Self] = &[];
-
-    /// The neutral lower-case name: value of `app`, name of the struct column and of the Core's table.
-    pub const fn name(self) -> &'static str {
-        match self {}
-    }
-
-    /// The group of applications it belongs to (column `category`).
-    pub const fn category(self) -> &'static str {
-        match self {}
-    }
-
-    /// The members of its record struct.
-    pub const fn columns(self) -> &'static [Column] {
-        match self {}
+impl From<Short> for Malformed {
+    fn from(_: Short) -> Self {
+        Self::BadLength
     }
 }
 
-impl Session {
-    /// Feeds bytes of one direction. Never panics, never keeps more than its documented limits.
-    pub fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
-        let _ = (input, context, crypto);
-        Outcome { consumed: 0, status: Status::GaveUp(Limit::Unidentified) }
+/// What the first bytes of a direction say about one protocol.
+///
+/// `No` and `Yes` are final: more bytes must not change them, so that a verdict does not depend on how the stream
+/// was cut. `More` must end within [`session::IDENTIFY_BYTES`]; on a datagram it counts as `No`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is this protocol.
+    Yes,
+    /// It is not.
+    No,
+    /// Too few bytes to tell.
+    More,
+}
+
+/// What identification knows beside the bytes.
+#[derive(Clone, Copy, Debug)]
+struct Hint {
+    /// Whether one of the flow's ports is among the protocol's.
+    port: bool,
+    /// Whether the flow is TCP (else UDP).
+    stream: bool,
+}
+
+/// A dissector: the state between a flow's first identified byte and its last interesting one.
+trait Dissect {
+    /// As [`Session::feed`].
+    fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome;
+    /// How sure the identification is by now.
+    fn confidence(&self) -> Confidence;
+    /// As [`Session::server_name`].
+    fn server_name(&self) -> Option<&str>;
+    /// As [`Session::emit`].
+    fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool;
+    /// Frees what only further input would need. Nothing is fed afterwards.
+    fn release(&mut self);
+}
+
+impl Outcome {
+    /// All of `bytes` is finished with, and any number of further bytes is welcome.
+    fn all(bytes: &[u8]) -> Self {
+        Self { consumed: bytes.len(), status: Status::Need(0) }
     }
 
-    /// The protocol, once known.
-    pub fn protocol(&self) -> Option<(Protocol, Confidence)> {
-        None
+    /// Nothing was consumed.
+    fn none(status: Status) -> Self {
+        Self { consumed: 0, status }
     }
+}
 
-    /// The name of the server as the client gave it: SNI, HTTP host or DNS query name.
-    pub fn server_name(&self) -> Option<&str> {
-        None
+/// The index of a direction's half of two-sided state.
+fn side_of(direction: Direction) -> usize {
+    match direction {
+        Direction::Forward => 0,
+        Direction::Reverse => 1,
     }
+}
 
-    /// Emits the record struct of `protocol` if this flow has one (QUIC flows carry `quic` and `tls`); else returns false
-    /// and emits nothing.
-    pub fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
-        let _ = (protocol, sink);
-        false
-    }
+/// Lower-case hexadecimal text.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -1,0 +1,324 @@
+//! One DNS message (RFC 1035 §4): header, questions, and resource records as text.
+
+use super::name;
+use crate::column::Address;
+use crate::cursor::Cursor;
+use crate::l7::{Malformed, hex};
+use crate::text;
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Bytes of a header.
+pub(super) const HEADER_BYTES: usize = 12;
+/// Bytes that are read of a record's data when it is shown as text.
+const MAX_DATA_BYTES: usize = 512;
+
+/// The header (RFC 1035 §4.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) response: bool,
+    pub(super) opcode: u8,
+    pub(super) authoritative: bool,
+    pub(super) truncated: bool,
+    pub(super) recursion_desired: bool,
+    pub(super) recursion_available: bool,
+    /// The bit that must be zero.
+    pub(super) reserved: bool,
+    /// The lower four bits of the response code.
+    pub(super) code: u8,
+    pub(super) questions: u16,
+    pub(super) answers: u16,
+    pub(super) authorities: u16,
+    pub(super) additionals: u16,
+}
+
+impl Header {
+    pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
+        cursor.skip(2)?; // id
+        let flags = cursor.u16()?;
+        Ok(Self {
+            response: flags & 0x8000 != 0,
+            opcode: (flags >> 11) as u8 & 0x0f,
+            authoritative: flags & 0x0400 != 0,
+            truncated: flags & 0x0200 != 0,
+            recursion_desired: flags & 0x0100 != 0,
+            recursion_available: flags & 0x0080 != 0,
+            reserved: flags & 0x0040 != 0,
+            code: flags as u8 & 0x0f,
+            questions: cursor.u16()?,
+            answers: cursor.u16()?,
+            authorities: cursor.u16()?,
+            additionals: cursor.u16()?,
+        })
+    }
+}
+
+/// A question (RFC 1035 §4.1.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) name: String,
+    pub(super) kind: u16,
+    pub(super) class: u16,
+}
+
+impl Question {
+    pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        Ok(Self { name: name::read(message, cursor)?, kind: cursor.u16()?, class: cursor.u16()? })
+    }
+}
+
+/// A resource record (RFC 1035 §4.1.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resource {
+    pub(super) name: String,
+    pub(super) kind: u16,
+    pub(super) ttl: u32,
+    /// Its data as text.
+    pub(super) data: String,
+    /// The address of an A or AAAA record.
+    pub(super) address: Option<Address>,
+}
+
+impl Resource {
+    pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+        let name = name::read(message, cursor)?;
+        let (kind, _class, ttl) = (cursor.u16()?, cursor.u16()?, cursor.u32()?);
+        let length = cursor.u16()?;
+        let mut data = *cursor;
+        let bytes = cursor.take(length.into())?;
+        let address = match kind {
+            kind::A => <[u8; 4]>::try_from(bytes).ok().map(Address::v4),
+            kind::AAAA => <[u8; 16]>::try_from(bytes).ok().map(Address),
+            _ => None,
+        };
+        // Data that does not parse is shown as unknown data is (RFC 3597 §5).
+        let data = data_text(message, &mut data, kind, bytes).unwrap_or_else(|_| generic(bytes));
+        Ok(Self { name, kind, ttl, data, address })
+    }
+
+    /// Passes over a record and returns its type and the upper bits of an OPT record's response code (RFC 6891 §6.1.3).
+    pub(super) fn skip(cursor: &mut Cursor<'_>) -> Result<(u16, u8), Malformed> {
+        name::skip(cursor)?;
+        let kind = cursor.u16()?;
+        cursor.skip(2)?;
+        let [code, ..] = cursor.array::<4>()?;
+        let length = cursor.u16()?;
+        cursor.skip(length.into())?;
+        Ok((kind, code))
+    }
+}
+
+/// Types whose data is read (IANA "DNS Resource Record Types").
+pub(super) mod kind {
+    pub(in crate::l7::dns) const A: u16 = 1;
+    pub(super) const NS: u16 = 2;
+    pub(super) const CNAME: u16 = 5;
+    pub(super) const SOA: u16 = 6;
+    pub(super) const PTR: u16 = 12;
+    pub(super) const MX: u16 = 15;
+    pub(super) const TXT: u16 = 16;
+    pub(super) const AAAA: u16 = 28;
+    pub(super) const SRV: u16 = 33;
+    pub(super) const DNAME: u16 = 39;
+    pub(in crate::l7::dns) const OPT: u16 = 41;
+    pub(super) const SVCB: u16 = 64;
+    pub(super) const HTTPS: u16 = 65;
+}
+
+/// The presentation form (RFC 1035 §5.1) of the types that analysts read; `data` stands at the record's data in `message`.
+fn data_text<'a>(message: &'a [u8], data: &mut Cursor<'a>, kind: u16, bytes: &[u8]) -> Result<String, Malformed> {
+    Ok(match kind {
+        kind::A => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string(),
+        kind::AAAA => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string(),
+        kind::NS | kind::CNAME | kind::PTR | kind::DNAME => name::read(message, data)?,
+        kind::MX => {
+            let preference = data.u16()?;
+            format!("{preference} {}", dotted(name::read(message, data)?))
+        }
+        kind::SRV => {
+            let (priority, weight, port) = (data.u16()?, data.u16()?, data.u16()?);
+            format!("{priority} {weight} {port} {}", dotted(name::read(message, data)?))
+        }
+        kind::SOA => {
+            let (server, mailbox) = (name::read(message, data)?, name::read(message, data)?);
+            let numbers = [data.u32()?, data.u32()?, data.u32()?, data.u32()?, data.u32()?];
+            numbers.iter().fold(format!("{} {}", dotted(server), dotted(mailbox)), |text, n| format!("{text} {n}"))
+        }
+        kind::TXT => {
+            let mut strings = Cursor::new(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes));
+            let mut text = String::new();
+            while let Ok(length) = strings.u8() {
+                if !text.is_empty() {
+                    text.push(' ');
+                }
+                let rest = strings.rest();
+                let string = strings.take(length.into()).unwrap_or(rest);
+                text.push_str(&text::from_wire(string, string.len()));
+            }
+            text
+        }
+        kind::SVCB | kind::HTTPS => service_binding(message, data, bytes)?,
+        _ => generic(bytes),
+    })
+}
+
+/// SVCB and HTTPS (RFC 9460 §2.2): priority, target, and the parameters alpn, port and whether ech is there.
+fn service_binding<'a>(message: &'a [u8], data: &mut Cursor<'a>, bytes: &[u8]) -> Result<String, Malformed> {
+    let before = data.len();
+    let priority = data.u16()?;
+    let mut text = format!("{priority} {}", dotted(name::read(message, data)?));
+    let read = before.saturating_sub(data.len());
+    let mut parameters = Cursor::new(bytes.get(read..).ok_or(Malformed::BadLength)?);
+    while let Ok(key) = parameters.u16() {
+        let length = parameters.u16()?;
+        let mut value = parameters.sub(length.into())?;
+        // Writing to a String cannot fail.
+        let _ = match key {
+            1 => {
+                let mut names = Vec::new();
+                while let Ok(length) = value.u8() {
+                    let name = value.take(length.into())?;
+                    names.push(text::from_wire(name, name.len()));
+                }
+                write!(text, " alpn={}", names.join(","))
+            }
+            3 => write!(text, " port={}", value.u16()?),
+            4 => {
+                let mut addresses = Vec::new();
+                while let Ok(address) = value.array::<4>() {
+                    addresses.push(Ipv4Addr::from(address).to_string());
+                }
+                write!(text, " ipv4hint={}", addresses.join(","))
+            }
+            5 => write!(text, " ech"),
+            6 => {
+                let mut addresses = Vec::new();
+                while let Ok(address) = value.array::<16>() {
+                    addresses.push(Ipv6Addr::from(address).to_string());
+                }
+                write!(text, " ipv6hint={}", addresses.join(","))
+            }
+            _ => write!(text, " key{key}"),
+        };
+    }
+    Ok(text)
+}
+
+/// A name as one field of several: the root, which is empty text, as a dot.
+fn dotted(name: String) -> String {
+    if name.is_empty() { ".".to_owned() } else { name }
+}
+
+/// RFC 3597 §5.
+fn generic(bytes: &[u8]) -> String {
+    format!("\\# {} {}", bytes.len(), hex(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes)))
+}
+
+/// The mnemonic of a type; others as `TYPE1234` (RFC 3597 §5).
+pub(super) fn type_name(kind: u16) -> Cow<'static, str> {
+    Cow::Borrowed(match kind {
+        kind::A => "A",
+        kind::NS => "NS",
+        kind::CNAME => "CNAME",
+        kind::SOA => "SOA",
+        10 => "NULL",
+        11 => "WKS",
+        kind::PTR => "PTR",
+        13 => "HINFO",
+        kind::MX => "MX",
+        kind::TXT => "TXT",
+        17 => "RP",
+        18 => "AFSDB",
+        24 => "SIG",
+        25 => "KEY",
+        kind::AAAA => "AAAA",
+        29 => "LOC",
+        kind::SRV => "SRV",
+        35 => "NAPTR",
+        37 => "CERT",
+        38 => "A6",
+        kind::DNAME => "DNAME",
+        kind::OPT => "OPT",
+        43 => "DS",
+        44 => "SSHFP",
+        45 => "IPSECKEY",
+        46 => "RRSIG",
+        47 => "NSEC",
+        48 => "DNSKEY",
+        49 => "DHCID",
+        50 => "NSEC3",
+        51 => "NSEC3PARAM",
+        52 => "TLSA",
+        53 => "SMIMEA",
+        55 => "HIP",
+        59 => "CDS",
+        60 => "CDNSKEY",
+        61 => "OPENPGPKEY",
+        62 => "CSYNC",
+        63 => "ZONEMD",
+        kind::SVCB => "SVCB",
+        kind::HTTPS => "HTTPS",
+        99 => "SPF",
+        249 => "TKEY",
+        250 => "TSIG",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        256 => "URI",
+        257 => "CAA",
+        _ => return Cow::Owned(format!("TYPE{kind}")),
+    })
+}
+
+/// The mnemonic of a class; others as `CLASS1234` (RFC 3597 §5).
+pub(super) fn class_name(class: u16) -> Cow<'static, str> {
+    Cow::Borrowed(match class {
+        1 => "IN",
+        3 => "CH",
+        4 => "HS",
+        254 => "NONE",
+        255 => "ANY",
+        _ => return Cow::Owned(format!("CLASS{class}")),
+    })
+}
+
+/// The mnemonic of a response code (IANA "DNS RCODEs"); others as `RCODE12`.
+pub(super) fn code_name(code: u16) -> Cow<'static, str> {
+    Cow::Borrowed(match code {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        6 => "YXDOMAIN",
+        7 => "YXRRSET",
+        8 => "NXRRSET",
+        9 => "NOTAUTH",
+        10 => "NOTZONE",
+        11 => "DSOTYPENI",
+        16 => "BADVERS",
+        17 => "BADKEY",
+        18 => "BADTIME",
+        19 => "BADMODE",
+        20 => "BADNAME",
+        21 => "BADALG",
+        22 => "BADTRUNC",
+        23 => "BADCOOKIE",
+        _ => return Cow::Owned(format!("RCODE{code}")),
+    })
+}
+
+/// The mnemonic of an operation (IANA "DNS OpCodes"); others as `OPCODE7`.
+pub(super) fn opcode_name(opcode: u8) -> Cow<'static, str> {
+    Cow::Borrowed(match opcode {
+        0 => "QUERY",
+        1 => "IQUERY",
+        2 => "STATUS",
+        4 => "NOTIFY",
+        5 => "UPDATE",
+        6 => "DSO",
+        _ => return Cow::Owned(format!("OPCODE{opcode}")),
+    })
+}

@@ -1,0 +1,335 @@
+//! Domain names: DNS over UDP and TCP (RFC 1035), mDNS (RFC 6762) and LLMNR (RFC 4795), which share the message format.
+//!
+//! A datagram is a message; on TCP each message stands behind its length in two bytes (RFC 1035 §4.2.2). A message that
+//! cannot be read is counted and read as far as it goes; it does not end the dissection, since the next one is apart.
+
+mod message;
+mod name;
+#[cfg(test)]
+mod tests;
+
+use super::{Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, side_of};
+use crate::column::{Address, Sink, Value};
+use crate::cursor::Cursor;
+use message::{HEADER_BYTES, Header, Question, Resource};
+use std::borrow::Cow;
+
+/// Questions, answers and addresses that are listed for one flow, each; further ones are counted.
+pub const MAX_LISTED: usize = 64;
+/// Questions and records that are read of one message; no message of 64 KiB that means well has more.
+const MAX_RECORDS: u16 = 1024;
+
+crate::record! {
+    /// A question that a flow asked.
+    pub struct Query {
+        /// Domain name without the final dot; empty for the root. A byte that is not UTF-8 is written `\xNN`.
+        name: String,
+        /// Type: `A`, `AAAA`, `HTTPS`, …, `TYPE1234`.
+        r#type: Cow<'static, str>,
+        /// Class: `IN`, `CH`, …, `CLASS1234`. The top bit, which has another meaning in mDNS, is left out there.
+        class: Cow<'static, str>,
+    }
+}
+
+crate::record! {
+    /// A resource record of an answer section.
+    pub struct Answer {
+        /// Name of its owner.
+        name: String,
+        /// Type, as of a query.
+        r#type: Cow<'static, str>,
+        /// Time to live in seconds.
+        ttl: u32,
+        /// Data in presentation form (RFC 1035 §5.1) for A, AAAA, CNAME, DNAME, NS, PTR, MX, TXT, SOA, SRV, SVCB and HTTPS; else as in RFC 3597 §5. Cut at 512 bytes of the wire.
+        data: String,
+    }
+}
+
+crate::record! {
+    /// The DNS, mDNS or LLMNR messages of a flow.
+    pub struct Record {
+        /// Questions in order of arrival, each listed once; those of responses too, if they were not asked before. At most 64.
+        queries: Vec<Query>,
+        /// Resource records of answer sections in order of arrival, each listed once. At most 64.
+        answers: Vec<Answer>,
+        /// Response code of the latest response, with the upper bits of EDNS (RFC 6891): `NOERROR`, `NXDOMAIN`, ….
+        rcode: Option<Cow<'static, str>>,
+        /// Operation of the first message: `QUERY`, `NOTIFY`, `UPDATE`, ….
+        opcode: Option<Cow<'static, str>>,
+        /// Messages that are queries.
+        query_count: u32,
+        /// Messages that are responses.
+        response_count: u32,
+        /// Responses with a response code other than NOERROR.
+        error_count: u32,
+        /// Whether a query asked for recursion.
+        recursion_desired: bool,
+        /// Whether a response offered recursion.
+        recursion_available: bool,
+        /// Whether a response was authoritative.
+        authoritative: bool,
+        /// Whether a message was truncated by its sender (flag TC).
+        truncated: bool,
+        /// Questions that are not listed because the list is full.
+        queries_omitted: u32,
+        /// Resource records of answer sections that are not listed because the list is full.
+        answers_omitted: u32,
+        /// Messages that could not be read, or only in part.
+        malformed_count: u32,
+    }
+}
+
+/// The dissector.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dns {
+    record: Record,
+    /// Index of the query and the address that it led to.
+    addresses: Vec<(u8, Address)>,
+    /// The bytes of a message in each stream direction that a gap did not reach.
+    skip: [usize; 2],
+    /// Stream directions in which message boundaries are lost, or that are closed.
+    lost: [bool; 2],
+    closed: [bool; 2],
+}
+
+impl Dissect for Dns {
+    fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
+        let side = side_of(context.direction);
+        let multicast = [context.src_port, context.dst_port].contains(&MDNS_PORT);
+        match input {
+            Input::Datagram(bytes) => {
+                self.message(bytes, multicast);
+                Outcome::all(bytes)
+            }
+            Input::Stream(bytes) => self.stream(side, bytes, multicast),
+            Input::Gap(length) => Outcome::none(self.gap(side, length)),
+            Input::End => {
+                if let Some(closed) = self.closed.get_mut(side) {
+                    *closed = true;
+                }
+                Outcome::none(if self.closed == [true; 2] { Status::Done } else { Status::Need(0) })
+            }
+        }
+    }
+
+    fn confidence(&self) -> Confidence {
+        Confidence::Payload
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        self.record.queries.first().map(|query| query.name.as_str())
+    }
+
+    fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
+        if protocol == Protocol::Dns {
+            self.record.emit(sink);
+        }
+        protocol == Protocol::Dns
+    }
+
+    fn release(&mut self) {}
+}
+
+/// The port of multicast DNS.
+const MDNS_PORT: u16 = 5353;
+
+impl Dns {
+    /// As [`super::Session::dns_addresses`].
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, Address)> {
+        self.addresses.iter().filter_map(|&(index, address)| {
+            self.record.queries.get(usize::from(index)).map(|query| (query.name.as_str(), address))
+        })
+    }
+
+    fn stream(&mut self, side: usize, bytes: &[u8], multicast: bool) -> Outcome {
+        let mut consumed: usize = 0;
+        if self.lost.get(side).copied().unwrap_or(true) {
+            return Outcome::all(bytes);
+        }
+        if let Some(skip) = self.skip.get_mut(side) {
+            consumed = (*skip).min(bytes.len());
+            *skip = skip.saturating_sub(consumed);
+        }
+        loop {
+            let mut cursor = Cursor::new(bytes.get(consumed..).unwrap_or_default());
+            if cursor.is_empty() {
+                return Outcome { consumed, status: Status::Need(2) };
+            }
+            let Ok(length) = cursor.u16() else { return Outcome { consumed, status: Status::Need(2) } };
+            let whole = usize::from(length).saturating_add(2);
+            let Ok(message) = cursor.take(length.into()) else {
+                return Outcome { consumed, status: Status::Need(whole) };
+            };
+            self.message(message, multicast);
+            consumed = consumed.saturating_add(whole);
+        }
+    }
+
+    /// A gap that hides a length leaves the rest of the direction without boundaries.
+    fn gap(&mut self, side: usize, length: u64) -> Status {
+        if let (Some(skip), Some(lost)) = (self.skip.get_mut(side), self.lost.get_mut(side)) {
+            match usize::try_from(length).ok().and_then(|length| skip.checked_sub(length)) {
+                Some(rest) if rest > 0 => *skip = rest,
+                _ => *lost = true,
+            }
+        }
+        if self.lost == [true; 2] { Status::GaveUp(Limit::Gap) } else { Status::Need(0) }
+    }
+
+    fn message(&mut self, bytes: &[u8], multicast: bool) {
+        if self.read(bytes, multicast).is_err() {
+            self.record.malformed_count = self.record.malformed_count.saturating_add(1);
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8], multicast: bool) -> Result<(), Malformed> {
+        let mut cursor = Cursor::new(bytes);
+        let header = Header::parse(&mut cursor)?;
+        let record = &mut self.record;
+        record.opcode.get_or_insert_with(|| message::opcode_name(header.opcode));
+        record.truncated |= header.truncated;
+        if header.response {
+            record.response_count = record.response_count.saturating_add(1);
+            record.recursion_available |= header.recursion_available;
+            record.authoritative |= header.authoritative;
+            record.rcode = Some(message::code_name(header.code.into()));
+            record.error_count = record.error_count.saturating_add(u32::from(header.code != 0));
+        } else {
+            record.query_count = record.query_count.saturating_add(1);
+            record.recursion_desired |= header.recursion_desired;
+        }
+        let mut asked = None;
+        for _ in 0..header.questions.min(MAX_RECORDS) {
+            let question = Question::parse(bytes, &mut cursor)?;
+            let index = self.add_query(question, multicast);
+            asked = asked.or(index);
+        }
+        for _ in 0..header.answers.min(MAX_RECORDS) {
+            let resource = Resource::parse(bytes, &mut cursor)?;
+            self.add_answer(resource, asked);
+        }
+        // Of the other sections only EDNS is of interest, and only if it can raise the response code.
+        let others = header.authorities.saturating_add(header.additionals).min(MAX_RECORDS);
+        for _ in 0..others {
+            let (kind, upper) = Resource::skip(&mut cursor)?;
+            if kind == message::kind::OPT && header.response && upper != 0 {
+                let code = (u16::from(upper) << 4) | u16::from(header.code);
+                self.record.rcode = Some(message::code_name(code));
+                self.record.error_count = self.record.error_count.saturating_add(u32::from(header.code == 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists a question unless it is listed; its index, if it is.
+    fn add_query(&mut self, question: Question, multicast: bool) -> Option<u8> {
+        // RFC 6762 §5.4: the top bit of the class asks for a unicast response.
+        let class = if multicast { question.class & 0x7fff } else { question.class };
+        let query = Query {
+            name: question.name,
+            r#type: message::type_name(question.kind),
+            class: message::class_name(class),
+        };
+        let queries = &mut self.record.queries;
+        if let Some(index) = queries.iter().position(|listed| *listed == query) {
+            return u8::try_from(index).ok();
+        }
+        if queries.len() >= MAX_LISTED {
+            self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
+            return None;
+        }
+        queries.push(query);
+        u8::try_from(queries.len().saturating_sub(1)).ok()
+    }
+
+    fn add_answer(&mut self, resource: Resource, asked: Option<u8>) {
+        if let (Some(address), Some(index)) = (resource.address, asked) {
+            let pair = (index, address);
+            if self.addresses.len() < MAX_LISTED && !self.addresses.contains(&pair) {
+                self.addresses.push(pair);
+            }
+        }
+        let answer = Answer {
+            name: resource.name,
+            r#type: message::type_name(resource.kind),
+            ttl: resource.ttl,
+            data: resource.data,
+        };
+        let answers = &mut self.record.answers;
+        // The same record with another age is the same record.
+        let same = |a: &Answer| a.name == answer.name && a.r#type == answer.r#type && a.data == answer.data;
+        if answers.iter().any(same) {
+            return;
+        }
+        if answers.len() < MAX_LISTED {
+            answers.push(answer);
+        } else {
+            self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
+        }
+    }
+}
+
+/// DNS on any port: strict enough that other payloads are not taken for it.
+pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
+    if !hint.stream {
+        return if is_message(bytes, bytes.len(), hint.port) == Verdict::Yes { Verdict::Yes } else { Verdict::No };
+    }
+    let mut cursor = Cursor::new(bytes);
+    let Ok(length) = cursor.u16() else { return Verdict::More };
+    if usize::from(length) < HEADER_BYTES {
+        return Verdict::No;
+    }
+    let seen = cursor.rest();
+    let message = seen.get(..length.into()).unwrap_or(seen);
+    is_message(message, length.into(), hint.port)
+}
+
+/// mDNS and LLMNR: the format of DNS, on their own port.
+pub(super) fn identify_by_port(bytes: &[u8], hint: Hint) -> Verdict {
+    if hint.port { identify(bytes, hint) } else { Verdict::No }
+}
+
+/// Whether `bytes` begin a message of `length` bytes. The header and the first question decide.
+fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
+    let short = if bytes.len() < length { Verdict::More } else { Verdict::No };
+    // Before the whole header is there, its flags rule out most other protocols.
+    if let (Some(&[high, low]), false) = (bytes.get(2..4), port) {
+        let (opcode, reserved, code) = ((high >> 3) & 0x0f, low & 0x40 != 0, low & 0x0f);
+        if reserved || !matches!(opcode, 0 | 4 | 5) || code > 11 {
+            return Verdict::No;
+        }
+    }
+    let mut cursor = Cursor::new(bytes);
+    let Ok(header) = Header::parse(&mut cursor) else { return short };
+    let records = [header.answers, header.authorities, header.additionals];
+    let total = records.iter().copied().fold(u32::from(header.questions), |sum, count| sum.saturating_add(count.into()));
+    // A question takes at least 5 bytes, a record 11.
+    let least = records
+        .iter()
+        .fold(usize::from(header.questions).saturating_mul(5), |sum, &count| {
+            sum.saturating_add(usize::from(count).saturating_mul(11))
+        })
+        .saturating_add(HEADER_BYTES);
+    if !port && (header.questions != 1 || least > length || (!header.response && header.answers > 0)) {
+        return Verdict::No;
+    }
+    if port && (total > 4096 || (total == 0 && !header.response)) {
+        return Verdict::No;
+    }
+    if header.questions == 0 {
+        return Verdict::Yes;
+    }
+    let seen = cursor.len();
+    let question = match Question::parse(bytes, &mut cursor) {
+        Ok(question) => question,
+        Err(_) if seen < 260 && bytes.len() < length => return Verdict::More,
+        Err(_) => return Verdict::No,
+    };
+    let class = question.class & 0x7fff;
+    if port {
+        return Verdict::Yes;
+    }
+    let known = matches!(class, 1 | 3 | 4 | 255) && !message::type_name(question.kind).starts_with("TYPE");
+    let alone = total == 1 && length != bytes.len().saturating_sub(cursor.len());
+    if known && !alone { Verdict::Yes } else { Verdict::No }
+}

@@ -1,0 +1,543 @@
+//! HTTP/1.0 and HTTP/1.1 (RFC 9112): start lines and a few header fields of every transaction of a connection.
+//!
+//! The two directions are read apart, line by line. Bodies are passed over by their framing and never kept. Responses
+//! are matched to requests in order, so that pipelining works. CONNECT and Upgrade end the dissection: what follows is
+//! another protocol.
+//!
+//! Lenient where servers are: a line may end in a bare LF, empty lines may stand before a start line, header fields may
+//! be folded (RFC 9112 §2.2, §5.2).
+
+mod line;
+#[cfg(test)]
+mod tests;
+
+use super::{
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, side_of,
+};
+use crate::column::{Sink, Value};
+use crate::text;
+use line::{RequestLine, StatusLine, field, host_of_target, media_type, number, token_listed, trim, without_port};
+use std::collections::VecDeque;
+
+/// Transactions that are listed for one flow; further ones are counted.
+const MAX_TRANSACTIONS: usize = 32;
+/// Requests that wait for their response at the same time, beyond which pipelining is not followed.
+const MAX_WAITING: usize = 128;
+/// The longest start line, field line or chunk size line.
+const MAX_LINE_BYTES: usize = 16 * 1024;
+/// The longest first line by which a flow is identified: with empty lines before it, within what the search looks at.
+const IDENTIFY_LINE_BYTES: usize = super::session::IDENTIFY_BYTES - 8;
+/// Bytes of a message's header section.
+const MAX_HEADER_BYTES: usize = 256 * 1024;
+/// Bytes after a gap in which a start line is looked for.
+const MAX_RESYNC_BYTES: usize = 256 * 1024;
+/// Bytes that are kept of a host, a media type or a method.
+const MAX_NAME_BYTES: usize = 256;
+/// Bytes that are kept of a path, a user agent or a referrer.
+const MAX_VALUE_BYTES: usize = 1024;
+
+crate::record! {
+    /// One request and its response.
+    pub struct Transaction {
+        /// Request method. Null if the request was not seen.
+        method: Option<String>,
+        /// Host field of the request, else the host of an absolute target; with its port, as sent.
+        host: Option<String>,
+        /// Target of the request without scheme and host; the authority for CONNECT. Cut at 1,024 bytes.
+        path: Option<String>,
+        /// User-Agent field. Cut at 1,024 bytes.
+        user_agent: Option<String>,
+        /// Referer field. Cut at 1,024 bytes.
+        referer: Option<String>,
+        /// Status code. Null if the final response was not seen.
+        status: Option<u16>,
+        /// Server field of the response. Cut at 256 bytes.
+        server: Option<String>,
+        /// Media type of the request without parameters.
+        request_content_type: Option<String>,
+        /// Media type of the response without parameters.
+        response_content_type: Option<String>,
+        /// Content-Length of the request in bytes.
+        request_content_length: Option<u64>,
+        /// Content-Length of the response in bytes; of what GET would answer if the method is HEAD.
+        response_content_length: Option<u64>,
+    }
+}
+
+crate::record! {
+    /// The HTTP/1 transactions of a flow.
+    pub struct Record {
+        /// Transactions in the order of their requests; at most 32.
+        transactions: Vec<Transaction>,
+        /// All transactions, listed or not.
+        transaction_count: u32,
+        /// Whether the connection became another protocol (CONNECT or Upgrade).
+        upgraded: bool,
+    }
+}
+
+/// The dissector.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Http {
+    record: Record,
+    sides: [Side; 2],
+    /// Requests without a final response, oldest first.
+    waiting: VecDeque<Waiting>,
+}
+
+/// A request that waits for its response.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    /// Its transaction, if that is listed.
+    transaction: Option<usize>,
+    /// HEAD: its response has no body.
+    head: bool,
+    /// CONNECT: a successful response ends HTTP.
+    connect: bool,
+}
+
+/// One direction of the connection.
+#[derive(Clone, Debug, Default)]
+struct Side {
+    state: State,
+    /// Facts of the message whose header section is being read.
+    message: Message,
+    /// Bytes of the unconsumed line that were already searched for its end.
+    searched: usize,
+    closed: bool,
+}
+
+/// Where a direction is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Before a start line.
+    #[default]
+    Start,
+    /// In a header section, of which so many bytes were read.
+    Header(usize),
+    /// In a body or a chunk of which so many bytes are to come, then this.
+    Skip(u64, AfterSkip),
+    /// Before a chunk's size line.
+    ChunkSize,
+    /// After the last chunk.
+    Trailer(usize),
+    /// In a body that ends with the connection (RFC 9112 §6.3).
+    UntilClose,
+    /// After a gap: at the start of a line or not, so many bytes searched.
+    Resync { line_start: bool, searched: usize },
+    /// Nothing more is read.
+    Stopped(Status),
+}
+
+/// What follows skipped bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AfterSkip {
+    Message,
+    ChunkSize,
+}
+
+/// Facts of one message that its header section gives.
+#[derive(Clone, Debug, Default)]
+struct Message {
+    /// The transaction that the fields belong to, if it is listed.
+    transaction: Option<usize>,
+    /// The status code of a response; `None` for a request.
+    status: Option<u16>,
+    /// The request that a response answers.
+    answers: Waiting,
+    content_length: Option<u64>,
+    chunked: bool,
+    /// The field that a folded line continues.
+    last_field: Field,
+}
+
+/// Fields that are kept or that decide framing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Field {
+    Host,
+    UserAgent,
+    Referer,
+    Server,
+    ContentType,
+    ContentLength,
+    TransferEncoding,
+    #[default]
+    Other,
+}
+
+impl Field {
+    fn of(name: &[u8]) -> Self {
+        const FIELDS: [(&[u8], Field); 7] = [
+            (b"host", Field::Host),
+            (b"user-agent", Field::UserAgent),
+            (b"referer", Field::Referer),
+            (b"server", Field::Server),
+            (b"content-type", Field::ContentType),
+            (b"content-length", Field::ContentLength),
+            (b"transfer-encoding", Field::TransferEncoding),
+        ];
+        FIELDS.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map_or(Self::Other, |&(_, field)| field)
+    }
+}
+
+impl Dissect for Http {
+    fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
+        let index = side_of(context.direction);
+        match input {
+            Input::Stream(bytes) | Input::Datagram(bytes) => self.stream(index, bytes),
+            Input::Gap(length) => {
+                self.gap(index, length);
+                Outcome::none(self.status())
+            }
+            Input::End => {
+                if let Some(side) = self.sides.get_mut(index) {
+                    side.closed = true;
+                }
+                Outcome::none(self.status())
+            }
+        }
+    }
+
+    fn confidence(&self) -> Confidence {
+        Confidence::Payload
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        self.record.transactions.iter().find_map(|transaction| transaction.host.as_deref()).map(without_port)
+    }
+
+    fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
+        if protocol == Protocol::Http {
+            self.record.emit(sink);
+        }
+        protocol == Protocol::Http
+    }
+
+    fn release(&mut self) {
+        self.sides = <[Side; 2]>::default();
+        self.waiting = VecDeque::new();
+    }
+}
+
+impl Http {
+    /// Done when neither direction can bring more; the reason of the direction that was stopped, if one was.
+    fn status(&self) -> Status {
+        let ended = |side: &Side| side.closed || matches!(side.state, State::Stopped(_));
+        if self.record.upgraded {
+            return Status::Done;
+        }
+        if !self.sides.iter().all(ended) {
+            return Status::Need(0);
+        }
+        let stopped = self.sides.iter().find_map(|side| match side.state {
+            State::Stopped(status) => Some(status),
+            _ => None,
+        });
+        stopped.unwrap_or(Status::Done)
+    }
+
+    fn stream(&mut self, index: usize, bytes: &[u8]) -> Outcome {
+        let mut consumed: usize = 0;
+        loop {
+            let rest = bytes.get(consumed..).unwrap_or_default();
+            let Some(side) = self.sides.get_mut(index) else { return Outcome::all(bytes) };
+            if rest.is_empty() {
+                return Outcome { consumed, status: self.status() };
+            }
+            let count = match side.state {
+                State::Skip(left, after) => {
+                    let count = left.min(rest.len() as u64);
+                    side.skip_to(left.saturating_sub(count), after);
+                    count as usize
+                }
+                State::UntilClose | State::Stopped(_) => rest.len(),
+                State::Start | State::Header(_) | State::ChunkSize | State::Trailer(_) | State::Resync { .. } => {
+                    let searched = side.searched.min(rest.len());
+                    let end = rest.get(searched..).unwrap_or_default().iter().position(|&byte| byte == b'\n');
+                    let Some(end) = end.map(|end| end.saturating_add(searched)) else {
+                        side.searched = rest.len();
+                        if rest.len() < MAX_LINE_BYTES {
+                            return Outcome { consumed, status: self.status() };
+                        }
+                        side.searched = 0;
+                        side.overlong_line(MAX_LINE_BYTES);
+                        consumed = consumed.saturating_add(MAX_LINE_BYTES);
+                        continue;
+                    };
+                    side.searched = 0;
+                    if end >= MAX_LINE_BYTES {
+                        // Longer than would have been waited for, had the bytes come one by one.
+                        side.overlong_line(MAX_LINE_BYTES);
+                        consumed = consumed.saturating_add(MAX_LINE_BYTES);
+                        continue;
+                    }
+                    let line = rest.get(..end).unwrap_or_default();
+                    self.line(index, line.strip_suffix(b"\r").unwrap_or(line));
+                    end.saturating_add(1)
+                }
+            };
+            consumed = consumed.saturating_add(count);
+            if self.record.upgraded {
+                return Outcome { consumed, status: Status::Done };
+            }
+        }
+    }
+
+    /// One line, without its end.
+    fn line(&mut self, index: usize, line: &[u8]) {
+        let Some(side) = self.sides.get_mut(index) else { return };
+        match side.state {
+            State::Start => {
+                // RFC 9112 §2.2: empty lines before a start line are passed over.
+                if !line.is_empty() && !self.start_line(index, line) {
+                    self.stop(index, Status::Malformed(Malformed::BadValue));
+                }
+            }
+            State::Resync { line_start, searched } => {
+                // A response may begin where an unknown body ended, in the middle of a line.
+                let response = line.windows(7).position(|window| window == b"HTTP/1.").and_then(|at| line.get(at..));
+                let found = (line_start && self.start_line(index, line))
+                    || response.is_some_and(|line| StatusLine::parse(line).is_some() && self.start_line(index, line));
+                if !found {
+                    let searched = searched.saturating_add(line.len()).saturating_add(1);
+                    self.resync(index, true, searched);
+                }
+            }
+            State::Header(read) => {
+                let read = read.saturating_add(line.len());
+                side.state = State::Header(read);
+                if line.is_empty() {
+                    self.end_of_header(index);
+                } else if read > MAX_HEADER_BYTES {
+                    self.stop(index, Status::GaveUp(Limit::MessageLength));
+                } else {
+                    self.field_line(index, line);
+                }
+            }
+            State::ChunkSize => match line::chunk_size(line) {
+                Some(0) => side.state = State::Trailer(0),
+                // The line end behind the chunk's data is an empty line of either length: it is read as one.
+                Some(size) => side.state = State::Skip(size, AfterSkip::ChunkSize),
+                None if line.is_empty() => {}
+                None => self.resync(index, true, 0),
+            },
+            State::Trailer(read) => {
+                let read = read.saturating_add(line.len());
+                side.state = if line.is_empty() { State::Start } else { State::Trailer(read) };
+                if read > MAX_HEADER_BYTES {
+                    self.stop(index, Status::GaveUp(Limit::MessageLength));
+                }
+            }
+            State::Skip(..) | State::UntilClose | State::Stopped(_) => {}
+        }
+    }
+
+    /// Takes a line as the start of a message; whether it is one.
+    fn start_line(&mut self, index: usize, line: &[u8]) -> bool {
+        let message = if let Some(status) = StatusLine::parse(line) {
+            self.response(status.code)
+        } else if let Some(request) = RequestLine::parse(line) {
+            self.request(&request)
+        } else {
+            return false;
+        };
+        if let Some(side) = self.sides.get_mut(index) {
+            side.state = State::Header(line.len());
+            side.message = message;
+        }
+        true
+    }
+
+    fn request(&mut self, request: &RequestLine<'_>) -> Message {
+        let transaction = self.new_transaction();
+        if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
+            let (host, path) = host_of_target(request.method, request.target);
+            transaction.method = Some(text::from_wire(request.method, MAX_NAME_BYTES));
+            transaction.path = Some(text::from_wire(path, MAX_VALUE_BYTES));
+            transaction.host = host.map(|host| text::from_wire(host, MAX_NAME_BYTES));
+        }
+        let waiting =
+            Waiting { transaction, head: request.method == b"HEAD", connect: request.method == b"CONNECT" };
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(waiting);
+        }
+        Message { transaction, ..Message::default() }
+    }
+
+    fn response(&mut self, code: u16) -> Message {
+        // RFC 9110 §15.2: interim responses precede the final one, but for 101, which is final for HTTP.
+        let interim = (100..200).contains(&code) && code != 101;
+        let waiting = if interim { self.waiting.front().copied() } else { self.waiting.pop_front() };
+        let answers = match waiting {
+            Some(waiting) => waiting,
+            None if interim => Waiting::default(),
+            // The request was not seen.
+            None => Waiting { transaction: self.new_transaction(), ..Waiting::default() },
+        };
+        if let (Some(transaction), false) = (answers.transaction, interim) {
+            if let Some(transaction) = self.record.transactions.get_mut(transaction) {
+                transaction.status = Some(code);
+            }
+        }
+        let transaction = if interim { None } else { answers.transaction };
+        Message { transaction, status: Some(code), answers, ..Message::default() }
+    }
+
+    /// Counts a transaction; its index if it is listed.
+    fn new_transaction(&mut self) -> Option<usize> {
+        self.record.transaction_count = self.record.transaction_count.saturating_add(1);
+        let index = self.record.transactions.len();
+        if index >= MAX_TRANSACTIONS {
+            return None;
+        }
+        self.record.transactions.push(Transaction::default());
+        Some(index)
+    }
+
+    fn field_line(&mut self, index: usize, line: &[u8]) {
+        let Some(side) = self.sides.get_mut(index) else { return };
+        let message = &mut side.message;
+        let (kind, value, folded) = if matches!(line.first(), Some(b' ' | b'\t')) {
+            // RFC 9112 §5.2: an obsolete fold continues the value.
+            (message.last_field, trim(line), true)
+        } else {
+            let Some((name, value)) = field(line) else { return };
+            message.last_field = Field::of(name);
+            (message.last_field, value, false)
+        };
+        match kind {
+            // A list of equal numbers is one number (RFC 9110 §8.6).
+            Field::ContentLength => message.content_length = number(value).or(message.content_length),
+            Field::TransferEncoding => message.chunked |= token_listed(value, b"chunked"),
+            _ => {}
+        }
+        let request = message.status.is_none();
+        let transaction = message.transaction.and_then(|index| self.record.transactions.get_mut(index));
+        let Some(transaction) = transaction else { return };
+        let place = match (kind, request) {
+            (Field::Host, true) => &mut transaction.host,
+            (Field::UserAgent, true) => &mut transaction.user_agent,
+            (Field::Referer, true) => &mut transaction.referer,
+            (Field::ContentType, true) => &mut transaction.request_content_type,
+            (Field::Server, false) => &mut transaction.server,
+            (Field::ContentType, false) => &mut transaction.response_content_type,
+            (Field::ContentLength, true) => {
+                transaction.request_content_length = message.content_length;
+                return;
+            }
+            (Field::ContentLength, false) => {
+                transaction.response_content_length = message.content_length;
+                return;
+            }
+            _ => return,
+        };
+        let (value, limit) = match kind {
+            Field::UserAgent | Field::Referer => (value, MAX_VALUE_BYTES),
+            Field::ContentType => (media_type(value), MAX_NAME_BYTES),
+            _ => (value, MAX_NAME_BYTES),
+        };
+        let value = text::from_wire(value, limit);
+        match place {
+            Some(present) if folded => {
+                // Folding is rare, and the value is cut where it would have been cut on one line.
+                if present.len().saturating_add(value.len()) < limit && !value.is_empty() {
+                    present.push(' ');
+                    present.push_str(&value);
+                }
+            }
+            place => *place = Some(value),
+        }
+    }
+
+    /// RFC 9112 §6.3: how long the body is.
+    fn end_of_header(&mut self, index: usize) {
+        let Some(side) = self.sides.get_mut(index) else { return };
+        let message = &side.message;
+        side.state = match message.status {
+            Some(code) => {
+                if code == 101 || (message.answers.connect && (200..300).contains(&code)) {
+                    self.record.upgraded = true;
+                }
+                let empty = message.answers.head || matches!(code, 100..=199 | 204 | 304);
+                match message.content_length {
+                    _ if empty => State::Start,
+                    _ if message.chunked => State::ChunkSize,
+                    Some(length) => State::body(length),
+                    None => State::UntilClose,
+                }
+            }
+            None if message.chunked => State::ChunkSize,
+            None => State::body(message.content_length.unwrap_or(0)),
+        };
+    }
+
+    fn gap(&mut self, index: usize, length: u64) {
+        let Some(side) = self.sides.get_mut(index) else { return };
+        side.searched = 0;
+        match side.state {
+            State::Skip(left, after) if left >= length => side.skip_to(left.saturating_sub(length), after),
+            State::UntilClose | State::Stopped(_) => {}
+            // What comes next may be the inside of a line, but a start line is unmistakable.
+            _ => self.resync(index, true, 0),
+        }
+    }
+
+    fn resync(&mut self, index: usize, line_start: bool, searched: usize) {
+        if searched >= MAX_RESYNC_BYTES {
+            self.stop(index, Status::GaveUp(Limit::Gap));
+        } else if let Some(side) = self.sides.get_mut(index) {
+            side.state = State::Resync { line_start, searched };
+        }
+    }
+
+    fn stop(&mut self, index: usize, status: Status) {
+        if let Some(side) = self.sides.get_mut(index) {
+            side.state = State::Stopped(status);
+        }
+    }
+}
+
+impl State {
+    fn body(length: u64) -> Self {
+        if length == 0 { Self::Start } else { Self::Skip(length, AfterSkip::Message) }
+    }
+}
+
+impl Side {
+    fn skip_to(&mut self, left: u64, after: AfterSkip) {
+        self.state = match after {
+            _ if left > 0 => State::Skip(left, after),
+            AfterSkip::Message => State::Start,
+            AfterSkip::ChunkSize => State::ChunkSize,
+        };
+    }
+
+    /// So many bytes without a line end.
+    fn overlong_line(&mut self, bytes: usize) {
+        self.state = match self.state {
+            State::Resync { searched, .. } if searched < MAX_RESYNC_BYTES => {
+                State::Resync { line_start: false, searched: searched.saturating_add(bytes) }
+            }
+            State::Resync { .. } => State::Stopped(Status::GaveUp(Limit::Gap)),
+            _ => State::Stopped(Status::GaveUp(Limit::MessageLength)),
+        };
+    }
+}
+
+/// A whole request or status line.
+pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
+    // Some clients send an empty line before a request (RFC 9112 §2.2).
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    if start > 4 {
+        return Verdict::No;
+    }
+    let bytes = bytes.get(start..).unwrap_or_default();
+    let seen = bytes.get(..IDENTIFY_LINE_BYTES).unwrap_or(bytes);
+    let Some(end) = seen.iter().position(|&byte| byte == b'\n') else {
+        let possible = seen.len() < IDENTIFY_LINE_BYTES && line::may_begin_start_line(seen);
+        return if possible { Verdict::More } else { Verdict::No };
+    };
+    let line = seen.get(..end).unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if StatusLine::parse(line).is_some() || RequestLine::parse(line).is_some() { Verdict::Yes } else { Verdict::No }
+}

@@ -1,0 +1,179 @@
+//! The search for a flow's protocol, and the facade over its dissector.
+
+use super::table::Dissector;
+use super::{Confidence, Context, Crypto, Dissect, Input, Limit, Outcome, Protocol, Status, Verdict, side_of};
+use crate::column::{Address, Sink};
+
+/// A stream direction that is not identified within this many bytes is not looked at any longer.
+pub(super) const IDENTIFY_BYTES: usize = 16 * 1024;
+
+/// A datagram flow that is not identified within this many datagrams, both directions together, is given up.
+pub(super) const IDENTIFY_DATAGRAMS: u8 = 8;
+
+/// The layer-7 state of one flow: first the search for its protocol, then that protocol's dissector.
+///
+/// A few words while it searches; a dissector's state is boxed and, after the last status, holds nothing but the record.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Searching(Search),
+    Known { dissector: Dissector, ended: Option<Status> },
+    Unknown,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Searching(Search::default())
+    }
+}
+
+/// What was ruled out so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Search {
+    /// Directions whose bytes match no protocol, or that ended before they could tell.
+    ruled_out: [bool; 2],
+    /// Bytes passed over in a direction that is ruled out, while the other has not spoken.
+    passed: [usize; 2],
+    /// Datagrams that matched no protocol.
+    datagrams: u8,
+}
+
+impl Search {
+    /// `Some(protocol)` once found; else how to go on.
+    fn feed(&mut self, input: Input<'_>, context: &Context) -> Result<Protocol, Outcome> {
+        let unidentified = Status::GaveUp(Limit::Unidentified);
+        let side = side_of(context.direction);
+        match input {
+            Input::Datagram(bytes) => {
+                if let (_, Some(protocol)) = Protocol::find(bytes, context) {
+                    return Ok(protocol);
+                }
+                self.datagrams = self.datagrams.saturating_add(1);
+                let over = self.datagrams >= IDENTIFY_DATAGRAMS;
+                let status = if over { unidentified } else { Status::Need(0) };
+                Err(Outcome { consumed: bytes.len(), status })
+            }
+            Input::Stream(bytes) => {
+                if !self.is_ruled_out(side) {
+                    // Never more than the limit, so that the verdict does not depend on how much came at once.
+                    let seen = bytes.get(..IDENTIFY_BYTES).unwrap_or(bytes);
+                    match Protocol::find(seen, context) {
+                        (_, Some(protocol)) => return Ok(protocol),
+                        (Verdict::More, _) if bytes.len() < IDENTIFY_BYTES => {
+                            return Err(Outcome::none(Status::Need(0)));
+                        }
+                        _ => self.rule_out(side),
+                    }
+                }
+                let over = self.pass(side, bytes.len());
+                let status = if over { unidentified } else { Status::Need(0) };
+                Err(Outcome { consumed: bytes.len(), status })
+            }
+            // What comes after a gap is looked at as if the flow began there: mid-stream messages may be unmistakable.
+            Input::Gap(length) => {
+                let over = self.is_ruled_out(side) && self.pass(side, usize::try_from(length).unwrap_or(usize::MAX));
+                Err(Outcome::none(if over { unidentified } else { Status::Need(0) }))
+            }
+            Input::End => {
+                self.rule_out(side);
+                Err(Outcome::none(if self.pass(side, 0) { unidentified } else { Status::Need(0) }))
+            }
+        }
+    }
+
+    fn is_ruled_out(&self, side: usize) -> bool {
+        self.ruled_out.get(side).copied().unwrap_or(true)
+    }
+
+    fn rule_out(&mut self, side: usize) {
+        if let Some(ruled_out) = self.ruled_out.get_mut(side) {
+            *ruled_out = true;
+        }
+    }
+
+    /// Passes over bytes of a ruled-out direction; whether the search is over.
+    fn pass(&mut self, side: usize, bytes: usize) -> bool {
+        let Some(passed) = self.passed.get_mut(side) else { return true };
+        *passed = passed.saturating_add(bytes);
+        self.ruled_out == [true; 2] || *passed >= IDENTIFY_BYTES
+    }
+}
+
+impl Session {
+    /// Feeds bytes of one direction. Never panics, never keeps more than its documented limits.
+    pub fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
+        let length = match input {
+            Input::Datagram(bytes) | Input::Stream(bytes) => bytes.len(),
+            Input::Gap(_) | Input::End => 0,
+        };
+        if let State::Searching(search) = &mut self.state {
+            match search.feed(input, context) {
+                Ok(protocol) => {
+                    self.state = State::Known { dissector: Dissector::new(protocol), ended: None };
+                }
+                Err(outcome) => {
+                    if matches!(outcome.status, Status::GaveUp(_)) {
+                        self.state = State::Unknown;
+                    }
+                    return outcome;
+                }
+            }
+        }
+        match &mut self.state {
+            State::Known { dissector, ended } => {
+                if let Some(status) = *ended {
+                    return Outcome { consumed: length, status };
+                }
+                let mut outcome = dissector.feed(input, context, crypto);
+                outcome.consumed = outcome.consumed.min(length);
+                if !matches!(outcome.status, Status::Need(_)) {
+                    outcome.consumed = length;
+                    *ended = Some(outcome.status);
+                    dissector.release();
+                }
+                outcome
+            }
+            State::Searching(_) | State::Unknown => {
+                Outcome { consumed: length, status: Status::GaveUp(Limit::Unidentified) }
+            }
+        }
+    }
+
+    /// The protocol, once known.
+    pub fn protocol(&self) -> Option<(Protocol, Confidence)> {
+        self.dissector().map(|dissector| (dissector.protocol(), dissector.confidence()))
+    }
+
+    /// The name of the server as the client gave it: SNI, HTTP host (without port) or DNS query name.
+    pub fn server_name(&self) -> Option<&str> {
+        self.dissector()?.server_name().filter(|name| !name.is_empty())
+    }
+
+    /// Emits the record struct of `protocol` if this flow has one (QUIC flows carry `quic` and `tls`); else returns false
+    /// and emits nothing.
+    pub fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
+        self.dissector().is_some_and(|dissector| dissector.emit(protocol, sink))
+    }
+
+    /// The addresses that DNS answers of this flow gave for the names that were asked, in order of arrival: each the
+    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_LISTED`].
+    pub fn dns_addresses(&self) -> impl Iterator<Item = (&str, Address)> {
+        match self.dissector() {
+            Some(Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns)) => Some(dns.addresses()),
+            _ => None,
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    fn dissector(&self) -> Option<&Dissector> {
+        match &self.state {
+            State::Known { dissector, .. } => Some(dissector),
+            State::Searching(_) | State::Unknown => None,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The table of protocols: each is declared once, here.
+//!
+//! A row gives the name, the category, the transports, the ports that make it an early candidate, the function that
+//! recognises its first bytes, the dissector, and the columns of its record. From the rows come the enum, static
+//! dispatch (no `dyn`, one box a flow), the order of candidates and the order of the structs in a batch.
+
+use super::{Confidence, Context, Crypto, Dissect, Hint, Input, Outcome, Verdict};
+use super::{dns, http1, quic, ssh, tls};
+use crate::column::{Column, Sink};
+
+/// Which transports a protocol runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transports {
+    Stream,
+    Datagram,
+    Both,
+}
+
+impl Transports {
+    const fn include(self, stream: bool) -> bool {
+        match self {
+            Self::Stream => stream,
+            Self::Datagram => !stream,
+            Self::Both => true,
+        }
+    }
+}
+
+macro_rules! protocols {
+    ($($(#[doc = $doc:literal])+ $variant:ident {
+        name: $name:literal,
+        category: $category:literal,
+        transports: $transports:ident,
+        ports: [$($port:literal),*],
+        identify: $identify:path,
+        dissector: $dissector:ty,
+        columns: $columns:expr,
+    })+) => {
+        /// A protocol of the table.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Protocol { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Protocol {
+            /// Every protocol in table order, which is also the order of the protocol structs in a batch.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The neutral lower-case name: value of `app`, name of the struct column and of the Core's table.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// The group of applications it belongs to (column `category`).
+            pub const fn category(self) -> &'static str {
+                match self { $(Self::$variant => $category,)+ }
+            }
+
+            /// What it is, for the generated reference.
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc,)+),)+ }
+            }
+
+            /// The ports that make it an early candidate; they never decide.
+            pub const fn ports(self) -> &'static [u16] {
+                match self { $(Self::$variant => &[$($port,)*],)+ }
+            }
+
+            /// The members of its record struct; empty where it shares another protocol's struct (mDNS and LLMNR fill
+            /// that of DNS), and then there is no struct column of its name.
+            pub const fn columns(self) -> &'static [Column] {
+                match self { $(Self::$variant => $columns,)+ }
+            }
+
+            const fn transports(self) -> Transports {
+                match self { $(Self::$variant => Transports::$transports,)+ }
+            }
+
+            fn identify(self, bytes: &[u8], hint: Hint) -> Verdict {
+                match self { $(Self::$variant => $identify(bytes, hint),)+ }
+            }
+        }
+
+        /// The dissector of an identified flow.
+        #[derive(Clone, Debug)]
+        pub(super) enum Dissector { $($variant(Box<$dissector>),)+ }
+
+        impl Dissector {
+            pub(super) fn new(protocol: Protocol) -> Self {
+                match protocol { $(Protocol::$variant => Self::$variant(Box::default()),)+ }
+            }
+
+            pub(super) fn protocol(&self) -> Protocol {
+                match self { $(Self::$variant(_) => Protocol::$variant,)+ }
+            }
+        }
+
+        impl Dissect for Dissector {
+            fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
+                match self { $(Self::$variant(inner) => inner.feed(input, context, crypto),)+ }
+            }
+            fn confidence(&self) -> Confidence {
+                match self { $(Self::$variant(inner) => inner.confidence(),)+ }
+            }
+            fn server_name(&self) -> Option<&str> {
+                match self { $(Self::$variant(inner) => inner.server_name(),)+ }
+            }
+            fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
+                match self { $(Self::$variant(inner) => inner.emit(protocol, sink),)+ }
+            }
+            fn release(&mut self) {
+                match self { $(Self::$variant(inner) => inner.release(),)+ }
+            }
+        }
+    };
+}
+
+protocols! {
+    /// Transport Layer Security and SSL over TCP.
+    Tls {
+        name: "tls",
+        category: "web",
+        transports: Stream,
+        ports: [443, 465, 563, 636, 853, 989, 990, 992, 993, 994, 995, 5061, 8443],
+        identify: tls::identify,
+        dissector: tls::Tls,
+        columns: tls::Record::COLUMNS,
+    }
+    /// QUIC; the TLS hellos inside are in the struct `tls`.
+    Quic {
+        name: "quic",
+        category: "web",
+        transports: Datagram,
+        ports: [443, 853, 8443],
+        identify: quic::identify,
+        dissector: quic::Quic,
+        columns: quic::Record::COLUMNS,
+    }
+    /// HTTP/1.0 and HTTP/1.1.
+    Http {
+        name: "http",
+        category: "web",
+        transports: Stream,
+        ports: [80, 591, 3128, 8000, 8008, 8080, 8888],
+        identify: http1::identify,
+        dissector: http1::Http,
+        columns: http1::Record::COLUMNS,
+    }
+    /// Multicast DNS (RFC 6762); its messages are in the struct `dns`.
+    Mdns {
+        name: "mdns",
+        category: "network",
+        transports: Datagram,
+        ports: [5353],
+        identify: dns::identify_by_port,
+        dissector: dns::Dns,
+        columns: &[],
+    }
+    /// Link-Local Multicast Name Resolution (RFC 4795); its messages are in the struct `dns`.
+    Llmnr {
+        name: "llmnr",
+        category: "network",
+        transports: Both,
+        ports: [5355],
+        identify: dns::identify_by_port,
+        dissector: dns::Dns,
+        columns: &[],
+    }
+    /// The Domain Name System over UDP and TCP.
+    Dns {
+        name: "dns",
+        category: "network",
+        transports: Both,
+        ports: [53],
+        identify: dns::identify,
+        dissector: dns::Dns,
+        columns: dns::Record::COLUMNS,
+    }
+    /// Secure Shell.
+    Ssh {
+        name: "ssh",
+        category: "remote_access",
+        transports: Stream,
+        ports: [22, 2222],
+        identify: ssh::identify,
+        dissector: ssh::Ssh,
+        columns: ssh::Record::COLUMNS,
+    }
+}
+
+impl Protocol {
+    /// The protocol of a direction's first bytes: candidates whose port matches come first, then the others, each in
+    /// table order. The first that is not `No` decides, so that the answer does not depend on how many bytes came at once.
+    pub(super) fn find(bytes: &[u8], context: &Context) -> (Verdict, Option<Self>) {
+        for port in [true, false] {
+            for &protocol in Self::ALL {
+                let hinted = protocol.ports().iter().any(|p| [context.src_port, context.dst_port].contains(p));
+                if hinted != port || !protocol.transports().include(context.stream) {
+                    continue;
+                }
+                match protocol.identify(bytes, Hint { port, stream: context.stream }) {
+                    Verdict::Yes => return (Verdict::Yes, Some(protocol)),
+                    Verdict::More if context.stream => return (Verdict::More, None),
+                    Verdict::More | Verdict::No => {}
+                }
+            }
+        }
+        (Verdict::No, None)
+    }
+}

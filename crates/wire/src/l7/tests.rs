@@ -1,0 +1,1 @@
+//! What holds for every protocol of the table, and the tools with which each protocol's tests feed a session.

@@ -1,0 +1,285 @@
+//! The few facts of an X.509 certificate (RFC 5280) that a record shows, by a reader for just the DER (X.690) they need.
+//!
+//! Nothing is verified. A certificate is read as far as it goes: a field that cannot be read is empty.
+
+use crate::cursor::{Cursor, Short};
+use crate::text;
+use std::fmt::Write;
+
+/// Alternative names that are kept; a certificate may carry thousands.
+const MAX_NAMES: usize = 64;
+/// Attributes that are kept of a distinguished name.
+const MAX_ATTRIBUTES: usize = 16;
+/// Bytes that are read of one name or attribute value.
+const MAX_VALUE_BYTES: usize = 256;
+
+/// DER tags (X.690 §8.1.2).
+mod tag {
+    pub(super) const INTEGER: u8 = 0x02;
+    pub(super) const BIT_STRING: u8 = 0x03;
+    pub(super) const OCTET_STRING: u8 = 0x04;
+    pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+    pub(super) const UTC_TIME: u8 = 0x17;
+    pub(super) const GENERALIZED_TIME: u8 = 0x18;
+    pub(super) const UNIVERSAL_STRING: u8 = 0x1c;
+    pub(super) const BMP_STRING: u8 = 0x1e;
+    pub(super) const SEQUENCE: u8 = 0x30;
+    pub(super) const SET: u8 = 0x31;
+    pub(super) const VERSION: u8 = 0xa0;
+    pub(super) const EXTENSIONS: u8 = 0xa3;
+}
+
+/// subjectAltName, 2.5.29.17.
+const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+
+/// What is known of a certificate.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Certificate {
+    /// The serial number in hexadecimal.
+    pub(super) serial: String,
+    /// The issuer as in RFC 4514.
+    pub(super) issuer: String,
+    /// The subject as in RFC 4514.
+    pub(super) subject: String,
+    /// UTC nanoseconds since 1970; `None` beyond what 64 bits hold (the year 2262).
+    pub(super) not_before: Option<i64>,
+    /// As `not_before`.
+    pub(super) not_after: Option<i64>,
+    /// DNS names and IP addresses of the subjectAltName.
+    pub(super) names: Vec<String>,
+}
+
+impl Certificate {
+    /// Reads a DER certificate.
+    pub(super) fn parse(der: &[u8]) -> Self {
+        let mut certificate = Self::default();
+        // What was read before a fault stays: see the module's note.
+        let _ = certificate.read(der);
+        certificate
+    }
+
+    fn read(&mut self, der: &[u8]) -> Result<(), Short> {
+        let mut outer = Cursor::new(expect(&mut Cursor::new(der), tag::SEQUENCE)?);
+        let mut fields = Cursor::new(expect(&mut outer, tag::SEQUENCE)?);
+        if fields.rest().first() == Some(&tag::VERSION) {
+            element(&mut fields)?;
+        }
+        let serial = expect(&mut fields, tag::INTEGER)?;
+        self.serial = crate::l7::hex(serial.get(..MAX_VALUE_BYTES).unwrap_or(serial));
+        expect(&mut fields, tag::SEQUENCE)?; // signature algorithm
+        self.issuer = distinguished_name(expect(&mut fields, tag::SEQUENCE)?);
+        let mut validity = Cursor::new(expect(&mut fields, tag::SEQUENCE)?);
+        self.not_before = element(&mut validity).ok().and_then(|(tag, value)| time(tag, value));
+        self.not_after = element(&mut validity).ok().and_then(|(tag, value)| time(tag, value));
+        self.subject = distinguished_name(expect(&mut fields, tag::SEQUENCE)?);
+        while !fields.is_empty() {
+            if let (tag::EXTENSIONS, value) = element(&mut fields)? {
+                let mut extensions = Cursor::new(expect(&mut Cursor::new(value), tag::SEQUENCE)?);
+                while !extensions.is_empty() {
+                    self.read_extension(expect(&mut extensions, tag::SEQUENCE)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_extension(&mut self, extension: &[u8]) -> Result<(), Short> {
+        let mut fields = Cursor::new(extension);
+        if expect(&mut fields, tag::OBJECT_IDENTIFIER)? != SUBJECT_ALTERNATIVE_NAME {
+            return Ok(());
+        }
+        while !fields.is_empty() {
+            if let (tag::OCTET_STRING, value) = element(&mut fields)? {
+                let mut names = Cursor::new(expect(&mut Cursor::new(value), tag::SEQUENCE)?);
+                while !names.is_empty() && self.names.len() < MAX_NAMES {
+                    let (kind, value) = element(&mut names)?;
+                    // RFC 5280 §4.2.1.6: [2] dNSName, [7] iPAddress.
+                    match kind {
+                        0x82 => self.names.push(text::from_wire(value, MAX_VALUE_BYTES)),
+                        0x87 => self.names.extend(address(value)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next element's tag and content. Lengths of up to four bytes; no indefinite form, which DER forbids.
+fn element<'a>(cursor: &mut Cursor<'a>) -> Result<(u8, &'a [u8]), Short> {
+    let tag = cursor.u8()?;
+    let length = match cursor.u8()? {
+        short @ 0..=0x7f => u32::from(short),
+        0x81 => cursor.u8()?.into(),
+        0x82 => cursor.u16()?.into(),
+        0x83 => cursor.u24()?,
+        0x84 => cursor.u32()?,
+        _ => return Err(Short),
+    };
+    let content = cursor.take(usize::try_from(length).map_err(|_| Short)?)?;
+    Ok((tag, content))
+}
+
+/// The next element's content, which must have that tag.
+fn expect<'a>(cursor: &mut Cursor<'a>, tag: u8) -> Result<&'a [u8], Short> {
+    match element(cursor)? {
+        (found, content) if found == tag => Ok(content),
+        _ => Err(Short),
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(v4).to_string());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+}
+
+/// A Name as in RFC 4514: the last attribute first, joined by commas.
+fn distinguished_name(name: &[u8]) -> String {
+    let mut attributes = Vec::new();
+    let mut sets = Cursor::new(name);
+    while let Ok(set) = expect(&mut sets, tag::SET) {
+        let mut set = Cursor::new(set);
+        let mut relative = Vec::new();
+        while let Ok(pair) = expect(&mut set, tag::SEQUENCE) {
+            if relative.len() >= MAX_ATTRIBUTES {
+                break;
+            }
+            let mut pair = Cursor::new(pair);
+            if let (Ok(kind), Ok((tag, value))) = (expect(&mut pair, tag::OBJECT_IDENTIFIER), element(&mut pair)) {
+                relative.push(format!("{}={}", attribute_type(kind), escaped(&string(tag, value))));
+            }
+        }
+        if attributes.len() >= MAX_ATTRIBUTES {
+            break;
+        }
+        if !relative.is_empty() {
+            attributes.push(relative.join("+"));
+        }
+    }
+    attributes.reverse();
+    attributes.join(",")
+}
+
+/// The keyword of an attribute type (RFC 4514 §3, and those in common use), else the dotted number.
+fn attribute_type(identifier: &[u8]) -> String {
+    let keyword = match identifier {
+        [0x55, 0x04, 0x03] => "CN",
+        [0x55, 0x04, 0x04] => "SN",
+        [0x55, 0x04, 0x05] => "serialNumber",
+        [0x55, 0x04, 0x06] => "C",
+        [0x55, 0x04, 0x07] => "L",
+        [0x55, 0x04, 0x08] => "ST",
+        [0x55, 0x04, 0x09] => "street",
+        [0x55, 0x04, 0x0a] => "O",
+        [0x55, 0x04, 0x0b] => "OU",
+        [0x55, 0x04, 0x0c] => "title",
+        [0x55, 0x04, 0x11] => "postalCode",
+        [0x55, 0x04, 0x2a] => "GN",
+        [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01] => "emailAddress",
+        [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x19] => "DC",
+        [0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x01] => "UID",
+        _ => return dotted(identifier),
+    };
+    keyword.to_owned()
+}
+
+/// An object identifier in dotted decimal (X.690 §8.19).
+fn dotted(identifier: &[u8]) -> String {
+    let mut text = String::new();
+    let mut arc: u64 = 0;
+    for byte in identifier.iter().take(MAX_VALUE_BYTES) {
+        arc = (arc << 7) | u64::from(byte & 0x7f);
+        if byte & 0x80 == 0 {
+            // Writing to a String cannot fail.
+            let _ = if text.is_empty() {
+                let first = (arc / 40).min(2);
+                write!(text, "{first}.{}", arc.saturating_sub(first.saturating_mul(40)))
+            } else {
+                write!(text, ".{arc}")
+            };
+            arc = 0;
+        }
+    }
+    text
+}
+
+/// A character string of any of the types that names use.
+fn string(tag: u8, value: &[u8]) -> String {
+    let value = value.get(..MAX_VALUE_BYTES).unwrap_or(value);
+    match tag {
+        tag::BMP_STRING => {
+            let units = value.chunks_exact(2).map(|pair| match pair {
+                [high, low] => u16::from_be_bytes([*high, *low]),
+                _ => 0,
+            });
+            char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+        }
+        tag::UNIVERSAL_STRING => {
+            let units = value.chunks_exact(4).map(|four| match four {
+                [a, b, c, d] => u32::from_be_bytes([*a, *b, *c, *d]),
+                _ => 0,
+            });
+            units.map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+        }
+        tag::BIT_STRING | tag::SEQUENCE | tag::SET => format!("#{}", crate::l7::hex(value)),
+        _ => text::from_wire(value, MAX_VALUE_BYTES),
+    }
+}
+
+/// RFC 4514 §2.4, but for the backslash, which [`text::from_wire`] has already escaped.
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for character in value.chars() {
+        if matches!(character, '"' | '+' | ',' | ';' | '<' | '>') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
+}
+
+/// UTCTime and GeneralizedTime as RFC 5280 §4.1.2.5 allows them: to the second, in Z.
+fn time(tag: u8, value: &[u8]) -> Option<i64> {
+    let (year, rest) = match tag {
+        tag::UTC_TIME => {
+            let (year, rest) = value.split_at_checked(2)?;
+            let year = number(year)?;
+            (year.checked_add(if year >= 50 { 1900 } else { 2000 })?, rest)
+        }
+        tag::GENERALIZED_TIME => {
+            let (year, rest) = value.split_at_checked(4)?;
+            (number(year)?, rest)
+        }
+        _ => return None,
+    };
+    let mut pairs = rest.chunks_exact(2).map(number);
+    let mut next = |low: i64, high: i64| pairs.next().flatten().filter(|value| (low..=high).contains(value));
+    let (month, day) = (next(1, 12)?, next(1, 31)?);
+    let (hour, minute) = (next(0, 23)?, next(0, 59)?);
+    // RFC 5280 demands seconds, some issuers leave them out.
+    let second = next(0, 60).unwrap_or(0);
+    let days = days_since_1970(year, month, day)?;
+    let seconds =
+        days.checked_mul(24)?.checked_add(hour)?.checked_mul(60)?.checked_add(minute)?.checked_mul(60)?.checked_add(second)?;
+    seconds.checked_mul(1_000_000_000)
+}
+
+fn number(digits: &[u8]) -> Option<i64> {
+    digits.iter().try_fold(0_i64, |sum, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        sum.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+/// Days from 1970-01-01 in the Gregorian calendar; the year begins in March, so that the leap day is its last.
+fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
+    let year = if month <= 2 { year.checked_sub(1)? } else { year };
+    let month_from_march = month.checked_add(9)? % 12;
+    let day_of_year = month_from_march.checked_mul(153)?.checked_add(2)?.checked_div(5)?.checked_add(day)?.checked_sub(1)?;
+    let leap_days = year.div_euclid(4).checked_sub(year.div_euclid(100))?.checked_add(year.div_euclid(400))?;
+    // 719,468 days lie between 0000-03-01 and 1970-01-01.
+    year.checked_mul(365)?.checked_add(leap_days)?.checked_add(day_of_year)?.checked_sub(719_468)
+}

@@ -1,0 +1,127 @@
+//! Fingerprints of hellos: JA3 and JA3S (<https://github.com/salesforce/ja3>) and JA4, the TLS client fingerprint
+//! (<https://github.com/FoxIO-LLC/ja4/blob/main/technical_details/JA4.md>, BSD 3-Clause). Of the other JA4+ methods,
+//! which have another licence, there are none here.
+
+use super::hello::{ClientHello, ServerHello, is_grease};
+use crate::l7::{Crypto, hex};
+use std::fmt::Write;
+
+/// The carrier of a ClientHello: JA4's first character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::l7) enum Carrier {
+    /// TLS over TCP.
+    Tcp,
+    /// QUIC.
+    Quic,
+}
+
+/// The JA3 string: version, ciphers, extensions, groups and point formats in decimal, without GREASE.
+pub(super) fn ja3_string(hello: &ClientHello<'_>) -> String {
+    let formats: Vec<u16> = hello.point_formats.iter().copied().map(u16::from).collect();
+    format!(
+        "{},{},{},{},{}",
+        hello.version,
+        decimal(&hello.ciphers),
+        decimal(&hello.extensions),
+        decimal(&hello.groups),
+        decimal(&formats),
+    )
+}
+
+/// The JA3S string: version, cipher and extensions in decimal.
+pub(super) fn ja3s_string(hello: &ServerHello<'_>) -> String {
+    format!("{},{},{}", hello.legacy_version, hello.cipher, decimal(&hello.extensions))
+}
+
+/// The JA4 fingerprint.
+pub(super) fn ja4(hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto) -> String {
+    let mut ciphers: Vec<u16> = without_grease(&hello.ciphers).collect();
+    let mut extensions: Vec<u16> = without_grease(&hello.extensions).collect();
+    let (cipher_count, extension_count) = (ciphers.len().min(99), extensions.len().min(99));
+    ciphers.sort_unstable();
+    // The count has SNI and ALPN, the hash does not: the same program with and without them hashes alike.
+    extensions.retain(|number| !matches!(number, 0x0000 | 0x0010));
+    extensions.sort_unstable();
+
+    let mut text = String::with_capacity(36);
+    text.push(match carrier {
+        Carrier::Tcp => 't',
+        Carrier::Quic => 'q',
+    });
+    text.push_str(version(hello));
+    text.push(if hello.has_server_name() { 'd' } else { 'i' });
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{cipher_count:02}{extension_count:02}");
+    text.extend(alpn_characters(hello.alpn.first().copied().unwrap_or_default()));
+    text.push('_');
+    text.push_str(&truncated_hash(&hexadecimal(ciphers.into_iter()), crypto));
+    text.push('_');
+    let mut list = hexadecimal(extensions.into_iter());
+    if !list.is_empty() && !hello.signature_algorithms.is_empty() {
+        list.push('_');
+        list.push_str(&hexadecimal(without_grease(&hello.signature_algorithms)));
+    }
+    text.push_str(&truncated_hash(&list, crypto));
+    text
+}
+
+/// The highest version offered, in two characters.
+fn version(hello: &ClientHello<'_>) -> &'static str {
+    match hello.versions().into_iter().max() {
+        Some(0x0304) => "13",
+        Some(0x0303) => "12",
+        Some(0x0302) => "11",
+        Some(0x0301) => "10",
+        Some(0x0300) => "s3",
+        Some(0x0002) => "s2",
+        _ => "00",
+    }
+}
+
+/// First and last character of the first ALPN value; those of its hexadecimal form where either byte is not an ASCII
+/// letter or digit; `00` where there is no value.
+fn alpn_characters(value: &[u8]) -> [char; 2] {
+    let (Some(&first), Some(&last)) = (value.first(), value.last()) else { return ['0', '0'] };
+    if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() {
+        return [first.into(), last.into()];
+    }
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or('0');
+    [digit(first >> 4), digit(last & 0x0f)]
+}
+
+/// The first twelve hexadecimal characters of the SHA-256; twelve zeros for an empty list.
+fn truncated_hash(list: &str, crypto: &dyn Crypto) -> String {
+    if list.is_empty() {
+        return "000000000000".to_owned();
+    }
+    let digest = crypto.sha256(list.as_bytes());
+    hex(digest.get(..6).unwrap_or_default())
+}
+
+fn without_grease(values: &[u16]) -> impl Iterator<Item = u16> {
+    values.iter().copied().filter(|&value| !is_grease(value))
+}
+
+fn hexadecimal(values: impl Iterator<Item = u16>) -> String {
+    join(values, ',', |text, value| write!(text, "{value:04x}"))
+}
+
+fn decimal(values: &[u16]) -> String {
+    join(without_grease(values), '-', |text, value| write!(text, "{value}"))
+}
+
+fn join(
+    values: impl Iterator<Item = u16>,
+    separator: char,
+    append: impl Fn(&mut String, u16) -> std::fmt::Result,
+) -> String {
+    let mut text = String::new();
+    for value in values {
+        if !text.is_empty() {
+            text.push(separator);
+        }
+        // Writing to a String cannot fail.
+        let _ = append(&mut text, value);
+    }
+    text
+}

@@ -1,0 +1,544 @@
+//! TLS and SSL over TCP: the record layer (RFC 8446 §5), the hellos, and the certificate where it is in the clear.
+//!
+//! A record is read whole when it holds handshake messages, and passed over otherwise. Handshake messages may span
+//! records. Dissection ends with the server's hello (TLS 1.3: what follows is encrypted), with its certificate
+//! (TLS 1.2 and before), or when both have been missed.
+
+mod certificate;
+mod cipher_suites;
+mod fingerprint;
+mod hello;
+#[cfg(test)]
+mod tests;
+
+pub(super) use fingerprint::Carrier;
+pub(super) use hello::{CLIENT_HELLO, ClientHello, SERVER_HELLO, ServerHello};
+
+use super::{
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, hex,
+    side_of,
+};
+use crate::column::{Sink, Time, Value};
+use crate::cursor::{Cursor, Short};
+use crate::text;
+use certificate::Certificate;
+use std::borrow::Cow;
+
+/// The longest handshake message that is kept while it is incomplete. Certificate chains reach some 20 KiB,
+/// post-quantum hellos 2 KiB.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// The longest record body: 2^14 bytes and what TLS 1.2 encryption may add (RFC 5246 §6.2.3).
+const MAX_RECORD_BYTES: u16 = 16_384 + 2_048;
+/// Entries that are kept of each list of a hello. No known client sends as many.
+const MAX_LISTED: usize = 256;
+/// Bytes that are kept of a name.
+const MAX_NAME_BYTES: usize = 256;
+/// Encrypted records of one direction after which a missed hello is not waited for any longer. A client may send early
+/// data while the server's hello is on its way.
+const MAX_ENCRYPTED_RECORDS: u8 = 16;
+
+/// Bytes of a record header.
+const HEADER_BYTES: usize = 5;
+
+/// Record content types (RFC 8446 §5.1).
+mod content {
+    pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
+    pub(super) const ALERT: u8 = 21;
+    pub(super) const HANDSHAKE: u8 = 22;
+    pub(super) const APPLICATION_DATA: u8 = 23;
+}
+
+/// Handshake message types beside the hellos (RFC 5246 §7.4).
+mod message {
+    pub(super) const CERTIFICATE: u8 = 11;
+    pub(super) const SERVER_KEY_EXCHANGE: u8 = 12;
+    pub(super) const SERVER_HELLO_DONE: u8 = 14;
+    pub(super) const HIGHEST: u8 = 25;
+}
+
+crate::record! {
+    /// The TLS handshake of a flow, as far as it is in the clear. Of several ClientHellos the first is shown.
+    pub struct Record {
+        /// Version that the server chose (`TLSv1.3`, `SSLv3`, …).
+        version: Option<Cow<'static, str>>,
+        /// Cipher suite that the server chose, as IANA names it.
+        cipher: Option<Cow<'static, str>>,
+        /// Server name indication (RFC 6066 §3); with Encrypted ClientHello the outer, public name.
+        sni: Option<String>,
+        /// Application protocol that the server chose (RFC 7301); in TLS 1.3 it is encrypted.
+        alpn: Option<String>,
+        /// Application protocols that the client offered, in order of preference.
+        alpn_offered: Vec<String>,
+        /// Versions that the client offered, in order of preference, GREASE (RFC 8701) left out.
+        client_versions: Vec<Cow<'static, str>>,
+        /// Cipher suites that the client offered, in order, GREASE included.
+        client_ciphers: Vec<u16>,
+        /// Extensions of the ClientHello, in order, GREASE included.
+        client_extensions: Vec<u16>,
+        /// Named groups that the client offered, in order, GREASE included.
+        client_groups: Vec<u16>,
+        /// Signature schemes that the client offered, in order.
+        client_signature_algorithms: Vec<u16>,
+        /// Groups for which the client sent a key share, in order, GREASE included.
+        client_key_shares: Vec<u16>,
+        /// Whether the ClientHello carries encrypted_client_hello (RFC 9849); a real one can't be told from GREASE. Null if no ClientHello was seen.
+        ech: Option<bool>,
+        /// Extensions of the ServerHello, in order.
+        server_extensions: Vec<u16>,
+        /// Group of the server's key share (TLS 1.3).
+        server_key_share: Option<u16>,
+        /// Whether the server asked for another ClientHello (RFC 8446 §4.1.4). Null if no ServerHello was seen.
+        hello_retry_request: Option<bool>,
+        /// JA3: MD5 of `ja3_string`.
+        ja3: Option<String>,
+        /// Version, ciphers, extensions, groups and point formats of the ClientHello in decimal.
+        ja3_string: Option<String>,
+        /// JA3S: MD5 of `ja3s_string`.
+        ja3s: Option<String>,
+        /// Version, cipher and extensions of the ServerHello in decimal.
+        ja3s_string: Option<String>,
+        /// JA4 of the ClientHello, by FoxIO's specification.
+        ja4: Option<String>,
+        /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear).
+        certificate_subject: Option<String>,
+        /// Issuer of the server's certificate as in RFC 4514.
+        certificate_issuer: Option<String>,
+        /// DNS names and IP addresses in the certificate's subjectAltName; at most 64.
+        certificate_names: Vec<String>,
+        /// Start of the certificate's validity.
+        certificate_not_before: Option<Time>,
+        /// End of the certificate's validity; null beyond the year 2262.
+        certificate_not_after: Option<Time>,
+        /// Serial number of the certificate in hexadecimal.
+        certificate_serial: Option<String>,
+        /// SHA-256 of the certificate in hexadecimal.
+        certificate_sha256: Option<String>,
+        /// Description of the first unencrypted alert (RFC 8446 §6), of either side.
+        alert: Option<u8>,
+    }
+}
+
+impl Record {
+    /// Takes over what a ClientHello shows. Only the first counts: the second, after a HelloRetryRequest, repeats it.
+    pub(super) fn set_client_hello(&mut self, hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto) {
+        self.sni = hello.sni.map(|name| text::from_wire(name, MAX_NAME_BYTES));
+        self.alpn_offered =
+            hello.alpn.iter().take(MAX_LISTED).map(|name| text::from_wire(name, MAX_NAME_BYTES)).collect();
+        self.client_versions = hello.versions().into_iter().take(MAX_LISTED).map(hello::version_name).collect();
+        self.client_ciphers = listed(&hello.ciphers);
+        self.client_extensions = listed(&hello.extensions);
+        self.client_groups = listed(&hello.groups);
+        self.client_signature_algorithms = listed(&hello.signature_algorithms);
+        self.client_key_shares = listed(&hello.key_shares);
+        self.ech = Some(hello.has_encrypted_client_hello());
+        let ja3 = fingerprint::ja3_string(hello);
+        self.ja3 = Some(hex(&crypto.md5(ja3.as_bytes())));
+        self.ja3_string = Some(ja3);
+        self.ja4 = Some(fingerprint::ja4(hello, carrier, crypto));
+    }
+
+    /// Takes over what a ServerHello shows; a HelloRetryRequest is overwritten by the ServerHello that follows.
+    pub(super) fn set_server_hello(&mut self, hello: &ServerHello<'_>, crypto: &dyn Crypto) {
+        self.version = Some(hello::version_name(hello.version));
+        self.cipher = Some(cipher_suites::name(hello.cipher));
+        self.alpn = hello.alpn.map(|name| text::from_wire(name, MAX_NAME_BYTES));
+        self.server_extensions = listed(&hello.extensions);
+        self.server_key_share = hello.key_share;
+        self.hello_retry_request = Some(hello.retry || self.hello_retry_request == Some(true));
+        let ja3s = fingerprint::ja3s_string(hello);
+        self.ja3s = Some(hex(&crypto.md5(ja3s.as_bytes())));
+        self.ja3s_string = Some(ja3s);
+    }
+
+    fn set_certificate(&mut self, der: &[u8], crypto: &dyn Crypto) {
+        let certificate = Certificate::parse(der);
+        self.certificate_sha256 = Some(hex(&crypto.sha256(der)));
+        self.certificate_subject = Some(certificate.subject);
+        self.certificate_issuer = Some(certificate.issuer);
+        self.certificate_names = certificate.names;
+        self.certificate_not_before = certificate.not_before.map(Time);
+        self.certificate_not_after = certificate.not_after.map(Time);
+        self.certificate_serial = Some(certificate.serial);
+    }
+
+    /// Whether a ClientHello was taken over.
+    pub(super) fn has_client_hello(&self) -> bool {
+        self.ech.is_some()
+    }
+
+    /// Whether a ServerHello or HelloRetryRequest was taken over.
+    pub(super) fn has_server_hello(&self) -> bool {
+        self.version.is_some()
+    }
+}
+
+fn listed(values: &[u16]) -> Vec<u16> {
+    values.get(..MAX_LISTED).unwrap_or(values).to_vec()
+}
+
+/// One direction of the record layer.
+#[derive(Clone, Debug, Default)]
+struct Side {
+    /// An incomplete handshake message from earlier records.
+    message: Vec<u8>,
+    /// Bytes of the present record's body that are still to be passed over.
+    skip: usize,
+    /// Records that were encrypted.
+    encrypted_records: u8,
+    /// Whether what comes is encrypted.
+    encrypted: bool,
+    /// Whether the first bytes after a gap must look like a record, or the direction is lost.
+    after_gap: bool,
+    /// Whether the record boundaries are no longer known.
+    lost: bool,
+    /// Whether no further bytes will come.
+    closed: bool,
+}
+
+/// The dissector.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tls {
+    record: Record,
+    sides: [Side; 2],
+    /// The direction in which a ServerHello came.
+    server_side: Option<usize>,
+    /// The server's hello was seen, and it was no HelloRetryRequest.
+    server_hello: bool,
+    /// Nothing more of the server's handshake is in the clear.
+    server_complete: bool,
+    /// A fatal alert was seen.
+    aborted: bool,
+}
+
+/// What one record led to.
+enum Step {
+    /// So many bytes were finished with.
+    Consumed(usize),
+    /// The record is not complete: so many bytes are needed from its start.
+    Incomplete(usize),
+}
+
+impl Dissect for Tls {
+    fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
+        let index = side_of(context.direction);
+        let bytes = match input {
+            Input::Stream(bytes) | Input::Datagram(bytes) => bytes,
+            Input::Gap(length) => {
+                return Outcome::none(self.gap(index, length));
+            }
+            Input::End => {
+                if let Some(side) = self.sides.get_mut(index) {
+                    side.closed = true;
+                }
+                let closed = self.sides.iter().all(|side| side.closed);
+                return Outcome::none(if closed { Status::Done } else { Status::Need(0) });
+            }
+        };
+        let mut consumed: usize = 0;
+        loop {
+            let rest = bytes.get(consumed..).unwrap_or_default();
+            if rest.is_empty() {
+                return Outcome { consumed, status: Status::Need(0) };
+            }
+            match self.step(index, rest, crypto) {
+                Ok(Step::Consumed(count)) => consumed = consumed.saturating_add(count),
+                Ok(Step::Incomplete(needed)) => return Outcome { consumed, status: Status::Need(needed) },
+                Err(status) => return Outcome { consumed, status },
+            }
+            if self.is_complete() {
+                return Outcome { consumed, status: Status::Done };
+            }
+        }
+    }
+
+    fn confidence(&self) -> Confidence {
+        if self.record.has_client_hello() == self.server_hello { Confidence::Payload } else { Confidence::Handshake }
+    }
+
+    fn server_name(&self) -> Option<&str> {
+        self.record.sni.as_deref()
+    }
+
+    fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
+        if protocol == Protocol::Tls {
+            self.record.emit(sink);
+        }
+        protocol == Protocol::Tls
+    }
+
+    fn release(&mut self) {
+        self.sides = <[Side; 2]>::default();
+    }
+}
+
+impl Tls {
+    fn is_complete(&self) -> bool {
+        let enough = |side: &Side| side.encrypted_records >= MAX_ENCRYPTED_RECORDS;
+        let client_known = self.record.has_client_hello() || self.sides.iter().any(|side| side.encrypted_records > 3);
+        self.aborted || (self.server_complete && client_known) || self.sides.iter().any(enough)
+    }
+
+    /// One record of direction `index`, of which `bytes` are there.
+    fn step(&mut self, index: usize, bytes: &[u8], crypto: &dyn Crypto) -> Result<Step, Status> {
+        let Some(side) = self.sides.get_mut(index) else { return Ok(Step::Consumed(bytes.len())) };
+        if side.lost {
+            return Ok(Step::Consumed(bytes.len()));
+        }
+        if side.skip > 0 {
+            let count = side.skip.min(bytes.len());
+            side.skip = side.skip.saturating_sub(count);
+            return Ok(Step::Consumed(count));
+        }
+        let mut cursor = Cursor::new(bytes);
+        let (Ok(kind), Ok(version), Ok(length)) = (cursor.u8(), cursor.u16(), cursor.u16()) else {
+            return Ok(Step::Incomplete(HEADER_BYTES));
+        };
+        let whole = HEADER_BYTES.saturating_add(length.into());
+        if !is_record_header(kind, version, length) {
+            if side.after_gap {
+                side.lost = true;
+                let lost = self.sides.iter().all(|side| side.lost || side.closed);
+                return if lost { Err(Status::GaveUp(Limit::Gap)) } else { Ok(Step::Consumed(bytes.len())) };
+            }
+            // RFC 5246 appendix E.2: a client that also speaks SSL 2.0 begins with a hello in that format.
+            if !self.record.has_client_hello() && !self.server_hello {
+                if let Some(whole) = ssl2_length(bytes) {
+                    let Some(message) = bytes.get(2..whole) else { return Ok(Step::Incomplete(whole)) };
+                    self.ssl2_hello(message).map_err(|Short| Status::Malformed(Malformed::BadLength))?;
+                    return Ok(Step::Consumed(whole));
+                }
+            }
+            return Err(Status::Malformed(Malformed::BadValue));
+        }
+        side.after_gap = false;
+        // RFC 8446 §D.4: in TLS 1.3 a ChangeCipherSpec is sent for show and changes nothing; before, it encrypts.
+        let retried = self.record.hello_retry_request == Some(true) && !self.server_hello;
+        let encrypted = kind == content::APPLICATION_DATA || (side.encrypted && !retried);
+        if encrypted {
+            side.encrypted = true;
+            side.encrypted_records = side.encrypted_records.saturating_add(1);
+            self.server_complete |= self.server_hello && self.is_server(index);
+            return self.skip(index, whole);
+        }
+        match kind {
+            content::HANDSHAKE | content::ALERT => {
+                let Some(body) = bytes.get(HEADER_BYTES..whole) else { return Ok(Step::Incomplete(whole)) };
+                if kind == content::HANDSHAKE {
+                    self.handshake(index, body, crypto)?;
+                } else if let &[level, description] = body {
+                    self.record.alert.get_or_insert(description);
+                    self.aborted |= level == 2;
+                }
+                Ok(Step::Consumed(whole))
+            }
+            content::CHANGE_CIPHER_SPEC => {
+                side.encrypted = true;
+                self.server_complete |= self.server_hello && self.is_server(index);
+                self.skip(index, whole)
+            }
+            _ => self.skip(index, whole),
+        }
+    }
+
+    /// Passes over a record of which the header is there.
+    fn skip(&mut self, index: usize, whole: usize) -> Result<Step, Status> {
+        if let Some(side) = self.sides.get_mut(index) {
+            side.skip = whole;
+            side.message = Vec::new();
+        }
+        Ok(Step::Consumed(0))
+    }
+
+    /// Whether direction `index` comes from the server. Known once a hello was seen.
+    fn is_server(&self, index: usize) -> bool {
+        self.server_side == Some(index)
+    }
+
+    fn gap(&mut self, index: usize, length: u64) -> Status {
+        let Some(side) = self.sides.get_mut(index) else { return Status::Need(0) };
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if side.skip >= length {
+            // The gap lies within a record that would have been passed over.
+            side.skip = side.skip.saturating_sub(length);
+        } else {
+            side.skip = 0;
+            side.after_gap = true;
+            side.message = Vec::new();
+        }
+        Status::Need(0)
+    }
+
+    /// The body of a handshake record: messages, of which the last may be incomplete.
+    fn handshake(&mut self, index: usize, body: &[u8], crypto: &dyn Crypto) -> Result<(), Status> {
+        let Some(side) = self.sides.get_mut(index) else { return Ok(()) };
+        let mut kept = std::mem::take(&mut side.message);
+        let mut rest = if kept.is_empty() {
+            body
+        } else {
+            kept.extend_from_slice(body);
+            kept.as_slice()
+        };
+        loop {
+            let mut cursor = Cursor::new(rest);
+            let (Ok(kind), Ok(length)) = (cursor.u8(), cursor.u24()) else { break };
+            if kind > message::HIGHEST {
+                // Mid-stream, or after the handshake, this is ciphertext; in an open handshake it is not TLS.
+                let open = self.record.has_client_hello() || self.record.has_server_hello();
+                if let (Some(side), false) = (self.sides.get_mut(index), open && !self.server_complete) {
+                    side.encrypted = true;
+                    side.encrypted_records = side.encrypted_records.saturating_add(1);
+                    return Ok(());
+                }
+                return Err(Status::Malformed(Malformed::BadValue));
+            }
+            let Ok(message) = cursor.take(length as usize) else {
+                if length as usize > MAX_MESSAGE_BYTES {
+                    return Err(Status::GaveUp(Limit::MessageLength));
+                }
+                break;
+            };
+            self.message(index, kind, message, crypto).map_err(|Short| Status::Malformed(Malformed::BadLength))?;
+            rest = cursor.rest();
+        }
+        if let (Some(side), false) = (self.sides.get_mut(index), rest.is_empty()) {
+            side.message = rest.to_vec();
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, index: usize, kind: u8, body: &[u8], crypto: &dyn Crypto) -> Result<(), Short> {
+        match kind {
+            CLIENT_HELLO if !self.record.has_client_hello() => {
+                self.record.set_client_hello(&ClientHello::parse(body)?, Carrier::Tcp, crypto);
+            }
+            SERVER_HELLO if !self.server_hello => {
+                let hello = ServerHello::parse(body)?;
+                self.record.set_server_hello(&hello, crypto);
+                self.server_side = Some(index);
+                self.server_hello = !hello.retry;
+                self.server_complete = hello.encrypts();
+            }
+            message::CERTIFICATE if self.is_server(index) && self.record.certificate_sha256.is_none() => {
+                let mut cursor = Cursor::new(body);
+                let length = cursor.u24()?;
+                let mut list = cursor.sub(length as usize)?;
+                if !list.is_empty() {
+                    // The server's own certificate comes first (RFC 5246 §7.4.2).
+                    let length = list.u24()?;
+                    self.record.set_certificate(list.take(length as usize)?, crypto);
+                }
+                self.server_complete = true;
+            }
+            message::SERVER_KEY_EXCHANGE | message::SERVER_HELLO_DONE if self.is_server(index) => {
+                self.server_complete = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A ClientHello in the format of SSL 2.0 (RFC 5246 appendix E.2): versions and ciphers, no extensions. JA3 and JA4
+    /// are not defined for it.
+    fn ssl2_hello(&mut self, message: &[u8]) -> Result<(), Short> {
+        let mut cursor = Cursor::new(message);
+        cursor.skip(1)?; // message type
+        let version = cursor.u16()?;
+        let ciphers = cursor.u16()?;
+        cursor.skip(4)?; // lengths of session id and challenge
+        let mut ciphers = cursor.sub(ciphers.into())?;
+        let mut values = Vec::new();
+        while let Ok(value) = ciphers.u24() {
+            // Three bytes each: those of TLS begin with zero, those of SSL 2.0 have no 16-bit number.
+            values.extend(u16::try_from(value));
+        }
+        self.record.client_versions = vec![hello::version_name(version)];
+        self.record.client_ciphers = listed(&values);
+        self.record.ech = Some(false);
+        Ok(())
+    }
+}
+
+fn is_record_header(kind: u8, version: u16, length: u16) -> bool {
+    matches!(kind, content::CHANGE_CIPHER_SPEC..=content::APPLICATION_DATA)
+        && matches!(version, 0x0300..=0x0304 | 0x7f00..=0x7fff)
+        && length <= MAX_RECORD_BYTES
+        && (length > 0 || kind == content::APPLICATION_DATA)
+}
+
+/// The length of an SSL 2.0 ClientHello with its two-byte header, if the bytes can be the start of one.
+fn ssl2_length(bytes: &[u8]) -> Option<usize> {
+    let mut cursor = Cursor::new(bytes);
+    // A 15-bit length behind a set bit: no padding.
+    let length = cursor.u16().ok()? & 0x7fff;
+    let kind = cursor.u8().ok()?;
+    let version = cursor.u16().ok()?;
+    let (ciphers, session, challenge) = (cursor.u16().ok()?, cursor.u16().ok()?, cursor.u16().ok()?);
+    let parts = 9_usize.checked_add(ciphers.into())?.checked_add(session.into())?.checked_add(challenge.into())?;
+    let plausible = bytes.first()? & 0x80 != 0
+        && kind == CLIENT_HELLO
+        && matches!(version, 0x0002 | 0x0300..=0x0303)
+        && ciphers > 0
+        && ciphers % 3 == 0
+        && matches!(session, 0 | 16 | 32)
+        && (16..=32).contains(&challenge)
+        && parts == usize::from(length);
+    plausible.then_some(usize::from(length).checked_add(2)?)
+}
+
+/// A record header and what its type demands of the bytes behind it.
+pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
+    let Some(&first) = bytes.first() else { return Verdict::More };
+    if first & 0x80 != 0 {
+        return match ssl2_length(bytes) {
+            Some(_) => Verdict::Yes,
+            None if bytes.len() < 11 => Verdict::More,
+            None => Verdict::No,
+        };
+    }
+    if !matches!(first, content::CHANGE_CIPHER_SPEC..=content::APPLICATION_DATA)
+        || bytes.get(1).is_some_and(|&major| !matches!(major, 0x03 | 0x7f))
+    {
+        return Verdict::No;
+    }
+    let mut cursor = Cursor::new(bytes);
+    let (Ok(kind), Ok(version), Ok(length)) = (cursor.u8(), cursor.u16(), cursor.u16()) else { return Verdict::More };
+    if !is_record_header(kind, version, length) {
+        return Verdict::No;
+    }
+    match kind {
+        content::HANDSHAKE => {
+            let (Ok(message), Ok(message_length)) = (cursor.u8(), cursor.u24()) else {
+                return if length < 4 { Verdict::No } else { Verdict::More };
+            };
+            let hello = matches!(message, CLIENT_HELLO | SERVER_HELLO);
+            // A hello's version follows its header, and it is never empty.
+            match (hello, cursor.u8()) {
+                (true, Ok(0x03 | 0x7f)) if message_length >= 38 => return Verdict::Yes,
+                (true, Err(Short)) => return Verdict::More,
+                _ => {}
+            }
+        }
+        content::ALERT if length == 2 => match (cursor.u8(), cursor.u8()) {
+            (Ok(1 | 2), Ok(0..=121)) => return Verdict::Yes,
+            (Err(Short), _) | (Ok(1 | 2), Err(Short)) => return Verdict::More,
+            _ => return Verdict::No,
+        },
+        _ => {}
+    }
+    // Mid-stream: a plausible header is enough on a port of TLS; elsewhere the next record must follow in sight.
+    if hint.port {
+        return Verdict::Yes;
+    }
+    let Some(next) = bytes.get(HEADER_BYTES.saturating_add(length.into())..) else {
+        let in_sight = usize::from(length) < super::session::IDENTIFY_BYTES.saturating_sub(2 * HEADER_BYTES);
+        return if in_sight { Verdict::More } else { Verdict::No };
+    };
+    let mut cursor = Cursor::new(next);
+    match (cursor.u8(), cursor.u16(), cursor.u16()) {
+        (Ok(kind), Ok(next_version), Ok(length)) => {
+            let follows = next_version == version && is_record_header(kind, next_version, length);
+            if follows { Verdict::Yes } else { Verdict::No }
+        }
+        _ => Verdict::More,
+    }
+}
