@@ -290,5 +290,3 @@ class Meter:
             self._bury(flow, self._now())
         elif all(side.fin_end is not None for side in flow.sides) and flow.deadline is None:
             flow.deadline = self._now() + LINGER
-
-

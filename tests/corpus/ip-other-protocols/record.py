@@ -38,9 +38,10 @@ def raw(bed: Testbed, protocol: int, version: int) -> None:
     """A packet there and one back."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     addresses = ("192.0.2.10", "192.0.2.20") if version == 4 else ("2001:db8:1::10", "2001:db8:1::20")
-    with bed.client.open_socket(family, socket.SOCK_RAW, protocol) as left, bed.server.open_socket(
-        family, socket.SOCK_RAW, protocol
-    ) as right:
+    with (
+        bed.client.open_socket(family, socket.SOCK_RAW, protocol) as left,
+        bed.server.open_socket(family, socket.SOCK_RAW, protocol) as right,
+    ):
         left.sendto(b"\x00\x00\x10\x01\x00\x00\x00\x01" + bytes(40), (addresses[1], 0))
         right.recv(2000)
         right.sendto(b"\x00\x00\x20\x02\x00\x00\x00\x01" + bytes(24), (addresses[0], 0))
@@ -56,7 +57,10 @@ def record(output: Path) -> list[str]:
                 raw(bed, protocol, version)
         record_route = bytes([7, 19, 4]) + bytes(16) + b"\x01"
         exchange(
-            bed, (64,), port=7003, prepare=lambda sender: sender.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, record_route)
+            bed,
+            (64,),
+            port=7003,
+            prepare=lambda sender: sender.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, record_route),
         )
         with bed.client.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)

@@ -44,7 +44,9 @@ def routed(sender: socket.socket) -> None:
 def record(output: Path) -> list[str]:
     """Run the scenario."""
     with Testbed() as bed:
-        bed.server.run(["sysctl", "-q", "net.ipv6.conf.all.seg6_enabled=1", "net.ipv6.conf.eth0.seg6_enabled=1"], check=False)
+        bed.server.run(
+            ["sysctl", "-q", "net.ipv6.conf.all.seg6_enabled=1", "net.ipv6.conf.eth0.seg6_enabled=1"], check=False
+        )
         exchange(bed, (100,), port=7001, prepare=headers(hop_by_hop=True), version=6)
         exchange(bed, (100,), port=7002, prepare=headers(destination=True), version=6)
         exchange(bed, (100,), port=7003, prepare=routed, version=6, answer=False)

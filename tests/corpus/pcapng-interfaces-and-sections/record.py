@@ -50,4 +50,9 @@ def record(output: Path) -> list[str]:
         Interface(resolution=0x80 | 20, offset_seconds=1000, name="eth2"),
     ]
     output.write_bytes(write_pcapng([(interfaces, first), ([Interface(snaplen=65_535, name="eth0")], parts[3])]))
-    return [version("curl", "--version"), version("dig", "-v"), version("ping", "-V"), "the testbed's own pcapng writer"]
+    return [
+        version("curl", "--version"),
+        version("dig", "-v"),
+        version("ping", "-V"),
+        "the testbed's own pcapng writer",
+    ]

@@ -50,7 +50,10 @@ def record(output: Path) -> list[str]:
             tcp_port=5432, stderr=subprocess.DEVNULL, cwd="/",
         )  # fmt: skip
         for mode, statements in (
-            ("disable", "create table article (id int, name text); insert into article values (1, 'lamp'), (2, 'desk')"),
+            (
+                "disable",
+                "create table article (id int, name text); insert into article values (1, 'lamp'), (2, 'desk')",
+            ),
             ("require", "select name from article order by id"),
             ("disable", "copy article to stdout"),
             ("disable", "selectt 1"),

@@ -126,15 +126,11 @@ def enhanced_packet(record: Record, interface: Interface, order: ByteOrder = "<"
     else:
         ticks = time * 10**interface.resolution // 1_000_000_000
     captured = len(record.data)
-    head = struct.pack(
-        order + "IIIII", record.interface, ticks >> 32, ticks & 0xFFFFFFFF, captured, record.wire_length
-    )
+    head = struct.pack(order + "IIIII", record.interface, ticks >> 32, ticks & 0xFFFFFFFF, captured, record.wire_length)
     return _block(order, 6, head + record.data)
 
 
-def write_pcapng(
-    sections: Sequence[tuple[Sequence[Interface], Sequence[Record]]], *, order: ByteOrder = "<"
-) -> bytes:
+def write_pcapng(sections: Sequence[tuple[Sequence[Interface], Sequence[Record]]], *, order: ByteOrder = "<") -> bytes:
     """A pcapng file of sections, each with its interfaces and records."""
     parts = []
     for interfaces, records in sections:

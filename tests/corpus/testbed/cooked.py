@@ -21,7 +21,19 @@ def tcpdump(host: Host, output: Path, options: Sequence[str], expression: str = 
     """Capture on a host while the body runs, with timestamps in nanoseconds."""
     apt_install(tcpdump="tcpdump")
     log = output.with_suffix(".log")
-    command = ["tcpdump", "-Z", "root", "-n", "-U", "--immediate-mode", "--nano", "-w", str(output), *options, expression]
+    command = [
+        "tcpdump",
+        "-Z",
+        "root",
+        "-n",
+        "-U",
+        "--immediate-mode",
+        "--nano",
+        "-w",
+        str(output),
+        *options,
+        expression,
+    ]
     with log.open("wb") as messages:
         process = subprocess.Popen(["ip", "netns", "exec", host.namespace, *command], stderr=messages)
         try:

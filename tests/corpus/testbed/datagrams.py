@@ -23,9 +23,10 @@ def exchange(
     """The client sends datagrams of these lengths; the server sends each back. `prepare` sets the client's options."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     address = "192.0.2.20" if version == 4 else "2001:db8:1::20"
-    with bed.client.open_socket(family, socket.SOCK_DGRAM) as client, bed.server.open_socket(
-        family, socket.SOCK_DGRAM
-    ) as server:
+    with (
+        bed.client.open_socket(family, socket.SOCK_DGRAM) as client,
+        bed.server.open_socket(family, socket.SOCK_DGRAM) as server,
+    ):
         server.bind((address, port))
         prepare(client)
         for length in lengths:

@@ -81,7 +81,9 @@ class Host:
         if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
 
-    def open_socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
+    def open_socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
+    ) -> socket.socket:
         """A socket in this namespace, with a timeout so that no recording hangs."""
         with self.entered():
             made = socket.socket(family, kind, protocol)
@@ -97,7 +99,12 @@ class Host:
         return listener
 
     def run(
-        self, command: Sequence[str], *, check: bool = True, stdin: bytes | None = None, env: dict[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        check: bool = True,
+        stdin: bytes | None = None,
+        env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command in this namespace to its end; a failure shows what it printed."""
         done = subprocess.run(

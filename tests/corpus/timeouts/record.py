@@ -25,9 +25,12 @@ SPEED = 2000
 
 def record(output: Path) -> list[str]:
     """Run the scenario."""
-    with Testbed() as bed, bed.client.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as client, bed.server.open_socket(
-        socket.AF_INET, socket.SOCK_DGRAM
-    ) as first, bed.server.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as second:
+    with (
+        Testbed() as bed,
+        bed.client.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        bed.server.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as first,
+        bed.server.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as second,
+    ):
         start = time.time_ns()
         bed.wire.clock = lambda now: start + (now - start) * SPEED
         first.bind(("192.0.2.20", 7001))

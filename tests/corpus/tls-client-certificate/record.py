@@ -27,9 +27,7 @@ def record(output: Path) -> list[str]:
         authority = Authority(bed.directory)
         certificate, key = authority.issue("mutual.example")
         alice, alice_key = authority.issue("alice")
-        start_nginx(
-            bed, SITE.format(certificate=certificate, key=key, authority=authority.certificate), port=443
-        )
+        start_nginx(bed, SITE.format(certificate=certificate, key=key, authority=authority.certificate), port=443)
         shown = ["--cert", str(alice), "--key", str(alice_key)]
         for arguments in (["--tls-max", "1.2", *shown], ["--tlsv1.3", *shown], ["--tlsv1.3"]):
             bed.client.run(

