@@ -1,7 +1,7 @@
 """Rewrites what the golden tests expect: `python -m tests.bless [CASE…]` (`make bless`).
 
-Every case's `expected.ndjson` is made anew with the installed package, and the table in `tests/corpus/README.md` with it.
-The diff is to be read before it is committed: each changed line is a claim about what happened on the wire.
+Every case's `expected.ndjson` is made anew with the installed package, and with it the table in
+`tests/corpus/README.md`. The diff is to be read before it is committed: each changed line is a claim about what happened on the wire.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 import dpi_probe
+
 from tests.corpus.cases import DIRECTORY, Case, cases
 from tests.oracle.capture import read
 

@@ -6,7 +6,7 @@ that took part, with their versions. Its docstring says what happens; the case's
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import runpy
@@ -25,7 +25,7 @@ def cases() -> list[Path]:
 def readme(name: str, story: str, programs: list[str]) -> str:
     """The README.md of a case."""
     listed = "".join(f"- {program}\n" for program in programs)
-    today = datetime.datetime.now(datetime.UTC).date()
+    today = dt.datetime.now(dt.UTC).date()
     return (
         f"# {name}\n\n{story.strip()}\n\n"
         f"Recorded on {today} with Linux {platform.release().split('-')[0]} and\n\n{listed}\n"

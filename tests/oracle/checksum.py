@@ -14,7 +14,8 @@ def internet_checksum(data: bytes) -> int:
 
 def _table() -> list[int]:
     table = []
-    for value in range(256):
+    for index in range(256):
+        value = index
         for _ in range(8):
             value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
         table.append(value)

@@ -21,9 +21,10 @@ _VLAN_TYPES = {0x8100, 0x88A8, 0x9100}
 _IPV4, _IPV6 = 0x0800, 0x86DD
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_UNKNOWN: Address = ipaddress.IPv4Address(0)
 
 
-class NoFlow(Exception):
+class NoFlowError(Exception):
     """The frame has no IP packet that can be read."""
 
 
@@ -54,8 +55,8 @@ class Packet:
     frame: Frame
     version: int = 0
     protocol: int = 0
-    source: Address = ipaddress.IPv4Address(0)
-    destination: Address = ipaddress.IPv4Address(0)
+    source: Address = _UNKNOWN
+    destination: Address = _UNKNOWN
     source_port: int = 0
     destination_port: int = 0
     source_mac: bytes | None = None
@@ -72,7 +73,7 @@ class Packet:
 
 
 def decode(frame: Frame) -> Packet:
-    """Read a frame; :class:`NoFlow` where it carries no IP."""
+    """Read a frame; :class:`NoFlowError` where it carries no IP."""
     packet = Packet(frame)
     data = frame.data
     try:
@@ -85,10 +86,10 @@ def decode(frame: Frame) -> Packet:
             (kind,) = struct.unpack_from("!H", data, start + 6)
             start += 8
         if kind not in (_IPV4, _IPV6):
-            raise NoFlow
+            raise NoFlowError
         _ip(packet, data, start, frame.wire_length - start)
     except (struct.error, IndexError) as error:
-        raise NoFlow from error
+        raise NoFlowError from error
     return packet
 
 
@@ -107,7 +108,7 @@ def _link(packet: Packet, data: bytes) -> tuple[int, int]:
     elif link_type in (12, 14, 101, 228, 229):
         return {4: _IPV4, 6: _IPV6}.get(data[0] >> 4, 0), 0
     else:
-        raise NoFlow
+        raise NoFlowError
     if length == 6 and device in (1, 772):
         packet.source_mac = address[:6]
     return kind, start
@@ -121,7 +122,7 @@ def _ip(packet: Packet, data: bytes, start: int, room: int) -> None:
     elif version == 6:
         _ipv6(packet, data, start, room)
     else:
-        raise NoFlow
+        raise NoFlowError
 
 
 def _ipv4(packet: Packet, data: bytes, start: int, room: int) -> None:
@@ -130,7 +131,7 @@ def _ipv4(packet: Packet, data: bytes, start: int, room: int) -> None:
     )
     header = (first & 0x0F) * 4
     if header < 20:
-        raise NoFlow
+        raise NoFlowError
     length = total or room
     packet.version, packet.protocol, packet.ttl, packet.ip_length = 4, protocol, ttl, length
     packet.source, packet.destination = ipaddress.IPv4Address(source), ipaddress.IPv4Address(destination)
@@ -186,7 +187,7 @@ def _transport(packet: Packet, body: bytes, length: int, addresses: bytes) -> No
         )
         try:
             _ip(inner, body, 0, length)
-        except (NoFlow, struct.error, IndexError):
+        except (NoFlowError, struct.error, IndexError):
             return
         packet.__dict__.update(inner.__dict__)
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.oracle.decode import NoFlow, Packet, decode
+from tests.oracle.decode import NoFlowError, Packet, decode
 from tests.oracle.fragments import Fragments
 from tests.oracle.record import Observation, make_record
 
@@ -111,7 +111,7 @@ class Meter:
         self._expire()
         try:
             packet = decode(frame)
-        except NoFlow:
+        except NoFlowError:
             return
         for ready in self._fragments.take(packet, self.clock):
             self._packet(ready)
@@ -218,10 +218,8 @@ class Meter:
         """Whether a segment opens a new connection on the ports of one that is over, or may be."""
         if packet.tcp is None or not packet.tcp.flags & SYN:
             return False
-        if packet.tcp.flags & ACK:
-            initial = (packet.tcp.acknowledgement - 1) % (1 << 32)
-        else:
-            initial = packet.tcp.sequence
+        answered = (packet.tcp.acknowledgement - 1) % (1 << 32)
+        initial = answered if packet.tcp.flags & ACK else packet.tcp.sequence
         if initial == flow.handshake.initial_sequence:
             return False
         finished = any(side.fin_end is not None for side in flow.sides)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +38,13 @@ class Observation:
 
 def gaps(seen: list[Observation]) -> list[int]:
     """Times between consecutive packets in capture order; a step back counts as 0."""
-    return [max(b.time_ns - a.time_ns, 0) for a, b in zip(seen, seen[1:], strict=False)]
+    return [max(b.time_ns - a.time_ns, 0) for a, b in itertools.pairwise(seen)]
 
 
 def time_text(time_ns: int) -> str:
     """RFC 3339 in UTC with nanoseconds."""
-    import datetime
-
     seconds, rest = divmod(time_ns, 1_000_000_000)
-    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)  # noqa: DTZ001 - UTC throughout
+    moment = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=seconds)  # noqa: DTZ001 - UTC throughout
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 

@@ -1,4 +1,4 @@
-"""The capture machine's clock is set while it records: back by 2 s in a TCP connection, later on by 10 s, then back by 400 s.
+"""The capture machine's clock is set while it records: back by 2 s, then forward by 10 s, then back by 400 s.
 
 Time stamps are therefore not in order. A step back counts as an inter-arrival time of 0; time-outs follow the greatest
 time seen so far.
@@ -13,9 +13,15 @@ from tests.corpus.testbed.datagrams import exchange
 from tests.corpus.testbed.streams import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SECOND = 1_000_000_000
+
+
+def stepped(seconds: int) -> Callable[[int], int]:
+    """A clock that is so many seconds off."""
+    return lambda now: now + seconds * SECOND
 
 
 def record(output: Path) -> list[str]:
@@ -25,7 +31,7 @@ def record(output: Path) -> list[str]:
         connection.ask()
         for step in (-2, 8, -392):
             bed.quiet(0.1)
-            bed.wire.clock = lambda now, step=step: now + step * SECOND
+            bed.wire.clock = stepped(step)
             connection.ask()
             exchange(bed, (100,), port=7000)
         connection.close()

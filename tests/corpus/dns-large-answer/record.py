@@ -1,4 +1,4 @@
-"""An answer of about 3,500 bytes: as IP fragments (EDNS, 4096 bytes), truncated and asked again over TCP, and over IPv6.
+"""An answer of about 3,500 bytes: as IP fragments (EDNS), truncated and asked again over TCP, and over IPv6.
 
 1. `+bufsize=4096` over IPv4: three fragments.
 2. `+bufsize=1232`: truncated (TC), dig then asks over TCP.

@@ -1,6 +1,7 @@
-"""curl sends five HTTP/1.1 requests over one kept-alive connection to nginx: GET, HEAD, POST, a 404 and a chunked listing.
+"""curl sends five HTTP/1.1 requests over one kept-alive connection to nginx.
 
-A second curl then fetches one page over IPv6. Both connections are opened and closed in the ordinary way.
+They are GET, HEAD, POST, a GET answered 404, and a GET answered with a chunked listing. A second curl then fetches one
+page over IPv6. Both connections are opened and closed in the ordinary way.
 """
 
 from __future__ import annotations

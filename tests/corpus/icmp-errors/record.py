@@ -1,10 +1,11 @@
-"""ICMP errors from a router and a host: time exceeded, port unreachable, no route, fragmentation needed, packet too big.
+"""ICMP errors from a router and a host: time exceeded, unreachable, fragmentation needed, packet too big.
 
 The client sits one hop before a router behind which the path's MTU is 1,280 bytes.
 
 1. traceroute over IPv4 and IPv6: time exceeded from the router, port unreachable from the server.
 2. A datagram to a network that the router does not know: network unreachable.
-3. A datagram of 1,400 bytes with Don't Fragment: fragmentation needed; over IPv6: packet too big, sent again in fragments.
+3. A datagram of 1,400 bytes with Don't Fragment: fragmentation needed. Over IPv6: packet too big, and the next datagram
+   goes in fragments.
 4. A TCP upload of 20,000 bytes whose path MTU is found out on the way.
 
 The packets that ICMP quotes are no flows of their own.

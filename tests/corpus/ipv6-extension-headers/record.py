@@ -15,13 +15,16 @@ from tests.corpus.testbed import Testbed
 from tests.corpus.testbed.datagrams import exchange
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PADDING = bytes([0, 0, 1, 4, 0, 0, 0, 0])  # next header, length, PadN of four bytes
 ROUTER_ALERT = bytes([0, 0, 5, 2, 0, 0, 1, 0])
 
 
-def headers(*, hop_by_hop: bool = False, destination: bool = False, before_routing: bool = False) -> object:
+def headers(
+    *, hop_by_hop: bool = False, destination: bool = False, before_routing: bool = False
+) -> Callable[[socket.socket], None]:
     """A function that sets these on a socket."""
 
     def prepare(sender: socket.socket) -> None:

@@ -16,11 +16,13 @@ def record(output: Path) -> list[str]:
     with Testbed() as bed:
         server = bed.write(
             "server.conf",
-            f"local stratum 8\nallow all\ncmdport 0\nbindcmdaddress {bed.directory}/s.sock\npidfile {bed.directory}/s.pid\n",
+            "local stratum 8\nallow all\ncmdport 0\n"
+            f"bindcmdaddress {bed.directory}/s.sock\npidfile {bed.directory}/s.pid\n",
         )
         client = bed.write(
             "client.conf",
-            f"server 192.0.2.20 iburst\ncmdport 0\nbindcmdaddress {bed.directory}/c.sock\npidfile {bed.directory}/c.pid\n",
+            "server 192.0.2.20 iburst\ncmdport 0\n"
+            f"bindcmdaddress {bed.directory}/c.sock\npidfile {bed.directory}/c.pid\n",
         )
         bed.server.start(["chronyd", "-d", "-x", "-u", "root", "-f", server], udp_port=123)
         bed.client.run(["chronyd", "-Q", "-t", "20", "-u", "root", "-f", client])

@@ -1,18 +1,20 @@
 """A pcapng file of two sections: three interfaces with other link types and clocks, then one interface again.
 
-First section: interface 0 is the wire (Ethernet, microseconds), interface 1 the same wire behind a tap that keeps raw IP
-only (LINKTYPE_RAW, nanoseconds), interface 2 has its clock in units of 2^-20 s and an offset of 1,000 s. HTTP goes to the
-first, DNS to the second and a ping to the third. Second section: one Ethernet interface; DNS again.
+First section: interface 0 is the wire (Ethernet, microseconds), interface 1 the same wire behind a tap that keeps raw
+IP only (LINKTYPE_RAW, nanoseconds), interface 2 has its clock in units of 2^-20 s and an offset of 1,000 s. HTTP goes
+to the first, DNS to the second and a ping to the third. Second section: one Ethernet interface; DNS again.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tests.corpus.testbed import Interface, Record, Testbed, apt_install, version, write_pcapng
 from tests.corpus.testbed.dns import start_dnsmasq
 from tests.corpus.testbed.nginx import start_nginx
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE: Final = "input.pcapng"
 RAW = 101

@@ -5,7 +5,6 @@ Each psql is a connection of its own: password authentication (SCRAM), simple qu
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,7 +27,7 @@ def record(output: Path) -> list[str]:
             shutil.copy(path, data)
         for path in (data, *data.iterdir(), Path(password)):
             shutil.chown(path, "postgres")
-            os.chmod(path, 0o700 if path.is_dir() else 0o600)
+            path.chmod(0o700 if path.is_dir() else 0o600)
         files = {path: path.read_bytes() for path in data.iterdir()}
         for path in files:
             path.unlink()

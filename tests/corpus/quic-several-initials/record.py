@@ -40,7 +40,10 @@ def record(output: Path) -> list[str]:
         bed.wire.tap, bed.wire.policy = AFTER, first_datagram_last()
         quic.fetch(443, "v1", *NAMES)
         bed.quiet()
-        bed.wire.tap, bed.wire.policy = BEFORE, drop_numbers(True, {1}, lambda frame: frame.ip_protocol == UDP)
+        bed.wire.tap, bed.wire.policy = (
+            BEFORE,
+            drop_numbers({1}, to_server=True, matches=lambda frame: frame.ip_protocol == UDP),
+        )
         quic.fetch(443, "v1", *NAMES)
         bed.quiet()
     bed.save(output)

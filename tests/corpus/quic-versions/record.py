@@ -1,4 +1,4 @@
-"""Two QUIC connections to one server: version 1 with ALPN h3, then version 2 with ALPN hq-interop, then v1 over IPv6."""
+"""Three QUIC connections: version 1 with ALPN h3, version 2 with ALPN hq-interop, and version 1 over IPv6."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def record(output: Path) -> list[str]:
     """Run the scenario."""
     with Testbed() as bed:
         for port, tap, policy in (
-            (9001, BEFORE, drop_numbers(False, {3, 4, 11})),
-            (9002, AFTER, drop_numbers(False, {3, 4, 11})),
+            (9001, BEFORE, drop_numbers({3, 4, 11}, to_server=False)),
+            (9002, AFTER, drop_numbers({3, 4, 11}, to_server=False)),
             (9003, AFTER, every(7, (0.003,))),
             (9004, AFTER, every(5, (0.0, 0.001))),
             (9005, BEFORE, lose_control_segments()),

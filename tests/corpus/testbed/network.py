@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.corpus.testbed.capture_file import write_pcap
 from tests.corpus.testbed.wire import Wire, open_tap
@@ -69,7 +69,8 @@ class Host:
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """The calling thread in this namespace: sockets made meanwhile stay in it."""
-        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self.namespace}") as inside:
+        inside_path = Path(f"/run/netns/{self.namespace}")
+        with Path("/proc/thread-self/ns/net").open() as before, inside_path.open() as inside:
             self._setns(inside.fileno())
             try:
                 yield
@@ -127,7 +128,7 @@ class Host:
         tcp_port: int | None = None,
         udp_port: int | None = None,
         env: dict[str, str] | None = None,
-        **keywords: Any,  # noqa: ANN401 - handed to Popen as they are
+        **keywords: Any,
     ) -> subprocess.Popen[bytes]:
         """Start a server in this namespace, and wait until it has the port bound."""
         process = subprocess.Popen(
@@ -206,7 +207,7 @@ class Testbed:
             host.ip("route", "add", "default", "via", v4)
             host.ip("route", "add", "default", "via", v6)
 
-    def __enter__(self) -> Testbed:
+    def __enter__(self) -> Self:
         """Start the wire."""
         self.wire.start()
         return self

@@ -55,8 +55,9 @@ class Frame:
 
 
 def drop_numbers(
-    to_server: bool,
     numbers: Collection[int],
+    *,
+    to_server: bool,
     matches: Callable[[Frame], bool] = lambda frame: frame.tcp_payload_length > 0,
 ) -> Callable[[Frame], Sequence[float]]:
     """A policy that loses the n-th matching frames (from 1) of a direction and delivers all else at once."""

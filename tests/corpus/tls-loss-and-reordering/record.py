@@ -38,7 +38,7 @@ def record(output: Path) -> list[str]:
         )  # fmt: skip
         bed.wire.tap = AFTER
         for tls, policy in (
-            ("-tls1_2", drop_numbers(False, {2})),
+            ("-tls1_2", drop_numbers({2}, to_server=False)),
             ("-tls1_2", server_data(lambda number: (0.003,) if number == 1 else (0.0,))),
             ("-tls1_3", server_data(lambda number: (0.0, 0.001) if number % 2 == 0 else (0.0,))),
         ):

@@ -38,7 +38,11 @@ def record(output: Path) -> list[str]:
         certificate, key = authority.issue("quantum.example")
         bed.server.start([node, str(scripts / "tls_serve.mjs"), "443", str(certificate), str(key)], tcp_port=443)
         ordinary = bed.wire.policy
-        for tap, policy in (("before", ordinary), (AFTER, swap_first_data()), ("before", drop_numbers(True, {1}))):
+        for tap, policy in (
+            ("before", ordinary),
+            (AFTER, swap_first_data()),
+            ("before", drop_numbers({1}, to_server=True)),
+        ):
             bed.wire.tap, bed.wire.policy = tap, policy
             bed.client.run(
                 [node, str(scripts / "tls_fetch.mjs"), "192.0.2.20", "443", "quantum.example",

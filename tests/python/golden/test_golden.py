@@ -6,14 +6,17 @@ import gzip
 import json
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 import dpi_probe
+import pytest
+
 from tests.corpus.cases import Case, cases
 from tests.corpus.testbed import Interface, read_frames, write_pcap, write_pcapng
 from tests.oracle.compare import compare, reference_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CASES = cases()
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import statistics
 import struct
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -16,9 +16,12 @@ from tests.oracle.capture import Frame, read
 from tests.oracle.checksum import crc32c, internet_checksum
 from tests.oracle.community_id import community_id
 from tests.oracle.compare import compare, reference_of
-from tests.oracle.decode import NoFlow, decode
+from tests.oracle.decode import NoFlowError, decode
 from tests.oracle.meter import SECOND, Meter, later
 from tests.oracle.statistics import summary
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SYN, ACK, FIN, RST = 0x02, 0x10, 0x01, 0x04
 
@@ -99,7 +102,7 @@ def test_sequence_numbers_wrap(sequence, distance):
 def test_decoding_noise_gives_a_packet_or_no_flow(data, link_type):
     try:
         packet = decode(Frame(1, 0, link_type, data, len(data)))
-    except NoFlow:
+    except NoFlowError:
         return
     assert packet.version in (4, 6)
 
@@ -206,7 +209,7 @@ def test_reference_agrees_with_itself_and_loses_nothing(case: Case):
 def has_ip(frame: Frame) -> bool:
     try:
         decode(frame)
-    except NoFlow:
+    except NoFlowError:
         return False
     return True
 
