@@ -1,7 +1,8 @@
 """Rewrites what the golden tests expect: `python -m tests.bless [CASE…]` (`make bless`).
 
 Every case's `expected.ndjson` is made anew with the installed package, and with it the table in
-`tests/corpus/README.md`. The diff is to be read before it is committed: each changed line is a claim about what happened on the wire.
+`tests/corpus/README.md`. The diff is to be read before it is committed: each changed line is a claim about what
+happened on the wire.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ delay, repeat and reorder chosen frames, put VLAN tags around them, or start rec
     bed.save(path)
 """
 
-from tests.corpus.testbed.capture_file import Interface, Record, read_frames, write_pcap, write_pcapng
+from tests.corpus.testbed.capture_file import ETHERNET, Interface, Record, read_frames, write_pcap, write_pcapng
 from tests.corpus.testbed.network import Host, Testbed
 from tests.corpus.testbed.programs import Authority, apt_install, tools_python, version
 from tests.corpus.testbed.wire import AFTER, BEFORE, Frame, Wire, drop_numbers
@@ -17,6 +17,7 @@ from tests.corpus.testbed.wire import AFTER, BEFORE, Frame, Wire, drop_numbers
 __all__ = [
     "AFTER",
     "BEFORE",
+    "ETHERNET",
     "Authority",
     "Frame",
     "Host",
