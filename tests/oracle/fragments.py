@@ -15,7 +15,7 @@ TIMEOUT = 30_000_000_000
 @dataclass
 class _Datagram:
     deadline: int
-    ports: tuple[int, int] | None = None
+    first: Packet | None = None
     waiting: list[Packet] = field(default_factory=list)
 
 
@@ -31,19 +31,22 @@ class Fragments:
         fragment = packet.fragment
         if fragment is None:
             return [packet]
-        key = (packet.source, packet.destination, packet.protocol, fragment.identification)
+        # RFC 791 §3.2; RFC 8200 §4.5, where the protocol is not among them: later fragments need not name it.
+        protocol = packet.protocol if packet.version == 4 else None
+        key = (packet.source, packet.destination, protocol, fragment.identification)
         datagram = self._datagrams.setdefault(key, _Datagram(clock + TIMEOUT))
         if fragment.offset == 0:
-            datagram.ports = (packet.source_port, packet.destination_port)
+            datagram.first = packet
             ready = [*datagram.waiting, packet]
             datagram.waiting = []
-        elif datagram.ports is None:
+        elif datagram.first is None:
             datagram.waiting.append(packet)
             return []
         else:
             ready = [packet]
         for one in ready:
-            one.source_port, one.destination_port = datagram.ports
+            one.protocol = datagram.first.protocol
+            one.source_port, one.destination_port = datagram.first.source_port, datagram.first.destination_port
         return ready
 
     def give_up(self, clock: int | None) -> list[Packet]:
