@@ -1,15 +1,73 @@
 # `make help` lists the targets. A fresh machine needs Python >= 3.11, a Rust toolchain, a C compiler and make.
 SHELL := /bin/bash
-UV ?= $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 CORPUS ?= ../shared/corpus/visible
+TARGET ?= decode
+SECONDS ?= 60
+CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
 
-.PHONY: help setup
+export PATH := $(HOME)/.local/bin:$(CURDIR)/.tools/bin:$(PATH)
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+RUN := uv run --no-sync
+
 .DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check corpus bench fuzz gen gen-check bless audit system-packages
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 16
 
 setup: ## Install all dependencies and the release build into .venv
-	@command -v $(UV) >/dev/null || python3 -m pip install --user --quiet uv || python3 -m pip install --user --quiet --break-system-packages uv
-	$(UV) sync --quiet --locked --all-extras --no-install-project
-	VIRTUAL_ENV=$(CURDIR)/.venv $(UV) run --no-sync maturin develop --release --uv
+	@command -v uv >/dev/null || python3 -m pip install --user --quiet uv || python3 -m pip install --user --quiet --break-system-packages uv
+	uv sync --quiet --locked --all-extras --no-install-project
+	VIRTUAL_ENV=$(CURDIR)/.venv $(RUN) maturin develop --release --uv --quiet
+
+demo: setup ## Show the whole path on recorded traffic: probe, Core, receipts, database, a flipped bit
+	.venv/bin/dpi-probe demo
+
+test: setup ## Run all tests that need no privileges
+	cargo test --workspace --quiet
+	$(RUN) pytest -q tests/python
+
+test-all: setup system-packages ## Run all tests, also those that need root, namespaces and further programs
+	cargo test --workspace --quiet --features probe/root-tests
+	$(RUN) pytest -q tests/python tests/system
+
+system-packages:
+	@command -v ip >/dev/null && command -v tcpdump >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2 tcpdump; }
+
+check: setup .tools/bin/cargo-deny gen-check ## Check format, lint, types, licences and generated files
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) python -m mypy.stubtest dpi_probe._native
+	cargo deny --log-level error check licenses bans sources
+	$(RUN) python tools/licences.py
+
+.tools/bin/cargo-deny:
+	cargo install --quiet --locked --root .tools cargo-deny@$(CARGO_DENY_VERSION)
+
+.tools/bin/cargo-fuzz:
+	cargo install --quiet --locked --root .tools cargo-fuzz@$(CARGO_FUZZ_VERSION)
+
+audit: .tools/bin/cargo-deny ## Check the Rust dependencies against the RustSec database (needs the network)
+	cargo deny check advisories
+
+corpus: setup ## Score over the captures below CORPUS (default ../shared/corpus/visible)
+	$(RUN) python tools/corpus.py --corpus $(CORPUS)
+
+bench: ## Run the micro-benches
+	cargo bench --workspace
+
+fuzz: .tools/bin/cargo-fuzz ## Fuzz one TARGET for SECONDS (targets: fuzz/fuzz_targets)
+	RUSTC_BOOTSTRAP=1 cargo fuzz run $(TARGET) -- -max_total_time=$(SECONDS)
+
+gen: setup ## Rewrite the generated reference pages
+	$(RUN) python -m dpi_probe._generate
+
+gen-check: setup
+	$(RUN) python -m dpi_probe._generate --check
+
+bless: setup ## Rewrite the golden files of tests/corpus; review the diff
+	$(RUN) python tests/bless.py

@@ -8,7 +8,7 @@ from typing_extensions import disjoint_base
 
 from dpi_probe._columns import Flow as TypedFlow
 
-__all__ = ["Flow", "FlowReader", "Record", "__version__", "format_of", "protocol_table", "schema"]
+__all__ = ["Flow", "FlowReader", "Record", "__version__", "account_table", "format_of", "protocol_table", "schema"]
 
 __version__: str
 
@@ -73,6 +73,9 @@ def schema() -> list[dict[str, Any]]:
 
 def protocol_table() -> list[dict[str, str]]:
     """The protocols in the order of their columns: name, category."""
+
+def account_table() -> list[dict[str, str]]:
+    """The accounts of the books: name, reason, kind, doc, reason_doc."""
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
     """The name of the format that a path's suffix chooses."""

@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
+use probe::counters::{Kind, Tally};
 use probe::flow::FlowRecord;
 use probe::record::files::{self, Filter, Options};
 use probe::record::read::{Reading, Shared, Step};
@@ -429,6 +430,26 @@ pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         let entry = PyDict::new(py);
         entry.set_item("name", protocol.name())?;
         entry.set_item("category", protocol.category())?;
+        all.append(entry)?;
+    }
+    Ok(all)
+}
+
+/// The accounts of the books: a list of {name, reason, kind, doc, reason_doc}.
+#[pyfunction]
+pub fn account_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let all = PyList::empty(py);
+    for account in Tally::accounts() {
+        let entry = PyDict::new(py);
+        entry.set_item("name", account.name)?;
+        entry.set_item("reason", account.reason)?;
+        let kind = match account.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        entry.set_item("kind", kind)?;
+        entry.set_item("doc", account.doc.trim())?;
+        entry.set_item("reason_doc", account.reason_doc.trim())?;
         all.append(entry)?;
     }
     Ok(all)

@@ -39,7 +39,9 @@ impl wire::l7::Crypto for Crypto {
     }
 
     fn aes128_header_mask(&self, key: &[u8; 16], sample: &[u8; 16]) -> [u8; 5] {
-        HeaderProtectionKey::new(&AES_128, key).and_then(|key| key.new_mask(sample)).unwrap_or_default()
+        HeaderProtectionKey::new(&AES_128, key)
+            .and_then(|key| key.new_mask(sample))
+            .unwrap_or_default()
     }
 
     fn aes128_gcm_open(
@@ -61,7 +63,10 @@ mod tests {
     use wire::l7::Crypto as _;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal")).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal"))
+            .collect()
     }
 
     fn array<const N: usize>(text: &str) -> [u8; N] {
@@ -105,11 +110,21 @@ mod tests {
             "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e0915bc94fbc3221a5db94fae95ae7121a47",
         );
         let sealed = data.clone();
-        assert_eq!(Crypto.aes128_gcm_open(&key, &nonce, &associated, &mut data), Some(60));
+        assert_eq!(
+            Crypto.aes128_gcm_open(&key, &nonce, &associated, &mut data),
+            Some(60)
+        );
         assert_eq!(data[..60], plaintext);
         let mut damaged = sealed;
         damaged[0] ^= 1;
-        assert_eq!(Crypto.aes128_gcm_open(&key, &nonce, &associated, &mut damaged), None);
-        assert_eq!(Crypto.aes128_gcm_open(&key, &nonce, &associated, &mut []), None, "no room for a tag");
+        assert_eq!(
+            Crypto.aes128_gcm_open(&key, &nonce, &associated, &mut damaged),
+            None
+        );
+        assert_eq!(
+            Crypto.aes128_gcm_open(&key, &nonce, &associated, &mut []),
+            None,
+            "no room for a tag"
+        );
     }
 }

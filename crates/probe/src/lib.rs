@@ -2,8 +2,12 @@
 
 /// Where frames come from: capture files and AF_PACKET rings.
 pub mod capture;
+/// Which worker gets a frame.
+pub mod steer;
 /// Packets to flows: table, expiry, fragments, TCP reassembly, statistics.
 pub mod flow;
+/// Frames to ended flows in export order, with one worker or several.
+pub mod engine;
 /// Flows to Arrow record batches, and to files.
 pub mod record;
 /// Batches to sealed batches: leaves, Merkle tree, signature; and their verification.
@@ -16,3 +20,5 @@ pub mod deliver;
 pub mod counters;
 /// The cryptographic primitives that the dissectors of `wire` ask for.
 pub mod crypto;
+/// The only place where the machine's clocks are read.
+pub mod clock;

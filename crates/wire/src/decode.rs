@@ -1,28 +1,22 @@
 //! Frame to packet: header views, key and payload.
+//!
+//! The inner-most IP packet of a frame is what is metered. A frame that has a complete IP header always becomes a
+//! packet, however broken the rest is: what is wrong with it is told by [`Packet::faults`].
 
 use crate::column::{Address, Mac};
-use crate::flowkey::FlowKey;
+use crate::flowkey::{FlowKey, KeyHasher, steering};
+use crate::link::{self, Header};
 use crate::malformed::Undecodable;
+use crate::net::{self, Network};
+use crate::{checksum, transport, tunnel};
 
-/// A LINKTYPE number as in pcap and pcapng files (<https://www.tcpdump.org/linktypes.html>).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LinkType(pub u32);
+pub use crate::link::LinkType;
+pub use crate::malformed::Fault;
+pub use crate::transport::{Tcp, Transport};
+pub use crate::tunnel::Tunnel;
 
-/// Faults that do not keep a packet from being metered. Each is a bit of [`Packet::faults`] and a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Fault {
-    /// The IPv4 header checksum is wrong.
-    BadIpChecksum,
-    /// The TCP, UDP, ICMP or SCTP checksum is wrong (only checked where every byte was captured).
-    BadTransportChecksum,
-    /// The captured bytes end before the transport header does: metered without ports or with ports only.
-    TruncatedTransport,
-    /// A transport header field contradicts the packet (TCP data offset, UDP length).
-    BadTransportHeader,
-    /// The IP total length is larger than the frame on the wire.
-    IpLongerThanFrame,
-}
+/// Tunnels that are looked into; the packet in the last of them is metered whatever it carries.
+const MAX_TUNNELS: usize = 8;
 
 /// The IP fragment fields of a packet that is a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,48 +29,16 @@ pub struct Fragment {
     pub more: bool,
 }
 
-/// The TCP header fields that metering uses (RFC 9293 §3.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tcp {
-    /// Sequence number.
-    pub sequence: u32,
-    /// Acknowledgement number.
-    pub acknowledgement: u32,
-    /// The nine flag bits: FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80, AE 0x100.
-    pub flags: u16,
-    /// Window as sent, not scaled.
-    pub window: u16,
-    /// Maximum segment size option.
-    pub maximum_segment_size: Option<u16>,
-    /// Window scale option.
-    pub window_scale: Option<u8>,
-}
-
-/// The transport header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP.
-    Tcp(Tcp),
-    /// UDP.
-    Udp,
-    /// ICMP or ICMPv6.
-    Icmp {
-        /// Type.
-        kind: u8,
-        /// Code.
-        code: u8,
-    },
-    /// SCTP.
-    Sctp,
-    /// Any other IP protocol, a fragment without its transport header, or a header cut short.
-    Other,
-}
-
 /// One decoded packet: the inner-most IP packet of a frame, as views into the frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// Flow key of the inner-most IP packet. Ports are 0 for fragments without a transport header.
+    /// Flow key of the inner-most IP packet. Ports are 0 for fragments without a transport header. The protocol of a
+    /// later IPv6 fragment is what its fragment header names, which may be an extension header of the first one.
     pub key: FlowKey,
+    /// Keyed hash of `key` (see [`KeyHasher`]).
+    pub hash: u64,
+    /// The same as [`steering_hash`] of the frame.
+    pub steering: u64,
     /// Whether the sender is the key's higher endpoint.
     pub from_high: bool,
     /// Source MAC address of the outer-most frame, where the link has one.
@@ -87,7 +49,7 @@ pub struct Packet<'a> {
     pub vlans: [u16; 4],
     /// How many VLAN tags were seen (at most 4 are kept).
     pub vlan_count: u8,
-    /// Encapsulations around the inner-most IP packet, outer-most first; empty where there is none.
+    /// Encapsulations around the inner-most IP packet, outer-most first; empty where there is none. At most 4 are kept.
     pub tunnels: [Option<Tunnel>; 4],
     /// The inner-most tunnel's identifier (VNI, GRE key, TEID, …).
     pub tunnel_id: Option<u64>,
@@ -100,28 +62,13 @@ pub struct Packet<'a> {
     pub fragment: Option<Fragment>,
     /// Transport header.
     pub transport: Transport,
-    /// Transport payload as far as captured, link padding excluded.
+    /// Transport payload as far as captured, link padding excluded. Of a fragment without a transport header: the
+    /// fragment's payload.
     pub payload: &'a [u8],
     /// Transport payload length on the wire in bytes.
     pub payload_length: u32,
     /// Bit set of [`Fault`].
     pub faults: u8,
-}
-
-/// An encapsulation around an IP packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tunnel {
-    /// IP in IP of any two versions (RFC 2003, 2473, 4213).
-    IpInIp,
-}
-
-impl Tunnel {
-    /// The name in records.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::IpInIp => "ipip",
-        }
-    }
 }
 
 impl Packet<'_> {
@@ -140,23 +87,240 @@ impl Packet<'_> {
 pub struct FrameMeta {
     /// What the first byte of the frame is.
     pub link_type: LinkType,
-    /// Length on the wire in bytes, without the frame check sequence.
+    /// Length on the wire in bytes, without the frame check sequence. A stripped VLAN tag counts.
     pub wire_length: u32,
     /// The VLAN id that the kernel took out of the frame, where it did.
     pub stripped_vlan: Option<u16>,
-    /// Whether checksums may be unfinished because the sender left them to hardware: then they are not checked.
+    /// Whether checksums need no look: unfinished because the sender left them to hardware, or checked by hardware.
     pub checksum_offloaded: bool,
 }
 
-/// Reads a frame down to its inner-most IP packet. `frame` is what was captured.
+/// What is learned on the way to the inner-most IP packet.
+pub(crate) trait Trace: Copy {
+    /// The addresses of a link-layer header.
+    fn macs(&mut self, source: [u8; 6], destination: Option<[u8; 6]>);
+    /// A VLAN tag.
+    fn vlan(&mut self, id: u16);
+    /// An encapsulation that is being entered.
+    fn tunnel(&mut self, tunnel: Tunnel, id: Option<u64>);
+}
+
+/// Steering needs the addresses only.
+impl Trace for () {
+    fn macs(&mut self, _: [u8; 6], _: Option<[u8; 6]>) {}
+    fn vlan(&mut self, _: u16) {}
+    fn tunnel(&mut self, _: Tunnel, _: Option<u64>) {}
+}
+
+/// The way to the inner-most IP packet as a packet tells it.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    source: Option<Mac>,
+    destination: Option<Mac>,
+    vlans: [u16; 4],
+    vlan_count: u8,
+    tunnels: [Option<Tunnel>; 4],
+    tunnel_count: u8,
+    tunnel_id: Option<u64>,
+    last_tunnel: Option<Tunnel>,
+}
+
+impl Trace for Way {
+    fn macs(&mut self, source: [u8; 6], destination: Option<[u8; 6]>) {
+        // Those of the outer-most frame stay.
+        if self.source.is_none() && self.tunnel_count == 0 {
+            self.source = Some(Mac(source));
+            self.destination = destination.map(Mac);
+        }
+    }
+
+    fn vlan(&mut self, id: u16) {
+        if let Some(slot) = self.vlans.get_mut(usize::from(self.vlan_count)) {
+            *slot = id;
+            self.vlan_count = self.vlan_count.saturating_add(1);
+        }
+    }
+
+    fn tunnel(&mut self, tunnel: Tunnel, id: Option<u64>) {
+        if let Some(slot) = self.tunnels.get_mut(usize::from(self.tunnel_count)) {
+            *slot = Some(tunnel);
+            self.tunnel_count = self.tunnel_count.saturating_add(1);
+        }
+        self.last_tunnel = Some(tunnel);
+        self.tunnel_id = id;
+    }
+}
+
+/// Finds the inner-most IP packet of a frame, with the room it has on the wire. Which packet that is never depends on
+/// `wire_length`, so that steering, which does not know it, always finds the same one.
+#[inline]
+fn locate<'a, T: Trace>(
+    frame: &'a [u8],
+    link_type: LinkType,
+    wire_length: u32,
+    trace: &mut T,
+) -> Result<(Network<'a>, u32), Undecodable> {
+    let (announced, bytes) = link::to_network(Header::Link(link_type), frame, trace)?;
+    let mut room = room_of(bytes, frame, wire_length);
+    let mut network = net::parse(announced, bytes, room)?;
+    for _ in 0..MAX_TUNNELS {
+        let Some(inner) = tunnel::open(&network) else {
+            break;
+        };
+        let before = *trace;
+        trace.tunnel(inner.tunnel, inner.id);
+        let found = link::to_network(inner.header, inner.bytes, trace).and_then(|(announced, bytes)| {
+            let room = room_of(bytes, network.body, network.body_length);
+            let packet = net::parse(announced, bytes, room)?;
+            let fits = packet.length_stated && (!network.length_stated || packet.length <= room);
+            if inner.strict && !fits {
+                Err(Undecodable::NotIp)
+            } else {
+                Ok((packet, room))
+            }
+        });
+        if let Ok(found) = found {
+            (network, room) = found;
+        } else {
+            // Not a tunnel after all, or one without a readable IP packet: the outer packet is metered.
+            *trace = before;
+            break;
+        }
+    }
+    Ok((network, room))
+}
+
+/// The wire length of a suffix of `container`, which is `length` long on the wire.
+fn room_of(suffix: &[u8], container: &[u8], length: u32) -> u32 {
+    length.saturating_sub(container.len().saturating_sub(suffix.len()) as u32)
+}
+
+/// Reads frames: the settings that are the same for all frames of a worker.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    /// Hashes the keys; the flow stage uses it for keys that it changes (fragments of a known datagram).
+    pub hasher: KeyHasher,
+    /// Whether VLAN ids join the flow key.
+    pub key_vlan: bool,
+    /// Whether tunnels and their identifiers join the flow key.
+    pub key_tunnel: bool,
+    /// Whether transport checksums are verified. The IPv4 header's always is.
+    pub verify_checksums: bool,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new(KeyHasher::FIXED_SEED)
+    }
+}
+
+impl Decoder {
+    /// A decoder that keys by the inner-most 5-tuple alone and verifies checksums.
+    pub const fn new(seed: u64) -> Self {
+        Self {
+            hasher: KeyHasher::new(seed),
+            key_vlan: false,
+            key_tunnel: false,
+            verify_checksums: true,
+        }
+    }
+
+    /// Reads a frame down to its inner-most IP packet. `frame` is what was captured.
+    #[inline]
+    pub fn decode<'a>(&self, frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable> {
+        let mut way = Way::default();
+        let mut wire_length = meta.wire_length;
+        if let Some(id) = meta.stripped_vlan {
+            way.vlan(id & 0x0fff);
+            wire_length = wire_length.saturating_sub(4);
+        }
+        let (network, room) = locate(frame, meta.link_type, wire_length, &mut way)?;
+        let segment = transport::parse(&network);
+        let mut faults = segment.faults;
+        if network.length > room {
+            faults |= Fault::IpLongerThanFrame.bit();
+        }
+        if !meta.checksum_offloaded {
+            if network.version == 4 && !checksum::agrees(checksum::sum(network.header)) {
+                faults |= Fault::BadIpChecksum.bit();
+            }
+            if self.verify_checksums && transport::checksum_agrees(&network) == Some(false) {
+                faults |= Fault::BadTransportChecksum.bit();
+            }
+        }
+        let (mut key, from_high) = FlowKey::new(
+            network.version,
+            network.protocol,
+            (network.source, segment.source_port),
+            (network.destination, segment.destination_port),
+        );
+        if self.key_vlan || self.key_tunnel {
+            key.scope = self.scope(&way);
+        }
+        Ok(Packet {
+            key,
+            hash: self.hasher.hash(&key),
+            steering: steering(network.source, network.destination),
+            from_high,
+            src_mac: way.source,
+            dst_mac: way.destination,
+            vlans: way.vlans,
+            vlan_count: way.vlan_count,
+            tunnels: way.tunnels,
+            tunnel_id: way.tunnel_id,
+            ttl: network.ttl,
+            ip_length: network.length,
+            fragment: network.fragment,
+            transport: segment.transport,
+            payload: segment.payload,
+            payload_length: segment.payload_length,
+            faults,
+        })
+    }
+
+    /// The scope of a key (FNV-1a): equal for equal VLANs and tunnels, 0 where there are none. It has no seed, so that
+    /// the flow id that is made of the key stays the same.
+    fn scope(&self, way: &Way) -> u32 {
+        let mut scope = 0_u32;
+        let mut add = |value: u64| {
+            if scope == 0 {
+                scope = 0x811c_9dc5;
+            }
+            for byte in value.to_le_bytes() {
+                scope = (scope ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+            }
+        };
+        if self.key_vlan {
+            for &id in way.vlans.iter().take(usize::from(way.vlan_count)) {
+                add(u64::from(id));
+            }
+        }
+        if self.key_tunnel {
+            for tunnel in way.tunnels.iter().flatten() {
+                add(0x1_0000 | *tunnel as u64);
+            }
+            if let (Some(tunnel), Some(id)) = (way.last_tunnel, way.tunnel_id)
+                && tunnel.has_symmetric_id()
+            {
+                add(id);
+            }
+        }
+        scope
+    }
+}
+
+/// Reads a frame with the fixed seed and the default settings.
 pub fn decode<'a>(frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable> {
-    let _ = (frame, meta);
-    Err(Undecodable::UnsupportedLinkType)
+    static DECODER: Decoder = Decoder::new(KeyHasher::FIXED_SEED);
+    DECODER.decode(frame, meta)
 }
 
 /// The steering hash of a frame: symmetric, over the inner-most IP addresses only, so that both directions and all
 /// fragments of a flow give the same value; 0 where the frame has no IP packet. Much cheaper than [`decode`].
+#[inline]
 pub fn steering_hash(frame: &[u8], link_type: LinkType) -> u64 {
-    let _ = (frame, link_type);
-    0
+    match locate(frame, link_type, frame.len() as u32, &mut ()) {
+        Ok((network, _)) => steering(network.source, network.destination),
+        Err(_) => 0,
+    }
 }

@@ -14,6 +14,15 @@ pub mod text;
 pub mod column;
 /// The canonical flow key, its direction, and the symmetric hash that steers packets to workers.
 pub mod flowkey;
+mod checksum;
+/// Link layers: from a frame's first byte to its network header.
+mod link;
+/// IPv4 and IPv6 headers with their extensions.
+mod net;
+/// Tunnels: from an IP packet to the one inside it.
+mod tunnel;
+/// TCP, UDP, ICMP and SCTP headers.
+mod transport;
 /// Frame to packet: header views, key and payload.
 pub mod decode;
 /// Layer 7: the dissector contract and the table of protocols.

@@ -31,6 +31,10 @@ mod tests {
     fn keeps_text_and_escapes_the_rest() {
         assert_eq!(from_wire("grün".as_bytes(), 64), "grün");
         assert_eq!(from_wire(b"a\xff\\b", 64), "a\\xff\\\\b");
-        assert_eq!(from_wire("grün".as_bytes(), 3), "gr\\xc3", "a cut character is escaped, not dropped");
+        assert_eq!(
+            from_wire("grün".as_bytes(), 3),
+            "gr\\xc3",
+            "a cut character is escaped, not dropped"
+        );
     }
 }

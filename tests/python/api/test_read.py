@@ -149,7 +149,7 @@ def test_write_chooses_the_format_by_suffix(many, tmp_path, suffix):
         "ndjson": lambda: pl.read_ndjson(target, infer_schema_length=None),
         "csv": lambda: pl.read_csv(target, infer_schema_length=None),
         "parquet": lambda: pl.read_parquet(target),
-        "arrow": lambda: pl.read_ipc(target, memory_map=False),
+        "arrow": lambda: pl.read_ipc(target),
     }[suffix]()
     assert read["flow_id"].cast(pl.UInt64).to_list() == flows.to_polars()["flow_id"].to_list()
 

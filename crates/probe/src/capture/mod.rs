@@ -2,6 +2,11 @@
 
 use wire::decode::LinkType;
 
+/// A live interface through an AF_PACKET ring.
+pub mod af_packet;
+/// Filters for frames that the kernel does not filter for us.
+pub mod bpf;
+
 /// What a source knows of a frame beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {

@@ -1,20 +1,275 @@
 //! Packets to flows.
+//!
+//! **In**: decoded packets of one worker in capture order, each with the file-wide packet clock.
+//! **Out**: [`EndedFlow`]s, in export order.
+//! **Owns**: the flow table, waiting fragments, TCP streams under reassembly, layer-7 sessions.
+//! **Never**: locks, wall clock, unbounded memory; allocation after warm-up other than for records that leave.
+//!
+//! # When a record ends
+//!
+//! The *clock* is the latest timestamp that any frame of the whole input has carried so far, frames of other workers
+//! and frames without a flow included; it is what makes results the same with any number of workers. All limits are
+//! exact: a timeout ends a record when the clock is *beyond* its moment, and the record says that moment, however
+//! late it was noticed.
+//!
+//! | `end_reason` | `export_time` |
+//! |---|---|
+//! | `idle_timeout` | clock at its last packet + idle timeout |
+//! | `active_timeout` | time of its first packet + active timeout; what follows is the next part of the same flow |
+//! | `end_of_flow` | clock at the ACK of the second FIN; or clock at the second FIN + [`LINGER_NS`]; or clock at the SYN of a new connection on the same ports |
+//! | `reset` | clock at the RST |
+//! | `straggler` | clock at the end of the connection + [`LINGER_NS`]; or at the SYN of a new connection on the same ports |
+//! | `lack_of_resources` | clock at the packet that took its place |
+//! | `forced_end` | clock at the end of the input |
+//!
+//! Timestamps that step back are metered as they are; they do not turn the clock back. If the clock stands still
+//! because of one timestamp far in the future, a packet still ends a flow that it finds idle by its own timestamp.
+//!
+//! # Order
+//!
+//! Records leave in the order of [`Order`]: export time, then the frame that ended them (timeouts after frames), then
+//! flow id, then part. The frame number stands before the flow id so that a clock that stands still, as in a capture
+//! whose timestamps are all alike, does not make the probe hold every record back until the clock moves on.
 
 use wire::l7::Session;
 
 /// The flow record: every column declared once, with its definition.
 pub mod flow_record;
+/// Exact integer sums, and the statistics made of them.
+pub mod statistics;
+/// One flow's state: the hot part that every packet touches, and the cold part.
+pub mod state;
+/// TCP: sequence number analysis, handshake times, and when a connection is over.
+pub mod tcp;
+/// The first packets' lengths, directions and times.
+pub mod splt;
+/// Interned MAC addresses, VLAN ids and tunnels.
+pub mod path;
+/// The hash index from keys to slots.
+mod index;
+/// Timers: which flow is due next.
+pub mod expiry;
+/// The flow table.
+pub mod table;
+/// IP fragments: to the flow of their datagram, and to whole datagrams.
+pub mod fragment;
+/// TCP streams in order, for layer 7.
+pub mod reassembly;
+/// Layer-7 sessions of flows.
+pub mod layer7;
+/// Application names where layer 7 has none: IP protocols and well-known ports.
+pub mod application;
+/// Community ID v1.
+pub mod community_id;
+/// From a flow's state to its record.
+mod export;
+/// Packets to ended flows.
+pub mod meter;
+/// What flows learn from other flows: names from DNS answers.
+pub mod facts;
 
 pub use flow_record::FlowRecord;
 
+/// How long a TCP connection's key is kept after its end for what still comes, and how long a connection whose FINs
+/// have both been seen waits for the last ACK: 5 s, in nanoseconds.
+pub const LINGER_NS: i64 = 5_000_000_000;
+
+wire::reasons! {
+    /// Why a record ended (column `end_reason`).
+    EndReason {
+        /// No packet came within the idle timeout (IPFIX flowEndReason 1).
+        IdleTimeout = "idle_timeout",
+        /// The record had lasted for the active timeout (IPFIX flowEndReason 2).
+        ActiveTimeout = "active_timeout",
+        /// The TCP connection was closed (IPFIX flowEndReason 3).
+        EndOfFlow = "end_of_flow",
+        /// The TCP connection was reset (IPFIX flowEndReason 3).
+        Reset = "reset",
+        /// The input ended or the probe was stopped (IPFIX flowEndReason 4).
+        ForcedEnd = "forced_end",
+        /// It had to make room for another flow (IPFIX flowEndReason 5).
+        LackOfResources = "lack_of_resources",
+        /// Packets of a TCP connection that had already ended.
+        Straggler = "straggler",
+    }
+}
+
 /// A flow, or an interim part of one, that is ready to become a record.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct EndedFlow {
-    /// When it is exported, in UTC nanoseconds of packet time: the moment of the closing packet or of the timeout.
-    /// Output is ordered by (`export_time`, `record.flow_id`).
+    /// When it is exported, in UTC nanoseconds of packet time (see the module's table).
     pub export_time: i64,
+    /// Number of the frame that ended it; `u64::MAX` where no frame did but a timeout or the end of the input, and
+    /// `u64::MAX - 1` where it had to make room for fragments whose first fragment did not come in time.
+    pub closing_frame: u64,
     /// The flow columns.
     pub record: FlowRecord,
     /// The protocol columns, where layer 7 was looked at. For an interim record: what was learned so far.
     pub session: Option<Box<Session>>,
+}
+
+impl EndedFlow {
+    /// Its place in the output.
+    pub fn order(&self) -> Order {
+        Order {
+            export_time: self.export_time,
+            frame: self.closing_frame,
+            flow_id: self.record.flow_id,
+            interim_number: self.record.interim_number,
+        }
+    }
+}
+
+/// The order in which records leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order {
+    /// See [`EndedFlow::export_time`].
+    pub export_time: i64,
+    /// See [`EndedFlow::closing_frame`].
+    pub frame: u64,
+    /// Column `flow_id`.
+    pub flow_id: u64,
+    /// Column `interim_number`.
+    pub interim_number: u32,
+}
+
+/// The largest active timeout: one day. The statistics of a record are exact up to this.
+pub const MAX_TIMEOUT_NS: i64 = 86_400_000_000_000;
+
+/// Limits and timeouts of flow metering. The memory limits are the whole probe's; each worker gets an equal share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A flow without packets for longer than this has ended. Nanoseconds, above 0, at most the active timeout.
+    pub idle_timeout_ns: i64,
+    /// A record is cut when it has lasted for longer than this. Nanoseconds, at most [`MAX_TIMEOUT_NS`].
+    pub active_timeout_ns: i64,
+    /// Workers, at least 1.
+    pub workers: usize,
+    /// Flows in the table, at least 1 for each worker.
+    pub flows: usize,
+    /// Flows whose layer-7 state is in memory at the same time.
+    pub sessions: usize,
+    /// Bytes of TCP streams kept for layer 7.
+    pub stream_bytes: usize,
+    /// Bytes of one direction of one TCP stream kept for layer 7.
+    pub stream_bytes_per_direction: usize,
+    /// Datagrams whose fragments are kept track of.
+    pub datagrams: usize,
+    /// Bytes of fragments kept to put datagrams together for layer 7.
+    pub datagram_bytes: usize,
+    /// Names of servers remembered from DNS answers.
+    pub names: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::for_memory(512 << 20)
+    }
+}
+
+/// A setting that is out of range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// The idle timeout is not positive or above the active timeout.
+    #[error("the idle timeout is {0} ns, but must be above 0 and at most the active timeout")]
+    IdleTimeout(i64),
+    /// The active timeout is above its limit.
+    #[error("the active timeout is {0} ns, but must be at most {MAX_TIMEOUT_NS} ns (one day)")]
+    ActiveTimeout(i64),
+    /// No or too many workers.
+    #[error("{0} workers are asked for, but there must be 1 to {MAX_WORKERS}")]
+    Workers(usize),
+    /// The flow table is too small or too large.
+    #[error("the flow table is to hold {0} flows, but must hold 1 to {MAX_FLOWS} for each worker")]
+    Flows(usize),
+}
+
+/// Most workers of a probe.
+pub const MAX_WORKERS: usize = 256;
+
+/// Most flows of one worker's table.
+pub const MAX_FLOWS: usize = 1 << 28;
+
+impl Settings {
+    /// The default timeouts, and limits such that metering needs no more than about `bytes` of memory.
+    pub fn for_memory(bytes: usize) -> Self {
+        // Shares of the budget: 5/8 flows with their statistics, 2/8 sessions and their streams, 1/8 the rest.
+        let flow = state::FLOW_BYTES + splt::SPLT_BYTES;
+        Self {
+            idle_timeout_ns: 300_000_000_000,
+            active_timeout_ns: 1_800_000_000_000,
+            workers: 1,
+            flows: (bytes / 8 * 5 / flow).clamp(1024, MAX_FLOWS),
+            sessions: (bytes / 8 / layer7::SESSION_BYTES).max(256),
+            stream_bytes: (bytes / 8).max(1 << 20),
+            stream_bytes_per_direction: 256 << 10,
+            datagrams: (bytes / 64 / fragment::DATAGRAM_BYTES).clamp(64, 1 << 16),
+            datagram_bytes: (bytes / 32).clamp(256 << 10, 64 << 20),
+            names: (bytes / 32 / facts::NAME_BYTES).clamp(256, 1 << 17),
+        }
+    }
+
+    /// Checks the ranges.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        if self.active_timeout_ns > MAX_TIMEOUT_NS {
+            return Err(SettingsError::ActiveTimeout(self.active_timeout_ns));
+        }
+        if self.idle_timeout_ns <= 0 || self.idle_timeout_ns > self.active_timeout_ns {
+            return Err(SettingsError::IdleTimeout(self.idle_timeout_ns));
+        }
+        if !(1..=MAX_WORKERS).contains(&self.workers) {
+            return Err(SettingsError::Workers(self.workers));
+        }
+        if !(1..=MAX_FLOWS).contains(&(self.flows / self.workers)) {
+            return Err(SettingsError::Flows(self.flows));
+        }
+        Ok(())
+    }
+
+    /// One worker's share.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let of = |total: usize| (total / self.workers).max(1);
+        Self {
+            workers: 1,
+            flows: of(self.flows),
+            sessions: of(self.sessions),
+            stream_bytes: of(self.stream_bytes),
+            datagrams: of(self.datagrams),
+            datagram_bytes: of(self.datagram_bytes),
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_settings_are_valid_and_shared_out() {
+        let settings = Settings {
+            workers: 3,
+            ..Settings::default()
+        };
+        assert_eq!(settings.validate(), Ok(()));
+        assert!(settings.share().flows * 3 <= settings.flows);
+        assert_eq!(settings.share().validate(), Ok(()));
+    }
+
+    #[test]
+    fn ranges_are_checked() {
+        let check = |change: fn(&mut Settings)| {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            settings.validate().unwrap_err().to_string()
+        };
+        assert_eq!(
+            check(|settings| settings.idle_timeout_ns = 0),
+            "the idle timeout is 0 ns, but must be above 0 and at most the active timeout"
+        );
+        assert!(check(|settings| settings.active_timeout_ns = i64::MAX).contains("one day"));
+        assert!(check(|settings| settings.workers = 0).contains("1 to 256"));
+        assert!(check(|settings| settings.flows = 0).contains("0 flows"));
+    }
 }

@@ -1,0 +1,360 @@
+//! Timers: which flow is due next.
+//!
+//! A wheel of [`BINS`] bins of 2³⁰ ns (1.07 s), each an intrusive list of slots, and a heap that holds the bin that
+//! is being worked off. Putting a timer into the wheel and taking it out is O(1); only what comes due within the present
+//! second is sorted, so that flows leave in the exact order of their deadlines. A packet that postpones its flow's
+//! deadline touches nothing here: a timer is a lower bound, and when it comes up, the slot's deadline is asked for
+//! again. A deadline that moves *forward* must be scheduled anew.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Bins of the wheel: deadlines further ahead than about 36 minutes are looked at once per turn.
+pub const BINS: usize = 1 << 11;
+
+const BIN_SHIFT: u32 = 30;
+const NONE: u32 = u32::MAX;
+
+/// A slot's timer. `place` is the number of its bin, [`HEAP`] or [`NOWHERE`].
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    previous: u32,
+    next: u32,
+    place: u16,
+    /// Counts the slot's timers, so that one that was cancelled while in the heap is known when it comes up there.
+    generation: u16,
+}
+
+const HEAP: u16 = u16::MAX - 1;
+const NOWHERE: u16 = u16::MAX;
+
+/// A timer in the heap: the earliest first, ties by flow id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Timer {
+    deadline: i64,
+    flow_id: u64,
+    slot: u32,
+    generation: u16,
+}
+
+/// The timers of a flow table's slots.
+#[derive(Debug)]
+pub struct Expiry {
+    bins: Vec<u32>,
+    links: Vec<Link>,
+    heap: BinaryHeap<Reverse<Timer>>,
+    /// Timers in the wheel.
+    in_wheel: usize,
+    /// Number of the last bin that was moved to the heap: `deadline >> BIN_SHIFT`. `None` before the first timer.
+    current_bin: Option<i64>,
+}
+
+/// Memory of one slot's timer in bytes.
+pub const TIMER_BYTES: usize = size_of::<Link>();
+
+impl Expiry {
+    /// Timers for `capacity` slots.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            bins: vec![NONE; BINS],
+            links: Vec::with_capacity(capacity),
+            heap: BinaryHeap::new(),
+            in_wheel: 0,
+            current_bin: None,
+        }
+    }
+
+    /// Sets or moves the timer of a slot.
+    pub fn schedule(&mut self, slot: u32, deadline: i64, flow_id: u64) {
+        if self.links.len() <= slot as usize {
+            let unused = Link {
+                previous: NONE,
+                next: NONE,
+                place: NOWHERE,
+                generation: 0,
+            };
+            self.links.resize(slot as usize + 1, unused);
+        }
+        self.cancel(slot);
+        let generation = self.links[slot as usize].generation;
+        let bin = deadline >> BIN_SHIFT;
+        // The first timer says where time begins; a bin that is being worked off, or is over, is the heap's.
+        let current = *self.current_bin.get_or_insert(bin - 1);
+        if bin <= current {
+            self.heap.push(Reverse(Timer {
+                deadline,
+                flow_id,
+                slot,
+                generation,
+            }));
+            self.links[slot as usize].place = HEAP;
+            return;
+        }
+        let place = bin
+            .min(current.saturating_add(BINS as i64))
+            .rem_euclid(BINS as i64) as u16;
+        let next = std::mem::replace(&mut self.bins[usize::from(place)], slot);
+        if next != NONE {
+            self.links[next as usize].previous = slot;
+        }
+        self.links[slot as usize] = Link {
+            previous: NONE,
+            next,
+            place,
+            generation,
+        };
+        self.in_wheel += 1;
+    }
+
+    /// Takes the timer of a slot away.
+    pub fn cancel(&mut self, slot: u32) {
+        let Some(link) = self.links.get_mut(slot as usize) else {
+            return;
+        };
+        let Link {
+            previous,
+            next,
+            place,
+            ..
+        } = *link;
+        link.place = NOWHERE;
+        link.generation = link.generation.wrapping_add(1);
+        // In the heap it stays until it comes up, within a second, and is void then.
+        if place != HEAP && place != NOWHERE {
+            if previous == NONE {
+                self.bins[usize::from(place)] = next;
+            } else {
+                self.links[previous as usize].next = next;
+            }
+            if next != NONE {
+                self.links[next as usize].previous = previous;
+            }
+            self.in_wheel -= 1;
+        }
+    }
+
+    /// Takes out the next slot whose deadline is before `now`. `deadline_of` gives a slot's deadline and flow id.
+    pub fn next_due(&mut self, now: i64, deadline_of: impl Fn(u32) -> (i64, u64)) -> Option<(u32, i64)> {
+        loop {
+            while let Some(Reverse(timer)) = self.heap.peek().copied() {
+                // Every timer in the wheel is later than every timer in the heap.
+                if timer.deadline >= now {
+                    return None;
+                }
+                self.heap.pop();
+                if let Some(deadline) = self.take(timer, &deadline_of) {
+                    return Some((timer.slot, deadline));
+                }
+            }
+            if self.current_bin.is_none_or(|bin| bin >= now >> BIN_SHIFT) {
+                return None;
+            }
+            self.turn(now >> BIN_SHIFT, &deadline_of);
+        }
+    }
+
+    /// Takes out the slot that is due first, whenever that is, among those that are `silent`. Passes over at most
+    /// `patience` slots that are not, or whose deadline was postponed: then the next one is given as it is.
+    pub fn first(
+        &mut self,
+        patience: usize,
+        deadline_of: impl Fn(u32) -> (i64, u64),
+        silent: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let mut patience = patience;
+        let mut passed_over = Vec::new();
+        let found = loop {
+            let Some(Reverse(timer)) = self.heap.pop() else {
+                if self.in_wheel == 0 {
+                    break None;
+                }
+                self.turn(i64::MAX >> BIN_SHIFT, &deadline_of);
+                continue;
+            };
+            if !self.is_valid(timer) {
+                continue;
+            }
+            if patience == 0 {
+                self.cancel(timer.slot);
+                break Some(timer.slot);
+            }
+            patience -= 1;
+            if !silent(timer.slot) {
+                passed_over.push(Reverse(timer));
+            } else if self.take(timer, &deadline_of).is_some() {
+                break Some(timer.slot);
+            }
+        };
+        self.heap.extend(passed_over.iter().copied());
+        // Nothing but busy slots: the one that is due first.
+        found.or_else(|| {
+            let Reverse(timer) = *passed_over.first()?;
+            self.cancel(timer.slot);
+            Some(timer.slot)
+        })
+    }
+
+    fn is_valid(&self, timer: Timer) -> bool {
+        let link = self.links[timer.slot as usize];
+        link.place == HEAP && link.generation == timer.generation
+    }
+
+    /// The deadline of a timer that was taken from the heap, if it is due; else puts it back where it belongs.
+    fn take(&mut self, timer: Timer, deadline_of: impl Fn(u32) -> (i64, u64)) -> Option<i64> {
+        if !self.is_valid(timer) {
+            return None;
+        }
+        let (deadline, flow_id) = deadline_of(timer.slot);
+        if deadline > timer.deadline {
+            self.schedule(timer.slot, deadline, flow_id);
+            return None;
+        }
+        self.cancel(timer.slot);
+        Some(timer.deadline)
+    }
+
+    /// Moves the next bin's timers to the heap, or on to the bin where they belong by now. Stops at bin `target`.
+    fn turn(&mut self, target: i64, deadline_of: impl Fn(u32) -> (i64, u64)) {
+        let Some(current) = self.current_bin else { return };
+        if self.in_wheel == 0 {
+            self.current_bin = Some(target.max(current));
+            return;
+        }
+        let bin = current.saturating_add(1);
+        self.current_bin = Some(bin);
+        let mut slot = std::mem::replace(&mut self.bins[bin.rem_euclid(BINS as i64) as usize], NONE);
+        while slot != NONE {
+            let next = self.links[slot as usize].next;
+            self.links[slot as usize].place = NOWHERE;
+            self.in_wheel -= 1;
+            let (deadline, flow_id) = deadline_of(slot);
+            self.schedule(slot, deadline, flow_id);
+            slot = next;
+        }
+    }
+
+    /// A moment up to which nothing is due.
+    #[inline]
+    pub fn quiet_until(&self) -> i64 {
+        let wheel = match self.current_bin {
+            Some(bin) if self.in_wheel > 0 => bin.saturating_add(1).saturating_mul(1 << BIN_SHIFT),
+            _ => i64::MAX,
+        };
+        self.heap
+            .peek()
+            .map_or(wheel, |Reverse(timer)| timer.deadline.min(wheel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn gives_the_exact_order_and_nothing_early() {
+        let mut expiry = Expiry::new(4);
+        let deadlines = [5 * SECOND + 3, 5 * SECOND + 1, 5 * SECOND + 1, 4000 * SECOND];
+        let deadline_of = |slot: u32| (deadlines[slot as usize], 9 - u64::from(slot));
+        for slot in 0..4 {
+            expiry.schedule(slot, deadlines[slot as usize], 9 - u64::from(slot));
+        }
+        assert!(expiry.quiet_until() <= deadlines[1]);
+        assert_eq!(
+            expiry.next_due(5 * SECOND + 1, deadline_of),
+            None,
+            "beyond the deadline, not at it"
+        );
+        assert_eq!(
+            expiry.next_due(6 * SECOND, deadline_of),
+            Some((2, deadlines[2])),
+            "the lower flow id first"
+        );
+        assert_eq!(expiry.next_due(6 * SECOND, deadline_of), Some((1, deadlines[1])));
+        assert_eq!(expiry.next_due(6 * SECOND, deadline_of), Some((0, deadlines[0])));
+        assert_eq!(expiry.next_due(4000 * SECOND, deadline_of), None);
+        assert_eq!(expiry.next_due(i64::MAX, deadline_of), Some((3, deadlines[3])));
+        assert_eq!(expiry.next_due(i64::MAX, deadline_of), None);
+        assert_eq!(expiry.quiet_until(), i64::MAX);
+    }
+
+    #[test]
+    fn the_first_is_the_one_that_is_due_first_by_now() {
+        let mut expiry = Expiry::new(3);
+        for slot in 0..3 {
+            expiry.schedule(slot, i64::from(slot) * SECOND, 0);
+        }
+        // Slot 0 was postponed.
+        let deadline_of = |slot: u32| ([9, 1, 2][slot as usize] * SECOND, 0);
+        assert_eq!(expiry.first(8, deadline_of, |_| true), Some(1));
+        assert_eq!(
+            expiry.first(8, deadline_of, |slot| slot != 2),
+            Some(0),
+            "2 is busy"
+        );
+        assert_eq!(
+            expiry.first(8, deadline_of, |slot| slot != 2),
+            Some(2),
+            "there is no other"
+        );
+        assert_eq!(expiry.first(8, deadline_of, |_| true), None);
+    }
+
+    #[test]
+    fn patience_is_bounded() {
+        let mut expiry = Expiry::new(3);
+        for slot in 0..3 {
+            expiry.schedule(slot, i64::from(slot), 0);
+        }
+        assert_eq!(expiry.next_due(0, |slot| (i64::from(slot), 0)), None);
+        assert_eq!(expiry.first(1, |_| (SECOND * 60, 0), |_| true), Some(1));
+    }
+
+    proptest! {
+        /// Random schedules, postponements, cancellations and steps in time against a sorted map.
+        #[test]
+        fn behaves_like_a_sorted_map(
+            steps in prop::collection::vec((0_u32..6, 0_u8..4, prop_oneof![0..3 * SECOND, 0..5000 * SECOND]), 1..150),
+        ) {
+            let mut expiry = Expiry::new(6);
+            let mut oracle: BTreeMap<u32, i64> = BTreeMap::new();
+            let mut now = 0;
+            for (slot, action, amount) in steps {
+                match action {
+                    0 => {
+                        oracle.insert(slot, now + amount);
+                        expiry.schedule(slot, now + amount, u64::from(slot));
+                    }
+                    1 => {
+                        // Postponed: the timer is not told.
+                        if let Some(deadline) = oracle.get_mut(&slot) {
+                            *deadline += amount;
+                        }
+                    }
+                    2 => {
+                        oracle.remove(&slot);
+                        expiry.cancel(slot);
+                    }
+                    _ => {
+                        now += amount;
+                        let mut expected: Vec<_> = oracle.iter().map(|(slot, deadline)| (*deadline, *slot)).collect();
+                        expected.retain(|(deadline, _)| *deadline < now);
+                        expected.sort_unstable();
+                        for (deadline, slot) in expected {
+                            let due = expiry.next_due(now, |slot| (oracle[&slot], u64::from(slot)));
+                            prop_assert_eq!(due, Some((slot, deadline)));
+                            oracle.remove(&slot);
+                        }
+                        prop_assert_eq!(expiry.next_due(now, |slot| (oracle[&slot], u64::from(slot))), None);
+                        prop_assert!(oracle.values().all(|deadline| *deadline >= expiry.quiet_until() || *deadline >= now));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What flows learn from other flows: names from DNS answers.
+//!
+//! A DNS answer that a client got gives its name to later flows of that client to that address, where these carry no
+//! name themselves. Answers are taken at the moment when they pass, and applied after the ordered merge, to flows that
+//! began later: so the result is the same with any number of workers, though the two flows may belong to different
+//! ones. Bounded: of one client and address the latest few answers are kept, and the oldest pairs go first.
+
+use std::collections::{HashMap, VecDeque};
+
+use wire::column::Address;
+
+use super::{EndedFlow, Order};
+use crate::counters::Tally;
+
+/// What one name takes in memory, about.
+pub const NAME_BYTES: usize = 256;
+
+/// Names kept of one client and address.
+const NAMES_OF_A_PAIR: usize = 4;
+
+/// An address that a client got for a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Clock when it passed.
+    pub clock: i64,
+    /// The frame that it came in.
+    pub frame: u64,
+    /// Timestamp of that frame.
+    pub time: i64,
+    /// Who asked.
+    pub client: Address,
+    /// The address that was the answer.
+    pub address: Address,
+    /// The name that was asked for.
+    pub name: Box<str>,
+}
+
+impl Answer {
+    /// Its place among the records.
+    pub fn order(&self) -> Order {
+        Order {
+            export_time: self.clock,
+            frame: self.frame,
+            flow_id: 0,
+            interim_number: 0,
+        }
+    }
+}
+
+/// The names that are known.
+#[derive(Debug)]
+pub struct Facts {
+    names: HashMap<(Address, Address), Vec<(i64, Box<str>)>>,
+    /// Pairs in the order in which they were first learned.
+    order: VecDeque<(Address, Address)>,
+    capacity: usize,
+}
+
+impl Facts {
+    /// Room for this many clients and addresses.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            names: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// Learns a name.
+    pub fn learn(&mut self, answer: Answer, tally: &mut Tally) {
+        let pair = (answer.client, answer.address);
+        if !self.names.contains_key(&pair) {
+            if self.names.len() >= self.capacity
+                && let Some(oldest) = self.order.pop_front()
+            {
+                let forgotten = self.names.remove(&oldest).map_or(0, |names| names.len());
+                tally.names_forgotten += forgotten as u64;
+            }
+            self.order.push_back(pair);
+        }
+        let names = self.names.entry(pair).or_default();
+        if names.last().is_some_and(|(_, name)| *name == answer.name) {
+            return;
+        }
+        if names.len() >= NAMES_OF_A_PAIR {
+            names.remove(0);
+            tally.names_forgotten += 1;
+        }
+        names.push((answer.time, answer.name));
+        tally.names_learned += 1;
+    }
+
+    /// Gives a record the name that its client last got for its server before it began, if it has none.
+    pub fn apply(&self, flow: &mut EndedFlow) {
+        let record = &mut flow.record;
+        if record.server_name.is_some() {
+            return;
+        }
+        let Some(names) = self.names.get(&(record.src_ip, record.dst_ip)) else {
+            return;
+        };
+        let before = names.iter().rev().find(|(time, _)| *time <= record.start_time.0);
+        record.server_name = before.map(|(_, name)| name.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::column::Time;
+
+    use super::*;
+    use crate::flow::FlowRecord;
+
+    fn address(last: u8) -> Address {
+        Address::v4([192, 0, 2, last])
+    }
+
+    fn answer(time: i64, client: u8, server: u8, name: &str) -> Answer {
+        let (client, address) = (address(client), address(server));
+        Answer {
+            clock: time,
+            frame: 1,
+            time,
+            client,
+            address,
+            name: name.into(),
+        }
+    }
+
+    fn name_of(facts: &Facts, start: i64, client: u8, server: u8, own: Option<&str>) -> Option<String> {
+        let record = FlowRecord {
+            start_time: Time(start),
+            src_ip: address(client),
+            dst_ip: address(server),
+            server_name: own.map(String::from),
+            ..FlowRecord::default()
+        };
+        let mut flow = EndedFlow {
+            export_time: 0,
+            closing_frame: 0,
+            record,
+            session: None,
+        };
+        facts.apply(&mut flow);
+        flow.record.server_name
+    }
+
+    #[test]
+    fn names_go_to_later_flows_of_the_same_client_without_one() {
+        let (mut facts, mut tally) = (Facts::new(8), Tally::default());
+        facts.learn(answer(10, 1, 9, "a.example"), &mut tally);
+        facts.learn(answer(20, 1, 9, "b.example"), &mut tally);
+        facts.learn(answer(25, 1, 9, "b.example"), &mut tally);
+        assert_eq!(name_of(&facts, 9, 1, 9, None), None, "it began before the answer");
+        assert_eq!(name_of(&facts, 15, 1, 9, None).as_deref(), Some("a.example"));
+        assert_eq!(name_of(&facts, 21, 1, 9, None).as_deref(), Some("b.example"));
+        assert_eq!(
+            name_of(&facts, 30, 1, 9, Some("own.example")).as_deref(),
+            Some("own.example")
+        );
+        assert_eq!(name_of(&facts, 30, 2, 9, None), None, "another client");
+        assert_eq!(tally.names_learned, 2);
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let (mut facts, mut tally) = (Facts::new(2), Tally::default());
+        for server in 1..=3 {
+            facts.learn(answer(1, 1, server, "x.example"), &mut tally);
+        }
+        assert_eq!(name_of(&facts, 5, 1, 1, None), None);
+        assert!(name_of(&facts, 5, 1, 3, None).is_some());
+        for name in 0..NAMES_OF_A_PAIR as i64 {
+            facts.learn(answer(2 + name, 1, 3, &format!("{name}.example")), &mut tally);
+        }
+        assert_eq!(name_of(&facts, 1, 1, 3, None), None);
+        assert_eq!(
+            (tally.names_forgotten, facts.names.len(), facts.order.len()),
+            (2, 2, 2)
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! Layer-7 sessions of flows.
+//!
+//! A session is made when a flow's first payload comes, and its streams are given back as soon as nothing more is to be
+//! learned; what was learned stays until the flow is exported. Sessions, and the bytes that their streams keep, are
+//! bounded; flows that find no room go without, which is counted.
+
+use slab::Slab;
+use wire::column::Address;
+use wire::flowkey::Direction;
+use wire::l7::{Confidence, Context, Crypto, Input, Protocol, Session, Status};
+
+use super::reassembly::{Budget, Segment, Sinks, Stop, Stream};
+use super::state::NO_ENTRY;
+use super::{Settings, tcp};
+use crate::counters::Tally;
+
+/// What a session with its streams takes in memory, about, without the bytes that its streams keep.
+pub const SESSION_BYTES: usize = 2048;
+
+/// Streams kept for the next flow.
+const SPARE_STREAMS: usize = 1024;
+
+/// Nothing (more) is to be learned, and nothing was.
+const OVER: u32 = NO_ENTRY - 1;
+
+#[derive(Debug)]
+struct Layer7 {
+    session: Session,
+    /// TCP, while the session wants more: forward and reverse.
+    streams: Option<Box<[Stream; 2]>>,
+    /// Whether the session wants no more.
+    finished: bool,
+    /// How many DNS answers were reported.
+    answers: usize,
+}
+
+/// What is fed to a session, beside its context.
+#[derive(Clone, Copy, Debug)]
+pub enum Load<'a> {
+    /// A UDP payload.
+    Datagram(&'a [u8]),
+    /// A TCP segment with its acknowledgement.
+    Segment(Segment<'a>, Option<u32>),
+}
+
+/// The sessions of one worker.
+pub struct Sessions {
+    entries: Slab<Layer7>,
+    spare: Vec<Box<[Stream; 2]>>,
+    budget: Budget,
+    capacity: usize,
+    crypto: &'static (dyn Crypto + Sync),
+}
+
+impl std::fmt::Debug for Sessions {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            entries,
+            spare: _,
+            budget,
+            capacity,
+            crypto: _,
+        } = self;
+        formatter
+            .debug_struct("Sessions")
+            .field("active", &entries.len())
+            .field("budget", budget)
+            .field("capacity", capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sessions {
+    /// Room as the settings say.
+    pub fn new(settings: &Settings, crypto: &'static (dyn Crypto + Sync)) -> Self {
+        let capacity = settings.sessions.min(OVER as usize);
+        Self {
+            entries: Slab::with_capacity(capacity),
+            spare: Vec::new(),
+            budget: Budget::new(settings.stream_bytes, settings.stream_bytes_per_direction),
+            capacity,
+            crypto,
+        }
+    }
+
+    /// Feeds the session of a flow. `entry` is the flow's; `learn` is told the names and addresses of new DNS answers.
+    pub fn feed(
+        &mut self,
+        entry: &mut u32,
+        load: Load<'_>,
+        context: Context,
+        tally: &mut Tally,
+        learn: &mut dyn FnMut(&str, Address),
+    ) {
+        self.open(entry, load, tally);
+        let (crypto, budget) = (self.crypto, &mut self.budget);
+        let wanting = self
+            .entries
+            .get_mut(*entry as usize)
+            .filter(|layer7| !layer7.finished);
+        let Some(layer7) = wanting else { return };
+        let result = match load {
+            Load::Datagram(bytes) => {
+                match layer7
+                    .session
+                    .feed(Input::Datagram(bytes), &context, crypto)
+                    .status
+                {
+                    Status::Need(_) => Ok(()),
+                    status => Err(Stop::Reader(status)),
+                }
+            }
+            Load::Segment(segment, acknowledgement) => {
+                let Layer7 {
+                    session,
+                    streams: Some(streams),
+                    ..
+                } = layer7
+                else {
+                    return;
+                };
+                let [forward, reverse] = &mut **streams;
+                let (own, peer, from_peer) = match context.direction {
+                    Direction::Forward => (forward, reverse, Direction::Reverse),
+                    Direction::Reverse => (reverse, forward, Direction::Forward),
+                };
+                // What the sender acknowledges it has received before it sent this.
+                let acknowledged = acknowledgement.map_or(Ok(()), |acknowledgement| {
+                    let context = Context {
+                        direction: from_peer,
+                        ..context
+                    };
+                    let feed = |input: Input<'_>| session.feed(input, &context, crypto);
+                    peer.acknowledge(acknowledgement, &mut Sinks { feed, budget, tally })
+                });
+                acknowledged.and_then(|()| {
+                    let feed = |input: Input<'_>| session.feed(input, &context, crypto);
+                    own.segment(segment, &mut Sinks { feed, budget, tally })
+                })
+            }
+        };
+        let before = layer7.answers;
+        for (name, address) in layer7.session.dns_addresses().skip(before) {
+            layer7.answers += 1;
+            learn(name, address);
+        }
+        if let Err(stop) = result {
+            self.stop(entry, stop, tally);
+        }
+        tally.stream_bytes_buffered = self.budget.used() as u64;
+    }
+
+    /// The session of a flow that goes on, as it is now.
+    pub fn snapshot(&self, entry: u32) -> Option<Box<Session>> {
+        let session = &self.entries.get(entry as usize)?.session;
+        session.protocol().map(|_| Box::new(session.clone()))
+    }
+
+    /// Takes the session of a flow that ends: it is fed what its streams still keep, and the end of both.
+    pub fn close(&mut self, entry: &mut u32, context: Context, tally: &mut Tally) -> Option<Box<Session>> {
+        let mut layer7 = self.entries.try_remove(std::mem::replace(entry, OVER) as usize)?;
+        if let Some(mut streams) = layer7.streams.take() {
+            for (stream, direction) in streams.iter_mut().zip([Direction::Forward, Direction::Reverse]) {
+                let context = Context { direction, ..context };
+                let feed = |input: Input<'_>| layer7.session.feed(input, &context, self.crypto);
+                if let Err(stop) = stream.finish(&mut Sinks {
+                    feed,
+                    budget: &mut self.budget,
+                    tally,
+                }) {
+                    count(stop, tally);
+                    break;
+                }
+            }
+            self.give_back(streams);
+        }
+        tally.sessions_active = self.entries.len() as u64;
+        tally.stream_bytes_buffered = self.budget.used() as u64;
+        layer7.session.protocol().map(|_| Box::new(layer7.session))
+    }
+
+    /// Makes the state of a flow, if this is the first that layer 7 may learn from.
+    fn open(&mut self, entry: &mut u32, load: Load<'_>, tally: &mut Tally) {
+        if *entry != NO_ENTRY {
+            return;
+        }
+        let streams = match load {
+            Load::Datagram([]) => return,
+            Load::Datagram(_) => None,
+            // A SYN says where the stream starts; nothing else without payload is worth a session.
+            Load::Segment(segment, _) if segment.length == 0 && !segment.syn => return,
+            Load::Segment(..) => Some(self.spare.pop().unwrap_or_default()),
+        };
+        if self.entries.len() >= self.capacity {
+            tally.sessions_refused += 1;
+            *entry = OVER;
+            return;
+        }
+        let layer7 = Layer7 {
+            session: Session::default(),
+            streams,
+            finished: false,
+            answers: 0,
+        };
+        *entry = self.entries.insert(layer7) as u32;
+        tally.sessions_opened += 1;
+        tally.sessions_active = self.entries.len() as u64;
+    }
+
+    /// The session wants no more: its streams go; the session too if nothing was learned.
+    fn stop(&mut self, entry: &mut u32, stop: Stop, tally: &mut Tally) {
+        count(stop, tally);
+        let Some(layer7) = self.entries.get_mut(*entry as usize) else {
+            return;
+        };
+        layer7.finished = true;
+        let learned = layer7.session.protocol().is_some();
+        if let Some(streams) = layer7.streams.take() {
+            self.give_back(streams);
+        }
+        if !learned {
+            self.entries.remove(*entry as usize);
+            *entry = OVER;
+            tally.sessions_active = self.entries.len() as u64;
+        }
+    }
+
+    fn give_back(&mut self, mut streams: Box<[Stream; 2]>) {
+        streams
+            .iter_mut()
+            .for_each(|stream| stream.reset(&mut self.budget));
+        if self.spare.len() < SPARE_STREAMS {
+            self.spare.push(streams);
+        }
+    }
+}
+
+/// What a session says of its flow's protocol.
+pub fn protocol_of(session: Option<&Session>) -> Option<(Protocol, Confidence)> {
+    session.and_then(Session::protocol)
+}
+
+/// What a TCP packet gives to layer 7.
+pub fn segment_of<'a>(packet: &wire::decode::Packet<'a>, header: &wire::decode::Tcp) -> Load<'a> {
+    let segment = Segment {
+        sequence: header.sequence,
+        syn: header.flags & tcp::SYN != 0,
+        fin: header.flags & tcp::FIN != 0,
+        payload: packet.payload,
+        length: packet.payload_length,
+    };
+    Load::Segment(
+        segment,
+        (header.flags & tcp::ACK != 0).then_some(header.acknowledgement),
+    )
+}
+
+fn count(stop: Stop, tally: &mut Tally) {
+    match stop {
+        Stop::Reader(Status::Malformed(reason)) => tally.sessions_malformed.add(reason, 1),
+        Stop::Reader(Status::GaveUp(limit)) => tally.sessions_given_up.add(limit, 1),
+        Stop::Reader(Status::Done | Status::Need(_)) => tally.sessions_done += 1,
+        Stop::Memory => tally.sessions_out_of_memory += 1,
+    }
+}

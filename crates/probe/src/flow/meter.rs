@@ -1,0 +1,600 @@
+//! Packets to ended flows: the table, fragments and layer 7 put together.
+
+use slab::Slab;
+use wire::column::Address;
+use wire::decode::{Packet, Tcp, Transport};
+use wire::flowkey::Direction;
+use wire::l7::{Context, Crypto};
+use wire::malformed::{Fault, Reason};
+
+use super::export::{self, Parts};
+use super::facts::Answer;
+use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
+use super::layer7::{self, Load, Sessions};
+use super::path::Paths;
+use super::splt::{SPLT_PACKETS, Splt};
+use super::state::{Flow, Hot, NO_ENTRY, Phase, Timeouts};
+use super::table::{FlowTable, Local, Next, TableFull};
+use super::tcp::{self, RST, Transition};
+use super::{EndReason, EndedFlow, Order, Settings};
+use crate::counters::Tally;
+
+const UDP: u8 = 17;
+
+/// When and where a packet was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its timestamp in UTC nanoseconds.
+    pub time: i64,
+    /// The file-wide packet clock: the latest timestamp up to and including this frame's.
+    pub clock: i64,
+    /// Its frame number.
+    pub frame: u64,
+    /// Its frame's length on the wire in bytes.
+    pub wire_length: u32,
+}
+
+/// What metering gives out, in the order of [`Event::order`].
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A record is complete.
+    Flow(Box<EndedFlow>),
+    /// A DNS answer was seen.
+    Answer(Answer),
+}
+
+impl Event {
+    /// Its place among all events.
+    pub fn order(&self) -> Order {
+        match self {
+            Self::Flow(flow) => flow.order(),
+            Self::Answer(answer) => answer.order(),
+        }
+    }
+}
+
+/// The moment at which a record ends.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    time: i64,
+    /// The frame that ends it; else see [`EndedFlow::closing_frame`].
+    frame: u64,
+}
+
+impl Moment {
+    fn at(seen: Seen) -> Self {
+        Self {
+            time: seen.clock,
+            frame: seen.frame,
+        }
+    }
+
+    fn timeout(time: i64) -> Self {
+        Self {
+            time,
+            frame: u64::MAX,
+        }
+    }
+
+    /// When fragments are given up: before the timeouts of the same moment.
+    fn orphans(time: i64) -> Self {
+        Self {
+            time,
+            frame: u64::MAX - 1,
+        }
+    }
+}
+
+/// What of a packet goes to layer 7.
+#[derive(Clone, Copy, Debug)]
+enum Content<'a> {
+    /// What the packet says.
+    Own,
+    /// A datagram that was put together from fragments.
+    Datagram(&'a [u8]),
+    /// Nothing.
+    Nothing,
+}
+
+/// Meters the packets of one worker.
+#[derive(Debug)]
+pub struct Meter<T: FlowTable = Local> {
+    table: T,
+    desk: Desk,
+    fragments: Fragments,
+    /// Events of the present frame.
+    events: Vec<Event>,
+}
+
+/// All that metering needs beside the table itself.
+#[derive(Debug)]
+struct Desk {
+    timeouts: Timeouts,
+    sessions: Sessions,
+    splts: Slab<Splt>,
+    paths: Paths,
+    tally: Tally,
+}
+
+impl Meter<Local> {
+    /// A meter with limits for one worker (see [`Settings::share`]).
+    pub fn new(settings: &Settings, crypto: &'static (dyn Crypto + Sync)) -> Self {
+        let timeouts = Timeouts {
+            idle: settings.idle_timeout_ns,
+            active: settings.active_timeout_ns,
+        };
+        Self::with_table(Local::new(settings.flows, timeouts), settings, crypto)
+    }
+}
+
+impl<T: FlowTable> Meter<T> {
+    /// A meter over the given table.
+    pub fn with_table(table: T, settings: &Settings, crypto: &'static (dyn Crypto + Sync)) -> Self {
+        let timeouts = Timeouts {
+            idle: settings.idle_timeout_ns,
+            active: settings.active_timeout_ns,
+        };
+        let desk = Desk {
+            timeouts,
+            sessions: Sessions::new(settings, crypto),
+            splts: Slab::with_capacity(settings.flows),
+            paths: Paths::default(),
+            tally: Tally::default(),
+        };
+        let fragments = Fragments::new(settings.datagrams, settings.datagram_bytes);
+        Self {
+            table,
+            desk,
+            fragments,
+            events: Vec::new(),
+        }
+    }
+
+    /// What was counted so far.
+    pub fn tally(&self) -> &Tally {
+        &self.desk.tally
+    }
+
+    /// To count what metering does not see: frames delivered, undecodable, ….
+    pub fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.desk.tally
+    }
+
+    /// Flows in the table, tombstones included.
+    pub fn flows(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Meters a packet.
+    #[inline]
+    pub fn packet(&mut self, packet: &Packet<'_>, seen: Seen, sink: &mut dyn FnMut(Event)) {
+        self.advance(seen.clock, sink);
+        match packet.fragment {
+            // A fragment that is the whole datagram (RFC 6946) is none.
+            Some(fragment) if fragment.offset > 0 || fragment.more => self.fragment(packet, seen, sink),
+            _ => self.meter(packet, seen, Moment::at(seen), Content::Own),
+        }
+        if !self.events.is_empty() {
+            self.emit(sink);
+        }
+    }
+
+    /// Ends what is due before `clock`.
+    #[inline]
+    pub fn advance(&mut self, clock: i64, sink: &mut dyn FnMut(Event)) {
+        if clock > self.table.quiet_until().min(self.fragments.next_deadline()) {
+            self.expire(clock, sink);
+        }
+    }
+
+    /// Ends everything. What has not come to its own end is `forced_end` at `clock`.
+    pub fn flush(&mut self, clock: i64, sink: &mut dyn FnMut(Event)) {
+        self.advance(clock, sink);
+        while !self.fragments.is_empty() {
+            let waiting = self
+                .fragments
+                .forget_oldest(FragmentLoss::InputEnd, &mut self.desk.tally);
+            self.meter_orphans(&waiting, Moment::orphans(clock));
+        }
+        self.emit(sink);
+        let Self {
+            table, desk, events, ..
+        } = self;
+        table.drain(|mut flow| {
+            let reason = match flow.hot.phase {
+                Phase::Open => EndReason::ForcedEnd,
+                Phase::Lingering => EndReason::EndOfFlow,
+                Phase::Tombstone => EndReason::Straggler,
+            };
+            desk.end(&mut flow, reason, Moment::timeout(clock), events);
+            events.drain(..).for_each(&mut *sink);
+        });
+    }
+
+    /// Gives everything up without records: for a worker whose state cannot be trusted any more.
+    pub fn lose(self) -> Tally {
+        let mut tally = self.desk.tally;
+        tally.flows_lost += std::mem::take(&mut tally.flows_active);
+        tally.frames_lost += std::mem::take(&mut tally.frames_waiting);
+        tally.sessions_active = 0;
+        tally.stream_bytes_buffered = 0;
+        tally
+    }
+
+    fn expire(&mut self, clock: i64, sink: &mut dyn FnMut(Event)) {
+        loop {
+            let fragments_due = self.fragments.next_deadline();
+            let Self {
+                table, desk, events, ..
+            } = self;
+            table.expire(clock.min(fragments_due), |mut flow, deadline| {
+                let next = desk.due(&mut flow, deadline, events);
+                events.drain(..).for_each(&mut *sink);
+                next
+            });
+            if fragments_due >= clock {
+                return;
+            }
+            let waiting = self
+                .fragments
+                .forget_oldest(FragmentLoss::Timeout, &mut self.desk.tally);
+            self.meter_orphans(&waiting, Moment::orphans(fragments_due));
+            self.emit(sink);
+        }
+    }
+
+    fn emit(&mut self, sink: &mut dyn FnMut(Event)) {
+        self.events.sort_by_key(Event::order);
+        self.events.drain(..).for_each(sink);
+    }
+
+    fn fragment(&mut self, packet: &Packet<'_>, seen: Seen, sink: &mut dyn FnMut(Event)) {
+        self.desk.tally.fragments += 1;
+        let waiting = self.fragments.make_room(&mut self.desk.tally);
+        self.meter_orphans(&waiting, Moment::at(seen));
+        match self.fragments.push(packet, seen, &mut self.desk.tally) {
+            Verdict::Waits => {}
+            Verdict::Counts {
+                released,
+                endpoints,
+                payload,
+            } => {
+                let now = Moment::at(seen);
+                for Waiting {
+                    packet,
+                    seen: earlier,
+                } in &released
+                {
+                    let earlier = Seen {
+                        clock: seen.clock,
+                        ..*earlier
+                    };
+                    self.meter(&endpoints.claim(packet), earlier, now, Content::Nothing);
+                }
+                let content = match &payload {
+                    Some(datagram) => Content::Datagram(datagram),
+                    None if packet.key.ip_protocol == UDP => Content::Nothing,
+                    None => Content::Own,
+                };
+                self.meter(&endpoints.claim(packet), seen, now, content);
+            }
+        }
+        self.emit(sink);
+    }
+
+    /// Counts fragments whose first fragment did not come, for a flow with ports 0.
+    fn meter_orphans(&mut self, waiting: &[Waiting], now: Moment) {
+        for Waiting { packet, seen } in waiting {
+            self.meter(
+                packet,
+                Seen {
+                    clock: now.time,
+                    ..*seen
+                },
+                now,
+                Content::Nothing,
+            );
+        }
+    }
+
+    fn meter(&mut self, packet: &Packet<'_>, seen: Seen, now: Moment, content: Content<'_>) {
+        let Self {
+            table, desk, events, ..
+        } = self;
+        loop {
+            let visit =
+                |flow: Flow<'_>, fresh| ((), desk.take(flow, fresh, packet, seen, now, content, events));
+            match table.with(&packet.key, packet.hash, visit) {
+                Ok(()) => return,
+                Err(TableFull) => {
+                    let evicted = table.evict(|mut flow| {
+                        let reason = match flow.hot.phase {
+                            Phase::Tombstone => EndReason::Straggler,
+                            Phase::Open | Phase::Lingering => EndReason::LackOfResources,
+                        };
+                        desk.end(&mut flow, reason, now, events);
+                    });
+                    assert!(evicted, "a table that is full holds a flow");
+                }
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// Takes a packet into its flow.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called from one place, for every packet"
+    )]
+    #[inline]
+    fn take(
+        &mut self,
+        mut flow: Flow<'_>,
+        fresh: bool,
+        packet: &Packet<'_>,
+        seen: Seen,
+        now: Moment,
+        content: Content<'_>,
+        events: &mut Vec<Event>,
+    ) -> Next {
+        let header = if let Transport::Tcp(header) = &packet.transport {
+            Some(header)
+        } else {
+            None
+        };
+        let mut next = Next::Keep;
+        if fresh {
+            self.begin(&mut flow, packet, seen);
+        } else if let Some(reason) = self.is_another(&flow, header, seen) {
+            self.end(&mut flow, reason, now, events);
+            *flow.hot = Hot::new(flow.hot.key, flow.hot.tag);
+            self.begin(&mut flow, packet, seen);
+            next = Next::Reschedule;
+        } else if flow.hot.phase == Phase::Open
+            && flow.hot.packets() > 0
+            && seen.time.saturating_sub(flow.hot.first()) > self.timeouts.active
+        {
+            self.cut(&mut flow, EndReason::ActiveTimeout, now, events);
+        }
+
+        self.count(&mut flow, packet, seen);
+        let direction = flow.hot.direction(packet);
+        let transition = header.map_or(Transition::Continue, |header| {
+            tcp::observe(&mut flow, direction, packet, header, seen.time)
+        });
+        if flow.hot.phase == Phase::Tombstone {
+            return next;
+        }
+        if flow.hot.phase == Phase::Open {
+            flow.hot.seen = seen.clock;
+        }
+        self.learn(&mut flow, packet, header, direction, seen, content, events);
+        match transition {
+            Transition::Continue => return next,
+            Transition::Linger => {
+                flow.hot.phase = Phase::Lingering;
+                flow.hot.seen = seen.clock;
+            }
+            Transition::Close => self.bury(&mut flow, EndReason::EndOfFlow, now, events),
+            Transition::Reset => self.bury(&mut flow, EndReason::Reset, now, events),
+        }
+        Next::Reschedule
+    }
+
+    /// Whether the packet belongs to another flow than the one that has its key; if so, why that one ended.
+    #[inline]
+    fn is_another(&self, flow: &Flow<'_>, header: Option<&Tcp>, seen: Seen) -> Option<EndReason> {
+        let phase = flow.hot.phase;
+        if phase == Phase::Open
+            && flow.hot.packets() > 0
+            && seen.time.saturating_sub(flow.hot.latest()) > self.timeouts.idle
+        {
+            return Some(EndReason::IdleTimeout);
+        }
+        let header = header.filter(|header| header.flags & tcp::SYN != 0)?;
+        tcp::is_new_connection(flow, header, seen.clock).then_some(match phase {
+            Phase::Open | Phase::Lingering => EndReason::EndOfFlow,
+            Phase::Tombstone => EndReason::Straggler,
+        })
+    }
+
+    fn begin(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, seen: Seen) {
+        flow.begin(packet, export::flow_id(&packet.key, seen.time, seen.frame));
+        flow.hot.seen = seen.clock;
+        flow.cold.path = self.paths.hold(packet);
+        self.tally.link_paths_overflowed += u64::from(flow.cold.path == super::path::PathId::NONE);
+    }
+
+    /// Counters, statistics and sequence of packets.
+    #[inline]
+    fn count(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, seen: Seen) {
+        self.tally.frames_metered += 1;
+        let hot = &mut *flow.hot;
+        let direction = hot.direction(packet);
+        let packets = hot.packets();
+        if packets == 0 {
+            self.tally.flows_opened += 1;
+            self.tally.flows_active += 1;
+        } else if packets < SPLT_PACKETS as u64 {
+            let latest = hot.latest();
+            let interval = if seen.time > latest {
+                seen.time.abs_diff(latest)
+            } else {
+                0
+            };
+            if hot.splt == NO_ENTRY {
+                // The record's second packet: the first is known from its sums.
+                let first = if hot.reverse_first {
+                    Direction::Reverse
+                } else {
+                    Direction::Forward
+                };
+                let mut splt = Splt::default();
+                splt.push(first, hot.side(first).length_max, 0);
+                hot.splt = self.splts.insert(splt) as u32;
+            }
+            if let Some(splt) = self.splts.get_mut(hot.splt as usize) {
+                splt.push(direction, packet.ip_length, interval);
+            }
+        }
+        hot.add(direction, packet, seen.time, seen.wire_length);
+        if packet.faults != 0 || packet.fragment.is_some() {
+            let faults = Fault::EVERY
+                .iter()
+                .filter(|fault| packet.faults & fault.bit() != 0);
+            faults.for_each(|fault| self.tally.packet_faults.add(*fault, 1));
+            let checksums = Fault::BadIpChecksum.bit() | Fault::BadTransportChecksum.bit();
+            flow.count_faults(packet.fragment, packet.faults & checksums != 0);
+        }
+        if !flow.cold.key_ambiguous && self.paths.differs(flow.cold.path, packet) {
+            flow.cold.key_ambiguous = true;
+        }
+    }
+
+    /// Gives the packet's payload to layer 7.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called from one place, for every packet"
+    )]
+    #[inline]
+    fn learn(
+        &mut self,
+        flow: &mut Flow<'_>,
+        packet: &Packet<'_>,
+        header: Option<&Tcp>,
+        direction: Direction,
+        seen: Seen,
+        content: Content<'_>,
+        events: &mut Vec<Event>,
+    ) {
+        let load = match (content, header, packet.transport) {
+            (Content::Datagram(datagram), ..) => Load::Datagram(datagram),
+            (Content::Own, Some(header), _) if header.flags & RST == 0 => layer7::segment_of(packet, header),
+            (Content::Own, _, Transport::Udp) => Load::Datagram(packet.payload),
+            _ => return,
+        };
+        let context = Self::context(flow.hot, direction, seen.time);
+        let ((client, _), _) = export::endpoints(&flow.hot.key, flow.hot.initiator_high);
+        let Seen {
+            time, clock, frame, ..
+        } = seen;
+        let mut learn = |name: &str, address: Address| {
+            events.push(Event::Answer(Answer {
+                clock,
+                frame,
+                time,
+                client,
+                address,
+                name: name.into(),
+            }));
+        };
+        self.sessions
+            .feed(&mut flow.hot.layer7, load, context, &mut self.tally, &mut learn);
+    }
+
+    fn context(hot: &Hot, direction: Direction, time: i64) -> Context {
+        let ((_, src_port), (_, dst_port)) = export::endpoints(&hot.key, hot.initiator_high);
+        Context {
+            direction,
+            time,
+            src_port,
+            dst_port,
+            stream: hot.key.ip_protocol != UDP,
+        }
+    }
+
+    /// A flow's deadline has passed.
+    fn due(&mut self, flow: &mut Flow<'_>, deadline: i64, events: &mut Vec<Event>) -> Next {
+        let moment = Moment::timeout(deadline);
+        match flow.hot.phase {
+            Phase::Open if flow.hot.idle_deadline(self.timeouts) <= deadline => {
+                self.end(flow, EndReason::IdleTimeout, moment, events);
+                Next::Remove
+            }
+            Phase::Open => {
+                self.cut(flow, EndReason::ActiveTimeout, moment, events);
+                Next::Keep
+            }
+            Phase::Lingering => {
+                self.bury(flow, EndReason::EndOfFlow, moment, events);
+                Next::Keep
+            }
+            Phase::Tombstone => {
+                self.end(flow, EndReason::Straggler, moment, events);
+                Next::Remove
+            }
+        }
+    }
+
+    /// Exports what there is as a part of the flow, which goes on.
+    fn cut(&mut self, flow: &mut Flow<'_>, reason: EndReason, moment: Moment, events: &mut Vec<Event>) {
+        let session = self.sessions.snapshot(flow.hot.layer7);
+        self.export(flow, reason, moment, session, events);
+        flow.cut();
+    }
+
+    /// Exports the flow; its key stays for stragglers.
+    fn bury(&mut self, flow: &mut Flow<'_>, reason: EndReason, moment: Moment, events: &mut Vec<Event>) {
+        let session = self.close_session(flow);
+        self.export(flow, reason, moment, session, events);
+        flow.cut();
+        flow.hot.phase = Phase::Tombstone;
+        flow.hot.seen = moment.time;
+    }
+
+    /// Exports the flow if it has packets, and frees everything that it holds.
+    fn end(&mut self, flow: &mut Flow<'_>, reason: EndReason, moment: Moment, events: &mut Vec<Event>) {
+        let session = self.close_session(flow);
+        self.export(flow, reason, moment, session, events);
+        self.paths.release(flow.cold.path);
+    }
+
+    fn close_session(&mut self, flow: &mut Flow<'_>) -> Option<Box<wire::l7::Session>> {
+        let context = Self::context(flow.hot, Direction::Forward, flow.hot.latest());
+        let session = self
+            .sessions
+            .close(&mut flow.hot.layer7, context, &mut self.tally);
+        flow.cold.protocol = layer7::protocol_of(session.as_deref()).or(flow.cold.protocol);
+        session
+    }
+
+    fn export(
+        &mut self,
+        flow: &mut Flow<'_>,
+        reason: EndReason,
+        moment: Moment,
+        session: Option<Box<wire::l7::Session>>,
+        events: &mut Vec<Event>,
+    ) {
+        let splt = self
+            .splts
+            .try_remove(std::mem::replace(&mut flow.hot.splt, NO_ENTRY) as usize);
+        if flow.hot.packets() == 0 {
+            return;
+        }
+        let record = export::record(
+            flow.hot,
+            flow.cold,
+            reason,
+            &Parts {
+                path: self.paths.get(flow.cold.path),
+                splt: splt.as_ref(),
+                session: session.as_deref(),
+                protocol: layer7::protocol_of(session.as_deref()).or(flow.cold.protocol),
+            },
+        );
+        self.tally.flows_exported.add(reason, 1);
+        self.tally.flows_active -= 1;
+        let ended = EndedFlow {
+            export_time: moment.time,
+            closing_frame: moment.frame,
+            record,
+            session,
+        };
+        events.push(Event::Flow(Box::new(ended)));
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,862 @@
+//! Packets made by hand, and what the meter makes of them.
+
+use wire::column::{Address, Mac};
+use wire::decode::{Fragment, Packet, Tcp, Transport};
+use wire::flowkey::FlowKey;
+
+use super::*;
+use crate::counters::{Counters, check_books};
+use crate::crypto;
+use crate::flow::flow_record::FlowRecord;
+use crate::flow::tcp::{ACK, FIN, RST, SYN};
+
+/// A packet that owns what it needs. The initiator is 10.0.0.1, the responder 10.0.0.2.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub source: (Address, u16),
+    pub destination: (Address, u16),
+    pub ip_protocol: u8,
+    pub transport: Transport,
+    pub payload: Vec<u8>,
+    pub length: Option<u32>,
+    pub fragment: Option<Fragment>,
+    pub faults: u8,
+    pub vlan: Option<u16>,
+}
+
+pub(crate) const A: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
+pub(crate) const B: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 2]);
+
+impl Frame {
+    pub fn new(ip_protocol: u8, transport: Transport, source_port: u16, destination_port: u16) -> Self {
+        Self {
+            source: (A, source_port),
+            destination: (B, destination_port),
+            ip_protocol,
+            transport,
+            payload: Vec::new(),
+            length: None,
+            fragment: None,
+            faults: 0,
+            vlan: None,
+        }
+    }
+
+    pub fn udp(source_port: u16, destination_port: u16) -> Self {
+        Self::new(17, Transport::Udp, source_port, destination_port)
+    }
+
+    /// Port 1000 to port 2000.
+    pub fn tcp(flags: u16, sequence: u32, acknowledgement: u32) -> Self {
+        let header = Tcp {
+            sequence,
+            acknowledgement,
+            flags,
+            window: 512,
+            ..Tcp::default()
+        };
+        Self::new(6, Transport::Tcp(header), 1000, 2000)
+    }
+
+    /// From the responder to the initiator.
+    pub fn back(mut self) -> Self {
+        std::mem::swap(&mut self.source, &mut self.destination);
+        self
+    }
+
+    pub fn payload(mut self, bytes: &[u8]) -> Self {
+        self.payload = bytes.to_vec();
+        self
+    }
+
+    pub fn ip_length(&self) -> u32 {
+        let header = if self.ip_protocol == 6 { 40 } else { 28 };
+        header + self.length.unwrap_or(self.payload.len() as u32)
+    }
+
+    pub fn packet(&self) -> Packet<'_> {
+        let (key, from_high) = FlowKey::new(4, self.ip_protocol, self.source, self.destination);
+        Packet {
+            hash: hash(&key),
+            key,
+            from_high,
+            src_mac: Some(Mac([2, 0, 0, 0, 0, self.source.0.0[15]])),
+            dst_mac: Some(Mac([2, 0, 0, 0, 0, self.destination.0.0[15]])),
+            vlans: [self.vlan.unwrap_or(0), 0, 0, 0],
+            vlan_count: u8::from(self.vlan.is_some()),
+            tunnels: [None; 4],
+            tunnel_id: None,
+            ttl: 64,
+            ip_length: self.ip_length(),
+            fragment: self.fragment,
+            transport: self.transport,
+            payload: &self.payload,
+            payload_length: self.length.unwrap_or(self.payload.len() as u32),
+            faults: self.faults,
+        }
+    }
+}
+
+/// Any hash will do; a poor one puts the index to the test.
+pub(crate) fn hash(key: &FlowKey) -> u64 {
+    u64::from(key.low_port ^ key.high_port) % 61
+}
+
+pub(crate) const SECOND: i64 = 1_000_000_000;
+
+pub(crate) static CRYPTO: crypto::Crypto = crypto::Crypto;
+
+/// A meter that numbers frames and keeps what comes out.
+pub(crate) struct Bench {
+    pub meter: Meter,
+    pub events: Vec<Event>,
+    pub clock: i64,
+    pub frames: u64,
+}
+
+impl Bench {
+    pub fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            flows: 1024,
+            sessions: 64,
+            ..Settings::for_memory(1 << 20)
+        };
+        change(&mut settings);
+        Self {
+            meter: Meter::new(&settings, &CRYPTO),
+            events: Vec::new(),
+            clock: i64::MIN,
+            frames: 0,
+        }
+    }
+
+    /// Meters a frame with the given timestamp.
+    pub fn at(&mut self, time: i64, frame: &Frame) {
+        self.frames += 1;
+        self.clock = self.clock.max(time);
+        self.meter.tally_mut().frames_delivered += 1;
+        let wire_length = frame.ip_length() + 14;
+        let seen = Seen {
+            time,
+            clock: self.clock,
+            frame: self.frames,
+            wire_length,
+        };
+        self.meter
+            .packet(&frame.packet(), seen, &mut |event| self.events.push(event));
+        self.balance();
+    }
+
+    pub fn flush(&mut self) {
+        self.meter.flush(self.clock, &mut |event| self.events.push(event));
+        self.balance();
+        assert_eq!(self.meter.flows(), 0);
+        assert_eq!(self.meter.tally().flows_active, 0);
+        assert_eq!(self.meter.tally().frames_waiting, 0);
+        assert!(self.meter.desk.splts.is_empty());
+        assert_eq!(self.meter.tally().sessions_active, 0);
+        assert_eq!(self.meter.tally().stream_bytes_buffered, 0);
+        assert!(self.events.is_sorted_by_key(Event::order));
+    }
+
+    fn balance(&self) {
+        let counters = Counters::new(1);
+        counters.worker(0).unwrap().publish(self.meter.tally());
+        assert_eq!(check_books(&counters.ledger_entries()), Ok(()));
+    }
+
+    pub fn flows(&self) -> Vec<&EndedFlow> {
+        self.events
+            .iter()
+            .filter_map(|event| {
+                if let Event::Flow(flow) = event {
+                    Some(&**flow)
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    pub fn records(&self) -> Vec<&FlowRecord> {
+        self.flows().into_iter().map(|flow| &flow.record).collect()
+    }
+
+    /// End reasons with packets, in export order.
+    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+        self.records()
+            .iter()
+            .map(|record| (record.end_reason, record.packets_fwd + record.packets_rev))
+            .collect()
+    }
+
+    pub fn export_times(&self) -> Vec<i64> {
+        self.flows().iter().map(|flow| flow.export_time).collect()
+    }
+}
+
+/// SYN, SYN-ACK, ACK.
+fn handshake(bench: &mut Bench, start: i64) {
+    bench.at(start, &Frame::tcp(SYN, 100, 0));
+    bench.at(start + 30, &Frame::tcp(SYN | ACK, 500, 101).back());
+    bench.at(start + 50, &Frame::tcp(ACK, 101, 501));
+}
+
+#[test]
+fn idle_flows_end_exactly() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::udp(1, 2));
+    bench.at(10, &Frame::udp(1, 2).back());
+    bench.at(10 + 300 * SECOND, &Frame::udp(1, 2)); // at the timeout, not beyond it
+    bench.at(11 + 600 * SECOND, &Frame::udp(1, 2));
+    bench.flush();
+    assert_eq!(bench.ends(), [("idle_timeout", 3), ("forced_end", 1)]);
+    assert_eq!(bench.export_times(), [10 + 600 * SECOND, 11 + 600 * SECOND]);
+    let record = bench.records()[0];
+    assert_eq!((record.packets_fwd, record.packets_rev), (2, 1));
+    assert_eq!((record.start_time.0, record.end_time.0), (0, 10 + 300 * SECOND));
+    assert_ne!(record.flow_id, bench.records()[1].flow_id);
+}
+
+#[test]
+fn other_flows_let_time_pass() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::udp(1, 2));
+    bench.at(301 * SECOND, &Frame::udp(3, 4));
+    assert_eq!(bench.ends(), [("idle_timeout", 1)]);
+    assert_eq!(bench.export_times(), [300 * SECOND]);
+}
+
+#[test]
+fn long_flows_are_cut() {
+    let mut bench = Bench::new(|_| {});
+    for packet in 0..40 {
+        bench.at(packet * 100 * SECOND, &Frame::udp(1, 2).payload(b"x"));
+    }
+    bench.flush();
+    assert_eq!(
+        bench.ends(),
+        [("active_timeout", 19), ("active_timeout", 19), ("forced_end", 2)]
+    );
+    assert_eq!(
+        bench.export_times(),
+        [1800 * SECOND, 3700 * SECOND, 3900 * SECOND]
+    );
+    let records = bench.records();
+    assert!(records.iter().all(|record| record.flow_id == records[0].flow_id));
+    let numbers: Vec<_> = records.iter().map(|record| record.interim_number).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+    assert_eq!(records[1].start_time.0, 1900 * SECOND);
+    assert_eq!(records[1].inter_arrival_max_ns, Some(100 * SECOND as u64));
+}
+
+#[test]
+fn a_flow_that_goes_silent_after_a_cut_leaves_no_empty_record() {
+    let mut bench = Bench::new(|settings| settings.active_timeout_ns = settings.idle_timeout_ns);
+    bench.at(0, &Frame::udp(1, 2));
+    bench.at(200 * SECOND, &Frame::udp(1, 2));
+    bench.at(900 * SECOND, &Frame::udp(3, 4));
+    assert_eq!(bench.ends(), [("active_timeout", 2)]);
+    bench.at(900 * SECOND, &Frame::udp(1, 2));
+    bench.flush();
+    assert_eq!(
+        bench
+            .records()
+            .iter()
+            .filter(|record| record.interim_number == 0)
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn late_timestamps_are_tolerated() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(1000 * SECOND, &Frame::udp(1, 2));
+    bench.at(999 * SECOND, &Frame::udp(1, 2).back());
+    bench.at(100 * SECOND, &Frame::udp(5, 6)); // far behind
+    bench.at(1001 * SECOND, &Frame::udp(1, 2));
+    bench.at(1002 * SECOND, &Frame::udp(5, 6));
+    bench.flush();
+    assert_eq!(
+        bench.ends(),
+        [("idle_timeout", 1), ("forced_end", 3), ("forced_end", 1)]
+    );
+    let flow = bench
+        .records()
+        .into_iter()
+        .find(|record| record.dst_port == 2)
+        .unwrap();
+    assert_eq!(
+        (flow.start_time.0, flow.end_time.0),
+        (1000 * SECOND, 1001 * SECOND)
+    );
+    assert_eq!(
+        (flow.inter_arrival_min_ns, flow.inter_arrival_max_ns),
+        (Some(0), Some(SECOND as u64))
+    );
+    assert_eq!(flow.splt_times_ns, Some(vec![0, 0, SECOND as u64]));
+}
+
+#[test]
+fn a_clock_that_stands_still_does_not_merge_flows() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(i64::MAX, &Frame::udp(9, 9)); // one absurd timestamp
+    for packet in 0..3 {
+        bench.at(packet * 1000 * SECOND, &Frame::udp(1, 2));
+    }
+    bench.flush();
+    let ends = bench.ends();
+    assert_eq!(
+        ends.iter()
+            .filter(|(reason, _)| *reason == "idle_timeout")
+            .count(),
+        2
+    );
+}
+
+#[test]
+fn handshake_statistics_and_close() {
+    let mut bench = Bench::new(|_| {});
+    let mut syn = Frame::tcp(SYN, 100, 0);
+    if let Transport::Tcp(header) = &mut syn.transport {
+        header.maximum_segment_size = Some(1460);
+        header.window = 64;
+    }
+    bench.at(0, &syn);
+    bench.at(30, &Frame::tcp(SYN | ACK, 500, 101).back());
+    bench.at(50, &Frame::tcp(ACK, 101, 501));
+    bench.at(60, &Frame::tcp(ACK, 101, 501).payload(b"hello"));
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"hel")); // below the highest: retransmitted
+    bench.at(80, &Frame::tcp(ACK, 110, 501).payload(b"x")); // above the next: something is missing
+    bench.at(90, &Frame::tcp(FIN | ACK, 111, 501));
+    bench.at(100, &Frame::tcp(FIN | ACK, 501, 112).back());
+    assert!(bench.flows().is_empty());
+    bench.at(110, &Frame::tcp(ACK, 112, 502));
+    assert_eq!(bench.ends(), [("end_of_flow", 9)]);
+    let record = bench.records()[0].clone();
+    assert_eq!(bench.export_times(), [110]);
+    assert_eq!(record.direction_basis, "syn");
+    assert_eq!((record.src_port, record.dst_port), (1000, 2000));
+    assert_eq!(
+        (
+            record.tcp_handshake_rtt_server_ns,
+            record.tcp_handshake_rtt_client_ns
+        ),
+        (Some(30), Some(20))
+    );
+    assert_eq!(
+        (record.tcp_retransmissions_fwd, record.tcp_retransmissions_rev),
+        (Some(1), Some(0))
+    );
+    assert_eq!(
+        (record.tcp_out_of_order_fwd, record.tcp_out_of_order_rev),
+        (Some(1), Some(0))
+    );
+    assert_eq!((record.tcp_mss_fwd, record.tcp_mss_rev), (Some(1460), None));
+    assert_eq!(
+        (record.tcp_initial_window_fwd, record.tcp_initial_window_rev),
+        (Some(64), Some(512))
+    );
+    assert_eq!(
+        (record.tcp_flags_fwd, record.tcp_flags_rev),
+        (Some(0x13), Some(0x13))
+    );
+    assert_eq!(
+        (record.payload_bytes_fwd, record.bytes_fwd, record.wire_bytes_fwd),
+        (9, 289, 387)
+    );
+    assert_eq!(
+        (record.packet_length_min, record.packet_length_max),
+        (Some(40), Some(45))
+    );
+    assert_eq!(
+        record.splt_directions.as_deref().map(|all| &all[..3]),
+        Some(&[1, -1, 1][..])
+    );
+    assert_eq!(record.src_mac, Some(Mac([2, 0, 0, 0, 0, 1])));
+    assert_eq!((record.ttl_min_fwd, record.ttl_max_rev), (Some(64), Some(64)));
+
+    bench.at(200, &Frame::tcp(ACK, 112, 502));
+    bench.at(300 + 5 * SECOND, &Frame::udp(1, 2));
+    assert_eq!(bench.ends()[1], ("straggler", 1));
+    assert_eq!(bench.export_times()[1], 110 + 5 * SECOND);
+    assert_eq!(bench.records()[1].flow_id, record.flow_id);
+    bench.flush();
+}
+
+#[test]
+fn a_syn_ack_first_tells_the_initiator() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::tcp(SYN | ACK, 500, 101).back());
+    bench.at(5, &Frame::tcp(ACK, 101, 501));
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(
+        (record.direction_basis, record.src_port, record.packets_rev),
+        ("syn_ack", 1000, 1)
+    );
+    assert_eq!(
+        record.src_mac,
+        Some(Mac([2, 0, 0, 0, 0, 1])),
+        "the initiator's, though it did not send first"
+    );
+    assert_eq!(record.tcp_handshake_rtt_server_ns, None);
+}
+
+#[test]
+fn both_fins_without_the_last_ack() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(100, &Frame::tcp(FIN | ACK, 101, 501));
+    bench.at(200, &Frame::tcp(FIN | ACK, 501, 101).back());
+    bench.at(300, &Frame::udp(1, 2));
+    bench.at(SECOND * 6, &Frame::udp(1, 2));
+    assert_eq!(bench.ends(), [("end_of_flow", 5)]);
+    assert_eq!(bench.export_times(), [200 + 5 * SECOND]);
+    bench.flush();
+}
+
+#[test]
+fn a_reset_ends_at_once() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(100, &Frame::tcp(RST, 101, 0));
+    assert_eq!(bench.ends(), [("reset", 4)]);
+    bench.flush();
+    assert_eq!(bench.ends().len(), 1, "a tombstone alone is no record");
+}
+
+#[test]
+fn ports_are_used_again() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(100, &Frame::tcp(SYN, 100, 0)); // the same SYN once more
+    bench.at(110, &Frame::tcp(SYN, 7777, 0)); // a stray one on a live connection
+    bench.at(200, &Frame::tcp(FIN | ACK, 101, 501));
+    bench.at(210, &Frame::tcp(SYN, 9000, 0)); // after a FIN
+    assert_eq!(bench.ends(), [("end_of_flow", 6)]);
+    bench.at(220, &Frame::tcp(RST, 9001, 0));
+    bench.at(230, &Frame::tcp(ACK, 9001, 0));
+    bench.at(240, &Frame::tcp(SYN | ACK, 1, 6001).back()); // on a tombstone, its SYN was not seen
+    assert_eq!(bench.ends()[1..], [("reset", 2), ("straggler", 1)]);
+    bench.at(250, &Frame::tcp(ACK, 6001, 2));
+    bench.at(250 + 6 * SECOND, &Frame::tcp(SYN, 8000, 0)); // silent for more than the linger time
+    bench.flush();
+    assert_eq!(bench.ends()[3..], [("end_of_flow", 2), ("forced_end", 1)]);
+    let ids: std::collections::HashSet<_> = bench.records().iter().map(|record| record.flow_id).collect();
+    assert_eq!(ids.len(), 4, "the straggler is of the flow that was reset");
+}
+
+#[test]
+fn a_full_table_evicts_the_silent() {
+    let mut bench = Bench::new(|settings| settings.flows = 3);
+    for port in 1..=3 {
+        bench.at(i64::from(port), &Frame::udp(port, 99));
+    }
+    bench.at(10, &Frame::udp(1, 99));
+    bench.at(20, &Frame::udp(4, 99));
+    assert_eq!(bench.ends(), [("lack_of_resources", 1)]);
+    assert_eq!((bench.records()[0].src_port, bench.export_times()[0]), (2, 20));
+    bench.flush();
+    assert_eq!(bench.flows().len(), 4);
+}
+
+#[test]
+fn vlans_and_faults_are_noticed() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(
+        0,
+        &Frame {
+            vlan: Some(7),
+            ..Frame::udp(1, 2)
+        },
+    );
+    bench.at(
+        1,
+        &Frame {
+            faults: Fault::BadIpChecksum.bit(),
+            ..Frame::udp(1, 2)
+        },
+    );
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(record.vlan_ids, Some(vec![7]));
+    assert!(record.key_ambiguous);
+    assert_eq!(record.checksum_errors, 1);
+    assert_eq!(bench.meter.tally().packet_faults.get(Fault::BadIpChecksum), 1);
+}
+
+/// The `part`-th of two fragments of a datagram.
+fn fragment(frame: &Frame, first: bool) -> Frame {
+    let fragment = Some(Fragment {
+        identification: 5,
+        offset: if first { 0 } else { 16 },
+        more: first,
+    });
+    let mut frame = Frame {
+        fragment,
+        ..frame.clone()
+    };
+    if !first {
+        frame.source.1 = 0;
+        frame.destination.1 = 0;
+        frame.transport = Transport::Other;
+    }
+    frame
+}
+
+#[test]
+fn fragments_count_for_their_datagrams_flow() {
+    for order in [[true, false], [false, true]] {
+        let mut bench = Bench::new(|_| {});
+        bench.at(0, &Frame::udp(7, 9).payload(b"before"));
+        for (number, first) in order.into_iter().enumerate() {
+            bench.at(
+                10 + number as i64,
+                &fragment(&Frame::udp(7, 9).payload(b"01234567"), first),
+            );
+        }
+        bench.flush();
+        assert_eq!(bench.ends(), [("forced_end", 3)]);
+        assert_eq!(bench.records()[0].fragments, 2);
+        assert_eq!(bench.meter.tally().datagrams_reassembled, 1);
+    }
+}
+
+#[test]
+fn orphaned_fragments_are_a_flow_without_ports() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(5, &fragment(&Frame::udp(7, 9).payload(b"x"), false));
+    bench.at(10, &fragment(&Frame::udp(7, 9).payload(b"x"), false));
+    bench.at(31 * SECOND, &Frame::udp(1, 2));
+    assert_eq!(bench.meter.tally().frames_metered, 3);
+    bench.at(332 * SECOND, &Frame::udp(1, 2));
+    assert_eq!(bench.ends()[0], ("idle_timeout", 2));
+    assert_eq!(
+        bench.export_times()[0],
+        5 + 330 * SECOND,
+        "idle since it was metered"
+    );
+    let record = bench.records()[0];
+    assert_eq!((record.src_port, record.start_time.0), (0, 5));
+    bench.at(333 * SECOND, &fragment(&Frame::udp(7, 9).payload(b"x"), false));
+    bench.flush();
+}
+
+/// A DNS answer: www.example.com is 10.0.0.2.
+fn dns_answer() -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+    message.extend(b"\x03www\x07example\x03com\x00\x00\x01\x00\x01");
+    message.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x0a\x00\x00\x02");
+    message
+}
+
+#[test]
+fn dns_answers_become_facts() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::udp(4000, 53).payload(&dns_query()));
+    bench.at(10, &Frame::udp(4000, 53).back().payload(&dns_answer()));
+    let answers: Vec<_> = bench
+        .events
+        .iter()
+        .filter_map(|event| {
+            if let Event::Answer(answer) = event {
+                Some(answer.clone())
+            } else {
+                None
+            }
+        })
+        .collect();
+    let expected = Answer {
+        clock: 10,
+        frame: 2,
+        time: 10,
+        client: A,
+        address: B,
+        name: "www.example.com".into(),
+    };
+    assert_eq!(answers, [expected]);
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(
+        (record.app, record.server_name.as_deref()),
+        (Some("dns"), Some("www.example.com"))
+    );
+    assert_ne!(record.app_confidence, "port");
+    assert!(bench.flows()[0].session.is_some());
+}
+
+fn dns_query() -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(b"\x03www\x07example\x03com\x00\x00\x01\x00\x01");
+    message
+}
+
+#[test]
+fn layer_7_reads_streams_in_any_order_and_over_fragments() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(
+        60,
+        &Frame::tcp(ACK, 111, 501).payload(b"HTTP/1.1\r\nHost: a.example\r\n\r\n"),
+    );
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"GET /path "));
+    bench.at(
+        80,
+        &Frame::tcp(ACK, 501, 140)
+            .back()
+            .payload(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    );
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(
+        (record.app, record.server_name.as_deref()),
+        (Some("http"), Some("a.example"))
+    );
+
+    let mut bench = Bench::new(|_| {});
+    let answer = dns_answer();
+    let mut pieces = [&answer[..16], &answer[16..]].map(|piece| Frame::udp(4000, 53).back().payload(piece));
+    pieces[0].fragment = Some(Fragment {
+        identification: 9,
+        offset: 0,
+        more: true,
+    });
+    pieces[1].fragment = Some(Fragment {
+        identification: 9,
+        offset: 24,
+        more: false,
+    });
+    pieces[1].transport = Transport::Other;
+    (pieces[1].source.1, pieces[1].destination.1) = (0, 0);
+    bench.at(0, &Frame::udp(4000, 53).payload(&dns_query()));
+    bench.at(1, &pieces[1]);
+    bench.at(2, &pieces[0]);
+    assert!(matches!(&bench.events[..], [Event::Answer(answer)] if &*answer.name == "www.example.com"));
+    bench.flush();
+    assert_eq!(bench.ends(), [("forced_end", 3)]);
+}
+
+#[test]
+fn interim_records_carry_what_was_learned_so_far() {
+    let mut bench = Bench::new(|settings| {
+        settings.idle_timeout_ns = 10;
+        settings.active_timeout_ns = 20;
+    });
+    for time in 0..30 {
+        bench.at(time, &Frame::udp(4000, 53).payload(&dns_query()));
+    }
+    bench.flush();
+    assert_eq!(bench.ends(), [("active_timeout", 21), ("forced_end", 9)]);
+    for flow in bench.flows() {
+        assert_eq!(flow.record.app, Some("dns"));
+        assert!(flow.session.is_some());
+    }
+}
+
+#[test]
+fn sessions_are_bounded() {
+    let mut bench = Bench::new(|settings| settings.sessions = 2);
+    for port in 1..=4 {
+        bench.at(i64::from(port), &Frame::udp(port, 53).payload(&dns_query()));
+    }
+    let tally = bench.meter.tally();
+    assert_eq!(
+        (
+            tally.sessions_opened,
+            tally.sessions_refused,
+            tally.sessions_active
+        ),
+        (2, 2, 2)
+    );
+    bench.flush();
+    let refused: Vec<_> = bench
+        .records()
+        .iter()
+        .map(|record| record.app_confidence)
+        .collect();
+    assert_eq!(
+        refused.iter().filter(|confidence| **confidence == "port").count(),
+        2
+    );
+}
+
+#[test]
+fn ip_protocols_are_applications() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::new(1, Transport::Icmp { kind: 8, code: 0 }, 0, 0));
+    bench.at(
+        1,
+        &Frame::new(1, Transport::Icmp { kind: 0, code: 0 }, 0, 0).back(),
+    );
+    bench.at(2, &Frame::new(50, Transport::Other, 0, 0));
+    bench.at(3, &Frame::new(200, Transport::Other, 0, 0));
+    bench.flush();
+    let mut apps: Vec<_> = bench
+        .records()
+        .iter()
+        .map(|record| (record.app, record.app_confidence))
+        .collect();
+    apps.sort_unstable();
+    assert_eq!(
+        apps,
+        [
+            (None, "unknown"),
+            (Some("icmp"), "payload"),
+            (Some("ipsec"), "payload")
+        ]
+    );
+}
+
+mod model {
+    //! Random traffic against a slow model that keeps every packet in a list.
+
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// UDP flows of the model: packets in order, split by the two timeouts.
+    fn expected(
+        packets: &[(i64, u16, bool)],
+        idle: i64,
+        active: i64,
+    ) -> Vec<(i64, u16, &'static str, u64, i64)> {
+        let mut open: HashMap<u16, Vec<i64>> = HashMap::new();
+        let mut ended = Vec::new();
+        let mut clock = 0;
+        let mut last: HashMap<u16, i64> = HashMap::new();
+        let settle = |open: &mut HashMap<u16, Vec<i64>>, last: &mut HashMap<u16, i64>, clock: i64| {
+            let mut ended = Vec::new();
+            for (port, times) in open.iter_mut().filter(|(_, times)| !times.is_empty()) {
+                let idle_at = last[port] + idle;
+                let active_at = times[0] + active;
+                if idle_at.min(active_at) < clock {
+                    let reason = if idle_at <= active_at {
+                        "idle_timeout"
+                    } else {
+                        "active_timeout"
+                    };
+                    ended.push((
+                        idle_at.min(active_at),
+                        *port,
+                        reason,
+                        times.len() as u64,
+                        times[0],
+                    ));
+                    times.clear();
+                }
+            }
+            ended
+        };
+        for (time, port, _) in packets {
+            clock = clock.max(*time);
+            ended.extend(settle(&mut open, &mut last, clock));
+            open.entry(*port).or_default().push(*time);
+            last.insert(*port, *time);
+        }
+        for (port, times) in open.into_iter().filter(|(_, times)| !times.is_empty()) {
+            ended.push((clock, port, "forced_end", times.len() as u64, times[0]));
+        }
+        ended.sort_unstable();
+        ended
+    }
+
+    proptest! {
+        #[test]
+        fn timeouts_agree_with_the_model(
+            steps in prop::collection::vec((0_i64..40, 1_u16..6, any::<bool>()), 1..120),
+            idle in 1_i64..60,
+            longer in 0_i64..60,
+            scale in prop_oneof![Just(1), Just(SECOND)],
+        ) {
+            let (idle, active) = (idle * scale, (idle + longer) * scale);
+            let mut time = 0;
+            let packets: Vec<_> = steps
+                .into_iter()
+                .map(|(step, port, back)| {
+                    time += step * scale;
+                    (time, port, back)
+                })
+                .collect();
+            let mut bench = Bench::new(|settings| {
+                settings.idle_timeout_ns = idle;
+                settings.active_timeout_ns = active;
+            });
+            for (time, port, back) in &packets {
+                let frame = Frame::udp(*port, 99);
+                bench.at(*time, &if *back { frame.back() } else { frame });
+            }
+            bench.flush();
+            let mut found: Vec<_> = bench
+                .flows()
+                .iter()
+                .map(|flow| {
+                    let record = &flow.record;
+                    let port = record.src_port.min(record.dst_port);
+                    let packets = record.packets_fwd + record.packets_rev;
+                    (flow.export_time, port, record.end_reason, packets, record.start_time.0)
+                })
+                .collect();
+            found.sort_unstable();
+            prop_assert_eq!(found, expected(&packets, idle, active));
+        }
+
+        /// Whatever comes, every packet is in exactly one record, the books balance, and nothing is left behind.
+        #[test]
+        fn the_books_balance_whatever_comes(
+            steps in prop::collection::vec(
+                (-3_i64..20, 0_u8..12, any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..20)),
+                1..150,
+            ),
+            flows in 1_usize..6,
+        ) {
+            let mut bench = Bench::new(|settings| {
+                settings.flows = flows;
+                settings.sessions = 3;
+                settings.stream_bytes = 64;
+                settings.stream_bytes_per_direction = 32;
+                settings.datagrams = 2;
+                settings.datagram_bytes = 40;
+            });
+            let mut time = 0;
+            let count = steps.len() as u64;
+            for (step, kind, number, detail, payload) in steps {
+                time += step * SECOND;
+                let mut frame = match kind {
+                    0..6 => {
+                        let flags = u16::from(detail & 0x17);
+                        Frame::tcp(flags, u32::from(number), u32::from(detail))
+                    }
+                    6..8 => Frame::udp(u16::from(number % 4), 53),
+                    8 => Frame::new(1, Transport::Icmp { kind: number, code: detail }, 0, 0),
+                    _ => {
+                        let frame = fragment(&Frame::udp(u16::from(number % 2), 53), detail % 2 == 0);
+                        let fragment = Fragment {
+                            identification: u32::from(number % 3),
+                            offset: if detail % 2 == 0 { 0 } else { u32::from(detail) / 8 * 8 + 8 },
+                            more: detail % 3 != 0,
+                        };
+                        Frame { fragment: Some(fragment), ..frame }
+                    }
+                };
+                frame.payload = payload;
+                frame.faults = number & detail & 0x1f;
+                frame.vlan = (detail == 3).then_some(4);
+                bench.at(time, &if number % 2 == 0 { frame } else { frame.back() });
+                prop_assert!(bench.meter.flows() <= flows);
+            }
+            bench.flush();
+            let metered: u64 = bench.ends().iter().map(|(_, packets)| packets).sum();
+            prop_assert_eq!(metered, count);
+            prop_assert_eq!(bench.meter.tally().frames_metered, count);
+            for record in bench.records() {
+                prop_assert!(record.start_time <= record.end_time);
+                let packets = record.packets_fwd + record.packets_rev;
+                prop_assert_eq!(record.splt_lengths.as_ref().map(Vec::len), Some(packets.min(20) as usize));
+            }
+        }
+    }
+}

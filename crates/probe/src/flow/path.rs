@@ -1,0 +1,205 @@
+//! Interned MAC addresses, VLAN ids and tunnels.
+//!
+//! A link carries few combinations of these and many flows. A flow keeps the number of its combination, 2 bytes
+//! instead of 60, and the combination goes when its last flow goes. At most [`MAX_PATHS`] are known at a time; flows
+//! that find no room have none, which is counted.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+use wire::column::Mac;
+use wire::decode::{Packet, Tunnel};
+
+/// Most combinations known at a time.
+pub const MAX_PATHS: usize = 1 << 14;
+
+/// The number of a combination; `NONE` where there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathId(u16);
+
+impl PathId {
+    /// No combination is known.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
+/// The way of a packet below its inner-most IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// Source MAC address of the flow's first packet.
+    pub src_mac: Option<Mac>,
+    /// Destination MAC address of the flow's first packet.
+    pub dst_mac: Option<Mac>,
+    /// VLANs and tunnels.
+    pub scope: Scope,
+}
+
+/// VLANs and tunnels: what tells two flows with the same addresses and ports apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scope {
+    vlans: [u16; 4],
+    vlan_count: u8,
+    tunnels: [Option<Tunnel>; 4],
+    tunnel_id: Option<u64>,
+}
+
+impl Scope {
+    /// The scope of a packet.
+    pub fn of(packet: &Packet<'_>) -> Self {
+        Self {
+            vlans: packet.vlans,
+            vlan_count: packet.vlan_count,
+            tunnels: packet.tunnels,
+            tunnel_id: packet.tunnel_id,
+        }
+    }
+
+    /// VLAN ids, outer-most first; `None` where there is none.
+    pub fn vlan_ids(&self) -> Option<Vec<u16>> {
+        let ids = self
+            .vlans
+            .get(..usize::from(self.vlan_count))
+            .unwrap_or(&self.vlans);
+        (!ids.is_empty()).then(|| ids.to_vec())
+    }
+
+    /// Names of the encapsulations, outer-most first; `None` where there is none.
+    pub fn tunnels(&self) -> Option<Vec<&'static str>> {
+        let names: Vec<_> = self
+            .tunnels
+            .iter()
+            .flatten()
+            .map(|tunnel| tunnel.name())
+            .collect();
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// The inner-most tunnel's identifier.
+    pub fn tunnel_id(&self) -> Option<u64> {
+        self.tunnel_id
+    }
+}
+
+impl Path {
+    fn of(packet: &Packet<'_>) -> Self {
+        Self {
+            src_mac: packet.src_mac,
+            dst_mac: packet.dst_mac,
+            scope: Scope::of(packet),
+        }
+    }
+}
+
+/// The combinations that flows in the table have.
+#[derive(Debug, Default)]
+pub struct Paths {
+    paths: Slab<(Path, u32)>,
+    ids: HashMap<Path, PathId>,
+    /// The last one asked for: most packets of a link that start a flow have the same.
+    recent: Option<(Path, PathId)>,
+}
+
+impl Paths {
+    /// The number of a packet's combination, held until it is released; `NONE` where there is no room.
+    pub fn hold(&mut self, packet: &Packet<'_>) -> PathId {
+        let path = Path::of(packet);
+        let known = match self.recent {
+            Some((recent, id)) if recent == path => Some(id),
+            _ => self.ids.get(&path).copied(),
+        };
+        let id = if let Some(id) = known {
+            self.paths[usize::from(id.0)].1 += 1;
+            id
+        } else if self.paths.len() < MAX_PATHS {
+            let id = PathId(self.paths.insert((path, 1)) as u16);
+            self.ids.insert(path, id);
+            id
+        } else {
+            return PathId::NONE;
+        };
+        self.recent = Some((path, id));
+        id
+    }
+
+    /// One flow less has it.
+    pub fn release(&mut self, id: PathId) {
+        if id == PathId::NONE {
+            return;
+        }
+        let (path, holders) = &mut self.paths[usize::from(id.0)];
+        *holders -= 1;
+        if *holders == 0 {
+            self.ids.remove(path);
+            self.paths.remove(usize::from(id.0));
+            if self.recent.is_some_and(|(_, recent)| recent == id) {
+                self.recent = None;
+            }
+        }
+    }
+
+    /// The combination.
+    pub fn get(&self, id: PathId) -> Option<&Path> {
+        self.paths.get(usize::from(id.0)).map(|(path, _)| path)
+    }
+
+    /// Whether a packet has other VLANs or tunnels than the combination.
+    #[inline]
+    pub fn differs(&self, id: PathId, packet: &Packet<'_>) -> bool {
+        self.get(id).is_some_and(|path| path.scope != Scope::of(packet))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::meter::tests::Frame;
+
+    #[test]
+    fn a_combination_lives_as_long_as_its_flows() {
+        let mut paths = Paths::default();
+        let frame = Frame::udp(1, 2);
+        let plain = frame.packet();
+        let tagged = Packet {
+            vlans: [7, 8, 0, 0],
+            vlan_count: 2,
+            ..plain
+        };
+        let first = paths.hold(&plain);
+        assert_eq!(paths.hold(&plain), first);
+        let second = paths.hold(&tagged);
+        assert_ne!(first, second);
+        assert!(paths.differs(first, &tagged) && !paths.differs(second, &tagged));
+        assert_eq!(
+            paths.get(second).and_then(|path| path.scope.vlan_ids()),
+            Some(vec![7, 8])
+        );
+        paths.release(first);
+        assert!(paths.get(first).is_some());
+        paths.release(first);
+        assert!(paths.get(first).is_none());
+        paths.release(second);
+        assert!(paths.ids.is_empty() && paths.paths.is_empty() && paths.recent.is_none());
+    }
+
+    #[test]
+    fn no_room_is_no_combination() {
+        let mut paths = Paths::default();
+        let frame = Frame::udp(1, 2);
+        let plain = frame.packet();
+        for id in 0..MAX_PATHS as u64 {
+            assert_ne!(
+                paths.hold(&Packet {
+                    tunnel_id: Some(id),
+                    ..plain
+                }),
+                PathId::NONE
+            );
+        }
+        let one_more = paths.hold(&Packet {
+            tunnel_id: Some(u64::MAX),
+            ..plain
+        });
+        assert_eq!(one_more, PathId::NONE);
+        assert!(paths.get(one_more).is_none() && !paths.differs(one_more, &plain));
+        paths.release(one_more);
+    }
+}

@@ -1,0 +1,805 @@
+//! TCP streams in order, for layer 7.
+//!
+//! One [`Stream`] a direction. A segment that continues the stream is fed straight from the packet, and only what the
+//! reader does not consume is kept. Segments that come too early are kept, within limits; where segments overlap, the
+//! bytes that came first count. What is missing is declared a gap when the peer acknowledges it (so it was there, only
+//! not seen here), when keeping more would break a limit, when the capture cut a segment short, and at the end.
+//! Sequence numbers are modulo 2³² (RFC 9293 §3.4); a SYN and a FIN take one each, and a SYN may carry data (RFC 7413).
+
+use std::collections::VecDeque;
+
+use wire::l7::{Input, Outcome, Status};
+
+use crate::counters::Tally;
+
+/// Most segments that wait in one direction.
+pub const MAX_SEGMENTS: usize = 256;
+
+wire::reasons! {
+    /// Why bytes of a stream were declared missing.
+    GapReason {
+        /// The peer acknowledged them.
+        Acknowledged = "acknowledged",
+        /// Waiting for them any longer would have broken a memory limit.
+        Memory = "memory",
+        /// The capture cut the segment short.
+        Cut = "cut",
+        /// The flow ended.
+        FlowEnd = "flow_end",
+    }
+}
+
+/// Bytes that streams of one worker keep.
+#[derive(Debug)]
+pub struct Budget {
+    used: usize,
+    limit: usize,
+    per_direction: usize,
+}
+
+impl Budget {
+    /// At most `limit` bytes in all, and `per_direction` in one direction of one stream.
+    pub fn new(limit: usize, per_direction: usize) -> Self {
+        Self {
+            used: 0,
+            limit,
+            per_direction,
+        }
+    }
+
+    /// Bytes kept.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    fn has_room(&self, bytes: usize) -> bool {
+        self.used.saturating_add(bytes) <= self.limit
+    }
+}
+
+/// What a segment says, whatever its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Whether it has the SYN flag.
+    pub syn: bool,
+    /// Whether it has the FIN flag.
+    pub fin: bool,
+    /// Payload as far as captured.
+    pub payload: &'a [u8],
+    /// Payload length on the wire in bytes.
+    pub length: u32,
+}
+
+/// The reader wants no more of the flow: `Done`, `Malformed`, `GaveUp`; or the reader needs more bytes in one piece
+/// than may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// What the reader said.
+    Reader(Status),
+    /// Unconsumed bytes hit a memory limit.
+    Memory,
+}
+
+/// A segment that came too early, or the part of it that was new.
+#[derive(Debug)]
+struct Early {
+    sequence: u32,
+    bytes: Vec<u8>,
+    /// Bytes after `bytes` that the capture cut off.
+    missing: u32,
+}
+
+impl Early {
+    fn length(&self) -> u32 {
+        (self.bytes.len() as u32).wrapping_add(self.missing)
+    }
+}
+
+/// One direction of a TCP connection.
+#[derive(Debug, Default)]
+pub struct Stream {
+    /// The sequence number that continues the stream; `None` before its start is known.
+    next: Option<u32>,
+    /// The highest acknowledgement of the peer.
+    acknowledged: Option<u32>,
+    /// The sequence number of the FIN.
+    fin: Option<u32>,
+    ended: bool,
+    /// Contiguous bytes that the reader has not consumed.
+    unread: Vec<u8>,
+    /// The reader asked not to be called again before there are this many unread bytes.
+    need: usize,
+    /// In sequence order, without overlaps.
+    early: VecDeque<Early>,
+    early_bytes: usize,
+}
+
+/// What a stream needs to work, in one place.
+#[derive(Debug)]
+pub struct Sinks<'a, F> {
+    /// Feeds the reader.
+    pub feed: F,
+    /// What may be kept.
+    pub budget: &'a mut Budget,
+    /// Where gaps are counted.
+    pub tally: &'a mut Tally,
+}
+
+impl Stream {
+    /// Takes a segment of this direction.
+    pub fn segment<F>(&mut self, segment: Segment<'_>, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        if self.ended {
+            return Ok(());
+        }
+        let data_at = segment.sequence.wrapping_add(u32::from(segment.syn));
+        let captured = segment.payload.len().min(segment.length as usize);
+        let Some(payload) = segment.payload.get(..captured) else {
+            return Ok(());
+        };
+        let start = match self.next {
+            Some(next) => next,
+            // The flow may have begun before the capture: then its first data is where we come in.
+            None if segment.syn || segment.length > 0 || segment.fin => {
+                self.next = Some(data_at);
+                data_at
+            }
+            None => return Ok(()),
+        };
+        let end = data_at.wrapping_add(segment.length);
+        // A FIN before what was already delivered is not one that an endpoint would take.
+        if segment.fin && end.wrapping_sub(start) as i32 >= 0 {
+            self.fin.get_or_insert(end);
+        }
+        if segment.length > 0 {
+            let ahead = data_at.wrapping_sub(start) as i32;
+            let missing = segment.length.saturating_sub(captured as u32);
+            if ahead <= 0 {
+                self.continues(data_at, payload, missing, sinks)?;
+            } else {
+                self.comes_early(data_at, payload, missing, sinks)?;
+            }
+        }
+        self.settle(sinks)
+    }
+
+    /// Takes an acknowledgement that the peer sent for this direction.
+    pub fn acknowledge<F>(&mut self, acknowledgement: u32, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        if self
+            .acknowledged
+            .is_none_or(|highest| acknowledgement.wrapping_sub(highest) as i32 > 0)
+        {
+            self.acknowledged = Some(acknowledgement);
+        }
+        if self.ended || self.early.is_empty() {
+            Ok(())
+        } else {
+            self.settle(sinks)
+        }
+    }
+
+    /// Feeds what has waited, with the gaps between, and the end. The stream takes nothing more.
+    pub fn finish<F>(&mut self, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        while !self.early.is_empty() {
+            self.skip_to_early(GapReason::FlowEnd, sinks)?;
+        }
+        if std::mem::replace(&mut self.ended, true) {
+            Ok(())
+        } else {
+            call(sinks, Input::End).map(|_| ())
+        }
+    }
+
+    /// Forgets everything that is kept; the memory stays for the next use.
+    pub fn reset(&mut self, budget: &mut Budget) {
+        budget.used -= self.unread.len() + self.early_bytes;
+        let mut unread = std::mem::take(&mut self.unread);
+        unread.clear();
+        // Of what one long message needed nothing stays.
+        unread.shrink_to(4096);
+        let mut early = std::mem::take(&mut self.early);
+        early.clear();
+        *self = Self {
+            unread,
+            early,
+            ..Self::default()
+        };
+    }
+
+    /// A segment that does not start after the end of the stream: feeds what is new in it. Where early segments lie
+    /// in its way, these were first.
+    fn continues<F>(
+        &mut self,
+        sequence: u32,
+        payload: &[u8],
+        missing: u32,
+        sinks: &mut Sinks<'_, F>,
+    ) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        let total = (payload.len() as u32).wrapping_add(missing);
+        while let Some(next) = self.next {
+            let from = next.wrapping_sub(sequence);
+            if from >= total {
+                break;
+            }
+            let in_the_way = self
+                .early
+                .front()
+                .map(|early| early.sequence.wrapping_sub(sequence));
+            let to = in_the_way.map_or(total, |start| start.clamp(from, total));
+            let captured = |at: u32| (at as usize).min(payload.len());
+            let bytes = payload.get(captured(from)..captured(to)).unwrap_or(&[]);
+            if !bytes.is_empty() {
+                self.deliver(bytes, sinks)?;
+            }
+            let cut = (to - from) - bytes.len() as u32;
+            if cut > 0 {
+                self.gap(cut, GapReason::Cut, sinks)?;
+            }
+            if to < total {
+                self.next_early(sinks)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds the first early segment, which continues the stream now.
+    fn next_early<F>(&mut self, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        let Some(early) = self.early.pop_front() else {
+            return Ok(());
+        };
+        self.early_bytes -= early.bytes.len();
+        sinks.budget.used -= early.bytes.len();
+        self.continues(early.sequence, &early.bytes, early.missing, sinks)
+    }
+
+    /// A segment that starts after the end of the stream.
+    fn comes_early<F>(
+        &mut self,
+        sequence: u32,
+        payload: &[u8],
+        missing: u32,
+        sinks: &mut Sinks<'_, F>,
+    ) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        loop {
+            let ahead = sequence.wrapping_sub(self.next.unwrap_or(sequence)) as i32;
+            if ahead <= 0 {
+                return self.continues(sequence, payload, missing, sinks);
+            }
+            let room = self.early_bytes.saturating_add(payload.len()) <= sinks.budget.per_direction
+                && self.early.len() < MAX_SEGMENTS
+                && sinks.budget.has_room(payload.len());
+            if room {
+                self.keep(sequence, payload, missing, sinks.budget);
+                return Ok(());
+            }
+            // Give up the first hole: each turn takes a segment from the queue, or closes the hole before this one.
+            match self.early.front() {
+                Some(first) if (first.sequence.wrapping_sub(sequence) as i32) < 0 => {
+                    self.skip_to_early(GapReason::Memory, sinks)?;
+                }
+                _ => self.gap(ahead.unsigned_abs(), GapReason::Memory, sinks)?,
+            }
+            self.drain(sinks)?;
+        }
+    }
+
+    /// Keeps the parts of an early segment that are not there yet.
+    fn keep(&mut self, sequence: u32, payload: &[u8], missing: u32, budget: &mut Budget) {
+        let total = (payload.len() as u32).wrapping_add(missing);
+        // Positions relative to the segment's start; earlier ones are negative.
+        let at = |other: u32| i64::from(other.wrapping_sub(sequence) as i32);
+        let (mut from, end) = (0_i64, i64::from(total));
+        let mut place = 0;
+        while from < end && place < self.early.len() {
+            let (start, stop) = match self.early.get(place) {
+                Some(early) => (at(early.sequence), at(early.sequence) + i64::from(early.length())),
+                None => break,
+            };
+            if from < start {
+                self.insert(place, sequence, payload, (from, end.min(start)), budget);
+                place += 1;
+            }
+            from = from.max(stop);
+            place += 1;
+        }
+        if from < end {
+            self.insert(place, sequence, payload, (from, end), budget);
+        }
+    }
+
+    /// Keeps the bytes `from..to` of a segment at a place of the queue.
+    fn insert(
+        &mut self,
+        place: usize,
+        sequence: u32,
+        payload: &[u8],
+        (from, to): (i64, i64),
+        budget: &mut Budget,
+    ) {
+        let captured = payload.len() as i64;
+        let bytes = payload
+            .get(from.min(captured) as usize..to.min(captured) as usize)
+            .unwrap_or(&[])
+            .to_vec();
+        let missing = (to - from) as u32 - bytes.len() as u32;
+        self.early_bytes += bytes.len();
+        budget.used += bytes.len();
+        self.early.insert(
+            place,
+            Early {
+                sequence: sequence.wrapping_add(from as u32),
+                bytes,
+                missing,
+            },
+        );
+    }
+
+    /// Feeds early segments whose turn has come, declares holes that the peer says do not exist, and the end.
+    fn settle<F>(&mut self, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        loop {
+            self.drain(sinks)?;
+            let Some(first) = self.early.front() else { break };
+            let seen = self
+                .acknowledged
+                .is_some_and(|highest| highest.wrapping_sub(first.sequence) as i32 >= 0);
+            if !seen {
+                return Ok(());
+            }
+            self.skip_to_early(GapReason::Acknowledged, sinks)?;
+        }
+        if self
+            .fin
+            .is_some_and(|fin| self.next.is_some_and(|next| next.wrapping_sub(fin) as i32 >= 0))
+        {
+            self.ended = true;
+            call(sinks, Input::End)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds early segments that continue the stream.
+    fn drain<F>(&mut self, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        while let (Some(first), Some(next)) = (self.early.front(), self.next) {
+            if first.sequence.wrapping_sub(next) as i32 > 0 {
+                break;
+            }
+            self.next_early(sinks)?;
+        }
+        Ok(())
+    }
+
+    /// Declares the hole before the first early segment, and feeds that.
+    fn skip_to_early<F>(&mut self, reason: GapReason, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        if let (Some(first), Some(next)) = (self.early.front(), self.next) {
+            let hole = first.sequence.wrapping_sub(next);
+            if hole as i32 > 0 {
+                self.gap(hole, reason, sinks)?;
+            }
+        }
+        self.drain(sinks)
+    }
+
+    fn gap<F>(&mut self, length: u32, reason: GapReason, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        sinks.tally.stream_gaps.add(reason, 1);
+        sinks.tally.stream_gap_bytes.add(reason, u64::from(length));
+        sinks.budget.used -= self.unread.len();
+        self.unread.clear();
+        self.need = 0;
+        self.next = self.next.map(|next| next.wrapping_add(length));
+        call(sinks, Input::Gap(u64::from(length))).map(|_| ())
+    }
+
+    /// Bytes that continue the stream.
+    fn deliver<F>(&mut self, bytes: &[u8], sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        self.next = self.next.map(|next| next.wrapping_add(bytes.len() as u32));
+        if self.unread.is_empty() && bytes.len() >= self.need {
+            // The fast path: no copy but of what the reader leaves.
+            let (consumed, need) = call(sinks, Input::Stream(bytes))?;
+            self.need = need;
+            return self.leave_unread(bytes.get(consumed..).unwrap_or(&[]), sinks.budget);
+        }
+        self.leave_unread(bytes, sinks.budget)?;
+        if self.unread.len() >= self.need {
+            let (consumed, need) = call(sinks, Input::Stream(&self.unread))?;
+            self.need = need;
+            self.unread.drain(..consumed);
+            sinks.budget.used -= consumed;
+        }
+        Ok(())
+    }
+
+    fn leave_unread(&mut self, bytes: &[u8], budget: &mut Budget) -> Result<(), Stop> {
+        if self.unread.len().saturating_add(bytes.len()) > budget.per_direction
+            || !budget.has_room(bytes.len())
+        {
+            return Err(Stop::Memory);
+        }
+        self.unread.extend_from_slice(bytes);
+        budget.used += bytes.len();
+        Ok(())
+    }
+}
+
+/// Feeds the reader: how much it consumed, and how much it needs.
+fn call<F>(sinks: &mut Sinks<'_, F>, input: Input<'_>) -> Result<(usize, usize), Stop>
+where
+    F: FnMut(Input<'_>) -> Outcome,
+{
+    let available = if let Input::Stream(bytes) = input {
+        bytes.len()
+    } else {
+        0
+    };
+    let outcome = (sinks.feed)(input);
+    match outcome.status {
+        Status::Need(need) => Ok((outcome.consumed.min(available), need)),
+        status => Err(Stop::Reader(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A reader that consumes a fixed share, and records every byte and gap once.
+    struct Recorder {
+        seen: Vec<Option<u8>>,
+        consumed: usize,
+        share: usize,
+        need: usize,
+        ends: usize,
+    }
+
+    impl Recorder {
+        fn new(share: usize, need: usize) -> Self {
+            Self {
+                seen: Vec::new(),
+                consumed: 0,
+                share,
+                need,
+                ends: 0,
+            }
+        }
+
+        fn feed(&mut self, input: Input<'_>) -> Outcome {
+            let mut consumed = 0;
+            match input {
+                Input::Stream(bytes) => {
+                    assert_eq!(self.ends, 0);
+                    let unread = &self.seen[self.consumed..];
+                    assert!(
+                        bytes.iter().zip(unread).all(|(byte, seen)| Some(*byte) == *seen),
+                        "the same bytes again"
+                    );
+                    self.seen.truncate(self.consumed);
+                    self.seen.extend(bytes.iter().copied().map(Some));
+                    consumed = bytes.len() * self.share / 4;
+                    self.consumed += consumed;
+                }
+                Input::Gap(length) => {
+                    self.seen.extend((0..length).map(|_| None));
+                    self.consumed = self.seen.len();
+                }
+                Input::End => self.ends += 1,
+                Input::Datagram(_) => panic!("a stream has no datagrams"),
+            }
+            Outcome {
+                consumed,
+                status: Status::Need(self.need),
+            }
+        }
+    }
+
+    struct Harness {
+        stream: Stream,
+        budget: Budget,
+        tally: Tally,
+        recorder: Recorder,
+    }
+
+    impl Harness {
+        fn new(limit: usize, per_direction: usize, recorder: Recorder) -> Self {
+            let budget = Budget::new(limit, per_direction);
+            Self {
+                stream: Stream::default(),
+                budget,
+                tally: Tally::default(),
+                recorder,
+            }
+        }
+
+        fn run(
+            &mut self,
+            step: impl FnOnce(
+                &mut Stream,
+                &mut Sinks<'_, &mut dyn FnMut(Input<'_>) -> Outcome>,
+            ) -> Result<(), Stop>,
+        ) -> Result<(), Stop> {
+            let Self {
+                stream,
+                budget,
+                tally,
+                recorder,
+            } = self;
+            let feed: &mut dyn FnMut(Input<'_>) -> Outcome = &mut |input| recorder.feed(input);
+            step(stream, &mut Sinks { feed, budget, tally })
+        }
+
+        fn segment(&mut self, sequence: u32, payload: &[u8]) {
+            self.flagged(sequence, payload, payload.len() as u32, false, false);
+        }
+
+        fn flagged(&mut self, sequence: u32, payload: &[u8], length: u32, syn: bool, fin: bool) {
+            let segment = Segment {
+                sequence,
+                syn,
+                fin,
+                payload,
+                length,
+            };
+            assert_eq!(self.run(|stream, sinks| stream.segment(segment, sinks)), Ok(()));
+        }
+
+        fn acknowledge(&mut self, acknowledgement: u32) {
+            assert_eq!(
+                self.run(|stream, sinks| stream.acknowledge(acknowledgement, sinks)),
+                Ok(())
+            );
+        }
+
+        fn finish(&mut self) {
+            assert_eq!(self.run(|stream, sinks| stream.finish(sinks)), Ok(()));
+        }
+
+        /// Bytes as text, `?` where one is missing.
+        fn text(&self) -> String {
+            self.recorder
+                .seen
+                .iter()
+                .map(|byte| byte.map_or('?', char::from))
+                .collect()
+        }
+    }
+
+    fn greedy() -> Harness {
+        Harness::new(1 << 20, 1 << 16, Recorder::new(4, 0))
+    }
+
+    #[test]
+    fn syn_data_and_fin_in_order() {
+        let mut harness = greedy();
+        harness.flagged(u32::MAX - 2, b"fast", 4, true, false); // data in the SYN, and sequence numbers that wrap
+        harness.segment(2, b"open");
+        harness.flagged(6, b"!", 1, false, true);
+        assert_eq!((harness.text().as_str(), harness.recorder.ends), ("fastopen!", 1));
+        harness.segment(6, b"!");
+        harness.finish();
+        assert_eq!(
+            (harness.text().as_str(), harness.recorder.ends),
+            ("fastopen!", 1),
+            "nothing after the end"
+        );
+    }
+
+    #[test]
+    fn retransmissions_overlaps_and_keep_alives() {
+        let mut harness = greedy();
+        harness.segment(100, b"abcd");
+        harness.segment(100, b"XXXX");
+        harness.segment(102, b"XXef");
+        harness.segment(105, b"X"); // a keep-alive: the byte before the next one
+        harness.segment(106, b"gh");
+        assert_eq!(harness.text(), "abcdefgh");
+    }
+
+    #[test]
+    fn early_segments_wait_and_the_first_bytes_count() {
+        let mut harness = greedy();
+        harness.segment(100, b"ab");
+        harness.segment(104, b"ef");
+        harness.segment(103, b"dXXg");
+        harness.segment(103, b"Y");
+        assert_eq!(harness.text(), "ab");
+        assert_eq!(harness.budget.used(), 4);
+        harness.segment(102, b"c");
+        assert_eq!(harness.text(), "abcdefg");
+        assert_eq!(harness.budget.used(), 0);
+    }
+
+    #[test]
+    fn a_hole_that_the_peer_acknowledges_is_a_gap() {
+        let mut harness = greedy();
+        harness.segment(100, b"ab");
+        harness.segment(105, b"fg");
+        harness.acknowledge(104);
+        assert_eq!(harness.text(), "ab", "the hole is not acknowledged whole");
+        harness.acknowledge(107);
+        assert_eq!(harness.text(), "ab???fg");
+        assert_eq!(harness.tally.stream_gap_bytes.get(GapReason::Acknowledged), 3);
+        // An acknowledgement that came before the data: the hole is known at once.
+        harness.acknowledge(110);
+        harness.segment(109, b"jk");
+        assert_eq!(harness.text(), "ab???fg??jk");
+    }
+
+    #[test]
+    fn a_cut_segment_is_a_gap() {
+        let mut harness = greedy();
+        harness.flagged(100, b"ab", 5, false, false);
+        harness.segment(105, b"fg");
+        harness.flagged(109, b"j", 3, false, false);
+        harness.segment(107, b"hi");
+        assert_eq!(harness.text(), "ab???fghij??");
+        assert_eq!(harness.tally.stream_gaps.get(GapReason::Cut), 2);
+    }
+
+    #[test]
+    fn limits_make_gaps() {
+        let mut harness = Harness::new(1 << 20, 8, Recorder::new(4, 0));
+        harness.segment(100, b"a");
+        harness.segment(110, b"01234567");
+        harness.segment(120, b"z");
+        assert_eq!(harness.text(), "a?????????01234567");
+        harness.finish();
+        assert_eq!(harness.text(), "a?????????01234567??z");
+        assert_eq!(harness.tally.stream_gaps.get(GapReason::Memory), 1);
+        assert_eq!(harness.tally.stream_gaps.get(GapReason::FlowEnd), 1);
+
+        let mut harness = greedy();
+        harness.segment(0, b"a");
+        for segment in 1..=MAX_SEGMENTS as u32 + 1 {
+            harness.segment(segment * 2, b"b");
+        }
+        assert_eq!(harness.stream.early.len(), MAX_SEGMENTS);
+        assert_eq!(harness.text(), "a?b");
+    }
+
+    #[test]
+    fn a_reader_that_never_consumes_is_stopped() {
+        let mut harness = Harness::new(10, 100, Recorder::new(0, 0));
+        harness.segment(0, b"0123456789");
+        let more = Segment {
+            sequence: 10,
+            syn: false,
+            fin: false,
+            payload: b"x",
+            length: 1,
+        };
+        assert_eq!(
+            harness.run(|stream, sinks| stream.segment(more, sinks)),
+            Err(Stop::Memory)
+        );
+        let Harness { stream, budget, .. } = &mut harness;
+        stream.reset(budget);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_reader_is_called_when_what_it_needs_is_there() {
+        let mut harness = Harness::new(1 << 20, 1 << 16, Recorder::new(0, 4));
+        harness.segment(0, b"a");
+        harness.segment(1, b"b");
+        assert_eq!(harness.text(), "a", "the first call says what it needs");
+        harness.segment(2, b"cd");
+        assert_eq!(harness.text(), "abcd");
+    }
+
+    #[test]
+    fn a_stray_fin_does_not_end_the_stream() {
+        let mut harness = greedy();
+        harness.segment(1000, b"abc");
+        harness.flagged(500, b"", 0, false, true);
+        harness.segment(1003, b"d");
+        assert_eq!((harness.text().as_str(), harness.recorder.ends), ("abcd", 0));
+    }
+
+    proptest! {
+        /// Random segments of a stream whose copies differ, against an array in which the first byte to arrive stays.
+        #[test]
+        fn agrees_with_the_naive_model(
+            initial in any::<u32>(),
+            segments in prop::collection::vec((0_usize..60, 1_usize..12, any::<u8>()), 1..60),
+            share in 0_usize..5,
+            need in 0_usize..9,
+        ) {
+            let mut harness = Harness::new(1 << 20, 1 << 16, Recorder::new(share, need));
+            harness.flagged(initial.wrapping_sub(1), b"", 0, true, false);
+            let mut model = [None; 72];
+            let mut contiguous = 0;
+            for (offset, length, byte) in segments {
+                let bytes: Vec<u8> = (0..length).map(|index| byte.wrapping_add(index as u8)).collect();
+                for (slot, byte) in model[offset..offset + length].iter_mut().zip(&bytes) {
+                    slot.get_or_insert(*byte);
+                }
+                harness.segment(initial.wrapping_add(offset as u32), &bytes);
+                contiguous = model.iter().position(Option::is_none).unwrap_or(model.len());
+                let known = harness.recorder.seen.len();
+                prop_assert!(known <= contiguous);
+                prop_assert_eq!(&harness.recorder.seen[..], &model[..known]);
+                prop_assert!(contiguous - known < need.max(1), "no more is held back than the reader asked for");
+            }
+            harness.finish();
+            let end = model.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+            if end > contiguous {
+                // Held-back bytes before the first gap are lost to the reader; everything has its place.
+                prop_assert!(harness.recorder.seen.len() <= end);
+            } else if need == 0 {
+                prop_assert_eq!(&harness.recorder.seen[..], &model[..end]);
+            }
+            prop_assert_eq!(harness.recorder.ends, 1);
+            let Harness { stream, budget, .. } = &mut harness;
+            stream.reset(budget);
+            prop_assert_eq!(budget.used(), 0);
+        }
+
+        /// With small limits, acknowledgements, cuts and FINs anywhere: places stay right, limits hold, nothing leaks.
+        #[test]
+        fn limits_hold_whatever_comes(
+            steps in prop::collection::vec((any::<u8>(), 0_u32..300, 0_usize..20, 0_u32..5), 1..80),
+            share in 0_usize..5,
+        ) {
+            let mut harness = Harness::new(64, 48, Recorder::new(share, 0));
+            for (action, offset, length, missing) in steps {
+                let payload = vec![offset as u8; length];
+                let segment = Segment {
+                    sequence: offset,
+                    syn: action % 16 == 0,
+                    fin: action % 16 == 1,
+                    payload: &payload,
+                    length: length as u32 + missing,
+                };
+                let result = if action % 4 == 2 {
+                    harness.run(|stream, sinks| stream.acknowledge(offset, sinks))
+                } else {
+                    harness.run(|stream, sinks| stream.segment(segment, sinks))
+                };
+                prop_assert!(harness.budget.used() <= 64);
+                prop_assert!(harness.stream.early_bytes <= 48 && harness.stream.unread.len() <= 48);
+                prop_assert_eq!(harness.budget.used(), harness.stream.early_bytes + harness.stream.unread.len());
+                if result.is_err() {
+                    prop_assert_eq!(result, Err(Stop::Memory));
+                    break;
+                }
+            }
+            let Harness { stream, budget, .. } = &mut harness;
+            stream.reset(budget);
+            prop_assert_eq!(budget.used(), 0);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! One flow's state: the hot part that every packet touches, and the cold part that begins and ends touch.
+
+use wire::decode::{Fragment, Packet, Transport};
+use wire::flowkey::{Direction, FlowKey};
+use wire::l7::{Confidence, Protocol};
+
+use super::LINGER_NS;
+use super::path::PathId;
+use super::statistics::{Arrivals, Sum96, Summary};
+
+/// No entry of a pool.
+pub const NO_ENTRY: u32 = u32::MAX;
+
+/// A flow's share of the table in bytes, without layer-7 state and SPLT: state, timer, and its index buckets.
+pub const FLOW_BYTES: usize =
+    size_of::<Hot>() + size_of::<Cold>() + super::expiry::TIMER_BYTES + 4 * size_of::<u64>();
+
+/// What told the initiator (column `direction_basis`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Basis {
+    /// It sent a SYN.
+    Syn,
+    /// A SYN-ACK was sent to it.
+    SynAck,
+    /// It sent the first packet.
+    #[default]
+    FirstPacket,
+}
+
+impl Basis {
+    /// The value of the column.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Syn => "syn",
+            Self::SynAck => "syn_ack",
+            Self::FirstPacket => "first_packet",
+        }
+    }
+}
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It takes packets.
+    #[default]
+    Open,
+    /// TCP: both FINs were seen; it ends with the ACK of the second, or [`LINGER_NS`] after it.
+    Lingering,
+    /// TCP: it has ended and was exported. Its key stays for [`LINGER_NS`]; what comes is a straggler.
+    Tombstone,
+}
+
+/// The two timeouts.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// See [`super::Settings::idle_timeout_ns`].
+    pub idle: i64,
+    /// See [`super::Settings::active_timeout_ns`].
+    pub active: i64,
+}
+
+/// What is known of one direction of the present record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Side {
+    /// Packets.
+    pub packets: u64,
+    /// Sum of IP lengths in bytes.
+    pub bytes: u64,
+    /// Sum of frame lengths in bytes.
+    pub wire_bytes: u64,
+    /// Sum of transport payload lengths in bytes.
+    pub payload_bytes: u64,
+    /// Timestamp of its first packet.
+    pub first: i64,
+    /// Latest timestamp of its packets.
+    pub latest: i64,
+    /// Times between its packets.
+    pub arrivals: Arrivals,
+    /// Squares of the IP lengths.
+    pub length_squares: Sum96,
+    /// Smallest IP length in bytes.
+    pub length_min: u32,
+    /// Largest IP length in bytes.
+    pub length_max: u32,
+    /// TCP: the sequence number after the highest one seen.
+    pub sequence_end: u32,
+    /// TCP: see column `tcp_retransmissions_fwd`.
+    pub retransmissions: u32,
+    /// TCP: see column `tcp_out_of_order_fwd`.
+    pub out_of_order: u32,
+    /// TCP: window of the first segment.
+    pub initial_window: u16,
+    /// TCP: maximum segment size option of the SYN; 0 where there was none.
+    pub maximum_segment_size: u16,
+    /// TCP: union of the flags.
+    pub flags: u16,
+    /// Smallest TTL or hop limit.
+    pub ttl_min: u8,
+    /// Largest TTL or hop limit.
+    pub ttl_max: u8,
+    /// TCP: `sequence_end` and `initial_window` are known.
+    pub begun: bool,
+    /// TCP: a FIN was seen.
+    pub fin: bool,
+    /// TCP: its FIN was acknowledged.
+    pub fin_acknowledged: bool,
+}
+
+impl Side {
+    #[inline]
+    fn add(&mut self, packet: &Packet<'_>, time: i64, wire_length: u32) {
+        if self.packets == 0 {
+            self.first = time;
+            self.latest = time;
+            self.length_min = packet.ip_length;
+            self.ttl_min = packet.ttl;
+        } else {
+            self.arrivals.observe(self.latest, time);
+            self.latest = self.latest.max(time);
+            self.length_min = self.length_min.min(packet.ip_length);
+            self.ttl_min = self.ttl_min.min(packet.ttl);
+        }
+        self.packets += 1;
+        self.bytes += u64::from(packet.ip_length);
+        self.wire_bytes += u64::from(wire_length);
+        self.payload_bytes += u64::from(packet.payload_length);
+        self.length_squares.add_square(u64::from(packet.ip_length));
+        self.length_max = self.length_max.max(packet.ip_length);
+        self.ttl_max = self.ttl_max.max(packet.ttl);
+    }
+
+    /// Statistics of the IP lengths; `None` without packets.
+    pub fn lengths(&self) -> Option<Summary> {
+        (self.packets > 0).then(|| {
+            let (min, max) = (u64::from(self.length_min), u64::from(self.length_max));
+            Summary::new(
+                self.packets,
+                u128::from(self.bytes),
+                self.length_squares.get(),
+                min,
+                max,
+            )
+        })
+    }
+
+    /// Statistics of the times between packets; `None` below two packets.
+    pub fn intervals(&self) -> Option<Summary> {
+        self.arrivals.summary(self.packets, self.first, self.latest)
+    }
+
+    /// What stays when the record is cut: the state of the TCP connection, not the counts.
+    fn cut(&self) -> Self {
+        Self {
+            sequence_end: self.sequence_end,
+            initial_window: self.initial_window,
+            maximum_segment_size: self.maximum_segment_size,
+            begun: self.begun,
+            fin: self.fin,
+            fin_acknowledged: self.fin_acknowledged,
+            ..Self::default()
+        }
+    }
+}
+
+/// What every packet touches.
+#[derive(Clone, Debug)]
+pub struct Hot {
+    /// The key.
+    pub key: FlowKey,
+    /// The part of the key's hash that the index keeps.
+    pub(super) tag: u32,
+    /// Clock at the last packet; in other phases than `Open`, clock at the beginning of the phase.
+    pub seen: i64,
+    /// Forward and reverse.
+    pub sides: [Side; 2],
+    /// Times between packets of both directions.
+    pub arrivals: Arrivals,
+    /// Entry in the pool of layer-7 states.
+    pub layer7: u32,
+    /// Entry in the pool of packet sequences.
+    pub splt: u32,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What told the initiator.
+    pub basis: Basis,
+    /// Whether the initiator is the key's higher endpoint.
+    pub initiator_high: bool,
+    /// Whether the first packet of the present record went in reverse.
+    pub reverse_first: bool,
+}
+
+/// How far a TCP handshake has been seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Handshake {
+    /// Not at all, or not from its beginning.
+    #[default]
+    Unseen,
+    /// The SYN. `handshake_time` is its timestamp.
+    Syn,
+    /// The SYN-ACK. `handshake_time` is its timestamp; the server's round trip is known.
+    SynAck,
+    /// The ACK after it. `handshake_time` is the client's round trip.
+    Complete,
+}
+
+/// What begins and ends touch.
+#[derive(Clone, Debug)]
+pub struct Cold {
+    /// Column `flow_id`.
+    pub flow_id: u64,
+    /// See [`Handshake`].
+    pub handshake_time: i64,
+    /// Column `tcp_handshake_rtt_server_ns`.
+    pub server_rtt: u64,
+    /// TCP: sequence number of the initiator's SYN.
+    pub initial_sequence: u32,
+    /// Column `interim_number`.
+    pub interim_number: u32,
+    /// Column `fragments`.
+    pub fragments: u32,
+    /// Column `checksum_errors`.
+    pub checksum_errors: u32,
+    /// MAC addresses, VLANs and tunnels of the first packet.
+    pub path: PathId,
+    /// Column `key_ambiguous`.
+    pub key_ambiguous: bool,
+    /// How far the handshake has been seen.
+    pub handshake: Handshake,
+    /// ICMP: type and code of the first packet.
+    pub icmp: [u8; 2],
+    /// What layer 7 said, where its state is gone already.
+    pub protocol: Option<(Protocol, Confidence)>,
+}
+
+impl Default for Cold {
+    fn default() -> Self {
+        Self {
+            flow_id: 0,
+            handshake_time: 0,
+            server_rtt: 0,
+            initial_sequence: 0,
+            interim_number: 0,
+            fragments: 0,
+            checksum_errors: 0,
+            path: PathId::NONE,
+            key_ambiguous: false,
+            handshake: Handshake::default(),
+            icmp: [0; 2],
+            protocol: None,
+        }
+    }
+}
+
+/// A flow in the table.
+#[derive(Debug)]
+pub struct Flow<'a> {
+    /// What every packet touches.
+    pub hot: &'a mut Hot,
+    /// What begins and ends touch.
+    pub cold: &'a mut Cold,
+}
+
+impl Hot {
+    pub(super) fn new(key: FlowKey, tag: u32) -> Self {
+        Self {
+            key,
+            tag,
+            seen: i64::MIN,
+            sides: [Side::default(); 2],
+            arrivals: Arrivals::default(),
+            layer7: NO_ENTRY,
+            splt: NO_ENTRY,
+            phase: Phase::default(),
+            basis: Basis::default(),
+            initiator_high: false,
+            reverse_first: false,
+        }
+    }
+
+    /// Which way a packet goes.
+    #[inline]
+    pub fn direction(&self, packet: &Packet<'_>) -> Direction {
+        if packet.from_high == self.initiator_high {
+            Direction::Forward
+        } else {
+            Direction::Reverse
+        }
+    }
+
+    /// One direction.
+    #[inline]
+    pub fn side(&self, direction: Direction) -> &Side {
+        &self.sides[usize::from(direction == Direction::Reverse)]
+    }
+
+    /// Packets of the present record.
+    #[inline]
+    pub fn packets(&self) -> u64 {
+        self.sides[0].packets + self.sides[1].packets
+    }
+
+    /// Timestamp of the first packet of the present record.
+    #[inline]
+    pub fn first(&self) -> i64 {
+        self.sides[usize::from(self.reverse_first)].first
+    }
+
+    /// Latest timestamp of the present record.
+    #[inline]
+    pub fn latest(&self) -> i64 {
+        let [forward, reverse] = &self.sides;
+        match (forward.packets, reverse.packets) {
+            (_, 0) => forward.latest,
+            (0, _) => reverse.latest,
+            _ => forward.latest.max(reverse.latest),
+        }
+    }
+
+    /// Counts a packet.
+    #[inline]
+    pub fn add(&mut self, direction: Direction, packet: &Packet<'_>, time: i64, wire_length: u32) {
+        if self.packets() == 0 {
+            self.reverse_first = direction == Direction::Reverse;
+        } else {
+            self.arrivals.observe(self.latest(), time);
+        }
+        self.sides[usize::from(direction == Direction::Reverse)].add(packet, time, wire_length);
+    }
+
+    /// Statistics of the IP lengths of both directions; `None` without packets.
+    pub fn lengths(&self) -> Option<Summary> {
+        let [forward, reverse] = &self.sides;
+        match (forward.lengths(), reverse.lengths()) {
+            (Some(one), Some(other)) => Some(Summary::new(
+                self.packets(),
+                u128::from(forward.bytes) + u128::from(reverse.bytes),
+                forward.length_squares.plus(reverse.length_squares),
+                one.min.min(other.min),
+                one.max.max(other.max),
+            )),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Statistics of the times between packets of both directions; `None` below two packets.
+    pub fn intervals(&self) -> Option<Summary> {
+        self.arrivals.summary(self.packets(), self.first(), self.latest())
+    }
+
+    /// When the flow is due if no further packet comes and it is not cut before.
+    #[inline]
+    pub fn idle_deadline(&self, timeouts: Timeouts) -> i64 {
+        self.seen.saturating_add(match self.phase {
+            Phase::Lingering | Phase::Tombstone => LINGER_NS,
+            Phase::Open => timeouts.idle,
+        })
+    }
+
+    /// When the flow is due (see the table in [`super`]).
+    #[inline]
+    pub fn deadline(&self, timeouts: Timeouts) -> i64 {
+        let idle = self.idle_deadline(timeouts);
+        if self.phase != Phase::Open || self.packets() == 0 {
+            return idle;
+        }
+        // A flow whose timestamps are far behind the clock is cut at the clock, not in the past.
+        idle.min(self.first().saturating_add(timeouts.active).max(self.seen))
+    }
+}
+
+impl Flow<'_> {
+    /// Begins the next part of the flow, or its stragglers: the counts start anew.
+    pub fn cut(&mut self) {
+        let hot = &mut *self.hot;
+        hot.sides = [hot.sides[0].cut(), hot.sides[1].cut()];
+        hot.arrivals = Arrivals::default();
+        self.cold.fragments = 0;
+        self.cold.checksum_errors = 0;
+        self.cold.interim_number = self.cold.interim_number.saturating_add(1);
+    }
+
+    /// Counts what few packets have: fragments and checksum errors.
+    pub fn count_faults(&mut self, fragment: Option<Fragment>, checksum_error: bool) {
+        self.cold.fragments = self.cold.fragments.saturating_add(u32::from(fragment.is_some()));
+        self.cold.checksum_errors = self
+            .cold
+            .checksum_errors
+            .saturating_add(u32::from(checksum_error));
+    }
+
+    /// Takes the direction and what is only told at the beginning from the flow's first packet.
+    pub fn begin(&mut self, packet: &Packet<'_>, flow_id: u64) {
+        let (basis, from_initiator) = match packet.transport {
+            Transport::Tcp(tcp) => super::tcp::initiator(&tcp),
+            _ => (Basis::FirstPacket, true),
+        };
+        self.hot.basis = basis;
+        self.hot.initiator_high = packet.from_high == from_initiator;
+        *self.cold = Cold {
+            flow_id,
+            ..Cold::default()
+        };
+        if let Transport::Icmp { kind, code } = packet.transport {
+            self.cold.icmp = [kind, code];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::meter::tests::Frame;
+
+    #[test]
+    fn a_flow_fits_its_budget() {
+        // Design §6: at most 400 B without layer-7 state and SPLT.
+        let state = size_of::<Hot>() + size_of::<Cold>() + crate::flow::expiry::TIMER_BYTES;
+        assert!(
+            state <= 400,
+            "{} + {} + timer = {state}",
+            size_of::<Hot>(),
+            size_of::<Cold>()
+        );
+    }
+
+    #[test]
+    fn deadlines_are_the_earlier_of_the_two_timeouts() {
+        let timeouts = Timeouts { idle: 10, active: 15 };
+        let mut hot = Hot::new(Frame::udp(1, 2).packet().key, 0);
+        hot.seen = 100;
+        assert_eq!(
+            hot.deadline(timeouts),
+            110,
+            "without packets only idleness counts"
+        );
+        hot.add(Direction::Forward, &Frame::udp(1, 2).packet(), 98, 60);
+        assert_eq!(hot.deadline(timeouts), 110);
+        hot.seen = 105;
+        assert_eq!(hot.deadline(timeouts), 113);
+        hot.seen = 200;
+        assert_eq!(hot.deadline(timeouts), 200, "not in the past");
+        hot.phase = Phase::Lingering;
+        assert_eq!(hot.deadline(timeouts), 200 + LINGER_NS);
+    }
+
+    #[test]
+    fn both_directions_together() {
+        let mut hot = Hot::new(Frame::udp(1, 2).packet().key, 0);
+        let frame = Frame::udp(1, 2);
+        let packet = |ip_length| Packet {
+            ip_length,
+            ..frame.packet()
+        };
+        hot.add(Direction::Reverse, &packet(100), 1000, 114);
+        hot.add(Direction::Forward, &packet(40), 1010, 60);
+        hot.add(Direction::Forward, &packet(70), 1005, 84);
+        let lengths = hot.lengths().unwrap();
+        assert_eq!((lengths.min, lengths.max), (40, 100));
+        assert_eq!(lengths.mean.to_bits(), 70.0_f64.to_bits());
+        assert!((lengths.stddev - 600.0_f64.sqrt()).abs() < 1e-12);
+        let intervals = hot.intervals().unwrap();
+        assert_eq!((intervals.min, intervals.max), (0, 10));
+        assert_eq!(intervals.mean.to_bits(), 5.0_f64.to_bits());
+        assert_eq!((hot.first(), hot.latest()), (1000, 1010));
+        assert_eq!(hot.side(Direction::Reverse).intervals(), None);
+        assert_eq!(hot.side(Direction::Forward).wire_bytes, 144);
+    }
+}

@@ -1,0 +1,212 @@
+//! The flow table.
+
+use wire::flowkey::FlowKey;
+
+use super::expiry::Expiry;
+use super::index::{Index, tag_of};
+use super::state::{Cold, Flow, Hot, Timeouts};
+
+/// The table holds as many flows as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull;
+
+/// What becomes of a flow after it was visited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It stays, and its deadline is what it was or later.
+    Keep,
+    /// It stays, and its deadline may be earlier than before.
+    Reschedule,
+    /// It goes.
+    Remove,
+}
+
+/// A bounded table of flows with their timers.
+///
+/// Flows are reached through closures, so that no reference to a flow outlives the call: a table with locks inside fits
+/// the same contract.
+pub trait FlowTable {
+    /// Visits the flow of `key`; makes it if there is none (then the visitor is told so and must fill it in).
+    fn with<R>(
+        &mut self,
+        key: &FlowKey,
+        hash: u64,
+        visit: impl FnOnce(Flow<'_>, bool) -> (R, Next),
+    ) -> Result<R, TableFull>;
+
+    /// Visits every flow whose deadline is before `now`, in the order of deadline and flow id. The visitor is given the
+    /// deadline.
+    fn expire(&mut self, now: i64, visit: impl FnMut(Flow<'_>, i64) -> Next);
+
+    /// A moment up to which nothing is due.
+    fn quiet_until(&self) -> i64;
+
+    /// Takes out the flow that has been silent for longest, or nearly so. False if the table is empty.
+    fn evict(&mut self, visit: impl FnOnce(Flow<'_>)) -> bool;
+
+    /// Takes out all flows, in the order of their ids.
+    fn drain(&mut self, visit: impl FnMut(Flow<'_>));
+
+    /// Flows in the table.
+    fn len(&self) -> usize;
+
+    /// Whether the table holds no flow.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How many flows whose deadline was postponed an eviction passes over in search of one that is silent: bounds the
+/// time that one packet can take.
+const EVICTION_PATIENCE: usize = 64;
+
+/// The table of one worker: no locks, all memory reserved at the start.
+#[derive(Debug)]
+pub struct Local {
+    index: Index,
+    hot: Vec<Hot>,
+    cold: Vec<Cold>,
+    /// Slots of `hot` and `cold` that are not in use.
+    free: Vec<u32>,
+    expiry: Expiry,
+    timeouts: Timeouts,
+    capacity: usize,
+}
+
+impl Local {
+    /// A table for `capacity` flows, at most [`super::MAX_FLOWS`].
+    pub fn new(capacity: usize, timeouts: Timeouts) -> Self {
+        let capacity = capacity.clamp(1, super::MAX_FLOWS);
+        Self {
+            index: Index::new(capacity),
+            hot: Vec::with_capacity(capacity),
+            cold: Vec::with_capacity(capacity),
+            free: Vec::new(),
+            expiry: Expiry::new(capacity),
+            timeouts,
+            capacity,
+        }
+    }
+
+    fn deadline_of(hot: &[Hot], cold: &[Cold], timeouts: Timeouts) -> impl Fn(u32) -> (i64, u64) {
+        move |slot| (hot[slot as usize].deadline(timeouts), cold[slot as usize].flow_id)
+    }
+
+    fn schedule(&mut self, slot: u32) {
+        let (deadline, flow_id) = Self::deadline_of(&self.hot, &self.cold, self.timeouts)(slot);
+        self.expiry.schedule(slot, deadline, flow_id);
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.expiry.cancel(slot);
+        self.index.remove(self.hot[slot as usize].tag, slot);
+        self.free.push(slot);
+    }
+
+    fn flow(&mut self, slot: u32) -> Flow<'_> {
+        Flow {
+            hot: &mut self.hot[slot as usize],
+            cold: &mut self.cold[slot as usize],
+        }
+    }
+
+    /// A slot for a new flow.
+    fn allocate(&mut self, key: &FlowKey, tag: u32) -> Result<u32, TableFull> {
+        if let Some(slot) = self.free.pop() {
+            self.hot[slot as usize] = Hot::new(*key, tag);
+            self.cold[slot as usize] = Cold::default();
+            return Ok(slot);
+        }
+        if self.hot.len() >= self.capacity {
+            return Err(TableFull);
+        }
+        self.hot.push(Hot::new(*key, tag));
+        self.cold.push(Cold::default());
+        Ok((self.hot.len() - 1) as u32)
+    }
+}
+
+impl FlowTable for Local {
+    #[inline]
+    fn with<R>(
+        &mut self,
+        key: &FlowKey,
+        hash: u64,
+        visit: impl FnOnce(Flow<'_>, bool) -> (R, Next),
+    ) -> Result<R, TableFull> {
+        let tag = tag_of(hash);
+        let hot = &self.hot;
+        let known = self.index.find(tag, |slot| hot[slot as usize].key == *key);
+        let (slot, fresh) = match known {
+            Some(slot) => (slot, false),
+            None => {
+                let slot = self.allocate(key, tag)?;
+                self.index.insert(tag, slot);
+                (slot, true)
+            }
+        };
+        let (result, next) = visit(self.flow(slot), fresh);
+        match next {
+            Next::Keep if !fresh => {}
+            Next::Keep | Next::Reschedule => self.schedule(slot),
+            Next::Remove => self.remove(slot),
+        }
+        Ok(result)
+    }
+
+    fn expire(&mut self, now: i64, mut visit: impl FnMut(Flow<'_>, i64) -> Next) {
+        loop {
+            let deadline_of = Self::deadline_of(&self.hot, &self.cold, self.timeouts);
+            let Some((slot, deadline)) = self.expiry.next_due(now, deadline_of) else {
+                return;
+            };
+            match visit(self.flow(slot), deadline) {
+                Next::Keep | Next::Reschedule => self.schedule(slot),
+                Next::Remove => self.remove(slot),
+            }
+        }
+    }
+
+    #[inline]
+    fn quiet_until(&self) -> i64 {
+        self.expiry.quiet_until()
+    }
+
+    fn evict(&mut self, visit: impl FnOnce(Flow<'_>)) -> bool {
+        let deadline_of = Self::deadline_of(&self.hot, &self.cold, self.timeouts);
+        // A busy flow whose active timeout is near is due, but not silent.
+        let silent = |slot: u32| {
+            let hot = &self.hot[slot as usize];
+            hot.deadline(self.timeouts) == hot.idle_deadline(self.timeouts)
+        };
+        let Some(slot) = self.expiry.first(EVICTION_PATIENCE, deadline_of, silent) else {
+            return false;
+        };
+        visit(self.flow(slot));
+        self.remove(slot);
+        true
+    }
+
+    fn drain(&mut self, mut visit: impl FnMut(Flow<'_>)) {
+        let mut slots: Vec<(u64, u32)> = Vec::with_capacity(self.len());
+        let mut used = vec![true; self.hot.len()];
+        for slot in &self.free {
+            used[*slot as usize] = false;
+        }
+        let in_use = used
+            .iter()
+            .enumerate()
+            .filter(|(_, used)| **used)
+            .map(|(slot, _)| slot as u32);
+        slots.extend(in_use.map(|slot| (self.cold[slot as usize].flow_id, slot)));
+        slots.sort_unstable();
+        for (_, slot) in slots {
+            visit(self.flow(slot));
+            self.remove(slot);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.hot.len() - self.free.len()
+    }
+}

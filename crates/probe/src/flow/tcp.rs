@@ -1,0 +1,159 @@
+//! TCP: sequence number analysis, handshake times, and when a connection is over.
+//!
+//! A passive probe sees what an endpoint may reject, and may miss what an endpoint got; so nothing here depends on a
+//! connection being well-behaved. Sequence numbers are compared modulo 2³² (RFC 9293 §3.4).
+
+use wire::decode::{Packet, Tcp};
+use wire::flowkey::Direction;
+
+use super::state::{Basis, Flow, Handshake, Phase, Side};
+
+/// FIN flag.
+pub const FIN: u16 = 0x01;
+/// SYN flag.
+pub const SYN: u16 = 0x02;
+/// RST flag.
+pub const RST: u16 = 0x04;
+/// ACK flag.
+pub const ACK: u16 = 0x10;
+
+/// What told the initiator, and whether it sent this first segment of a flow.
+pub fn initiator(tcp: &Tcp) -> (Basis, bool) {
+    match tcp.flags & (SYN | ACK) {
+        SYN => (Basis::Syn, true),
+        flags if flags == SYN | ACK => (Basis::SynAck, false),
+        _ => (Basis::FirstPacket, true),
+    }
+}
+
+/// How a segment changes its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// It goes on.
+    Continue,
+    /// Both FINs have been seen now.
+    Linger,
+    /// Both FINs are acknowledged: it is over with this segment.
+    Close,
+    /// It is over with this RST.
+    Reset,
+}
+
+/// Whether `a` lies after `b`.
+#[inline]
+pub fn is_after(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) > 0
+}
+
+/// Whether a segment starts a new connection on the ports of a flow: a SYN with another initial sequence number than
+/// the flow's, or the SYN-ACK to such a SYN, where the old connection is known to be over, or may be: it has ended, a
+/// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs.
+pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
+    let initial_sequence = match tcp.flags & (SYN | ACK | RST | FIN) {
+        SYN => tcp.sequence,
+        flags if flags == SYN | ACK => tcp.acknowledgement.wrapping_sub(1),
+        _ => return false,
+    };
+    let sides = &flow.hot.sides;
+    let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.fin);
+    let silent =
+        clock.saturating_sub(flow.hot.seen) > super::LINGER_NS && sides.iter().all(|side| side.begun);
+    if !over && !silent {
+        return false;
+    }
+    flow.hot.basis == Basis::FirstPacket || flow.cold.initial_sequence != initial_sequence
+}
+
+/// Takes a segment into account.
+#[inline]
+pub fn observe(
+    flow: &mut Flow<'_>,
+    direction: Direction,
+    packet: &Packet<'_>,
+    tcp: &Tcp,
+    time: i64,
+) -> Transition {
+    flow.hot.sides[usize::from(direction == Direction::Reverse)].flags |= tcp.flags;
+    if tcp.flags & RST != 0 {
+        return Transition::Reset;
+    }
+    if tcp.flags & SYN != 0 || flow.cold.handshake == Handshake::SynAck {
+        handshake(flow, direction, tcp, time);
+    }
+    let [forward, reverse] = &mut flow.hot.sides;
+    let (side, other) = match direction {
+        Direction::Forward => (forward, reverse),
+        Direction::Reverse => (reverse, forward),
+    };
+    sequence(side, packet.payload_length, tcp);
+    if tcp.flags & SYN != 0 {
+        side.maximum_segment_size = tcp.maximum_segment_size.unwrap_or(side.maximum_segment_size);
+    }
+    if !(side.fin || other.fin) && tcp.flags & FIN == 0 {
+        return Transition::Continue;
+    }
+    let both_before = side.fin && other.fin;
+    side.fin |= tcp.flags & FIN != 0;
+    if tcp.flags & ACK != 0 && other.fin && !is_after(other.sequence_end, tcp.acknowledgement) {
+        other.fin_acknowledged = true;
+    }
+    match (
+        side.fin && other.fin,
+        side.fin_acknowledged && other.fin_acknowledged,
+    ) {
+        (true, true) => Transition::Close,
+        (true, false) if !both_before => Transition::Linger,
+        _ => Transition::Continue,
+    }
+}
+
+/// Retransmissions and gaps (columns `tcp_retransmissions_fwd`, `tcp_out_of_order_fwd`).
+#[inline]
+fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
+    let occupied = payload_length
+        .wrapping_add(u32::from(tcp.flags & SYN != 0))
+        .wrapping_add(u32::from(tcp.flags & FIN != 0));
+    let end = tcp.sequence.wrapping_add(occupied);
+    if !side.begun {
+        side.begun = true;
+        side.sequence_end = end;
+        side.initial_window = tcp.window;
+    } else if occupied > 0 {
+        if is_after(tcp.sequence, side.sequence_end) {
+            side.out_of_order = side.out_of_order.saturating_add(1);
+        } else if !is_after(end, side.sequence_end) {
+            side.retransmissions = side.retransmissions.saturating_add(1);
+        }
+        if is_after(end, side.sequence_end) {
+            side.sequence_end = end;
+        }
+    }
+}
+
+/// Handshake times (columns `tcp_handshake_rtt_server_ns`, `tcp_handshake_rtt_client_ns`).
+fn handshake(flow: &mut Flow<'_>, direction: Direction, tcp: &Tcp, time: i64) {
+    let cold = &mut *flow.cold;
+    let since = |earlier: i64| if time > earlier { time.abs_diff(earlier) } else { 0 };
+    match (cold.handshake, direction, tcp.flags & (SYN | ACK)) {
+        (Handshake::Unseen, Direction::Forward, SYN) if flow.hot.basis == Basis::Syn => {
+            cold.initial_sequence = tcp.sequence;
+            cold.handshake_time = time;
+            cold.handshake = Handshake::Syn;
+        }
+        (Handshake::Unseen, Direction::Reverse, flags)
+            if flags == SYN | ACK && flow.hot.basis == Basis::SynAck && !flow.hot.sides[1].begun =>
+        {
+            cold.initial_sequence = tcp.acknowledgement.wrapping_sub(1);
+        }
+        (Handshake::Syn, Direction::Reverse, flags) if flags == SYN | ACK => {
+            cold.server_rtt = since(cold.handshake_time);
+            cold.handshake_time = time;
+            cold.handshake = Handshake::SynAck;
+        }
+        (Handshake::SynAck, Direction::Forward, ACK) => {
+            cold.handshake_time = i64::try_from(since(cold.handshake_time)).unwrap_or(i64::MAX);
+            cold.handshake = Handshake::Complete;
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,73 @@
+"""`dpi-probe run`: the whole probe."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-i", "--capture-iface", metavar="IFACE", help="Capture from this interface [CAPTURE_IFACE].")
+@click.option(
+    "-r", "--file", "files", metavar="FILE", multiple=True, help="Read capture files instead; may be given several times."
+)
+@click.option("-f", "--capture-filter", metavar="BPF", help="Meter only what this tcpdump filter passes [CAPTURE_FILTER].")
+@click.option(
+    "-c", "--config", "config_file", metavar="TOML", type=click.Path(path_type=Path), help="Settings file; names as in the environment, in lower case."
+)
+@click.option("--core-api-url", metavar="URL", help="Deliver to this Core; else seal and spool only [CORE_API_URL].")
+@click.option("--buffer-dir", metavar="DIR", help="Spool directory [BUFFER_DIR].")
+@click.option("--probe-cert-path", metavar="PEM", help="The probe's certificate [PROBE_CERT_PATH].")
+@click.option("--probe-key-path", metavar="PEM", help="The probe's private key [PROBE_KEY_PATH].")
+@click.option("--ca-cert-path", metavar="PEM", help="The CA of the Core [CA_CERT_PATH].")
+@click.option("--probe-id", metavar="ID", help="Name in the manifests; default: certificate name/IFACE [PROBE_ID].")
+@click.option("--flow-timeout-seconds", metavar="S", help="Idle timeout; default 300 [FLOW_TIMEOUT_SECONDS].")
+@click.option("--flow-active-timeout-seconds", metavar="S", help="Active timeout; default 1800 [FLOW_ACTIVE_TIMEOUT_SECONDS].")
+@click.option("--max-buffer-size-mb", metavar="MB", help="Bound of resident memory; default 1024 [MAX_BUFFER_SIZE_MB].")
+@click.option("--max-spool-size-mb", metavar="MB", help="Bound of the spool; default 4096 [MAX_SPOOL_SIZE_MB].")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final books to this file, as JSON.")
+def command(files: tuple[str, ...], config_file: Path | None, report: Path | None, **flags: Any) -> None:
+    """Capture packets, seal their flow records and deliver them to a Core.
+
+    Every setting can be given as a flag, as an environment variable (the name in brackets), or in a TOML file, in this
+    order of precedence; docs/reference/config.md lists them all. SIGTERM and Ctrl-C end the probe cleanly: open flows
+    are exported, sealed and delivered, and what no receipt has come for stays in the spool.
+
+    \b
+    dpi-probe run -i eth0 --core-api-url https://core.example:8443
+    dpi-probe run -r old.pcap --buffer-dir ./spool
+    CAPTURE_IFACE=eth0 MAX_BUFFER_SIZE_MB=512 dpi-probe run -c probe.toml
+    """
+    from dpi_probe._probe import Probe  # imported late: `--help` must not load the data plane
+    from dpi_probe.config import load
+    from dpi_probe.errors import ConfigError
+
+    settings = load(flags, config_file)
+    if settings.capture_iface is None and not files:
+        msg = "nothing to capture from: give -i IFACE (CAPTURE_IFACE) or -r FILE"
+        raise ConfigError(msg)
+    if settings.capture_iface is not None and files:
+        msg = f"capture from interface {settings.capture_iface} or from files, not both"
+        raise ConfigError(msg)
+
+    probe = Probe.from_settings(settings, files)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        probe.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    probe.start()
+    try:
+        probe.join()
+    finally:
+        if report is not None:
+            report.write_text(json.dumps(probe.accounts(), indent=1) + "\n")
+        click.echo(probe.summary(), err=True)

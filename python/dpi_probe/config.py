@@ -1,0 +1,216 @@
+"""The probe's settings: one model, from which the reference page, the example TOML and the errors are made.
+
+Precedence: flag > environment > TOML file > default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from dpi_probe.errors import ConfigError
+
+
+class ProbeSettings(BaseSettings):
+    """Settings of `dpi-probe run`. Each name is also an environment variable, in upper case."""
+
+    model_config = SettingsConfigDict(extra="forbid", validate_default=True, str_strip_whitespace=True)
+
+    capture_iface: Annotated[
+        str | None,
+        Field(description="Interface to capture from. One probe runs per interface.", examples=["eth0"]),
+    ] = None
+    capture_filter: Annotated[
+        str | None,
+        Field(description="BPF filter in tcpdump's language; what it passes over is not metered.", examples=["not port 22"]),
+    ] = None
+    promiscuous: Annotated[
+        bool, Field(description="Whether to put the interface into promiscuous mode.")
+    ] = True
+    flow_timeout_seconds: Annotated[
+        float,
+        Field(gt=0, le=86_400, description="Idle timeout in seconds: a flow ends when no packet came for so long."),
+    ] = 300.0
+    flow_active_timeout_seconds: Annotated[
+        float,
+        Field(gt=0, le=604_800, description="Active timeout in seconds: a longer flow is cut into interim records."),
+    ] = 1800.0
+    max_buffer_size_mb: Annotated[
+        int,
+        Field(ge=128, le=1_048_576, description="Bound of the probe's resident memory in MiB: rings, flow table, queues, everything."),
+    ] = 1024
+    max_spool_size_mb: Annotated[
+        int, Field(ge=1, le=1_073_741_824, description="Bound of the spool on disk in MiB.")
+    ] = 4096
+    spool_when_full: Annotated[
+        Literal["drop_oldest", "drop_newest"],
+        Field(description="Which batch gives way when the spool is full. Its manifest is kept, so that the hole is signed."),
+    ] = "drop_oldest"
+    backpressure_threshold: Annotated[
+        int,
+        Field(ge=1, description="Events sealed or waiting but not acknowledged, above which the probe counts itself under back-pressure."),
+    ] = 250_000
+    core_api_url: Annotated[
+        str | None,
+        Field(description="Where the Core listens; without it batches are sealed and spooled only.", examples=["https://core.example:8443"]),
+    ] = None
+    buffer_dir: Annotated[
+        Path | None,
+        Field(description="Directory of the spool. Default: /var/lib/dpi-probe/IFACE."),
+    ] = None
+    probe_cert_path: Annotated[
+        Path | None, Field(description="The probe's certificate (PEM, RSA-4096). Default: /etc/dpi-probe/probe.pem.")
+    ] = Path("/etc/dpi-probe/probe.pem")
+    probe_key_path: Annotated[
+        Path | None, Field(description="The probe's private key (PEM), readable by its owner only.")
+    ] = Path("/etc/dpi-probe/probe.key")
+    ca_cert_path: Annotated[
+        Path | None, Field(description="Certificate of the CA that issued the Core's certificate (PEM).")
+    ] = Path("/etc/dpi-probe/ca.pem")
+    probe_id: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._@:-]+)*$",
+            max_length=128,
+            description="Name of this probe in its manifests: the name in its certificate, or that name, `/` and more. Default: NAME/IFACE.",
+        ),
+    ] = None
+    health_report_interval_seconds: Annotated[
+        float, Field(ge=0.1, le=86_400, description="Seconds between two signed ledgers.")
+    ] = 60.0
+    seal_linger_seconds: Annotated[
+        float,
+        Field(gt=0, le=60, description="Longest time in seconds that a record waits for its batch to fill before the batch is sealed."),
+    ] = 0.02
+    shutdown_timeout_seconds: Annotated[
+        float,
+        Field(ge=0, le=3600, description="Longest time in seconds that a stopping probe waits for receipts; what is left stays in the spool."),
+    ] = 10.0
+    spool_fsync: Annotated[
+        Literal["batch", "never"],
+        Field(description="Whether every sealed batch is flushed to the disk before it counts as spooled."),
+    ] = "batch"
+    log_level: Annotated[
+        Literal["error", "warning", "info", "debug"], Field(description="Least severe messages that are logged.")
+    ] = "info"
+
+    @field_validator("capture_iface")
+    @classmethod
+    def _interface_name(cls, value: str | None) -> str | None:
+        # IFNAMSIZ is 16 with the final NUL; the kernel forbids "/" and white space.
+        if value is not None and not re.fullmatch(r"[^\s/]{1,15}", value):
+            msg = "an interface name has 1 to 15 characters, none of them white space or '/'"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("core_api_url")
+    @classmethod
+    def _https(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https://[^\s/?#]+/?", value):
+            msg = "https://HOST[:PORT] is expected"
+            raise ValueError(msg)
+        return value.rstrip("/") if value else None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag > environment > TOML > default."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def interface_label(self) -> str:
+        """What stands for the interface in default paths and the probe id."""
+        return self.capture_iface or "file"
+
+    @property
+    def spool_directory(self) -> Path:
+        """The spool's directory, of this interface alone unless set."""
+        return self.buffer_dir or Path("/var/lib/dpi-probe") / self.interface_label
+
+
+def load(flags: dict[str, Any] | None = None, toml_file: Path | None = None) -> ProbeSettings:
+    """Read the settings from `flags`, the environment and `toml_file`, in this order of precedence.
+
+    Flags that are None count as not given. Raises ConfigError with one line that names the setting, its value, where
+    it came from and what is allowed.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    from_file = _read_toml(toml_file) if toml_file is not None else {}
+
+    class FileSettings(ProbeSettings):
+        model_config = SettingsConfigDict(toml_file=toml_file)
+
+    try:
+        return FileSettings(**given)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, given, from_file, toml_file)) from None
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The file's content, or a ConfigError that names the line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"configuration file {path}: {error.strerror}"
+        raise ConfigError(msg) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"configuration file {path} is not TOML: {error}"
+        raise ConfigError(msg) from None
+
+
+def _one_line(error: ValidationError, flags: dict[str, Any], from_file: dict[str, Any], path: Path | None) -> str:
+    """One line for the first fault: setting, value, origin, what is allowed."""
+    fault = error.errors(include_url=False)[0]
+    name = str(fault["loc"][0]) if fault["loc"] else "configuration"
+    if name in flags:
+        setting, origin = f"--{name.replace('_', '-')}", "command line"
+    elif name.upper() in os.environ:
+        setting, origin = name.upper(), "environment"
+    else:
+        setting, origin = name, str(path) if name in from_file else "default"
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, ProbeSettings.model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; the settings are listed in docs/reference/config.md"
+        return f"{setting} ({origin}): there is no such setting{hint}"
+    wanted = allowed(name) or fault["msg"].removeprefix("Value error, ")
+    return f"{setting}={fault['input']!r} ({origin}): {wanted}"
+
+
+def allowed(name: str) -> str:
+    """What the setting takes, in words; empty where its description says all."""
+    field = ProbeSettings.model_fields[name]
+    schema = ProbeSettings.model_json_schema()["properties"][name]
+    choices = [schema, *schema.get("anyOf", [])]
+    for choice in choices:
+        if "enum" in choice:
+            return "allowed: " + ", ".join(choice["enum"])
+    kind = next((c["type"] for c in choices if c.get("type") in ("integer", "number", "boolean")), None)
+    if kind == "boolean":
+        return "allowed: true, false"
+    if kind is not None:
+        limits = {type(item).__name__: item for item in field.metadata}
+        low = f"more than {limits['Gt'].gt:.15g}" if "Gt" in limits else f"at least {limits['Ge'].ge:.15g}"
+        high = f", at most {limits['Le'].le:.15g}" if "Le" in limits else ""
+        return f"allowed: {'a whole number' if kind == 'integer' else 'a number'}, {low}{high}"
+    return ""

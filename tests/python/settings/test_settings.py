@@ -1,0 +1,71 @@
+"""Precedence and error lines of the probe's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpi_probe.config import load
+from dpi_probe.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLOW_TIMEOUT_SECONDS", "MAX_BUFFER_SIZE_MB", "CAPTURE_IFACE", "BUFFER_DIR", "PROMISCUOUS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "probe.toml"
+    file.write_text("flow_timeout_seconds = 10\nmax_buffer_size_mb = 200\ncapture_iface = 'eth7'\n")
+    monkeypatch.setenv("FLOW_TIMEOUT_SECONDS", "20")
+    monkeypatch.setenv("MAX_BUFFER_SIZE_MB", "300")
+    settings = load({"flow_timeout_seconds": "30", "max_spool_size_mb": None}, file)
+    assert settings.flow_timeout_seconds == 30
+    assert settings.max_buffer_size_mb == 300
+    assert settings.capture_iface == "eth7"
+    assert settings.max_spool_size_mb == 4096
+
+
+def test_default_paths_name_the_interface() -> None:
+    assert load({"capture_iface": "eth1"}).spool_directory == Path("/var/lib/dpi-probe/eth1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "file", "parts"),
+    [
+        ({"max_buffer_size_mb": "3"}, {}, "", ["--max-buffer-size-mb='3'", "command line", "at least 128"]),
+        ({}, {"FLOW_TIMEOUT_SECONDS": "abc"}, "", ["FLOW_TIMEOUT_SECONDS='abc'", "environment", "more than 0, at most 86400"]),
+        ({}, {"FLOW_TIMEOUT_SECONDS": "nan"}, "", ["FLOW_TIMEOUT_SECONDS='nan'", "more than 0"]),
+        ({}, {}, "spool_fsync = 'x'", ["spool_fsync='x'", "probe.toml", "batch, never"]),
+        ({}, {}, "flow_timout_seconds = 3", ["flow_timout_seconds", "no such setting", "did you mean flow_timeout_seconds?"]),
+        ({}, {}, "x =", ["probe.toml is not TOML"]),
+        ({"core_api_url": "http://core"}, {}, "", ["--core-api-url='http://core'", "https://HOST[:PORT]"]),
+        ({}, {"CAPTURE_IFACE": "eth0/../x"}, "", ["CAPTURE_IFACE='eth0/../x'", "interface name"]),
+        ({}, {"PROMISCUOUS": "maybe"}, "", ["PROMISCUOUS='maybe'", "true, false"]),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_line_that_names_all(
+    flags: dict[str, str],
+    environment: dict[str, str],
+    file: str,
+    parts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "probe.toml"
+    path.write_text(file)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as caught:
+        load(flags, path)
+    line = str(caught.value)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.toml: No such file or directory"):
+        load({}, tmp_path / "nowhere.toml")
