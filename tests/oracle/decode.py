@@ -107,7 +107,7 @@ def _link(packet: Packet, data: bytes) -> tuple[int, int]:
         start = 20
     elif link_type in (12, 14, 101, 228, 229):
         return {4: _IPV4, 6: _IPV6}.get(data[0] >> 4, 0), 0
-    elif link_type in (0, 108):  # BSD loopback: the address family in the writer's byte order; the version tells as well
+    elif link_type in (0, 108):  # BSD loopback: a family that differs by system, but the IP version tells
         return {4: _IPV4, 6: _IPV6}.get(data[4] >> 4, 0), 4
     else:
         raise NoFlowError

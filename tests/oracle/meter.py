@@ -42,6 +42,10 @@ class Side:
     fin_end: int | None = None
     """The sequence number after its FIN."""
     fin_acknowledged: bool = False
+    initial_window: int | None = None
+    """Of its first segment that is not a RST."""
+    segment_size: int | None = None
+    """The maximum segment size option of its SYN."""
 
 
 @dataclass
@@ -53,7 +57,8 @@ class Handshake:
     syn: int | None = None
     syn_ack: int | None = None
     syn_ack_sequence: int = 0
-    complete: bool = False
+    server_round_trip: int | None = None
+    client_round_trip: int | None = None
 
 
 @dataclass
@@ -123,7 +128,8 @@ class Meter:
         for packet in self._fragments.give_up(None):
             self._packet(packet)
         for flow in list(self._flows.values()):
-            self._end(flow, "straggler" if flow.tombstone else "forced_end", self.clock)
+            closing = self._limit(flow)[1] if flow.deadline is not None else "forced_end"
+            self._end(flow, closing, self.clock)
         self._flows.clear()
 
     # When records end
@@ -152,7 +158,6 @@ class Meter:
                     break
                 self._end(flow, reason, moment)
                 if reason == "active_timeout":
-                    flow.interim += 1
                     continue
                 if reason == "end_of_flow":
                     self._bury(flow, moment)
@@ -167,12 +172,12 @@ class Meter:
         if flow.seen:
             self.ended.append(Ended(moment, make_record(flow, reason)))
             flow.seen = []
+            flow.interim += 1
 
     def _bury(self, flow: Flow, moment: int) -> None:
         """What still comes for the key is a straggler."""
         flow.tombstone = True
         flow.deadline = moment + LINGER
-        flow.interim = 0
         self._next_due = None if self._next_due is None else min(self._next_due, flow.deadline)
 
     def _now(self) -> int:
@@ -242,40 +247,41 @@ class Meter:
         side, other = flow.sides if observation.forward else flow.sides[::-1]
         if not tcp.flags & RST:
             if side.next_sequence is None:
-                side.next_sequence = end
+                side.next_sequence, side.initial_window = end, tcp.window
             else:
                 observation.retransmission = length > 0 and not later(end, side.next_sequence)
                 observation.out_of_order = length > 0 and later(tcp.sequence, side.next_sequence)
                 if later(end, side.next_sequence):
                     side.next_sequence = end
+        if tcp.flags & SYN and side.segment_size is None:
+            side.segment_size = tcp.maximum_segment_size
         if tcp.flags & FIN:
             side.fin_end = end
         if tcp.flags & ACK and other.fin_end is not None and not later(other.fin_end, tcp.acknowledgement):
             other.fin_acknowledged = True
-        self._handshake(flow, packet, observation)
+        self._handshake(flow, packet, forward=observation.forward)
 
     @staticmethod
-    def _handshake(flow: Flow, packet: Packet, observation: Observation) -> None:
+    def _handshake(flow: Flow, packet: Packet, *, forward: bool) -> None:
         tcp, opening, time = packet.tcp, flow.handshake, packet.frame.time_ns
         assert tcp is not None
         kind = tcp.flags & (SYN | ACK | RST)
-        if kind == SYN and observation.forward and opening.syn is None:
+        if kind == SYN and forward and opening.syn is None:
             opening.syn, opening.initial_sequence = time, tcp.sequence
-        elif kind == SYN | ACK and not observation.forward and opening.syn_ack is None:
+        elif kind == SYN | ACK and not forward and opening.syn_ack is None:
             opening.syn_ack, opening.syn_ack_sequence = time, tcp.sequence
             if opening.initial_sequence is None:
                 opening.initial_sequence = (tcp.acknowledgement - 1) % (1 << 32)
             if opening.syn is not None:
-                observation.server_round_trip = max(time - opening.syn, 0)
+                opening.server_round_trip = max(time - opening.syn, 0)
         elif (
             kind == ACK
-            and observation.forward
+            and forward
             and opening.syn_ack is not None
-            and not opening.complete
+            and opening.client_round_trip is None
             and not later((opening.syn_ack_sequence + 1) % (1 << 32), tcp.acknowledgement)
         ):
-            opening.complete = True
-            observation.client_round_trip = max(time - opening.syn_ack, 0)
+            opening.client_round_trip = max(time - opening.syn_ack, 0)
 
     def _close(self, flow: Flow, packet: Packet) -> None:
         """End a connection with its closing segment, or set the time to wait for it."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tests.oracle.meter import Flow
 
 SPLT_PACKETS = 20
-SYN, ACK = 0x02, 0x10
 
 
 @dataclass
@@ -27,8 +26,6 @@ class Observation:
     forward: bool
     retransmission: bool = False
     out_of_order: bool = False
-    server_round_trip: int | None = None
-    client_round_trip: int | None = None
 
     @property
     def time_ns(self) -> int:
@@ -37,8 +34,9 @@ class Observation:
 
 
 def gaps(seen: list[Observation]) -> list[int]:
-    """Times between consecutive packets in capture order; a step back counts as 0."""
-    return [max(b.time_ns - a.time_ns, 0) for a, b in itertools.pairwise(seen)]
+    """By how much each packet but the first is later than all before it, in capture order; 0 where it is not."""
+    times = [one.time_ns for one in seen]
+    return [max(time - latest, 0) for latest, time in zip(itertools.accumulate(times, max), times[1:], strict=False)]
 
 
 def time_text(time_ns: int) -> str:
@@ -63,7 +61,7 @@ def make_record(flow: Flow, reason: str) -> dict[str, Any]:
             record[f"ttl_min_{suffix}"] = min(one.packet.ttl for one in seen)
             record[f"ttl_max_{suffix}"] = max(one.packet.ttl for one in seen)
     if flow.key[1] == TCP:
-        record.update(_tcp(flow.seen))
+        record.update(_tcp(flow))
     first = flow.seen[:SPLT_PACKETS]
     record["splt_lengths"] = [one.packet.ip_length for one in first]
     record["splt_directions"] = [1 if one.forward else -1 for one in first]
@@ -136,23 +134,19 @@ def _statistics(seen: list[Observation]) -> dict[str, Any]:
     return columns
 
 
-def _tcp(seen: list[Observation]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for suffix, part in _directions(seen):
-        segments = [one for one in part if one.packet.tcp is not None]
-        headers = [one.packet.tcp for one in segments if one.packet.tcp is not None]
-        columns[f"tcp_retransmissions_{suffix}"] = sum(one.retransmission for one in segments)
-        columns[f"tcp_out_of_order_{suffix}"] = sum(one.out_of_order for one in segments)
-        if not headers:
-            continue
+def _tcp(flow: Flow) -> dict[str, Any]:
+    """Counts of the record; what the opening segments said, which all records of the flow repeat."""
+    columns: dict[str, Any] = {
+        "tcp_handshake_rtt_server_ns": flow.handshake.server_round_trip,
+        "tcp_handshake_rtt_client_ns": flow.handshake.client_round_trip,
+    }
+    for (suffix, part), side in zip(_directions(flow.seen), flow.sides, strict=True):
+        columns[f"tcp_retransmissions_{suffix}"] = sum(one.retransmission for one in part)
+        columns[f"tcp_out_of_order_{suffix}"] = sum(one.out_of_order for one in part)
         flags = 0
-        for header in headers:
-            flags |= header.flags
+        for one in part:
+            flags |= one.packet.tcp.flags if one.packet.tcp is not None else 0
         columns[f"tcp_flags_{suffix}"] = flags
-        columns[f"tcp_initial_window_{suffix}"] = headers[0].window
-        sizes = [header.maximum_segment_size for header in headers if header.flags & SYN]
-        columns[f"tcp_mss_{suffix}"] = next((size for size in sizes if size is not None), None)
-    for name in ("server", "client"):
-        times = [getattr(one, f"{name}_round_trip") for one in seen]
-        columns[f"tcp_handshake_rtt_{name}_ns"] = next((time for time in times if time is not None), None)
+        columns[f"tcp_initial_window_{suffix}"] = side.initial_window
+        columns[f"tcp_mss_{suffix}"] = side.segment_size
     return columns
