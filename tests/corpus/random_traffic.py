@@ -18,7 +18,16 @@ FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 
 _FLAGS = (SYN, SYN, SYN | ACK, SYN | ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, FIN | ACK, FIN, RST, RST | ACK, 0)
 _STEPS = (0, 1, 1000, 1_000_000, SECOND, 4 * SECOND, 5 * SECOND, 5 * SECOND + 1, 29 * SECOND, 100 * SECOND)
-_LEAPS = (300 * SECOND, 300 * SECOND + 1, 1500 * SECOND, 1800 * SECOND, -SECOND, -3 * SECOND, -400 * SECOND, 9000 * SECOND)
+_LEAPS = (
+    300 * SECOND,
+    300 * SECOND + 1,
+    1500 * SECOND,
+    1800 * SECOND,
+    -SECOND,
+    -3 * SECOND,
+    -400 * SECOND,
+    9000 * SECOND,
+)
 
 
 class Traffic:
@@ -52,7 +61,7 @@ class Traffic:
         if kind == "udp":
             return self._ip(source, destination, 17, self._udp())
         if kind == "icmp":
-            body = bytes([self._random.choice((0, 3, 8, 11)), self._random.choice((0, 1)), 0, 0]) + bytes(8)
+            body = bytes([self._random.choice((0, 3, 8, 11)), self._random.choice((0, 1)), 1, 2]) + bytes(8)
             return self._ip(source, destination, 1, body)
         if kind == "other":
             return self._ip(source, destination, 253, bytes(self._random.randrange(30)))
@@ -68,7 +77,9 @@ class Traffic:
         sequence, acknowledgement = (
             (self._base + self._random.choice((0, 1, 1, 2, 5, 6, 9, 12, 30))) % (1 << 32) for _ in range(2)
         )
-        options = b"\x02\x04" + struct.pack("!H", self._random.choice((536, 1460))) if self._random.random() < 0.3 else b""
+        options = (
+            b"\x02\x04" + struct.pack("!H", self._random.choice((536, 1460))) if self._random.random() < 0.3 else b""
+        )
         offset = (20 + len(options)) // 4 << 4
         payload = bytes(self._random.choice((0, 0, 0, 1, 4, 11)))
         flags, window = self._random.choice(_FLAGS), self._random.randrange(1, 65_536)

@@ -49,11 +49,11 @@ class Fragments:
             one.source_port, one.destination_port = datagram.first.source_port, datagram.first.destination_port
         return ready
 
-    def give_up(self, clock: int | None) -> list[Packet]:
-        """Forget the datagrams whose time is up (all, without a clock); what still waits counts without ports."""
-        orphans: list[Packet] = []
-        for key, datagram in list(self._datagrams.items()):
-            if clock is None or clock > datagram.deadline:
-                orphans += datagram.waiting
-                del self._datagrams[key]
-        return orphans
+    def give_up(self, clock: int | None) -> list[tuple[int, list[Packet]]]:
+        """Forget the datagrams whose time is up (all, without a clock): when it was, and what waited in vain."""
+        due = [
+            (datagram.deadline, key)
+            for key, datagram in self._datagrams.items()
+            if clock is None or clock > datagram.deadline
+        ]
+        return [(deadline, self._datagrams.pop(key).waiting) for deadline, key in sorted(due, key=lambda one: one[0])]

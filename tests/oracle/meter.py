@@ -39,9 +39,10 @@ class Side:
 
     next_sequence: int | None = None
     """The sequence number after the highest one seen."""
-    fin_end: int | None = None
-    """The sequence number after its FIN."""
+    fin: bool = False
+    """Whether a FIN was seen."""
     fin_acknowledged: bool = False
+    """Whether the other side has acknowledged all that was sent, the FIN with it."""
     initial_window: int | None = None
     """Of its first segment that is not a RST."""
     segment_size: int | None = None
@@ -52,11 +53,8 @@ class Side:
 class Handshake:
     """The times of the opening segments."""
 
-    initial_sequence: int | None = None
-    """Of the initiator's SYN."""
     syn: int | None = None
     syn_ack: int | None = None
-    syn_ack_sequence: int = 0
     server_round_trip: int | None = None
     client_round_trip: int | None = None
 
@@ -69,11 +67,12 @@ class Flow:
     initiator: Endpoint
     basis: str
     first: Packet
+    initial_sequence: int | None
+    """TCP: of the initiator's SYN, where the flow begins with it or with its answer."""
     interim: int = 0
     seen: list[Observation] = field(default_factory=list)
     """The packets of the present record."""
     last_clock: int = 0
-    last_time: int = 0
     deadline: int | None = None
     """TCP: when both FINs are seen, the moment to end without the last ACK; for a tombstone its end."""
     tombstone: bool = False
@@ -125,8 +124,9 @@ class Meter:
         """The input has ended."""
         if self.clock is None:
             return
-        for packet in self._fragments.give_up(None):
-            self._packet(packet)
+        for _, packets in self._fragments.give_up(None):
+            for packet in packets:
+                self._packet(packet)
         for flow in list(self._flows.values()):
             closing = self._limit(flow)[1] if flow.deadline is not None else "forced_end"
             self._end(flow, closing, self.clock)
@@ -140,15 +140,24 @@ class Meter:
             return flow.deadline, "straggler" if flow.tombstone else "end_of_flow"
         idle = flow.last_clock + self.idle_timeout
         if flow.seen:
-            active = flow.seen[0].time_ns + self.active_timeout
+            # Time stamps far behind the clock do not cut a record in the past.
+            active = max(flow.seen[0].time_ns + self.active_timeout, flow.last_clock)
             if active < idle:
                 return active, "active_timeout"
         return idle, "idle_timeout"
 
     def _expire(self) -> None:
+        """End what is due, in the order of its moments; orphaned fragments are metered at theirs."""
         clock = self._now()
-        for packet in self._fragments.give_up(clock):
-            self._packet(packet)
+        for moment, packets in self._fragments.give_up(clock):
+            self._expire_flows(moment)
+            self.clock = moment
+            for packet in packets:
+                self._packet(packet)
+        self.clock = clock
+        self._expire_flows(clock)
+
+    def _expire_flows(self, clock: int) -> None:
         if self._next_due is not None and clock <= self._next_due:
             return
         for key, flow in list(self._flows.items()):
@@ -195,8 +204,8 @@ class Meter:
         if flow is not None and self._replaces(flow, packet):
             self._end(flow, "straggler" if flow.tombstone else "end_of_flow", self._now())
             flow = None
-        if flow is not None and flow.deadline is None and packet.frame.time_ns - flow.last_time > self.idle_timeout:
-            self._end(flow, "idle_timeout", flow.last_clock + self.idle_timeout)
+        if flow is not None and flow.deadline is None and self._idle_for(flow, packet) > self.idle_timeout:
+            self._end(flow, "idle_timeout", min(flow.last_clock + self.idle_timeout, self._now()))
             flow = None
         if flow is None:
             flow = self._flows[key] = self._open(key, packet, source, destination)
@@ -206,82 +215,77 @@ class Meter:
             self._tcp(flow, packet, observation)
         flow.scopes.add((tuple(packet.vlans), tuple(packet.tunnels)))
         flow.seen.append(observation)
-        flow.last_clock, flow.last_time = self._now(), packet.frame.time_ns
+        flow.last_clock = self._now()
         if packet.tcp is not None and not flow.tombstone:
             self._close(flow, packet)
         moment = self._limit(flow)[0] if flow.seen or flow.deadline is not None else None
         if moment is not None:
             self._next_due = moment if self._next_due is None else min(self._next_due, moment)
 
+    @staticmethod
+    def _idle_for(flow: Flow, packet: Packet) -> int:
+        """How much later than the present record's latest time stamp the packet is by its own."""
+        return max((packet.frame.time_ns - max(one.time_ns for one in flow.seen)) if flow.seen else 0, 0)
+
     def _open(self, key: Key, packet: Packet, source: Endpoint, destination: Endpoint) -> Flow:
-        flags = packet.tcp.flags if packet.tcp else 0
-        if flags & SYN and flags & ACK:
-            return Flow(key, destination, "syn_ack", packet)
-        return Flow(key, source, "syn" if flags & SYN else "first_packet", packet)
+        tcp = packet.tcp
+        if tcp is None or not tcp.flags & SYN:
+            return Flow(key, source, "first_packet", packet, None)
+        if tcp.flags & ACK:
+            return Flow(key, destination, "syn_ack", packet, (tcp.acknowledgement - 1) % (1 << 32))
+        return Flow(key, source, "syn", packet, tcp.sequence)
 
     def _replaces(self, flow: Flow, packet: Packet) -> bool:
         """Whether a segment opens a new connection on the ports of one that is over, or may be."""
-        if packet.tcp is None or not packet.tcp.flags & SYN:
+        if packet.tcp is None or packet.tcp.flags & (SYN | RST | FIN) != SYN:
             return False
         answered = (packet.tcp.acknowledgement - 1) % (1 << 32)
         initial = answered if packet.tcp.flags & ACK else packet.tcp.sequence
-        if initial == flow.handshake.initial_sequence:
+        if initial == flow.initial_sequence:
             return False
-        finished = any(side.fin_end is not None for side in flow.sides)
-        silent = self._now() - flow.last_clock > LINGER and self._beyond_opening(flow)
+        finished = any(side.fin for side in flow.sides)
+        answered_both = all(side.next_sequence is not None for side in flow.sides)
+        silent = answered_both and self._now() - flow.last_clock > LINGER
         return flow.tombstone or finished or silent
-
-    @staticmethod
-    def _beyond_opening(flow: Flow) -> bool:
-        """Whether a segment other than a SYN has been seen."""
-        return flow.interim > 0 or any(
-            seen.packet.tcp is not None and not seen.packet.tcp.flags & SYN for seen in flow.seen
-        )
 
     def _tcp(self, flow: Flow, packet: Packet, observation: Observation) -> None:
         """Sequence numbers and handshake times."""
         tcp = packet.tcp
         assert tcp is not None
+        if tcp.flags & RST:
+            return
         length = packet.payload_length + bool(tcp.flags & SYN) + bool(tcp.flags & FIN)
         end = (tcp.sequence + length) % (1 << 32)
         side, other = flow.sides if observation.forward else flow.sides[::-1]
-        if not tcp.flags & RST:
-            if side.next_sequence is None:
-                side.next_sequence, side.initial_window = end, tcp.window
-            else:
-                observation.retransmission = length > 0 and not later(end, side.next_sequence)
-                observation.out_of_order = length > 0 and later(tcp.sequence, side.next_sequence)
-                if later(end, side.next_sequence):
-                    side.next_sequence = end
-        if tcp.flags & SYN and side.segment_size is None:
+        if side.next_sequence is None:
+            side.next_sequence, side.initial_window = end, tcp.window
+        elif length > 0:
+            observation.out_of_order = later(tcp.sequence, side.next_sequence)
+            observation.retransmission = not observation.out_of_order and not later(end, side.next_sequence)
+            if later(end, side.next_sequence):
+                side.next_sequence = end
+        if tcp.flags & SYN and tcp.maximum_segment_size is not None:
             side.segment_size = tcp.maximum_segment_size
-        if tcp.flags & FIN:
-            side.fin_end = end
-        if tcp.flags & ACK and other.fin_end is not None and not later(other.fin_end, tcp.acknowledgement):
-            other.fin_acknowledged = True
+        side.fin |= bool(tcp.flags & FIN)
+        if tcp.flags & ACK and other.fin and other.next_sequence is not None:
+            other.fin_acknowledged |= not later(other.next_sequence, tcp.acknowledgement)
         self._handshake(flow, packet, forward=observation.forward)
 
     @staticmethod
     def _handshake(flow: Flow, packet: Packet, *, forward: bool) -> None:
-        tcp, opening, time = packet.tcp, flow.handshake, packet.frame.time_ns
+        """Round trips, where the flow begins with its SYN."""
+        tcp, times, time = packet.tcp, flow.handshake, packet.frame.time_ns
         assert tcp is not None
-        kind = tcp.flags & (SYN | ACK | RST)
-        if kind == SYN and forward and opening.syn is None:
-            opening.syn, opening.initial_sequence = time, tcp.sequence
-        elif kind == SYN | ACK and not forward and opening.syn_ack is None:
-            opening.syn_ack, opening.syn_ack_sequence = time, tcp.sequence
-            if opening.initial_sequence is None:
-                opening.initial_sequence = (tcp.acknowledgement - 1) % (1 << 32)
-            if opening.syn is not None:
-                opening.server_round_trip = max(time - opening.syn, 0)
-        elif (
-            kind == ACK
-            and forward
-            and opening.syn_ack is not None
-            and opening.client_round_trip is None
-            and not later((opening.syn_ack_sequence + 1) % (1 << 32), tcp.acknowledgement)
-        ):
-            opening.client_round_trip = max(time - opening.syn_ack, 0)
+        kind = tcp.flags & (SYN | ACK)
+        if flow.basis != "syn":
+            return
+        if kind == SYN and forward and times.syn is None:
+            times.syn = time
+        elif kind == SYN | ACK and not forward and times.syn is not None and times.syn_ack is None:
+            times.syn_ack = time
+            times.server_round_trip = max(time - times.syn, 0)
+        elif kind == ACK and forward and times.syn_ack is not None and times.client_round_trip is None:
+            times.client_round_trip = max(time - times.syn_ack, 0)
 
     def _close(self, flow: Flow, packet: Packet) -> None:
         """End a connection with its closing segment, or set the time to wait for it."""
@@ -289,8 +293,8 @@ class Meter:
         if packet.tcp.flags & RST:
             self._end(flow, "reset", self._now())
             self._bury(flow, self._now())
-        elif all(side.fin_acknowledged for side in flow.sides):
+        elif all(side.fin and side.fin_acknowledged for side in flow.sides):
             self._end(flow, "end_of_flow", self._now())
             self._bury(flow, self._now())
-        elif all(side.fin_end is not None for side in flow.sides) and flow.deadline is None:
+        elif all(side.fin for side in flow.sides) and flow.deadline is None:
             flow.deadline = self._now() + LINGER

@@ -194,8 +194,8 @@ def test_fragments_count_for_their_datagram():
 def test_time_that_steps_back_counts_as_no_time():
     question = ipv4(CLIENT, SERVER, 17, udp(5000, 53, b"?"))
     (record,) = meter((10, question), (8, question), (11, question))
-    assert record["splt_times_ns"] == [0, 0, 3 * SECOND]
-    assert record["inter_arrival_max_ns"] == 3 * SECOND
+    assert record["splt_times_ns"] == [0, 0, SECOND]
+    assert record["inter_arrival_max_ns"] == SECOND
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
