@@ -40,6 +40,7 @@ class Traffic:
         self._leap_chance = self._random.choice((0, 0.01, 0.05))
         self._steps = _STEPS[: self._random.randrange(3, len(_STEPS))]
         self._kinds = self._random.choices(("tcp", "udp", "fragment", "icmp", "other"), (8, 2, 2, 1, 1), k=4)
+        self._sent = 0
         self._base = self._random.choice((1000, 0xFFFF_FFF0, 0x7FFF_FFF8))
 
     def capture(self, count: int) -> bytes:
@@ -54,6 +55,7 @@ class Traffic:
         return write_pcap(records, link_type=RAW_IP, nanoseconds=True)
 
     def _packet(self) -> bytes:
+        self._sent += 1
         kind = self._random.choice(self._kinds)
         source, destination = self._random.sample(self._hosts, 2)
         if kind == "tcp":
@@ -91,7 +93,7 @@ class Traffic:
         return struct.pack("!HHHH", *self._ports(), 8 + len(payload), 0) + payload
 
     def _ip(self, source: str, destination: str, protocol: int, body: bytes, *, fragment: int = 0) -> bytes:
-        identification = self._random.choice((1, 1, 2)) if fragment else 0
+        identification = self._sent // 12 * 2 + self._random.choice((0, 0, 1)) if fragment else 0
         ttl = self._random.choice((63, 64))
         addresses = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(destination).packed
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), identification, fragment, ttl, protocol, 0) + addresses

@@ -34,6 +34,11 @@ class Fragments:
         # RFC 791 §3.2; RFC 8200 §4.5, where the protocol is not among them: later fragments need not name it.
         protocol = packet.protocol if packet.version == 4 else None
         key = (packet.source, packet.destination, protocol, fragment.identification)
+        known = self._datagrams.get(key)
+        if known is not None and fragment.offset == 0 and known.first is not None:
+            ports = (known.first.source_port, known.first.destination_port)
+            if ports != (packet.source_port, packet.destination_port):
+                del self._datagrams[key]  # The identification is used again.
         datagram = self._datagrams.setdefault(key, _Datagram(clock + TIMEOUT))
         if fragment.offset == 0:
             datagram.first = packet

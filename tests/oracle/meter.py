@@ -201,11 +201,11 @@ class Meter:
         low, high = sorted((source, destination))
         key = (packet.version, packet.protocol, low, high)
         flow = self._flows.get(key)
-        if flow is not None and self._replaces(flow, packet):
-            self._end(flow, "straggler" if flow.tombstone else "end_of_flow", self._now())
-            flow = None
         if flow is not None and flow.deadline is None and self._idle_for(flow, packet) > self.idle_timeout:
             self._end(flow, "idle_timeout", min(flow.last_clock + self.idle_timeout, self._now()))
+            flow = None
+        if flow is not None and self._replaces(flow, packet):
+            self._end(flow, "straggler" if flow.tombstone else "end_of_flow", self._now())
             flow = None
         if flow is None:
             flow = self._flows[key] = self._open(key, packet, source, destination)
