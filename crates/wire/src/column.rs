@@ -204,12 +204,13 @@ impl<T: Value + 'static> Value for Vec<T> {
 
 /// The name of a column from that of its field: a field that is called like a Rust keyword is written `r#type`.
 pub const fn name(field: &'static str) -> &'static str {
-    if let [b'r', b'#', plain @ ..] = field.as_bytes() {
-        if let Ok(plain) = std::str::from_utf8(plain) {
-            return plain;
-        }
+    match field.as_bytes() {
+        [b'r', b'#', plain @ ..] => match std::str::from_utf8(plain) {
+            Ok(plain) => plain,
+            Err(_) => field,
+        },
+        _ => field,
     }
-    field
 }
 
 /// Declares a record: the struct, its columns in order, and how its values are emitted.

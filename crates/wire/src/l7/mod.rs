@@ -4,7 +4,7 @@
 //! the protocol's record. **Owns:** the state of one flow's dissection, within the limits that each dissector names.
 //! **Never:** payload beyond an unfinished message, clocks, I/O, panics.
 //!
-//! The flow stage owns a [`Session`] per flow while there is something to learn, and feeds it datagrams or
+//! The flow stage owns a `Session` per flow while there is something to learn, and feeds it datagrams or
 //! ordered stream bytes. Bytes decide what a flow is; ports only order the candidates (design D12).
 //!
 //! What a session learns does not depend on how a stream is cut into segments: a dissector sees the unconsumed bytes
@@ -32,6 +32,11 @@ pub mod ssh;
 /// TLS and SSL (RFC 8446, 5246, 6101): hellos and certificates.
 pub mod tls;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 mod tests;
 
 pub use session::Session;
@@ -48,7 +53,13 @@ pub trait Crypto {
     /// The first five bytes of AES-128-ECB over `sample`: QUIC's header protection mask (RFC 9001 §5.4.3).
     fn aes128_header_mask(&self, key: &[u8; 16], sample: &[u8; 16]) -> [u8; 5];
     /// AES-128-GCM in place: `data` is ciphertext and 16-byte tag; the plaintext's length, or `None` if the tag is wrong.
-    fn aes128_gcm_open(&self, key: &[u8; 16], nonce: &[u8; 12], associated: &[u8], data: &mut [u8]) -> Option<usize>;
+    fn aes128_gcm_open(
+        &self,
+        key: &[u8; 16],
+        nonce: &[u8; 12],
+        associated: &[u8],
+        data: &mut [u8],
+    ) -> Option<usize>;
 }
 
 /// How the bytes reach a dissector.
@@ -106,6 +117,7 @@ pub struct Outcome {
 
 reasons! {
     /// Why layer-7 bytes could not be read.
+    #[allow(clippy::enum_variant_names, reason = "each says what is bad")]
     Malformed {
         /// A length field points past its container.
         BadLength = "bad_length",
@@ -187,7 +199,10 @@ trait Dissect {
 impl Outcome {
     /// All of `bytes` is finished with, and any number of further bytes is welcome.
     fn all(bytes: &[u8]) -> Self {
-        Self { consumed: bytes.len(), status: Status::Need(0) }
+        Self {
+            consumed: bytes.len(),
+            status: Status::Need(0),
+        }
     }
 
     /// Nothing was consumed.
@@ -207,9 +222,12 @@ fn side_of(direction: Direction) -> usize {
 /// Lower-case hexadecimal text.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes.iter().fold(
+        String::with_capacity(bytes.len().saturating_mul(2)),
+        |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        },
+    )
 }

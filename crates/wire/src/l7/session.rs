@@ -1,7 +1,9 @@
 //! The search for a flow's protocol, and the facade over its dissector.
 
 use super::table::Dissector;
-use super::{Confidence, Context, Crypto, Dissect, Input, Limit, Outcome, Protocol, Status, Verdict, side_of};
+use super::{
+    Confidence, Context, Crypto, Dissect, Input, Limit, Outcome, Protocol, Status, Verdict, side_of,
+};
 use crate::column::{Address, Sink};
 
 /// A stream direction that is not identified within this many bytes is not looked at any longer.
@@ -21,7 +23,10 @@ pub struct Session {
 #[derive(Clone, Debug)]
 enum State {
     Searching(Search),
-    Known { dissector: Dissector, ended: Option<Status> },
+    Known {
+        dissector: Dissector,
+        ended: Option<Status>,
+    },
     Unknown,
 }
 
@@ -55,7 +60,10 @@ impl Search {
                 self.datagrams = self.datagrams.saturating_add(1);
                 let over = self.datagrams >= IDENTIFY_DATAGRAMS;
                 let status = if over { unidentified } else { Status::Need(0) };
-                Err(Outcome { consumed: bytes.len(), status })
+                Err(Outcome {
+                    consumed: bytes.len(),
+                    status,
+                })
             }
             Input::Stream(bytes) => {
                 if !self.is_ruled_out(side) {
@@ -71,16 +79,24 @@ impl Search {
                 }
                 let over = self.pass(side, bytes.len());
                 let status = if over { unidentified } else { Status::Need(0) };
-                Err(Outcome { consumed: bytes.len(), status })
+                Err(Outcome {
+                    consumed: bytes.len(),
+                    status,
+                })
             }
             // What comes after a gap is looked at as if the flow began there: mid-stream messages may be unmistakable.
             Input::Gap(length) => {
-                let over = self.is_ruled_out(side) && self.pass(side, usize::try_from(length).unwrap_or(usize::MAX));
+                let over =
+                    self.is_ruled_out(side) && self.pass(side, usize::try_from(length).unwrap_or(usize::MAX));
                 Err(Outcome::none(if over { unidentified } else { Status::Need(0) }))
             }
             Input::End => {
                 self.rule_out(side);
-                Err(Outcome::none(if self.pass(side, 0) { unidentified } else { Status::Need(0) }))
+                Err(Outcome::none(if self.pass(side, 0) {
+                    unidentified
+                } else {
+                    Status::Need(0)
+                }))
             }
         }
     }
@@ -97,7 +113,9 @@ impl Search {
 
     /// Passes over bytes of a ruled-out direction; whether the search is over.
     fn pass(&mut self, side: usize, bytes: usize) -> bool {
-        let Some(passed) = self.passed.get_mut(side) else { return true };
+        let Some(passed) = self.passed.get_mut(side) else {
+            return true;
+        };
         *passed = passed.saturating_add(bytes);
         self.ruled_out == [true; 2] || *passed >= IDENTIFY_BYTES
     }
@@ -113,7 +131,10 @@ impl Session {
         if let State::Searching(search) = &mut self.state {
             match search.feed(input, context) {
                 Ok(protocol) => {
-                    self.state = State::Known { dissector: Dissector::new(protocol), ended: None };
+                    self.state = State::Known {
+                        dissector: Dissector::new(protocol),
+                        ended: None,
+                    };
                 }
                 Err(outcome) => {
                     if matches!(outcome.status, Status::GaveUp(_)) {
@@ -126,7 +147,10 @@ impl Session {
         match &mut self.state {
             State::Known { dissector, ended } => {
                 if let Some(status) = *ended {
-                    return Outcome { consumed: length, status };
+                    return Outcome {
+                        consumed: length,
+                        status,
+                    };
                 }
                 let mut outcome = dissector.feed(input, context, crypto);
                 outcome.consumed = outcome.consumed.min(length);
@@ -137,15 +161,17 @@ impl Session {
                 }
                 outcome
             }
-            State::Searching(_) | State::Unknown => {
-                Outcome { consumed: length, status: Status::GaveUp(Limit::Unidentified) }
-            }
+            State::Searching(_) | State::Unknown => Outcome {
+                consumed: length,
+                status: Status::GaveUp(Limit::Unidentified),
+            },
         }
     }
 
     /// The protocol, once known.
     pub fn protocol(&self) -> Option<(Protocol, Confidence)> {
-        self.dissector().map(|dissector| (dissector.protocol(), dissector.confidence()))
+        self.dissector()
+            .map(|dissector| (dissector.protocol(), dissector.confidence()))
     }
 
     /// The name of the server as the client gave it: SNI, HTTP host (without port) or DNS query name.
@@ -156,11 +182,12 @@ impl Session {
     /// Emits the record struct of `protocol` if this flow has one (QUIC flows carry `quic` and `tls`); else returns false
     /// and emits nothing.
     pub fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
-        self.dissector().is_some_and(|dissector| dissector.emit(protocol, sink))
+        self.dissector()
+            .is_some_and(|dissector| dissector.emit(protocol, sink))
     }
 
     /// The addresses that DNS answers of this flow gave for the names that were asked, in order of arrival: each the
-    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_LISTED`].
+    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_ANSWERS`].
     pub fn dns_addresses(&self) -> impl Iterator<Item = (&str, Address)> {
         match self.dissector() {
             Some(Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns)) => Some(dns.addresses()),

@@ -4,7 +4,8 @@
 //! Dissection ends when both lines were seen. What follows, the key exchange, is not read.
 
 use super::{
-    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, side_of,
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    side_of,
 };
 use crate::column::{Sink, Value};
 use crate::flowkey::Direction;
@@ -92,7 +93,9 @@ impl Dissect for Ssh {
 impl Ssh {
     /// Reads lines up to the identification string.
     fn lines(&mut self, direction: Direction, bytes: &[u8]) -> Outcome {
-        let Some(side) = self.sides.get_mut(side_of(direction)) else { return Outcome::all(bytes) };
+        let Some(side) = self.sides.get_mut(side_of(direction)) else {
+            return Outcome::all(bytes);
+        };
         let mut consumed: usize = 0;
         while !side.finished {
             let rest = bytes.get(consumed..).unwrap_or_default();
@@ -109,12 +112,18 @@ impl Ssh {
             let line = rest.get(..end).unwrap_or_default();
             if let Some(identification) = line.strip_prefix(PREFIX) {
                 side.finished = true;
-                self.record.set(direction, identification.strip_suffix(b"\r").unwrap_or(identification));
+                self.record.set(
+                    direction,
+                    identification.strip_suffix(b"\r").unwrap_or(identification),
+                );
                 break;
             }
             side.lines_before = side.lines_before.saturating_add(1);
             if side.lines_before > MAX_LINES_BEFORE {
-                return Outcome { consumed, status: Status::Malformed(Malformed::BadValue) };
+                return Outcome {
+                    consumed,
+                    status: Status::Malformed(Malformed::BadValue),
+                };
             }
         }
         Outcome::all(bytes)
@@ -132,14 +141,19 @@ impl Record {
     fn set(&mut self, direction: Direction, identification: &[u8]) {
         let (identification, comments) = split(identification, b' ');
         let (version, software) = split(identification, b'-');
-        let (version, software) = (Some(text::from_wire(version, MAX_LINE_BYTES)), software.map(to_text));
+        let (version, software) = (
+            Some(text::from_wire(version, MAX_LINE_BYTES)),
+            software.map(to_text),
+        );
         let comments = comments.map(to_text);
         match direction {
             Direction::Forward => {
-                (self.client_version, self.client_software, self.client_comments) = (version, software, comments);
+                (self.client_version, self.client_software, self.client_comments) =
+                    (version, software, comments);
             }
             Direction::Reverse => {
-                (self.server_version, self.server_software, self.server_comments) = (version, software, comments);
+                (self.server_version, self.server_software, self.server_comments) =
+                    (version, software, comments);
             }
         }
     }
@@ -158,11 +172,14 @@ fn to_text(bytes: &[u8]) -> String {
 /// `SSH-1.` or `SSH-2.` at the front. A server that sends other lines first is known by its client.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
     let matches = bytes.iter().zip(PREFIX).all(|(byte, expected)| byte == expected);
-    match (matches, bytes.get(PREFIX.len()), bytes.get(PREFIX.len().saturating_add(1))) {
-        (false, ..) => Verdict::No,
+    match (
+        matches,
+        bytes.get(PREFIX.len()),
+        bytes.get(PREFIX.len().saturating_add(1)),
+    ) {
         (true, Some(b'1' | b'2'), Some(b'.')) => Verdict::Yes,
         (true, Some(b'1' | b'2') | None, None) => Verdict::More,
-        (true, ..) => Verdict::No,
+        _ => Verdict::No,
     }
 }
 
@@ -174,10 +191,19 @@ mod tests {
     #[test]
     fn both_strings_end_the_dissection() {
         let mut flow = Feeder::tcp(50_000, 22);
-        assert_eq!(flow.reverse(b"SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n"), Status::Need(0));
-        assert_eq!(flow.session.protocol(), Some((Protocol::Ssh, Confidence::Handshake)));
+        assert_eq!(
+            flow.reverse(b"SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n"),
+            Status::Need(0)
+        );
+        assert_eq!(
+            flow.session.protocol(),
+            Some((Protocol::Ssh, Confidence::Handshake))
+        );
         assert_eq!(flow.forward(b"SSH-2.0-libssh2_1.11.0\r\n"), Status::Done);
-        assert_eq!(flow.session.protocol(), Some((Protocol::Ssh, Confidence::Payload)));
+        assert_eq!(
+            flow.session.protocol(),
+            Some((Protocol::Ssh, Confidence::Payload))
+        );
         let record = flow.record(Protocol::Ssh);
         assert_eq!(field(&record, "client_software"), "libssh2_1.11.0");
         assert_eq!(field(&record, "client_comments"), "null");
@@ -193,7 +219,11 @@ mod tests {
         flow.reverse(b"Authorised users only.\r\n\r\nSSH-1.99-Cisco-1.25\n");
         let record = flow.record(Protocol::Ssh);
         assert_eq!(field(&record, "server_version"), "1.99");
-        assert_eq!(field(&record, "server_software"), "Cisco-1.25", "the software may contain a minus");
+        assert_eq!(
+            field(&record, "server_software"),
+            "Cisco-1.25",
+            "the software may contain a minus"
+        );
     }
 
     #[test]
@@ -203,6 +233,9 @@ mod tests {
         assert_eq!(flow.forward(&long), Status::GaveUp(Limit::MessageLength));
         let mut flow = Feeder::tcp(50_000, 22);
         flow.forward(b"SSH-2.0-client\n");
-        assert_eq!(flow.reverse(&[b'\n'; 100]), Status::Malformed(Malformed::BadValue));
+        assert_eq!(
+            flow.reverse(&[b'\n'; 100]),
+            Status::Malformed(Malformed::BadValue)
+        );
     }
 }

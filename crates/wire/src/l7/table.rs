@@ -65,7 +65,7 @@ macro_rules! protocols {
             }
 
             /// The members of its record struct; empty where it shares another protocol's struct (mDNS and LLMNR fill
-            /// that of DNS), and then there is no struct column of its name.
+            /// that of DNS, SSDP that of HTTP), and then there is no struct column of its name.
             pub const fn columns(self) -> &'static [Column] {
                 match self { $(Self::$variant => $columns,)+ }
             }
@@ -144,6 +144,26 @@ protocols! {
         dissector: http1::Http,
         columns: http1::Record::COLUMNS,
     }
+    /// Simple Service Discovery Protocol (`UPnP` Device Architecture §1): HTTP messages in datagrams; they are in the struct `http`.
+    Ssdp {
+        name: "ssdp",
+        category: "network",
+        transports: Datagram,
+        ports: [1900],
+        identify: http1::identify_datagram,
+        dissector: http1::Http,
+        columns: &[],
+    }
+    /// The Domain Name System over UDP and TCP.
+    Dns {
+        name: "dns",
+        category: "network",
+        transports: Both,
+        ports: [53],
+        identify: dns::identify,
+        dissector: dns::Dns,
+        columns: dns::Record::COLUMNS,
+    }
     /// Multicast DNS (RFC 6762); its messages are in the struct `dns`.
     Mdns {
         name: "mdns",
@@ -164,16 +184,6 @@ protocols! {
         dissector: dns::Dns,
         columns: &[],
     }
-    /// The Domain Name System over UDP and TCP.
-    Dns {
-        name: "dns",
-        category: "network",
-        transports: Both,
-        ports: [53],
-        identify: dns::identify,
-        dissector: dns::Dns,
-        columns: dns::Record::COLUMNS,
-    }
     /// Secure Shell.
     Ssh {
         name: "ssh",
@@ -192,11 +202,20 @@ impl Protocol {
     pub(super) fn find(bytes: &[u8], context: &Context) -> (Verdict, Option<Self>) {
         for port in [true, false] {
             for &protocol in Self::ALL {
-                let hinted = protocol.ports().iter().any(|p| [context.src_port, context.dst_port].contains(p));
+                let hinted = protocol
+                    .ports()
+                    .iter()
+                    .any(|p| [context.src_port, context.dst_port].contains(p));
                 if hinted != port || !protocol.transports().include(context.stream) {
                     continue;
                 }
-                match protocol.identify(bytes, Hint { port, stream: context.stream }) {
+                match protocol.identify(
+                    bytes,
+                    Hint {
+                        port,
+                        stream: context.stream,
+                    },
+                ) {
                     Verdict::Yes => return (Verdict::Yes, Some(protocol)),
                     Verdict::More if context.stream => return (Verdict::More, None),
                     Verdict::More | Verdict::No => {}

@@ -17,16 +17,7 @@ const MAX_DATA_BYTES: usize = 512;
 /// The header (RFC 1035 §4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) response: bool,
-    pub(super) opcode: u8,
-    pub(super) authoritative: bool,
-    pub(super) truncated: bool,
-    pub(super) recursion_desired: bool,
-    pub(super) recursion_available: bool,
-    /// The bit that must be zero.
-    pub(super) reserved: bool,
-    /// The lower four bits of the response code.
-    pub(super) code: u8,
+    flags: u16,
     pub(super) questions: u16,
     pub(super) answers: u16,
     pub(super) authorities: u16,
@@ -36,22 +27,54 @@ pub(super) struct Header {
 impl Header {
     pub(super) fn parse(cursor: &mut Cursor<'_>) -> Result<Self, Malformed> {
         cursor.skip(2)?; // id
-        let flags = cursor.u16()?;
         Ok(Self {
-            response: flags & 0x8000 != 0,
-            opcode: (flags >> 11) as u8 & 0x0f,
-            authoritative: flags & 0x0400 != 0,
-            truncated: flags & 0x0200 != 0,
-            recursion_desired: flags & 0x0100 != 0,
-            recursion_available: flags & 0x0080 != 0,
-            reserved: flags & 0x0040 != 0,
-            code: flags as u8 & 0x0f,
+            flags: cursor.u16()?,
             questions: cursor.u16()?,
             answers: cursor.u16()?,
             authorities: cursor.u16()?,
             additionals: cursor.u16()?,
         })
     }
+
+    pub(super) fn is_response(self) -> bool {
+        self.flags & 0x8000 != 0
+    }
+
+    pub(super) fn opcode(self) -> u8 {
+        (self.flags >> 11) as u8 & 0x0f
+    }
+
+    pub(super) fn is_authoritative(self) -> bool {
+        self.flags & 0x0400 != 0
+    }
+
+    pub(super) fn is_truncated(self) -> bool {
+        self.flags & 0x0200 != 0
+    }
+
+    pub(super) fn is_recursion_desired(self) -> bool {
+        self.flags & 0x0100 != 0
+    }
+
+    pub(super) fn is_recursion_available(self) -> bool {
+        self.flags & 0x0080 != 0
+    }
+
+    /// The lower four bits of the response code.
+    pub(super) fn code(self) -> u8 {
+        self.flags as u8 & 0x0f
+    }
+
+    /// Whether the flags are those of a message that exists: the reserved bit is zero, opcode and response code are
+    /// assigned.
+    pub(super) fn is_plausible(self) -> bool {
+        self.flags & 0x0040 == 0 && matches!(self.opcode(), 0..=2 | 4..=6) && self.code() <= 11
+    }
+}
+
+/// Whether the flags are those of a common message: a query, a notification or an update, or a response to one.
+pub(super) fn are_common_flags(flags: u16) -> bool {
+    flags & 0x0040 == 0 && matches!((flags >> 11) & 0x0f, 0 | 4 | 5) && flags & 0x0f <= 11
 }
 
 /// A question (RFC 1035 §4.1.2).
@@ -64,7 +87,11 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
-        Ok(Self { name: name::read(message, cursor)?, kind: cursor.u16()?, class: cursor.u16()? })
+        Ok(Self {
+            name: name::read(message, cursor)?,
+            kind: cursor.u16()?,
+            class: cursor.u16()?,
+        })
     }
 }
 
@@ -94,7 +121,13 @@ impl Resource {
         };
         // Data that does not parse is shown as unknown data is (RFC 3597 §5).
         let data = data_text(message, &mut data, kind, bytes).unwrap_or_else(|_| generic(bytes));
-        Ok(Self { name, kind, ttl, data, address })
+        Ok(Self {
+            name,
+            kind,
+            ttl,
+            data,
+            address,
+        })
     }
 
     /// Passes over a record and returns its type and the upper bits of an OPT record's response code (RFC 6891 §6.1.3).
@@ -127,10 +160,17 @@ pub(super) mod kind {
 }
 
 /// The presentation form (RFC 1035 §5.1) of the types that analysts read; `data` stands at the record's data in `message`.
-fn data_text<'a>(message: &'a [u8], data: &mut Cursor<'a>, kind: u16, bytes: &[u8]) -> Result<String, Malformed> {
+fn data_text<'a>(
+    message: &'a [u8],
+    data: &mut Cursor<'a>,
+    kind: u16,
+    bytes: &[u8],
+) -> Result<String, Malformed> {
     Ok(match kind {
         kind::A => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string(),
-        kind::AAAA => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string(),
+        kind::AAAA => {
+            Ipv6Addr::from(<[u8; 16]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string()
+        }
         kind::NS | kind::CNAME | kind::PTR | kind::DNAME => name::read(message, data)?,
         kind::MX => {
             let preference = data.u16()?;
@@ -138,12 +178,19 @@ fn data_text<'a>(message: &'a [u8], data: &mut Cursor<'a>, kind: u16, bytes: &[u
         }
         kind::SRV => {
             let (priority, weight, port) = (data.u16()?, data.u16()?, data.u16()?);
-            format!("{priority} {weight} {port} {}", dotted(name::read(message, data)?))
+            format!(
+                "{priority} {weight} {port} {}",
+                dotted(name::read(message, data)?)
+            )
         }
         kind::SOA => {
             let (server, mailbox) = (name::read(message, data)?, name::read(message, data)?);
             let numbers = [data.u32()?, data.u32()?, data.u32()?, data.u32()?, data.u32()?];
-            numbers.iter().fold(format!("{} {}", dotted(server), dotted(mailbox)), |text, n| format!("{text} {n}"))
+            numbers
+                .iter()
+                .fold(format!("{} {}", dotted(server), dotted(mailbox)), |text, n| {
+                    format!("{text} {n}")
+                })
         }
         kind::TXT => {
             let mut strings = Cursor::new(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes));
@@ -212,7 +259,11 @@ fn dotted(name: String) -> String {
 
 /// RFC 3597 §5.
 fn generic(bytes: &[u8]) -> String {
-    format!("\\# {} {}", bytes.len(), hex(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes)))
+    format!(
+        "\\# {} {}",
+        bytes.len(),
+        hex(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes))
+    )
 }
 
 /// The mnemonic of a type; others as `TYPE1234` (RFC 3597 §5).
@@ -310,7 +361,7 @@ pub(super) fn code_name(code: u16) -> Cow<'static, str> {
     })
 }
 
-/// The mnemonic of an operation (IANA "DNS OpCodes"); others as `OPCODE7`.
+/// The mnemonic of an operation (IANA "DNS `OpCodes`"); others as `OPCODE7`.
 pub(super) fn opcode_name(opcode: u8) -> Cow<'static, str> {
     Cow::Borrowed(match opcode {
         0 => "QUERY",

@@ -6,16 +6,28 @@
 mod message;
 mod name;
 #[cfg(test)]
-mod tests;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
+pub(super) mod tests;
 
-use super::{Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, side_of};
+use super::{
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    side_of,
+};
 use crate::column::{Address, Sink, Value};
 use crate::cursor::Cursor;
 use message::{HEADER_BYTES, Header, Question, Resource};
 use std::borrow::Cow;
 
-/// Questions, answers and addresses that are listed for one flow, each; further ones are counted.
-pub const MAX_LISTED: usize = 64;
+/// Questions that are listed for one flow; further ones are counted. A tunnel asks hundreds, which tell it apart.
+pub const MAX_QUERIES: usize = 256;
+/// Answers and addresses that are listed for one flow, each; further ones are counted.
+pub const MAX_ANSWERS: usize = 64;
+/// Bytes of text in each of the two lists, beyond which nothing is added.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Questions and records that are read of one message; no message of 64 KiB that means well has more.
 const MAX_RECORDS: u16 = 1024;
 
@@ -48,9 +60,9 @@ crate::record! {
 crate::record! {
     /// The DNS, mDNS or LLMNR messages of a flow.
     pub struct Record {
-        /// Questions in order of arrival, each listed once; those of responses too, if they were not asked before. At most 64.
+        /// Questions in order of arrival, each listed once; those of responses too, if they were not asked before. At most 256, and 64 KiB of names.
         queries: Vec<Query>,
-        /// Resource records of answer sections in order of arrival, each listed once. At most 64.
+        /// Resource records of answer sections in order of arrival, each listed once. At most 64, and 64 KiB of text.
         answers: Vec<Answer>,
         /// Response code of the latest response, with the upper bits of EDNS (RFC 6891): `NOERROR`, `NXDOMAIN`, ….
         rcode: Option<Cow<'static, str>>,
@@ -85,6 +97,9 @@ pub(super) struct Dns {
     record: Record,
     /// Index of the query and the address that it led to.
     addresses: Vec<(u8, Address)>,
+    /// Bytes of text in the list of queries and in that of answers.
+    query_bytes: usize,
+    answer_bytes: usize,
     /// The bytes of a message in each stream direction that a gap did not reach.
     skip: [usize; 2],
     /// Stream directions in which message boundaries are lost, or that are closed.
@@ -107,7 +122,11 @@ impl Dissect for Dns {
                 if let Some(closed) = self.closed.get_mut(side) {
                     *closed = true;
                 }
-                Outcome::none(if self.closed == [true; 2] { Status::Done } else { Status::Need(0) })
+                Outcome::none(if self.closed == [true; 2] {
+                    Status::Done
+                } else {
+                    Status::Need(0)
+                })
             }
         }
     }
@@ -137,7 +156,10 @@ impl Dns {
     /// As [`super::Session::dns_addresses`].
     pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, Address)> {
         self.addresses.iter().filter_map(|&(index, address)| {
-            self.record.queries.get(usize::from(index)).map(|query| (query.name.as_str(), address))
+            self.record
+                .queries
+                .get(usize::from(index))
+                .map(|query| (query.name.as_str(), address))
         })
     }
 
@@ -153,12 +175,23 @@ impl Dns {
         loop {
             let mut cursor = Cursor::new(bytes.get(consumed..).unwrap_or_default());
             if cursor.is_empty() {
-                return Outcome { consumed, status: Status::Need(2) };
+                return Outcome {
+                    consumed,
+                    status: Status::Need(2),
+                };
             }
-            let Ok(length) = cursor.u16() else { return Outcome { consumed, status: Status::Need(2) } };
+            let Ok(length) = cursor.u16() else {
+                return Outcome {
+                    consumed,
+                    status: Status::Need(2),
+                };
+            };
             let whole = usize::from(length).saturating_add(2);
             let Ok(message) = cursor.take(length.into()) else {
-                return Outcome { consumed, status: Status::Need(whole) };
+                return Outcome {
+                    consumed,
+                    status: Status::Need(whole),
+                };
             };
             self.message(message, multicast);
             consumed = consumed.saturating_add(whole);
@@ -168,12 +201,19 @@ impl Dns {
     /// A gap that hides a length leaves the rest of the direction without boundaries.
     fn gap(&mut self, side: usize, length: u64) -> Status {
         if let (Some(skip), Some(lost)) = (self.skip.get_mut(side), self.lost.get_mut(side)) {
-            match usize::try_from(length).ok().and_then(|length| skip.checked_sub(length)) {
+            match usize::try_from(length)
+                .ok()
+                .and_then(|length| skip.checked_sub(length))
+            {
                 Some(rest) if rest > 0 => *skip = rest,
                 _ => *lost = true,
             }
         }
-        if self.lost == [true; 2] { Status::GaveUp(Limit::Gap) } else { Status::Need(0) }
+        if self.lost == [true; 2] {
+            Status::GaveUp(Limit::Gap)
+        } else {
+            Status::Need(0)
+        }
     }
 
     fn message(&mut self, bytes: &[u8], multicast: bool) {
@@ -186,17 +226,19 @@ impl Dns {
         let mut cursor = Cursor::new(bytes);
         let header = Header::parse(&mut cursor)?;
         let record = &mut self.record;
-        record.opcode.get_or_insert_with(|| message::opcode_name(header.opcode));
-        record.truncated |= header.truncated;
-        if header.response {
+        record
+            .opcode
+            .get_or_insert_with(|| message::opcode_name(header.opcode()));
+        record.truncated |= header.is_truncated();
+        if header.is_response() {
             record.response_count = record.response_count.saturating_add(1);
-            record.recursion_available |= header.recursion_available;
-            record.authoritative |= header.authoritative;
-            record.rcode = Some(message::code_name(header.code.into()));
-            record.error_count = record.error_count.saturating_add(u32::from(header.code != 0));
+            record.recursion_available |= header.is_recursion_available();
+            record.authoritative |= header.is_authoritative();
+            record.rcode = Some(message::code_name(header.code().into()));
+            record.error_count = record.error_count.saturating_add(u32::from(header.code() != 0));
         } else {
             record.query_count = record.query_count.saturating_add(1);
-            record.recursion_desired |= header.recursion_desired;
+            record.recursion_desired |= header.is_recursion_desired();
         }
         let mut asked = None;
         for _ in 0..header.questions.min(MAX_RECORDS) {
@@ -209,13 +251,19 @@ impl Dns {
             self.add_answer(resource, asked);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
-        let others = header.authorities.saturating_add(header.additionals).min(MAX_RECORDS);
+        let others = header
+            .authorities
+            .saturating_add(header.additionals)
+            .min(MAX_RECORDS);
         for _ in 0..others {
             let (kind, upper) = Resource::skip(&mut cursor)?;
-            if kind == message::kind::OPT && header.response && upper != 0 {
-                let code = (u16::from(upper) << 4) | u16::from(header.code);
+            if kind == message::kind::OPT && header.is_response() && upper != 0 {
+                let code = (u16::from(upper) << 4) | u16::from(header.code());
                 self.record.rcode = Some(message::code_name(code));
-                self.record.error_count = self.record.error_count.saturating_add(u32::from(header.code == 0));
+                self.record.error_count = self
+                    .record
+                    .error_count
+                    .saturating_add(u32::from(header.code() == 0));
             }
         }
         Ok(())
@@ -224,7 +272,11 @@ impl Dns {
     /// Lists a question unless it is listed; its index, if it is.
     fn add_query(&mut self, question: Question, multicast: bool) -> Option<u8> {
         // RFC 6762 §5.4: the top bit of the class asks for a unicast response.
-        let class = if multicast { question.class & 0x7fff } else { question.class };
+        let class = if multicast {
+            question.class & 0x7fff
+        } else {
+            question.class
+        };
         let query = Query {
             name: question.name,
             r#type: message::type_name(question.kind),
@@ -234,10 +286,12 @@ impl Dns {
         if let Some(index) = queries.iter().position(|listed| *listed == query) {
             return u8::try_from(index).ok();
         }
-        if queries.len() >= MAX_LISTED {
+        let bytes = self.query_bytes.saturating_add(query.name.len());
+        if queries.len() >= MAX_QUERIES || bytes > MAX_TEXT_BYTES {
             self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
             return None;
         }
+        self.query_bytes = bytes;
         queries.push(query);
         u8::try_from(queries.len().saturating_sub(1)).ok()
     }
@@ -245,7 +299,7 @@ impl Dns {
     fn add_answer(&mut self, resource: Resource, asked: Option<u8>) {
         if let (Some(address), Some(index)) = (resource.address, asked) {
             let pair = (index, address);
-            if self.addresses.len() < MAX_LISTED && !self.addresses.contains(&pair) {
+            if self.addresses.len() < MAX_ANSWERS && !self.addresses.contains(&pair) {
                 self.addresses.push(pair);
             }
         }
@@ -261,7 +315,12 @@ impl Dns {
         if answers.iter().any(same) {
             return;
         }
-        if answers.len() < MAX_LISTED {
+        let bytes = self
+            .answer_bytes
+            .saturating_add(answer.name.len())
+            .saturating_add(answer.data.len());
+        if answers.len() < MAX_ANSWERS && bytes <= MAX_TEXT_BYTES {
+            self.answer_bytes = bytes;
             answers.push(answer);
         } else {
             self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
@@ -272,10 +331,16 @@ impl Dns {
 /// DNS on any port: strict enough that other payloads are not taken for it.
 pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
     if !hint.stream {
-        return if is_message(bytes, bytes.len(), hint.port) == Verdict::Yes { Verdict::Yes } else { Verdict::No };
+        return if is_message(bytes, bytes.len(), hint.port) == Verdict::Yes {
+            Verdict::Yes
+        } else {
+            Verdict::No
+        };
     }
     let mut cursor = Cursor::new(bytes);
-    let Ok(length) = cursor.u16() else { return Verdict::More };
+    let Ok(length) = cursor.u16() else {
+        return Verdict::More;
+    };
     if usize::from(length) < HEADER_BYTES {
         return Verdict::No;
     }
@@ -286,23 +351,40 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
 
 /// mDNS and LLMNR: the format of DNS, on their own port.
 pub(super) fn identify_by_port(bytes: &[u8], hint: Hint) -> Verdict {
-    if hint.port { identify(bytes, hint) } else { Verdict::No }
+    if hint.port {
+        identify(bytes, hint)
+    } else {
+        Verdict::No
+    }
 }
+
+/// More than any question has: a name of 255 bytes, type and class.
+const MAX_QUESTION_BYTES: usize = 260;
 
 /// Whether `bytes` begin a message of `length` bytes. The header and the first question decide.
 fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
-    let short = if bytes.len() < length { Verdict::More } else { Verdict::No };
+    let short = if bytes.len() < length {
+        Verdict::More
+    } else {
+        Verdict::No
+    };
     // Before the whole header is there, its flags rule out most other protocols.
-    if let (Some(&[high, low]), false) = (bytes.get(2..4), port) {
-        let (opcode, reserved, code) = ((high >> 3) & 0x0f, low & 0x40 != 0, low & 0x0f);
-        if reserved || !matches!(opcode, 0 | 4 | 5) || code > 11 {
-            return Verdict::No;
-        }
+    if let (Some(&[high, low]), false) = (bytes.get(2..4), port)
+        && !message::are_common_flags(u16::from_be_bytes([high, low]))
+    {
+        return Verdict::No;
     }
     let mut cursor = Cursor::new(bytes);
-    let Ok(header) = Header::parse(&mut cursor) else { return short };
+    let Ok(header) = Header::parse(&mut cursor) else {
+        return short;
+    };
     let records = [header.answers, header.authorities, header.additionals];
-    let total = records.iter().copied().fold(u32::from(header.questions), |sum, count| sum.saturating_add(count.into()));
+    let total = records
+        .iter()
+        .copied()
+        .fold(u32::from(header.questions), |sum, count| {
+            sum.saturating_add(count.into())
+        });
     // A question takes at least 5 bytes, a record 11.
     let least = records
         .iter()
@@ -310,26 +392,36 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
             sum.saturating_add(usize::from(count).saturating_mul(11))
         })
         .saturating_add(HEADER_BYTES);
-    if !port && (header.questions != 1 || least > length || (!header.response && header.answers > 0)) {
+    if !port && (header.questions != 1 || least > length || (!header.is_response() && header.answers > 0)) {
         return Verdict::No;
     }
-    if port && (total > 4096 || (total == 0 && !header.response)) {
-        return Verdict::No;
-    }
-    if header.questions == 0 {
-        return Verdict::Yes;
+    // On the port of DNS a message may be damaged, or cut short by its capture: then its header has to do.
+    let sound_header = header.is_plausible() && total <= 64;
+    if port && header.questions == 0 {
+        return if sound_header && (total > 0 || header.is_response()) {
+            Verdict::Yes
+        } else {
+            Verdict::No
+        };
     }
     let seen = cursor.len();
     let question = match Question::parse(bytes, &mut cursor) {
         Ok(question) => question,
-        Err(_) if seen < 260 && bytes.len() < length => return Verdict::More,
-        Err(_) => return Verdict::No,
+        Err(_) if seen < MAX_QUESTION_BYTES && bytes.len() < length => return Verdict::More,
+        Err(_) => {
+            return if port && sound_header {
+                Verdict::Yes
+            } else {
+                Verdict::No
+            };
+        }
     };
     let class = question.class & 0x7fff;
-    if port {
-        return Verdict::Yes;
-    }
     let known = matches!(class, 1 | 3 | 4 | 255) && !message::type_name(question.kind).starts_with("TYPE");
     let alone = total == 1 && length != bytes.len().saturating_sub(cursor.len());
-    if known && !alone { Verdict::Yes } else { Verdict::No }
+    if (port && (sound_header || known)) || (known && !alone) {
+        Verdict::Yes
+    } else {
+        Verdict::No
+    }
 }

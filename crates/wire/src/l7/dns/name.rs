@@ -3,6 +3,7 @@
 use crate::cursor::{Cursor, Short};
 use crate::l7::Malformed;
 use crate::text;
+use std::fmt::Write;
 
 /// The longest name on the wire (RFC 1035 §3.1).
 const MAX_NAME_BYTES: usize = 255;
@@ -10,12 +11,15 @@ const MAX_NAME_BYTES: usize = 255;
 const MAX_POINTERS: usize = 32;
 
 /// Reads the name at `cursor`, which is a cursor into `message`, and leaves the cursor behind it. Labels are joined by
-/// dots, without one at the end; the root is the empty text.
+/// dots, without one at the end; the root is the empty text. A dot inside a label is written `\.`.
 pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<String, Malformed> {
     let mut name = String::new();
     let mut wire_bytes: usize = 0;
     // Where the present run of labels begins: a pointer must lead before it.
-    let mut start = message.len().checked_sub(cursor.len()).ok_or(Malformed::BadPointer)?;
+    let mut start = message
+        .len()
+        .checked_sub(cursor.len())
+        .ok_or(Malformed::BadPointer)?;
     let mut labels = *cursor;
     let mut pointers: usize = 0;
     loop {
@@ -33,7 +37,7 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
                 if !name.is_empty() {
                     name.push('.');
                 }
-                name.push_str(&text::from_wire(label, label.len()));
+                push_label(&mut name, label);
             }
             0b11 => {
                 let low = labels.u8()?;
@@ -56,6 +60,20 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
         *cursor = labels;
     }
     Ok(name)
+}
+
+/// Appends a label: as text from the wire, control characters escaped too, since names go to terminals.
+fn push_label(name: &mut String, label: &[u8]) {
+    for character in text::from_wire(label, label.len()).chars() {
+        match character {
+            '.' => name.push_str("\\."),
+            character if character.is_ascii_control() => {
+                // Writing to a String cannot fail.
+                let _ = write!(name, "\\x{:02x}", u32::from(character));
+            }
+            character => name.push(character),
+        }
+    }
 }
 
 /// Passes over a name without reading it.
@@ -91,10 +109,22 @@ mod tests {
     #[test]
     fn loops_and_forward_pointers_are_refused() {
         assert_eq!(name_at(b"\xc0\x00", 0), Err(Malformed::BadPointer), "to itself");
-        assert_eq!(name_at(b"\x01a\xc0\x00", 0), Err(Malformed::BadPointer), "into its own labels");
+        assert_eq!(
+            name_at(b"\x01a\xc0\x00", 0),
+            Err(Malformed::BadPointer),
+            "into its own labels"
+        );
         assert_eq!(name_at(b"\xc0\x02\x00", 0), Err(Malformed::BadPointer), "forward");
         assert_eq!(name_at(b"\x80\x00", 0), Err(Malformed::BadValue));
         assert_eq!(name_at(b"\x05ab", 0), Err(Malformed::BadLength));
+    }
+
+    #[test]
+    fn odd_labels_are_escaped() {
+        assert_eq!(
+            name_at(b"\x03a.b\x04\x01\\\xffc\x00", 0),
+            Ok(("a\\.b.\\x01\\\\\\xffc".to_owned(), 0))
+        );
     }
 
     #[test]
@@ -105,12 +135,19 @@ mod tests {
             message.extend_from_slice(&[b'a'; 63]);
         }
         message.push(0);
-        assert_eq!(name_at(&message, 0), Err(Malformed::BadLength), "257 bytes on the wire");
+        assert_eq!(
+            name_at(&message, 0),
+            Err(Malformed::BadLength),
+            "257 bytes on the wire"
+        );
         // A chain of pointers, each to the one before.
         let mut chain = vec![0, 0];
         for index in 0..40_u8 {
             chain.extend_from_slice(&[0xc0, index.saturating_mul(2)]);
         }
-        assert_eq!(name_at(&chain, chain.len().saturating_sub(2)), Err(Malformed::BadPointer));
+        assert_eq!(
+            name_at(&chain, chain.len().saturating_sub(2)),
+            Err(Malformed::BadPointer)
+        );
     }
 }

@@ -29,6 +29,10 @@ impl<'a> RequestLine<'a> {
         let space = line.iter().position(|&byte| byte == b' ')?;
         let (method, rest) = line.split_at_checked(space)?;
         let rest = trim(rest);
+        if is_method(method) && version(rest).is_some_and(<[u8]>::is_empty) {
+            // Without a target, which servers answer with an error.
+            return Some(Self { method, target: b"" });
+        }
         // Clients send targets with spaces inside: the version is what stands behind the last one.
         let space = rest.iter().rposition(|&byte| byte == b' ')?;
         let (target, version_text) = rest.split_at_checked(space)?;
@@ -50,9 +54,20 @@ fn version(bytes: &[u8]) -> Option<&[u8]> {
 /// [`RequestLine::parse`] passes here at every length.
 pub(super) fn may_begin_start_line(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-    let status = line.iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected);
+    let status = line
+        .iter()
+        .zip(b"HTTP/1.")
+        .all(|(byte, expected)| byte == expected);
     let method = line.split(|&byte| byte == b' ').next().unwrap_or_default();
     status || (is_method(method) && !has_control(line))
+}
+
+/// Whether the bytes begin a request that nothing but HTTP begins so, even if its line is not complete (a capture may
+/// have cut it): one of the common methods, and a path or a URL of HTTP.
+pub(super) fn is_unmistakable_request(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 6] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"PATCH "];
+    let target = METHODS.iter().find_map(|method| bytes.strip_prefix(*method));
+    target.is_some_and(|target| target.starts_with(b"/") || target.starts_with(b"http://"))
 }
 
 /// Whether there is a control character, which has no place in a request line but for the tab that servers tolerate.
@@ -64,7 +79,9 @@ fn has_control(bytes: &[u8]) -> bool {
 fn is_method(bytes: &[u8]) -> bool {
     bytes.len() <= 32
         && bytes.first().is_some_and(u8::is_ascii_alphabetic)
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// Name and value of a field line.
@@ -77,8 +94,14 @@ pub(super) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Without spaces and tabs at either end.
 pub(super) fn trim(bytes: &[u8]) -> &[u8] {
-    let start = bytes.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(bytes.len());
-    let end = bytes.iter().rposition(|byte| !matches!(byte, b' ' | b'\t')).map_or(start, |last| last.saturating_add(1));
+    let start = bytes
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\t'))
+        .unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .rposition(|byte| !matches!(byte, b' ' | b'\t'))
+        .map_or(start, |last| last.saturating_add(1));
     bytes.get(start..end).unwrap_or_default()
 }
 
@@ -89,12 +112,17 @@ pub(super) fn host_of_target<'a>(method: &[u8], target: &'a [u8]) -> (Option<&'a
     }
     let scheme = target.windows(3).position(|window| window == b"://");
     let is_scheme = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_alphanumeric) && !bytes.is_empty();
-    let Some((scheme, rest)) = scheme.and_then(|end| target.split_at_checked(end)) else { return (None, target) };
+    let Some((scheme, rest)) = scheme.and_then(|end| target.split_at_checked(end)) else {
+        return (None, target);
+    };
     if !is_scheme(scheme) {
         return (None, target);
     }
     let authority = rest.get(3..).unwrap_or_default();
-    let end = authority.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(authority.len());
+    let end = authority
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?' | b'#'))
+        .unwrap_or(authority.len());
     let (authority, path) = authority.split_at_checked(end).unwrap_or((authority, &[]));
     // What stands before an @ are credentials.
     let host = authority.rsplit(|&byte| byte == b'@').next().unwrap_or_default();
@@ -104,7 +132,11 @@ pub(super) fn host_of_target<'a>(method: &[u8], target: &'a [u8]) -> (Option<&'a
 /// A host without its port; the brackets of an IPv6 address stay.
 pub(super) fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !ends_inside_brackets(name) => name,
+        Some((name, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit()) && !ends_inside_brackets(name) =>
+        {
+            name
+        }
         _ => host,
     }
 }
@@ -121,7 +153,8 @@ pub(super) fn media_type(value: &[u8]) -> &[u8] {
 
 /// Whether a comma-separated list has the token, in any case.
 pub(super) fn token_listed(list: &[u8], token: &[u8]) -> bool {
-    list.split(|&byte| byte == b',').any(|item| media_type(item).eq_ignore_ascii_case(token))
+    list.split(|&byte| byte == b',')
+        .any(|item| media_type(item).eq_ignore_ascii_case(token))
 }
 
 /// A decimal number; of a list of numbers the first.
@@ -155,11 +188,27 @@ mod tests {
     #[test]
     fn start_lines() {
         let request = RequestLine::parse(b"GET /a b HTTP/1.1");
-        assert_eq!(request, Some(RequestLine { method: b"GET", target: b"/a b" }), "spaces in the target");
+        assert_eq!(
+            request,
+            Some(RequestLine {
+                method: b"GET",
+                target: b"/a b"
+            }),
+            "spaces in the target"
+        );
         assert_eq!(RequestLine::parse(b"OPTIONS rtsp://host RTSP/1.0"), None);
-        assert_eq!(RequestLine::parse(b"GET HTTP/1.1"), None);
+        assert_eq!(
+            RequestLine::parse(b"GET HTTP/1.1"),
+            Some(RequestLine {
+                method: b"GET",
+                target: b""
+            })
+        );
         assert_eq!(RequestLine::parse(b"G@T / HTTP/1.1"), None);
-        assert_eq!(StatusLine::parse(b"HTTP/1.1 200 OK"), Some(StatusLine { code: 200 }));
+        assert_eq!(
+            StatusLine::parse(b"HTTP/1.1 200 OK"),
+            Some(StatusLine { code: 200 })
+        );
         assert_eq!(StatusLine::parse(b"HTTP/1.0 404"), Some(StatusLine { code: 404 }));
         assert_eq!(StatusLine::parse(b"HTTP/1.1 2000"), None);
         assert_eq!(StatusLine::parse(b"HTTP/2 200"), None);
@@ -169,11 +218,26 @@ mod tests {
 
     #[test]
     fn targets() {
-        assert_eq!(host_of_target(b"GET", b"/x?u=http://y/"), (None, b"/x?u=http://y/".as_slice()));
-        assert_eq!(host_of_target(b"GET", b"http://u:p@h:80/x"), (Some(b"h:80".as_slice()), b"/x".as_slice()));
-        assert_eq!(host_of_target(b"GET", b"http://h?q"), (Some(b"h".as_slice()), b"?q".as_slice()));
-        assert_eq!(host_of_target(b"GET", b"http://h"), (Some(b"h".as_slice()), b"/".as_slice()));
-        assert_eq!(host_of_target(b"CONNECT", b"h:443"), (Some(b"h:443".as_slice()), b"h:443".as_slice()));
+        assert_eq!(
+            host_of_target(b"GET", b"/x?u=http://y/"),
+            (None, b"/x?u=http://y/".as_slice())
+        );
+        assert_eq!(
+            host_of_target(b"GET", b"http://u:p@h:80/x"),
+            (Some(b"h:80".as_slice()), b"/x".as_slice())
+        );
+        assert_eq!(
+            host_of_target(b"GET", b"http://h?q"),
+            (Some(b"h".as_slice()), b"?q".as_slice())
+        );
+        assert_eq!(
+            host_of_target(b"GET", b"http://h"),
+            (Some(b"h".as_slice()), b"/".as_slice())
+        );
+        assert_eq!(
+            host_of_target(b"CONNECT", b"h:443"),
+            (Some(b"h:443".as_slice()), b"h:443".as_slice())
+        );
         assert_eq!(host_of_target(b"OPTIONS", b"*"), (None, b"*".as_slice()));
     }
 
@@ -191,8 +255,14 @@ mod tests {
         assert_eq!(field(b"no colon"), None);
         assert_eq!(media_type(b"text/html; charset=utf-8"), b"text/html");
         assert!(token_listed(b"gzip, Chunked", b"chunked"));
-        assert_eq!((number(b"42, 42"), number(b""), number(b"-1")), (Some(42), None, None));
+        assert_eq!(
+            (number(b"42, 42"), number(b""), number(b"-1")),
+            (Some(42), None, None)
+        );
         assert_eq!(number(b"99999999999999999999"), None);
-        assert_eq!((chunk_size(b"1F;x=y"), chunk_size(b""), chunk_size(b"xyz")), (Some(31), None, None));
+        assert_eq!(
+            (chunk_size(b"1F;x=y"), chunk_size(b""), chunk_size(b"xyz")),
+            (Some(31), None, None)
+        );
     }
 }

@@ -9,18 +9,28 @@
 
 mod line;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 mod tests;
 
 use super::{
-    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, side_of,
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    side_of,
 };
 use crate::column::{Sink, Value};
 use crate::text;
-use line::{RequestLine, StatusLine, field, host_of_target, media_type, number, token_listed, trim, without_port};
+use line::{
+    RequestLine, StatusLine, field, host_of_target, media_type, number, token_listed, trim, without_port,
+};
 use std::collections::VecDeque;
 
 /// Transactions that are listed for one flow; further ones are counted.
 const MAX_TRANSACTIONS: usize = 32;
+/// Bytes of text in the list of transactions beyond which none is added.
+const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Requests that wait for their response at the same time, beyond which pipelining is not followed.
 const MAX_WAITING: usize = 128;
 /// The longest start line, field line or chunk size line.
@@ -67,12 +77,31 @@ crate::record! {
 crate::record! {
     /// The HTTP/1 transactions of a flow.
     pub struct Record {
-        /// Transactions in the order of their requests; at most 32.
+        /// Transactions in the order of their requests; at most 32, and none after 64 KiB of text.
         transactions: Vec<Transaction>,
         /// All transactions, listed or not.
         transaction_count: u32,
         /// Whether the connection became another protocol (CONNECT or Upgrade).
         upgraded: bool,
+    }
+}
+
+impl Transaction {
+    fn text_bytes(&self) -> usize {
+        let texts = [
+            &self.method,
+            &self.host,
+            &self.path,
+            &self.user_agent,
+            &self.referer,
+            &self.server,
+            &self.request_content_type,
+            &self.response_content_type,
+        ];
+        texts
+            .into_iter()
+            .flatten()
+            .fold(0, |sum, text| sum.saturating_add(text.len()))
     }
 }
 
@@ -176,7 +205,10 @@ impl Field {
             (b"content-length", Field::ContentLength),
             (b"transfer-encoding", Field::TransferEncoding),
         ];
-        FIELDS.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map_or(Self::Other, |&(_, field)| field)
+        FIELDS
+            .iter()
+            .find(|(known, _)| name.eq_ignore_ascii_case(known))
+            .map_or(Self::Other, |&(_, field)| field)
     }
 }
 
@@ -184,7 +216,8 @@ impl Dissect for Http {
     fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
         let index = side_of(context.direction);
         match input {
-            Input::Stream(bytes) | Input::Datagram(bytes) => self.stream(index, bytes),
+            Input::Stream(bytes) => self.stream(index, bytes),
+            Input::Datagram(bytes) => self.datagram(index, bytes),
             Input::Gap(length) => {
                 self.gap(index, length);
                 Outcome::none(self.status())
@@ -203,7 +236,11 @@ impl Dissect for Http {
     }
 
     fn server_name(&self) -> Option<&str> {
-        self.record.transactions.iter().find_map(|transaction| transaction.host.as_deref()).map(without_port)
+        self.record
+            .transactions
+            .iter()
+            .find_map(|transaction| transaction.host.as_deref())
+            .map(without_port)
     }
 
     fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
@@ -236,13 +273,27 @@ impl Http {
         stopped.unwrap_or(Status::Done)
     }
 
+    /// A datagram is one message, whatever came before (SSDP). Its requests are not answered in order, or not at all.
+    fn datagram(&mut self, index: usize, bytes: &[u8]) -> Outcome {
+        self.sides = <[Side; 2]>::default();
+        self.waiting.clear();
+        self.stream(index, bytes);
+        self.sides = <[Side; 2]>::default();
+        Outcome::all(bytes)
+    }
+
     fn stream(&mut self, index: usize, bytes: &[u8]) -> Outcome {
         let mut consumed: usize = 0;
         loop {
             let rest = bytes.get(consumed..).unwrap_or_default();
-            let Some(side) = self.sides.get_mut(index) else { return Outcome::all(bytes) };
+            let Some(side) = self.sides.get_mut(index) else {
+                return Outcome::all(bytes);
+            };
             if rest.is_empty() {
-                return Outcome { consumed, status: self.status() };
+                return Outcome {
+                    consumed,
+                    status: self.status(),
+                };
             }
             let count = match side.state {
                 State::Skip(left, after) => {
@@ -251,13 +302,24 @@ impl Http {
                     count as usize
                 }
                 State::UntilClose | State::Stopped(_) => rest.len(),
-                State::Start | State::Header(_) | State::ChunkSize | State::Trailer(_) | State::Resync { .. } => {
+                State::Start
+                | State::Header(_)
+                | State::ChunkSize
+                | State::Trailer(_)
+                | State::Resync { .. } => {
                     let searched = side.searched.min(rest.len());
-                    let end = rest.get(searched..).unwrap_or_default().iter().position(|&byte| byte == b'\n');
+                    let end = rest
+                        .get(searched..)
+                        .unwrap_or_default()
+                        .iter()
+                        .position(|&byte| byte == b'\n');
                     let Some(end) = end.map(|end| end.saturating_add(searched)) else {
                         side.searched = rest.len();
                         if rest.len() < MAX_LINE_BYTES {
-                            return Outcome { consumed, status: self.status() };
+                            return Outcome {
+                                consumed,
+                                status: self.status(),
+                            };
                         }
                         side.searched = 0;
                         side.overlong_line(MAX_LINE_BYTES);
@@ -278,14 +340,19 @@ impl Http {
             };
             consumed = consumed.saturating_add(count);
             if self.record.upgraded {
-                return Outcome { consumed, status: Status::Done };
+                return Outcome {
+                    consumed,
+                    status: Status::Done,
+                };
             }
         }
     }
 
     /// One line, without its end.
     fn line(&mut self, index: usize, line: &[u8]) {
-        let Some(side) = self.sides.get_mut(index) else { return };
+        let Some(side) = self.sides.get_mut(index) else {
+            return;
+        };
         match side.state {
             State::Start => {
                 // RFC 9112 §2.2: empty lines before a start line are passed over.
@@ -295,16 +362,21 @@ impl Http {
             }
             State::Resync { line_start, searched } => {
                 // A response may begin where an unknown body ended, in the middle of a line.
-                let response = line.windows(7).position(|window| window == b"HTTP/1.").and_then(|at| line.get(at..));
+                let response = line
+                    .windows(7)
+                    .position(|window| window == b"HTTP/1.")
+                    .and_then(|at| line.get(at..));
                 let found = (line_start && self.start_line(index, line))
-                    || response.is_some_and(|line| StatusLine::parse(line).is_some() && self.start_line(index, line));
+                    || response.is_some_and(|line| {
+                        StatusLine::parse(line).is_some() && self.start_line(index, line)
+                    });
                 if !found {
                     let searched = searched.saturating_add(line.len()).saturating_add(1);
                     self.resync(index, true, searched);
                 }
             }
             State::Header(read) => {
-                let read = read.saturating_add(line.len());
+                let read = read.saturating_add(line.len()).saturating_add(1);
                 side.state = State::Header(read);
                 if line.is_empty() {
                     self.end_of_header(index);
@@ -322,8 +394,12 @@ impl Http {
                 None => self.resync(index, true, 0),
             },
             State::Trailer(read) => {
-                let read = read.saturating_add(line.len());
-                side.state = if line.is_empty() { State::Start } else { State::Trailer(read) };
+                let read = read.saturating_add(line.len()).saturating_add(1);
+                side.state = if line.is_empty() {
+                    State::Start
+                } else {
+                    State::Trailer(read)
+                };
                 if read > MAX_HEADER_BYTES {
                     self.stop(index, Status::GaveUp(Limit::MessageLength));
                 }
@@ -356,38 +432,59 @@ impl Http {
             transaction.path = Some(text::from_wire(path, MAX_VALUE_BYTES));
             transaction.host = host.map(|host| text::from_wire(host, MAX_NAME_BYTES));
         }
-        let waiting =
-            Waiting { transaction, head: request.method == b"HEAD", connect: request.method == b"CONNECT" };
+        let waiting = Waiting {
+            transaction,
+            head: request.method == b"HEAD",
+            connect: request.method == b"CONNECT",
+        };
         if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back(waiting);
         }
-        Message { transaction, ..Message::default() }
+        Message {
+            transaction,
+            ..Message::default()
+        }
     }
 
     fn response(&mut self, code: u16) -> Message {
         // RFC 9110 §15.2: interim responses precede the final one, but for 101, which is final for HTTP.
         let interim = (100..200).contains(&code) && code != 101;
-        let waiting = if interim { self.waiting.front().copied() } else { self.waiting.pop_front() };
+        let waiting = if interim {
+            self.waiting.front().copied()
+        } else {
+            self.waiting.pop_front()
+        };
         let answers = match waiting {
             Some(waiting) => waiting,
             None if interim => Waiting::default(),
             // The request was not seen.
-            None => Waiting { transaction: self.new_transaction(), ..Waiting::default() },
+            None => Waiting {
+                transaction: self.new_transaction(),
+                ..Waiting::default()
+            },
         };
-        if let (Some(transaction), false) = (answers.transaction, interim) {
-            if let Some(transaction) = self.record.transactions.get_mut(transaction) {
-                transaction.status = Some(code);
-            }
-        }
         let transaction = if interim { None } else { answers.transaction };
-        Message { transaction, status: Some(code), answers, ..Message::default() }
+        if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
+            transaction.status = Some(code);
+        }
+        Message {
+            transaction,
+            status: Some(code),
+            answers,
+            ..Message::default()
+        }
     }
 
     /// Counts a transaction; its index if it is listed.
     fn new_transaction(&mut self) -> Option<usize> {
         self.record.transaction_count = self.record.transaction_count.saturating_add(1);
         let index = self.record.transactions.len();
-        if index >= MAX_TRANSACTIONS {
+        let text = self
+            .record
+            .transactions
+            .iter()
+            .fold(0_usize, |sum, listed| sum.saturating_add(listed.text_bytes()));
+        if index >= MAX_TRANSACTIONS || text >= MAX_TEXT_BYTES {
             return None;
         }
         self.record.transactions.push(Transaction::default());
@@ -395,7 +492,9 @@ impl Http {
     }
 
     fn field_line(&mut self, index: usize, line: &[u8]) {
-        let Some(side) = self.sides.get_mut(index) else { return };
+        let Some(side) = self.sides.get_mut(index) else {
+            return;
+        };
         let message = &mut side.message;
         let (kind, value, folded) = if matches!(line.first(), Some(b' ' | b'\t')) {
             // RFC 9112 §5.2: an obsolete fold continues the value.
@@ -412,7 +511,9 @@ impl Http {
             _ => {}
         }
         let request = message.status.is_none();
-        let transaction = message.transaction.and_then(|index| self.record.transactions.get_mut(index));
+        let transaction = message
+            .transaction
+            .and_then(|index| self.record.transactions.get_mut(index));
         let Some(transaction) = transaction else { return };
         let place = match (kind, request) {
             (Field::Host, true) => &mut transaction.host,
@@ -451,7 +552,9 @@ impl Http {
 
     /// RFC 9112 §6.3: how long the body is.
     fn end_of_header(&mut self, index: usize) {
-        let Some(side) = self.sides.get_mut(index) else { return };
+        let Some(side) = self.sides.get_mut(index) else {
+            return;
+        };
         let message = &side.message;
         side.state = match message.status {
             Some(code) => {
@@ -472,7 +575,9 @@ impl Http {
     }
 
     fn gap(&mut self, index: usize, length: u64) {
-        let Some(side) = self.sides.get_mut(index) else { return };
+        let Some(side) = self.sides.get_mut(index) else {
+            return;
+        };
         side.searched = 0;
         match side.state {
             State::Skip(left, after) if left >= length => side.skip_to(left.saturating_sub(length), after),
@@ -499,7 +604,11 @@ impl Http {
 
 impl State {
     fn body(length: u64) -> Self {
-        if length == 0 { Self::Start } else { Self::Skip(length, AfterSkip::Message) }
+        if length == 0 {
+            Self::Start
+        } else {
+            Self::Skip(length, AfterSkip::Message)
+        }
     }
 }
 
@@ -515,23 +624,43 @@ impl Side {
     /// So many bytes without a line end.
     fn overlong_line(&mut self, bytes: usize) {
         self.state = match self.state {
-            State::Resync { searched, .. } if searched < MAX_RESYNC_BYTES => {
-                State::Resync { line_start: false, searched: searched.saturating_add(bytes) }
-            }
+            State::Resync { searched, .. } if searched < MAX_RESYNC_BYTES => State::Resync {
+                line_start: false,
+                searched: searched.saturating_add(bytes),
+            },
             State::Resync { .. } => State::Stopped(Status::GaveUp(Limit::Gap)),
             _ => State::Stopped(Status::GaveUp(Limit::MessageLength)),
         };
     }
 }
 
+/// SSDP: a request with one of its methods, or, on its port, a response.
+pub(super) fn identify_datagram(bytes: &[u8], hint: Hint) -> Verdict {
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let request = RequestLine::parse(line)
+        .is_some_and(|request| [b"M-SEARCH".as_slice(), b"NOTIFY"].contains(&request.method));
+    if request || (hint.port && StatusLine::parse(line).is_some()) {
+        Verdict::Yes
+    } else {
+        Verdict::No
+    }
+}
+
 /// A whole request or status line.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
     // Some clients send an empty line before a request (RFC 9112 §2.2).
-    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let start = bytes
+        .iter()
+        .position(|byte| !matches!(byte, b'\r' | b'\n'))
+        .unwrap_or(bytes.len());
     if start > 4 {
         return Verdict::No;
     }
     let bytes = bytes.get(start..).unwrap_or_default();
+    if line::is_unmistakable_request(bytes) {
+        return Verdict::Yes;
+    }
     let seen = bytes.get(..IDENTIFY_LINE_BYTES).unwrap_or(bytes);
     let Some(end) = seen.iter().position(|&byte| byte == b'\n') else {
         let possible = seen.len() < IDENTIFY_LINE_BYTES && line::may_begin_start_line(seen);
@@ -539,5 +668,9 @@ pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
     };
     let line = seen.get(..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if StatusLine::parse(line).is_some() || RequestLine::parse(line).is_some() { Verdict::Yes } else { Verdict::No }
+    if StatusLine::parse(line).is_some() || RequestLine::parse(line).is_some() {
+        Verdict::Yes
+    } else {
+        Verdict::No
+    }
 }

@@ -7,13 +7,18 @@
 mod packet;
 mod stream;
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
 mod tests;
 mod version;
 
 use super::tls::{self, Carrier, ClientHello, ServerHello};
 use super::{
-    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, hex,
-    side_of,
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    hex, side_of,
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
@@ -83,7 +88,11 @@ impl Dissect for Quic {
                 if let Some(closed) = self.closed.get_mut(index) {
                     *closed = true;
                 }
-                return Outcome::none(if self.closed == [true; 2] { Status::Done } else { Status::Need(0) });
+                return Outcome::none(if self.closed == [true; 2] {
+                    Status::Done
+                } else {
+                    Status::Need(0)
+                });
             }
         };
         self.datagrams = self.datagrams.saturating_add(1);
@@ -91,17 +100,31 @@ impl Dissect for Quic {
         // Short headers, padding and what else is not a long header end the datagram.
         while let Ok((header, behind)) = LongHeader::parse(rest) {
             if let Err(status) = self.packet(index, &header, crypto) {
-                return Outcome { consumed: bytes.len(), status };
+                return Outcome {
+                    consumed: bytes.len(),
+                    status,
+                };
             }
             rest = behind;
         }
         let complete = self.tls.has_client_hello() && self.server_hello;
-        let status = if complete || self.datagrams >= MAX_DATAGRAMS { Status::Done } else { Status::Need(0) };
-        Outcome { consumed: bytes.len(), status }
+        let status = if complete || self.datagrams >= MAX_DATAGRAMS {
+            Status::Done
+        } else {
+            Status::Need(0)
+        };
+        Outcome {
+            consumed: bytes.len(),
+            status,
+        }
     }
 
     fn confidence(&self) -> Confidence {
-        if self.tls.has_client_hello() { Confidence::Payload } else { Confidence::Handshake }
+        if self.tls.has_client_hello() {
+            Confidence::Payload
+        } else {
+            Confidence::Handshake
+        }
     }
 
     fn server_name(&self) -> Option<&str> {
@@ -134,7 +157,9 @@ impl Quic {
         match (header.version, header.body) {
             (_, Body::VersionNegotiation(list)) => {
                 let mut list = Cursor::new(list);
-                while let (Ok(number), true) = (list.u32(), self.record.negotiated_versions.len() < MAX_VERSIONS) {
+                while let (Ok(number), true) =
+                    (list.u32(), self.record.negotiated_versions.len() < MAX_VERSIONS)
+                {
                     self.record.negotiated_versions.push(version::name(number));
                 }
             }
@@ -183,7 +208,9 @@ impl Quic {
                 // cut short or damaged, does not open and changes nothing.
                 self.derivations = self.derivations.saturating_add(1);
                 let keys = InitialKeys::derive(version, header.destination, crypto);
-                let Some(payload) = open(&keys.client) else { return Ok(()) };
+                let Some(payload) = open(&keys.client) else {
+                    return Ok(());
+                };
                 self.keys = Some(keys);
                 self.key_connection_id = header.destination.to_vec();
                 if self.client_side.is_none() {
@@ -210,7 +237,11 @@ impl Quic {
         let from_client = self.client_side == Some(index);
         let present = self.keys.as_ref()?;
         if present.version == version.number {
-            return open(if from_client { &present.client } else { &present.server });
+            return open(if from_client {
+                &present.client
+            } else {
+                &present.server
+            });
         }
         // RFC 9368 §4.1: the server may answer in another version, with keys from the same connection id.
         if self.derivations >= MAX_DERIVATIONS {
@@ -234,7 +265,17 @@ impl Quic {
                 Err(FrameError::Limit(limit)) => return Err(Status::GaveUp(limit)),
             }
         }
-        self.messages(index, crypto).map_err(|Short| Status::Malformed(Malformed::BadLength))
+        self.messages(index, crypto)
+            .map_err(|Short| Status::Malformed(Malformed::BadLength))
+    }
+
+    /// The type of CRYPTO frames: Google's versions kept their own frame types.
+    fn crypto_frame(&self) -> u64 {
+        if self.keys.as_ref().is_some_and(|keys| keys.google_frames) {
+            0x08
+        } else {
+            0x06
+        }
     }
 
     /// Reads one frame; whether the next can be read.
@@ -257,7 +298,7 @@ impl Quic {
                     }
                 }
             }
-            0x06 => {
+            kind if kind == self.crypto_frame() => {
                 let offset = varint(cursor)?;
                 let length = varint(cursor)?;
                 let data = cursor.take(usize::try_from(length).map_err(|_| FrameError::Short)?)?;
@@ -273,13 +314,16 @@ impl Quic {
 
     fn messages(&mut self, index: usize, crypto: &dyn Crypto) -> Result<(), Short> {
         let from_client = self.client_side == Some(index);
-        let Some(stream) = self.streams.get_mut(index) else { return Ok(()) };
+        let Some(stream) = self.streams.get_mut(index) else {
+            return Ok(());
+        };
         while let Some((kind, body)) = stream.next_message() {
             match kind {
-                tls::CLIENT_HELLO if from_client && !self.tls.has_client_hello() => {
+                tls::CLIENT_HELLO if from_client => {
                     let hello = ClientHello::parse(body)?;
-                    self.tls.set_client_hello(&hello, Carrier::Quic, crypto);
-                    self.record.user_agent = hello.quic_transport_parameters.and_then(user_agent);
+                    self.tls.add_client_hello(&hello, Carrier::Quic, crypto);
+                    let named = hello.quic_transport_parameters.and_then(user_agent);
+                    self.record.user_agent = self.record.user_agent.take().or(named);
                 }
                 tls::SERVER_HELLO if !from_client && !self.server_hello => {
                     let hello = ServerHello::parse(body)?;
@@ -324,14 +368,24 @@ fn user_agent(parameters: &[u8]) -> Option<String> {
     }
 }
 
-/// A long header of a known version, or a version negotiation that lists one.
+/// A long header of a known version, a version negotiation that lists one, or a client's first Initial packet with a
+/// version that is meant to be refused.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
-    let Ok((header, _)) = LongHeader::parse(bytes) else { return Verdict::No };
+    let Ok((header, _)) = LongHeader::parse(bytes) else {
+        return Verdict::No;
+    };
     let plausible = match header.body {
         Body::VersionNegotiation(list) => {
-            list.len() % 4 == 0 && list.chunks_exact(4).any(|number| {
-                <[u8; 4]>::try_from(number).is_ok_and(|number| Version::find(u32::from_be_bytes(number)).is_some())
-            })
+            list.len() % 4 == 0
+                && list.chunks_exact(4).any(|number| {
+                    <[u8; 4]>::try_from(number)
+                        .is_ok_and(|number| Version::find(u32::from_be_bytes(number)).is_some())
+                })
+        }
+        // RFC 9000 §14.1: a datagram with a client's Initial packet has at least 1,200 bytes. Less than the number is
+        // known of a reserved version, so that this must hold too.
+        Body::Protected { kind, .. } if header.version.is_some_and(Version::is_reserved) => {
+            kind == Kind::Initial && bytes.len() >= 1200 && header.destination.len() >= 8
         }
         // RFC 9000 §17.2: the fixed bit is 1 until both sides have agreed otherwise (RFC 9287).
         Body::Protected { .. } | Body::Retry => bytes.first().is_some_and(|first| first & 0x40 != 0),

@@ -14,7 +14,9 @@ pub(super) fn varint(cursor: &mut Cursor<'_>) -> Result<u64, Short> {
     let first = cursor.u8()?;
     let more = (1_usize << (first >> 6)).saturating_sub(1);
     let bytes = cursor.take(more)?;
-    Ok(bytes.iter().fold(u64::from(first & 0x3f), |value, byte| (value << 8) | u64::from(*byte)))
+    Ok(bytes.iter().fold(u64::from(first & 0x3f), |value, byte| {
+        (value << 8) | u64::from(*byte)
+    }))
 }
 
 /// What follows the connection ids of a long header.
@@ -58,13 +60,31 @@ impl<'a> LongHeader<'a> {
         let source = connection_id(&mut cursor)?;
         if number == 0 {
             let body = Body::VersionNegotiation(cursor.rest());
-            return Ok((Self { version: None, destination, source, body, packet: datagram }, &[]));
+            return Ok((
+                Self {
+                    version: None,
+                    destination,
+                    source,
+                    body,
+                    packet: datagram,
+                },
+                &[],
+            ));
         }
         let version = Version::find(number).ok_or(Short)?;
         let kind = version.kind(first);
         if kind == Kind::Retry {
             let body = Body::Retry;
-            return Ok((Self { version: Some(version), destination, source, body, packet: datagram }, &[]));
+            return Ok((
+                Self {
+                    version: Some(version),
+                    destination,
+                    source,
+                    body,
+                    packet: datagram,
+                },
+                &[],
+            ));
         }
         if kind == Kind::Initial {
             let token = varint(&mut cursor)?;
@@ -76,13 +96,26 @@ impl<'a> LongHeader<'a> {
         // A datagram that was captured in part has its headers, and no packet that opens.
         let (packet, rest) = datagram.split_at_checked(end).unwrap_or((datagram, &[]));
         let body = Body::Protected { kind, number_offset };
-        Ok((Self { version: Some(version), destination, source, body, packet }, rest))
+        Ok((
+            Self {
+                version: Some(version),
+                destination,
+                source,
+                body,
+                packet,
+            },
+            rest,
+        ))
     }
 }
 
 fn connection_id<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Short> {
     let length = cursor.u8()?;
-    if length > MAX_CONNECTION_ID_BYTES { Err(Short) } else { cursor.take(length.into()) }
+    if length > MAX_CONNECTION_ID_BYTES {
+        Err(Short)
+    } else {
+        cursor.take(length.into())
+    }
 }
 
 /// The keys of one direction's Initial packets.
@@ -98,6 +131,8 @@ pub(super) struct PacketKeys {
 pub(super) struct InitialKeys {
     /// The version that they belong to.
     pub(super) version: u32,
+    /// Whether the packets have Google's frame types.
+    pub(super) google_frames: bool,
     pub(super) client: PacketKeys,
     pub(super) server: PacketKeys,
 }
@@ -119,7 +154,12 @@ impl InitialKeys {
                 header_protection: expand(&secret, header_protection, crypto),
             }
         };
-        Self { version: version.number, client: keys("client in"), server: keys("server in") }
+        Self {
+            version: version.number,
+            google_frames: version.google_frames,
+            client: keys("client in"),
+            server: keys("server in"),
+        }
     }
 }
 
@@ -144,7 +184,9 @@ impl PacketKeys {
     /// The payload of a protected packet, or `None` if its tag is wrong (then it is not for these keys).
     pub(super) fn open(&self, packet: &[u8], number_offset: usize, crypto: &dyn Crypto) -> Option<Vec<u8>> {
         // RFC 9001 §5.4.2: the sample begins where a packet number of four bytes would end.
-        let sample = packet.get(number_offset.checked_add(4)?..)?.first_chunk::<SAMPLE_BYTES>()?;
+        let sample = packet
+            .get(number_offset.checked_add(4)?..)?
+            .first_chunk::<SAMPLE_BYTES>()?;
         let [first_mask, number_mask @ ..] = crypto.aes128_header_mask(&self.header_protection, sample);
         let mut header = packet.get(..number_offset.checked_add(4)?)?.to_vec();
         let first = header.first_mut()?;
@@ -156,12 +198,67 @@ impl PacketKeys {
         header.truncate(number_offset.checked_add(number_bytes)?);
         // An Initial's number is small enough for its encoding to be the whole number (RFC 9000 §17.1).
         let mut nonce = self.iv;
-        for (byte, number) in nonce.iter_mut().rev().zip(header.iter().skip(number_offset).rev()) {
+        for (byte, number) in nonce
+            .iter_mut()
+            .rev()
+            .zip(header.iter().skip(number_offset).rev())
+        {
             *byte ^= number;
         }
         let mut payload = packet.get(header.len()..)?.to_vec();
         let length = crypto.aes128_gcm_open(&self.key, &nonce, &header, &mut payload)?;
         payload.truncate(length);
         Some(payload)
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
+mod tests {
+    use super::*;
+    use crate::l7::hex;
+    use crate::l7::tests::TestCrypto;
+
+    impl PacketKeys {
+        /// What [`PacketKeys::open`] undoes, but for header protection.
+        pub(in crate::l7::quic) fn seal(&self, header: &[u8], number: u32, payload: &[u8]) -> Vec<u8> {
+            let mut nonce = self.iv;
+            for (byte, number) in nonce[8..].iter_mut().zip(number.to_be_bytes()) {
+                *byte ^= number;
+            }
+            TestCrypto::seal(&self.key, nonce, header, payload)
+        }
+
+        pub(in crate::l7::quic) fn mask(&self, sample: &[u8; 16]) -> [u8; 5] {
+            TestCrypto.aes128_header_mask(&self.header_protection, sample)
+        }
+
+        /// Key, iv and header protection key in hexadecimal.
+        pub(in crate::l7::quic) fn parts(&self) -> [String; 3] {
+            [hex(&self.key), hex(&self.iv), hex(&self.header_protection)]
+        }
+    }
+
+    #[test]
+    fn integers_of_rfc_9000() {
+        // RFC 9000 appendix A.1.
+        let cases: [(&[u8], u64); 4] = [
+            (
+                &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c],
+                151_288_809_941_952_652,
+            ),
+            (&[0x9d, 0x7f, 0x3e, 0x7d], 494_878_333),
+            (&[0x7b, 0xbd], 15_293),
+            (&[0x25], 37),
+        ];
+        for (bytes, value) in cases {
+            assert_eq!(varint(&mut Cursor::new(bytes)), Ok(value));
+            let short = bytes.split_last().map(|(_, rest)| rest).unwrap_or_default();
+            assert_eq!(varint(&mut Cursor::new(short)), Err(Short));
+        }
     }
 }

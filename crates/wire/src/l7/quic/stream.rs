@@ -2,8 +2,8 @@
 
 use crate::l7::Limit;
 
-/// The longest stream that is kept. The largest ClientHellos, post-quantum with many extensions, have 4 KiB.
-const MAX_BYTES: usize = 32 * 1024;
+/// The longest stream that is kept. The largest of them, post-quantum with many extensions, have 4 KiB.
+const MAX_BYTES: usize = 16 * 1024;
 /// Pieces with gaps between them that are kept; clients that shuffle send some ten.
 const MAX_PIECES: usize = 64;
 
@@ -21,7 +21,10 @@ impl CryptoStream {
     /// Adds the bytes of a CRYPTO frame.
     pub(super) fn insert(&mut self, offset: u64, data: &[u8]) -> Result<(), Limit> {
         let start = usize::try_from(offset).map_err(|_| Limit::MessageLength)?;
-        let end = start.checked_add(data.len()).filter(|end| *end <= MAX_BYTES).ok_or(Limit::MessageLength)?;
+        let end = start
+            .checked_add(data.len())
+            .filter(|end| *end <= MAX_BYTES)
+            .ok_or(Limit::MessageLength)?;
         if data.is_empty() {
             return Ok(());
         }
@@ -82,7 +85,9 @@ mod tests {
         let mut stream = CryptoStream::default();
         assert_eq!(stream.insert(MAX_BYTES as u64, b"x"), Err(Limit::MessageLength));
         assert_eq!(stream.insert(u64::MAX, b"x"), Err(Limit::MessageLength));
-        let pieces = (0..).map(|index: u64| stream.insert(index.saturating_mul(2), b"x")).take_while(Result::is_ok);
+        let pieces = (0..)
+            .map(|index: u64| stream.insert(index.saturating_mul(2), b"x"))
+            .take_while(Result::is_ok);
         assert_eq!(pieces.count(), MAX_PIECES);
     }
 

@@ -69,8 +69,12 @@ impl Certificate {
         expect(&mut fields, tag::SEQUENCE)?; // signature algorithm
         self.issuer = distinguished_name(expect(&mut fields, tag::SEQUENCE)?);
         let mut validity = Cursor::new(expect(&mut fields, tag::SEQUENCE)?);
-        self.not_before = element(&mut validity).ok().and_then(|(tag, value)| time(tag, value));
-        self.not_after = element(&mut validity).ok().and_then(|(tag, value)| time(tag, value));
+        self.not_before = element(&mut validity)
+            .ok()
+            .and_then(|(tag, value)| time(tag, value));
+        self.not_after = element(&mut validity)
+            .ok()
+            .and_then(|(tag, value)| time(tag, value));
         self.subject = distinguished_name(expect(&mut fields, tag::SEQUENCE)?);
         while !fields.is_empty() {
             if let (tag::EXTENSIONS, value) = element(&mut fields)? {
@@ -133,7 +137,9 @@ fn address(bytes: &[u8]) -> Option<String> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(std::net::Ipv4Addr::from(v4).to_string());
     }
-    <[u8; 16]>::try_from(bytes).ok().map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
 /// A Name as in RFC 4514: the last attribute first, joined by commas.
@@ -148,8 +154,14 @@ fn distinguished_name(name: &[u8]) -> String {
                 break;
             }
             let mut pair = Cursor::new(pair);
-            if let (Ok(kind), Ok((tag, value))) = (expect(&mut pair, tag::OBJECT_IDENTIFIER), element(&mut pair)) {
-                relative.push(format!("{}={}", attribute_type(kind), escaped(&string(tag, value))));
+            if let (Ok(kind), Ok((tag, value))) =
+                (expect(&mut pair, tag::OBJECT_IDENTIFIER), element(&mut pair))
+            {
+                relative.push(format!(
+                    "{}={}",
+                    attribute_type(kind),
+                    escaped(&string(tag, value))
+                ));
             }
         }
         if attributes.len() >= MAX_ATTRIBUTES {
@@ -215,14 +227,18 @@ fn string(tag: u8, value: &[u8]) -> String {
                 [high, low] => u16::from_be_bytes([*high, *low]),
                 _ => 0,
             });
-            char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+            char::decode_utf16(units)
+                .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
+                .collect()
         }
         tag::UNIVERSAL_STRING => {
             let units = value.chunks_exact(4).map(|four| match four {
                 [a, b, c, d] => u32::from_be_bytes([*a, *b, *c, *d]),
                 _ => 0,
             });
-            units.map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+            units
+                .map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER))
+                .collect()
         }
         tag::BIT_STRING | tag::SEQUENCE | tag::SET => format!("#{}", crate::l7::hex(value)),
         _ => text::from_wire(value, MAX_VALUE_BYTES),
@@ -241,7 +257,7 @@ fn escaped(value: &str) -> String {
     text
 }
 
-/// UTCTime and GeneralizedTime as RFC 5280 §4.1.2.5 allows them: to the second, in Z.
+/// `UTCTime` and `GeneralizedTime` as RFC 5280 §4.1.2.5 allows them: to the second, in Z.
 fn time(tag: u8, value: &[u8]) -> Option<i64> {
     let (year, rest) = match tag {
         tag::UTC_TIME => {
@@ -256,14 +272,24 @@ fn time(tag: u8, value: &[u8]) -> Option<i64> {
         _ => return None,
     };
     let mut pairs = rest.chunks_exact(2).map(number);
-    let mut next = |low: i64, high: i64| pairs.next().flatten().filter(|value| (low..=high).contains(value));
+    let mut next = |low: i64, high: i64| {
+        pairs
+            .next()
+            .flatten()
+            .filter(|value| (low..=high).contains(value))
+    };
     let (month, day) = (next(1, 12)?, next(1, 31)?);
     let (hour, minute) = (next(0, 23)?, next(0, 59)?);
     // RFC 5280 demands seconds, some issuers leave them out.
     let second = next(0, 60).unwrap_or(0);
     let days = days_since_1970(year, month, day)?;
-    let seconds =
-        days.checked_mul(24)?.checked_add(hour)?.checked_mul(60)?.checked_add(minute)?.checked_mul(60)?.checked_add(second)?;
+    let seconds = days
+        .checked_mul(24)?
+        .checked_add(hour)?
+        .checked_mul(60)?
+        .checked_add(minute)?
+        .checked_mul(60)?
+        .checked_add(second)?;
     seconds.checked_mul(1_000_000_000)
 }
 
@@ -278,8 +304,19 @@ fn number(digits: &[u8]) -> Option<i64> {
 fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     let year = if month <= 2 { year.checked_sub(1)? } else { year };
     let month_from_march = month.checked_add(9)? % 12;
-    let day_of_year = month_from_march.checked_mul(153)?.checked_add(2)?.checked_div(5)?.checked_add(day)?.checked_sub(1)?;
-    let leap_days = year.div_euclid(4).checked_sub(year.div_euclid(100))?.checked_add(year.div_euclid(400))?;
+    let day_of_year = month_from_march
+        .checked_mul(153)?
+        .checked_add(2)?
+        .checked_div(5)?
+        .checked_add(day)?
+        .checked_sub(1)?;
+    let leap_days = year
+        .div_euclid(4)
+        .checked_sub(year.div_euclid(100))?
+        .checked_add(year.div_euclid(400))?;
     // 719,468 days lie between 0000-03-01 and 1970-01-01.
-    year.checked_mul(365)?.checked_add(leap_days)?.checked_add(day_of_year)?.checked_sub(719_468)
+    year.checked_mul(365)?
+        .checked_add(leap_days)?
+        .checked_add(day_of_year)?
+        .checked_sub(719_468)
 }

@@ -6,7 +6,9 @@ use std::borrow::Cow;
 /// The registered name; unregistered values as `0x1a2b`.
 pub(super) fn name(suite: u16) -> Cow<'static, str> {
     match NAMES.binary_search_by_key(&suite, |&(value, _)| value) {
-        Ok(index) => NAMES.get(index).map_or(Cow::Borrowed(""), |&(_, name)| Cow::Borrowed(name)),
+        Ok(index) => NAMES
+            .get(index)
+            .map_or(Cow::Borrowed(""), |&(_, name)| Cow::Borrowed(name)),
         Err(_) => Cow::Owned(format!("0x{suite:04x}")),
     }
 }
@@ -43,7 +45,10 @@ const NAMES: &[(u16, &str)] = &[
     (0x001b, "TLS_DH_anon_WITH_3DES_EDE_CBC_SHA"),
     (0x001c, "SSL_FORTEZZA_KEA_WITH_NULL_SHA"),
     (0x001d, "SSL_FORTEZZA_KEA_WITH_FORTEZZA_CBC_SHA"),
-    (0x001e, "TLS_KRB5_WITH_DES_CBC_SHA_or_SSL_FORTEZZA_KEA_WITH_RC4_128_SHA"),
+    (
+        0x001e,
+        "TLS_KRB5_WITH_DES_CBC_SHA_or_SSL_FORTEZZA_KEA_WITH_RC4_128_SHA",
+    ),
     (0x001f, "TLS_KRB5_WITH_3DES_EDE_CBC_SHA"),
     (0x0020, "TLS_KRB5_WITH_RC4_128_SHA"),
     (0x0021, "TLS_KRB5_WITH_IDEA_CBC_SHA"),
@@ -406,6 +411,10 @@ mod tests {
 
     #[test]
     fn the_table_is_sorted() {
-        assert!(NAMES.windows(2).all(|pair| matches!(pair, [(a, _), (b, _)] if a < b)));
+        assert!(
+            NAMES
+                .windows(2)
+                .all(|pair| matches!(pair, [(a, _), (b, _)] if a < b))
+        );
     }
 }

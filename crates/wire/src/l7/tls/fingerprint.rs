@@ -30,7 +30,12 @@ pub(super) fn ja3_string(hello: &ClientHello<'_>) -> String {
 
 /// The JA3S string: version, cipher and extensions in decimal.
 pub(super) fn ja3s_string(hello: &ServerHello<'_>) -> String {
-    format!("{},{},{}", hello.legacy_version, hello.cipher, decimal(&hello.extensions))
+    format!(
+        "{},{},{}",
+        hello.legacy_version,
+        hello.cipher,
+        decimal(&hello.extensions)
+    )
 }
 
 /// The JA4 fingerprint.
@@ -81,7 +86,9 @@ fn version(hello: &ClientHello<'_>) -> &'static str {
 /// First and last character of the first ALPN value; those of its hexadecimal form where either byte is not an ASCII
 /// letter or digit; `00` where there is no value.
 fn alpn_characters(value: &[u8]) -> [char; 2] {
-    let (Some(&first), Some(&last)) = (value.first(), value.last()) else { return ['0', '0'] };
+    let (Some(&first), Some(&last)) = (value.first(), value.last()) else {
+        return ['0', '0'];
+    };
     if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() {
         return [first.into(), last.into()];
     }

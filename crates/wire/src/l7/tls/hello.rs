@@ -13,11 +13,11 @@ pub(in crate::l7) const SERVER_HELLO: u8 = 2;
 
 /// The ServerHello random that makes it a HelloRetryRequest (RFC 8446 §4.1.3): SHA-256 of "HelloRetryRequest".
 const HELLO_RETRY_REQUEST: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
-    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
+    0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// Extension numbers (IANA "TLS ExtensionType Values").
+/// Extension numbers (IANA "TLS `ExtensionType` Values").
 mod extension {
     pub(super) const SERVER_NAME: u16 = 0;
     pub(super) const SUPPORTED_GROUPS: u16 = 10;
@@ -47,7 +47,7 @@ pub(in crate::l7) struct ClientHello<'a> {
     pub(super) ciphers: Vec<u16>,
     /// Extension numbers in the order sent.
     pub(super) extensions: Vec<u16>,
-    /// The host name of the server_name extension.
+    /// The host name of the extension `server_name`.
     pub(super) sni: Option<&'a [u8]>,
     /// Application protocols in order of preference.
     pub(super) alpn: Vec<&'a [u8]>,
@@ -57,7 +57,7 @@ pub(in crate::l7) struct ClientHello<'a> {
     pub(super) point_formats: &'a [u8],
     /// Signature schemes.
     pub(super) signature_algorithms: Vec<u16>,
-    /// The supported_versions extension; empty where there is none.
+    /// The extension `supported_versions`; empty where there is none.
     pub(super) supported_versions: Vec<u16>,
     /// Groups for which a key share was sent.
     pub(super) key_shares: Vec<u16>,
@@ -69,7 +69,10 @@ impl<'a> ClientHello<'a> {
     /// Reads a handshake message body.
     pub(in crate::l7) fn parse(body: &'a [u8]) -> Result<Self, Short> {
         let mut cursor = Cursor::new(body);
-        let mut hello = Self { version: cursor.u16()?, ..Self::default() };
+        let mut hello = Self {
+            version: cursor.u16()?,
+            ..Self::default()
+        };
         cursor.skip(32)?; // random
         let session_id = cursor.u8()?;
         cursor.skip(session_id.into())?;
@@ -130,10 +133,19 @@ impl<'a> ClientHello<'a> {
         self.has(extension::ENCRYPTED_CLIENT_HELLO)
     }
 
-    /// The versions offered: supported_versions without GREASE, else the legacy version.
+    /// The versions offered: `supported_versions` without GREASE, else the legacy version.
     pub(super) fn versions(&self) -> Vec<u16> {
-        let offered: Vec<u16> = self.supported_versions.iter().copied().filter(|&v| !is_grease(v)).collect();
-        if offered.is_empty() { vec![self.version] } else { offered }
+        let offered: Vec<u16> = self
+            .supported_versions
+            .iter()
+            .copied()
+            .filter(|&v| !is_grease(v))
+            .collect();
+        if offered.is_empty() {
+            vec![self.version]
+        } else {
+            offered
+        }
     }
 }
 
@@ -142,7 +154,7 @@ impl<'a> ClientHello<'a> {
 pub(in crate::l7) struct ServerHello<'a> {
     /// The legacy version field.
     pub(super) legacy_version: u16,
-    /// The version chosen: the supported_versions extension, else the legacy field.
+    /// The version chosen: the extension `supported_versions`, else the legacy field.
     pub(super) version: u16,
     /// The cipher suite chosen.
     pub(super) cipher: u16,
@@ -161,7 +173,11 @@ impl<'a> ServerHello<'a> {
     pub(in crate::l7) fn parse(body: &'a [u8]) -> Result<Self, Short> {
         let mut cursor = Cursor::new(body);
         let version = cursor.u16()?;
-        let mut hello = Self { legacy_version: version, version, ..Self::default() };
+        let mut hello = Self {
+            legacy_version: version,
+            version,
+            ..Self::default()
+        };
         hello.retry = cursor.array::<32>()? == HELLO_RETRY_REQUEST;
         // The drafts of TLS 1.3 before 22 have neither session id nor compression method.
         let draft = matches!(version, 0x7f00..=0x7f15);
@@ -195,7 +211,7 @@ impl<'a> ServerHello<'a> {
 
     /// Whether everything after this message is encrypted (RFC 8446 §4.4).
     pub(super) fn encrypts(&self) -> bool {
-        !self.retry && matches!(self.version, 0x0304.. )
+        !self.retry && matches!(self.version, 0x0304..)
     }
 }
 
@@ -207,12 +223,14 @@ fn for_each_extension<'a>(mut cursor: Cursor<'a>, mut each: impl FnMut(u16, &'a 
     let rest = cursor.rest();
     let mut block = Cursor::new(rest.get(..length.into()).unwrap_or(rest));
     while let (Ok(number), Ok(length)) = (block.u16(), block.u16()) {
-        let Ok(body) = block.take(length.into()) else { return };
+        let Ok(body) = block.take(length.into()) else {
+            return;
+        };
         each(number, body);
     }
 }
 
-/// The first host_name of a server_name extension (RFC 6066 §3).
+/// The first host name of the extension `server_name` (RFC 6066 §3).
 fn server_name(mut cursor: Cursor<'_>) -> Result<&[u8], Short> {
     let length = cursor.u16()?;
     let mut list = cursor.sub(length.into())?;

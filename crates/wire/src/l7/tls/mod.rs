@@ -9,14 +9,19 @@ mod cipher_suites;
 mod fingerprint;
 mod hello;
 #[cfg(test)]
-mod tests;
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test may panic"
+)]
+pub(super) mod tests;
 
 pub(super) use fingerprint::Carrier;
 pub(super) use hello::{CLIENT_HELLO, ClientHello, SERVER_HELLO, ServerHello};
 
 use super::{
-    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict, hex,
-    side_of,
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    hex, side_of,
 };
 use crate::column::{Sink, Time, Value};
 use crate::cursor::{Cursor, Short};
@@ -37,6 +42,8 @@ const MAX_NAME_BYTES: usize = 256;
 /// data while the server's hello is on its way.
 const MAX_ENCRYPTED_RECORDS: u8 = 16;
 
+/// Bytes of an SSL 2.0 ClientHello up to its lists.
+const SSL2_FIXED_BYTES: usize = 11;
 /// Bytes of a record header.
 const HEADER_BYTES: usize = 5;
 
@@ -56,8 +63,23 @@ mod message {
     pub(super) const HIGHEST: u8 = 25;
 }
 
+/// Further hellos of the client that are kept: one follows a HelloRetryRequest.
+const MAX_FURTHER_HELLOS: usize = 4;
+
 crate::record! {
-    /// The TLS handshake of a flow, as far as it is in the clear. Of several ClientHellos the first is shown.
+    /// A ClientHello after the first.
+    pub struct FurtherHello {
+        /// Its server name indication.
+        sni: Option<String>,
+        /// Its JA3.
+        ja3: String,
+        /// Its JA4. After a HelloRetryRequest it usually differs from the first in extensions.
+        ja4: String,
+    }
+}
+
+crate::record! {
+    /// The TLS handshake of a flow, as far as it is in the clear. Of several hellos of a client the first is shown in full.
     pub struct Record {
         /// Version that the server chose (`TLSv1.3`, `SSLv3`, …).
         version: Option<Cow<'static, str>>,
@@ -81,7 +103,7 @@ crate::record! {
         client_signature_algorithms: Vec<u16>,
         /// Groups for which the client sent a key share, in order, GREASE included.
         client_key_shares: Vec<u16>,
-        /// Whether the ClientHello carries encrypted_client_hello (RFC 9849); a real one can't be told from GREASE. Null if no ClientHello was seen.
+        /// Whether the ClientHello carries the extension `encrypted_client_hello` (65037); a real one can't be told from GREASE. Null if no ClientHello was seen.
         ech: Option<bool>,
         /// Extensions of the ServerHello, in order.
         server_extensions: Vec<u16>,
@@ -97,8 +119,10 @@ crate::record! {
         ja3s: Option<String>,
         /// Version, cipher and extensions of the ServerHello in decimal.
         ja3s_string: Option<String>,
-        /// JA4 of the ClientHello, by FoxIO's specification.
+        /// JA4 of the ClientHello, by the specification of `FoxIO`.
         ja4: Option<String>,
+        /// Hellos of the client after the first, such as the one that answers a HelloRetryRequest; at most 4.
+        further_hellos: Vec<FurtherHello>,
         /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear).
         certificate_subject: Option<String>,
         /// Issuer of the server's certificate as in RFC 4514.
@@ -119,22 +143,42 @@ crate::record! {
 }
 
 impl Record {
-    /// Takes over what a ClientHello shows. Only the first counts: the second, after a HelloRetryRequest, repeats it.
-    pub(super) fn set_client_hello(&mut self, hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto) {
-        self.sni = hello.sni.map(|name| text::from_wire(name, MAX_NAME_BYTES));
-        self.alpn_offered =
-            hello.alpn.iter().take(MAX_LISTED).map(|name| text::from_wire(name, MAX_NAME_BYTES)).collect();
-        self.client_versions = hello.versions().into_iter().take(MAX_LISTED).map(hello::version_name).collect();
+    /// Takes over what a ClientHello shows: in full if it is the first.
+    pub(super) fn add_client_hello(
+        &mut self,
+        hello: &ClientHello<'_>,
+        carrier: Carrier,
+        crypto: &dyn Crypto,
+    ) {
+        let sni = hello.sni.map(|name| text::from_wire(name, MAX_NAME_BYTES));
+        let ja3_string = fingerprint::ja3_string(hello);
+        let ja3 = hex(&crypto.md5(ja3_string.as_bytes()));
+        let ja4 = fingerprint::ja4(hello, carrier, crypto);
+        if self.has_client_hello() {
+            if self.further_hellos.len() < MAX_FURTHER_HELLOS {
+                self.further_hellos.push(FurtherHello { sni, ja3, ja4 });
+            }
+            return;
+        }
+        (self.sni, self.ja3, self.ja3_string, self.ja4) = (sni, Some(ja3), Some(ja3_string), Some(ja4));
+        self.alpn_offered = hello
+            .alpn
+            .iter()
+            .take(MAX_LISTED)
+            .map(|name| text::from_wire(name, MAX_NAME_BYTES))
+            .collect();
+        self.client_versions = hello
+            .versions()
+            .into_iter()
+            .take(MAX_LISTED)
+            .map(hello::version_name)
+            .collect();
         self.client_ciphers = listed(&hello.ciphers);
         self.client_extensions = listed(&hello.extensions);
         self.client_groups = listed(&hello.groups);
         self.client_signature_algorithms = listed(&hello.signature_algorithms);
         self.client_key_shares = listed(&hello.key_shares);
         self.ech = Some(hello.has_encrypted_client_hello());
-        let ja3 = fingerprint::ja3_string(hello);
-        self.ja3 = Some(hex(&crypto.md5(ja3.as_bytes())));
-        self.ja3_string = Some(ja3);
-        self.ja4 = Some(fingerprint::ja4(hello, carrier, crypto));
     }
 
     /// Takes over what a ServerHello shows; a HelloRetryRequest is overwritten by the ServerHello that follows.
@@ -187,12 +231,28 @@ struct Side {
     encrypted_records: u8,
     /// Whether what comes is encrypted.
     encrypted: bool,
-    /// Whether the first bytes after a gap must look like a record, or the direction is lost.
-    after_gap: bool,
-    /// Whether the record boundaries are no longer known.
-    lost: bool,
+    boundary: Boundary,
     /// Whether no further bytes will come.
     closed: bool,
+}
+
+/// What is known of where records begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Boundary {
+    /// They follow each other.
+    #[default]
+    Known,
+    /// The first bytes after a gap must look like a record, or the direction is lost.
+    AfterGap,
+    /// They are no longer known.
+    Lost,
+}
+
+impl Side {
+    /// Whether nothing more is to be learned from it.
+    fn is_over(&self) -> bool {
+        self.closed || self.boundary == Boundary::Lost
+    }
 }
 
 /// The dissector.
@@ -238,21 +298,36 @@ impl Dissect for Tls {
         loop {
             let rest = bytes.get(consumed..).unwrap_or_default();
             if rest.is_empty() {
-                return Outcome { consumed, status: Status::Need(0) };
+                return Outcome {
+                    consumed,
+                    status: Status::Need(0),
+                };
             }
             match self.step(index, rest, crypto) {
                 Ok(Step::Consumed(count)) => consumed = consumed.saturating_add(count),
-                Ok(Step::Incomplete(needed)) => return Outcome { consumed, status: Status::Need(needed) },
+                Ok(Step::Incomplete(needed)) => {
+                    return Outcome {
+                        consumed,
+                        status: Status::Need(needed),
+                    };
+                }
                 Err(status) => return Outcome { consumed, status },
             }
             if self.is_complete() {
-                return Outcome { consumed, status: Status::Done };
+                return Outcome {
+                    consumed,
+                    status: Status::Done,
+                };
             }
         }
     }
 
     fn confidence(&self) -> Confidence {
-        if self.record.has_client_hello() == self.server_hello { Confidence::Payload } else { Confidence::Handshake }
+        if self.record.has_client_hello() == self.server_hello {
+            Confidence::Payload
+        } else {
+            Confidence::Handshake
+        }
     }
 
     fn server_name(&self) -> Option<&str> {
@@ -274,14 +349,17 @@ impl Dissect for Tls {
 impl Tls {
     fn is_complete(&self) -> bool {
         let enough = |side: &Side| side.encrypted_records >= MAX_ENCRYPTED_RECORDS;
-        let client_known = self.record.has_client_hello() || self.sides.iter().any(|side| side.encrypted_records > 3);
+        let client_known =
+            self.record.has_client_hello() || self.sides.iter().any(|side| side.encrypted_records > 3);
         self.aborted || (self.server_complete && client_known) || self.sides.iter().any(enough)
     }
 
     /// One record of direction `index`, of which `bytes` are there.
     fn step(&mut self, index: usize, bytes: &[u8], crypto: &dyn Crypto) -> Result<Step, Status> {
-        let Some(side) = self.sides.get_mut(index) else { return Ok(Step::Consumed(bytes.len())) };
-        if side.lost {
+        let Some(side) = self.sides.get_mut(index) else {
+            return Ok(Step::Consumed(bytes.len()));
+        };
+        if side.boundary == Boundary::Lost {
             return Ok(Step::Consumed(bytes.len()));
         }
         if side.skip > 0 {
@@ -295,34 +373,48 @@ impl Tls {
         };
         let whole = HEADER_BYTES.saturating_add(length.into());
         if !is_record_header(kind, version, length) {
-            if side.after_gap {
-                side.lost = true;
-                let lost = self.sides.iter().all(|side| side.lost || side.closed);
-                return if lost { Err(Status::GaveUp(Limit::Gap)) } else { Ok(Step::Consumed(bytes.len())) };
+            if side.boundary == Boundary::AfterGap {
+                return self.lose(index, Status::GaveUp(Limit::Gap), bytes);
             }
             // RFC 5246 appendix E.2: a client that also speaks SSL 2.0 begins with a hello in that format.
-            if !self.record.has_client_hello() && !self.server_hello {
-                if let Some(whole) = ssl2_length(bytes) {
-                    let Some(message) = bytes.get(2..whole) else { return Ok(Step::Incomplete(whole)) };
-                    self.ssl2_hello(message).map_err(|Short| Status::Malformed(Malformed::BadLength))?;
-                    return Ok(Step::Consumed(whole));
-                }
+            let begins = !self.record.has_client_hello() && !self.server_hello;
+            if begins && kind & 0x80 != 0 && bytes.len() < SSL2_FIXED_BYTES {
+                return Ok(Step::Incomplete(SSL2_FIXED_BYTES));
             }
-            return Err(Status::Malformed(Malformed::BadValue));
+            if let (true, Some(whole)) = (begins, ssl2_length(bytes)) {
+                let Some(message) = bytes.get(2..whole) else {
+                    return Ok(Step::Incomplete(whole));
+                };
+                self.ssl2_hello(message)
+                    .map_err(|Short| Status::Malformed(Malformed::BadLength))?;
+                return Ok(Step::Consumed(whole));
+            }
+            return self.lose(index, Status::Malformed(Malformed::BadValue), bytes);
         }
-        side.after_gap = false;
-        // RFC 8446 §D.4: in TLS 1.3 a ChangeCipherSpec is sent for show and changes nothing; before, it encrypts.
-        let retried = self.record.hello_retry_request == Some(true) && !self.server_hello;
-        let encrypted = kind == content::APPLICATION_DATA || (side.encrypted && !retried);
-        if encrypted {
+        side.boundary = Boundary::Known;
+        // RFC 8446 §D.4: in TLS 1.3 a ChangeCipherSpec is sent for show and changes nothing; before, it encrypts. Hellos
+        // in the clear come after it where the server asked for another ClientHello.
+        let hello_may_come =
+            kind == content::HANDSHAKE && length >= 4 && side.encrypted && !self.server_hello;
+        let hello_comes = match bytes.get(HEADER_BYTES..HEADER_BYTES.saturating_add(4)) {
+            _ if !hello_may_come => false,
+            Some(&[CLIENT_HELLO | SERVER_HELLO, a, b, c]) => {
+                u32::from_be_bytes([0, a, b, c]).checked_add(4) == Some(length.into())
+            }
+            Some(_) => false,
+            None => return Ok(Step::Incomplete(HEADER_BYTES.saturating_add(4).min(whole))),
+        };
+        if kind == content::APPLICATION_DATA || (side.encrypted && !hello_comes) {
             side.encrypted = true;
             side.encrypted_records = side.encrypted_records.saturating_add(1);
             self.server_complete |= self.server_hello && self.is_server(index);
-            return self.skip(index, whole);
+            return Ok(self.skip(index, whole));
         }
         match kind {
             content::HANDSHAKE | content::ALERT => {
-                let Some(body) = bytes.get(HEADER_BYTES..whole) else { return Ok(Step::Incomplete(whole)) };
+                let Some(body) = bytes.get(HEADER_BYTES..whole) else {
+                    return Ok(Step::Incomplete(whole));
+                };
                 if kind == content::HANDSHAKE {
                     self.handshake(index, body, crypto)?;
                 } else if let &[level, description] = body {
@@ -334,19 +426,31 @@ impl Tls {
             content::CHANGE_CIPHER_SPEC => {
                 side.encrypted = true;
                 self.server_complete |= self.server_hello && self.is_server(index);
-                self.skip(index, whole)
+                Ok(self.skip(index, whole))
             }
-            _ => self.skip(index, whole),
+            _ => Ok(self.skip(index, whole)),
+        }
+    }
+
+    /// Gives up one direction. The other may still bring a hello; without it the reason ends the dissection.
+    fn lose(&mut self, index: usize, reason: Status, bytes: &[u8]) -> Result<Step, Status> {
+        if let Some(side) = self.sides.get_mut(index) {
+            side.boundary = Boundary::Lost;
+        }
+        if self.sides.iter().all(Side::is_over) {
+            Err(reason)
+        } else {
+            Ok(Step::Consumed(bytes.len()))
         }
     }
 
     /// Passes over a record of which the header is there.
-    fn skip(&mut self, index: usize, whole: usize) -> Result<Step, Status> {
+    fn skip(&mut self, index: usize, whole: usize) -> Step {
         if let Some(side) = self.sides.get_mut(index) {
             side.skip = whole;
             side.message = Vec::new();
         }
-        Ok(Step::Consumed(0))
+        Step::Consumed(0)
     }
 
     /// Whether direction `index` comes from the server. Known once a hello was seen.
@@ -355,14 +459,16 @@ impl Tls {
     }
 
     fn gap(&mut self, index: usize, length: u64) -> Status {
-        let Some(side) = self.sides.get_mut(index) else { return Status::Need(0) };
+        let Some(side) = self.sides.get_mut(index) else {
+            return Status::Need(0);
+        };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if side.skip >= length {
             // The gap lies within a record that would have been passed over.
             side.skip = side.skip.saturating_sub(length);
         } else {
             side.skip = 0;
-            side.after_gap = true;
+            side.boundary = Boundary::AfterGap;
             side.message = Vec::new();
         }
         Status::Need(0)
@@ -370,7 +476,9 @@ impl Tls {
 
     /// The body of a handshake record: messages, of which the last may be incomplete.
     fn handshake(&mut self, index: usize, body: &[u8], crypto: &dyn Crypto) -> Result<(), Status> {
-        let Some(side) = self.sides.get_mut(index) else { return Ok(()) };
+        let Some(side) = self.sides.get_mut(index) else {
+            return Ok(());
+        };
         let mut kept = std::mem::take(&mut side.message);
         let mut rest = if kept.is_empty() {
             body
@@ -380,7 +488,9 @@ impl Tls {
         };
         loop {
             let mut cursor = Cursor::new(rest);
-            let (Ok(kind), Ok(length)) = (cursor.u8(), cursor.u24()) else { break };
+            let (Ok(kind), Ok(length)) = (cursor.u8(), cursor.u24()) else {
+                break;
+            };
             if kind > message::HIGHEST {
                 // Mid-stream, or after the handshake, this is ciphertext; in an open handshake it is not TLS.
                 let open = self.record.has_client_hello() || self.record.has_server_hello();
@@ -397,7 +507,8 @@ impl Tls {
                 }
                 break;
             };
-            self.message(index, kind, message, crypto).map_err(|Short| Status::Malformed(Malformed::BadLength))?;
+            self.message(index, kind, message, crypto)
+                .map_err(|Short| Status::Malformed(Malformed::BadLength))?;
             rest = cursor.rest();
         }
         if let (Some(side), false) = (self.sides.get_mut(index), rest.is_empty()) {
@@ -408,8 +519,9 @@ impl Tls {
 
     fn message(&mut self, index: usize, kind: u8, body: &[u8], crypto: &dyn Crypto) -> Result<(), Short> {
         match kind {
-            CLIENT_HELLO if !self.record.has_client_hello() => {
-                self.record.set_client_hello(&ClientHello::parse(body)?, Carrier::Tcp, crypto);
+            CLIENT_HELLO => {
+                self.record
+                    .add_client_hello(&ClientHello::parse(body)?, Carrier::Tcp, crypto);
             }
             SERVER_HELLO if !self.server_hello => {
                 let hello = ServerHello::parse(body)?;
@@ -473,7 +585,10 @@ fn ssl2_length(bytes: &[u8]) -> Option<usize> {
     let kind = cursor.u8().ok()?;
     let version = cursor.u16().ok()?;
     let (ciphers, session, challenge) = (cursor.u16().ok()?, cursor.u16().ok()?, cursor.u16().ok()?);
-    let parts = 9_usize.checked_add(ciphers.into())?.checked_add(session.into())?.checked_add(challenge.into())?;
+    let parts = 9_usize
+        .checked_add(ciphers.into())?
+        .checked_add(session.into())?
+        .checked_add(challenge.into())?;
     let plausible = bytes.first()? & 0x80 != 0
         && kind == CLIENT_HELLO
         && matches!(version, 0x0002 | 0x0300..=0x0303)
@@ -487,11 +602,13 @@ fn ssl2_length(bytes: &[u8]) -> Option<usize> {
 
 /// A record header and what its type demands of the bytes behind it.
 pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
-    let Some(&first) = bytes.first() else { return Verdict::More };
+    let Some(&first) = bytes.first() else {
+        return Verdict::More;
+    };
     if first & 0x80 != 0 {
         return match ssl2_length(bytes) {
             Some(_) => Verdict::Yes,
-            None if bytes.len() < 11 => Verdict::More,
+            None if bytes.len() < SSL2_FIXED_BYTES => Verdict::More,
             None => Verdict::No,
         };
     }
@@ -501,14 +618,17 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
         return Verdict::No;
     }
     let mut cursor = Cursor::new(bytes);
-    let (Ok(kind), Ok(version), Ok(length)) = (cursor.u8(), cursor.u16(), cursor.u16()) else { return Verdict::More };
+    let (Ok(kind), Ok(version), Ok(length)) = (cursor.u8(), cursor.u16(), cursor.u16()) else {
+        return Verdict::More;
+    };
     if !is_record_header(kind, version, length) {
         return Verdict::No;
     }
     match kind {
-        content::HANDSHAKE => {
+        // A record too short for a message header holds the first part of one: then the next record tells.
+        content::HANDSHAKE if length >= 4 => {
             let (Ok(message), Ok(message_length)) = (cursor.u8(), cursor.u24()) else {
-                return if length < 4 { Verdict::No } else { Verdict::More };
+                return Verdict::More;
             };
             let hello = matches!(message, CLIENT_HELLO | SERVER_HELLO);
             // A hello's version follows its header, and it is never empty.

@@ -1,0 +1,240 @@
+use super::*;
+use crate::l7::tests::{Feeder, field};
+
+/// A name in wire format.
+fn wire_name(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in name.split('.') {
+        bytes.push(label.len() as u8);
+        bytes.extend_from_slice(label.as_bytes());
+    }
+    bytes.push(0);
+    bytes
+}
+
+/// id 0x1234, flags, counts.
+fn header(flags: u16, questions: u16, answers: u16) -> Vec<u8> {
+    [0x1234, flags, questions, answers, 0, 0]
+        .iter()
+        .flat_map(|value: &u16| value.to_be_bytes())
+        .collect()
+}
+
+/// A query for an A record.
+pub(in crate::l7) fn query(name: &str) -> Vec<u8> {
+    [header(0x0100, 1, 0), wire_name(name), vec![0, 1, 0, 1]].concat()
+}
+
+/// Its response.
+pub(in crate::l7) fn response(name: &str, address: [u8; 4]) -> Vec<u8> {
+    let answer = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4];
+    [
+        header(0x8180, 1, 1),
+        wire_name(name),
+        vec![0, 1, 0, 1],
+        answer.to_vec(),
+        address.to_vec(),
+    ]
+    .concat()
+}
+
+/// Messages as on TCP.
+pub(in crate::l7) fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
+    messages
+        .iter()
+        .flat_map(|message| [&(message.len() as u16).to_be_bytes(), message.as_slice()].concat())
+        .collect()
+}
+
+/// A response to `name` whose answer has this type and data.
+fn answered(kind: u16, data: &[u8]) -> Feeder {
+    let mut message = [
+        header(0x8180, 1, 1),
+        wire_name("q.test"),
+        kind.to_be_bytes().to_vec(),
+        vec![0, 1],
+    ]
+    .concat();
+    message.extend_from_slice(&[0xc0, 12]);
+    message.extend_from_slice(&kind.to_be_bytes());
+    message.extend_from_slice(&[0, 1, 0, 0, 0, 60]);
+    message.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    message.extend_from_slice(data);
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.reverse(&message);
+    flow
+}
+
+#[test]
+fn a_query_and_its_response() {
+    let mut flow = Feeder::udp(40_000, 40_001);
+    flow.forward(&query("www.example.org"));
+    flow.reverse(&response("www.example.org", [192, 0, 2, 7]));
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Dns, Confidence::Payload)),
+        "on any port"
+    );
+    assert_eq!(flow.session.server_name(), Some("www.example.org"));
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "queries"), "[{www.example.org,A,IN}]");
+    assert_eq!(field(&record, "answers"), "[{www.example.org,A,3600,192.0.2.7}]");
+    assert_eq!(field(&record, "rcode"), "NOERROR");
+    assert_eq!(field(&record, "opcode"), "QUERY");
+    assert_eq!(
+        (field(&record, "query_count"), field(&record, "response_count")),
+        ("1", "1")
+    );
+    assert_eq!(field(&record, "recursion_desired"), "true");
+    let addresses: Vec<_> = flow.session.dns_addresses().collect();
+    assert_eq!(addresses, [("www.example.org", Address::v4([192, 0, 2, 7]))]);
+}
+
+#[test]
+fn data_in_presentation_form() {
+    let cases: [(u16, &[u8], &str); 9] = [
+        (5, b"\x01a\xc0\x0c", "{q.test,CNAME,60,a.q.test}"),
+        (15, b"\x00\x0a\x02mx\xc0\x0c", "{q.test,MX,60,10 mx.q.test}"),
+        (16, b"\x03one\x03two", "{q.test,TXT,60,one two}"),
+        (28, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "{q.test,AAAA,60,2001:db8::1}"),
+        (33, b"\x00\x01\x00\x02\x01\xbb\x00", "{q.test,SRV,60,1 2 443 .}"),
+        (
+            6,
+            b"\x01m\xc0\x0c\x01r\xc0\x0c\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x04\x00\x00\x00\x05",
+            "{q.test,SOA,60,m.q.test r.q.test 1 2 3 4 5}",
+        ),
+        // Priority 1, target ".", alpn h2 and h3, port 8443, ech.
+        (
+            65,
+            b"\x00\x01\x00\x00\x01\x00\x06\x02h2\x02h3\x00\x03\x00\x02\x20\xfb\x00\x05\x00\x01x",
+            "{q.test,HTTPS,60,1 . alpn=h2,h3 port=8443 ech}",
+        ),
+        (4711, b"\x01\x02", "{q.test,TYPE4711,60,\\# 2 0102}"),
+        (1, b"\x01\x02", "{q.test,A,60,\\# 2 0102}"),
+    ];
+    for (kind, data, expected) in cases {
+        let record = answered(kind, data).record(Protocol::Dns);
+        assert_eq!(field(&record, "answers"), format!("[{expected}]"));
+        assert_eq!(field(&record, "malformed_count"), "0");
+    }
+}
+
+#[test]
+fn edns_raises_the_response_code() {
+    // BADVERS is 16: upper bits 1 in the OPT record, lower bits 0 in the header.
+    let mut message = header(0x8180, 0, 0);
+    message[11] = 1;
+    message.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.reverse(&message);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(
+        (field(&record, "rcode"), field(&record, "error_count")),
+        ("BADVERS", "1")
+    );
+}
+
+#[test]
+fn mdns_and_llmnr_share_the_record() {
+    // RFC 6762 §5.4: a question that asks for a unicast response.
+    let mut question = query("printer.local");
+    let last = question.len() - 2;
+    question[last] = 0x80;
+    let mut flow = Feeder::udp(5353, 5353);
+    flow.forward(&question);
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Mdns, Confidence::Payload))
+    );
+    assert_eq!(
+        field(&flow.record(Protocol::Dns), "queries"),
+        "[{printer.local,A,IN}]"
+    );
+    assert!(flow.record(Protocol::Mdns).is_empty());
+    let mut flow = Feeder::udp(40_000, 5355);
+    flow.forward(&query("host"));
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Llmnr, Confidence::Payload))
+    );
+}
+
+#[test]
+fn several_messages_on_tcp() {
+    let mut flow = Feeder::tcp(40_000, 53);
+    let both = framed(&[query("a.test"), query("b.test"), query("a.test")]);
+    flow.forward(&both[..20]);
+    flow.forward(&both[20..]);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(
+        field(&record, "queries"),
+        "[{a.test,A,IN},{b.test,A,IN}]",
+        "each once"
+    );
+    assert_eq!(field(&record, "query_count"), "3");
+    assert_eq!(
+        flow.gap(crate::flowkey::Direction::Forward, 10),
+        Status::Need(0),
+        "the other side goes on"
+    );
+    assert_eq!(
+        flow.gap(crate::flowkey::Direction::Reverse, 10),
+        Status::GaveUp(Limit::Gap)
+    );
+}
+
+#[test]
+fn damaged_messages_are_counted_and_read_as_far_as_they_go() {
+    let mut message = response("a.test", [192, 0, 2, 1]);
+    message.truncate(message.len() - 2);
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.reverse(&message);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "queries"), "[{a.test,A,IN}]");
+    assert_eq!(
+        (field(&record, "answers"), field(&record, "malformed_count")),
+        ("[]", "1")
+    );
+}
+
+#[test]
+fn lists_are_bounded() {
+    let mut flow = Feeder::udp(40_000, 53);
+    for index in 0..300_u16 {
+        flow.reverse(&response(&format!("host{index}.test"), [192, 0, 2, index as u8]));
+    }
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "queries").matches('{').count(), MAX_QUERIES);
+    assert_eq!(field(&record, "answers").matches('{').count(), MAX_ANSWERS);
+    assert_eq!(
+        (
+            field(&record, "queries_omitted"),
+            field(&record, "answers_omitted")
+        ),
+        ("44", "236")
+    );
+    assert_eq!(flow.session.dns_addresses().count(), MAX_ANSWERS);
+}
+
+#[test]
+fn other_datagrams_are_not_taken_for_dns() {
+    let ntp = [vec![0x23], vec![0; 47]].concat();
+    // A STUN binding request: type, length, magic cookie, transaction id.
+    let stun = b"\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl";
+    let trailing = [query("a.test"), vec![0]].concat();
+    for other in [ntp.as_slice(), stun, &trailing, &[0; 64], &[0xff; 64]] {
+        let mut flow = Feeder::udp(40_000, 40_001);
+        flow.forward(other);
+        assert_eq!(flow.session.protocol(), None, "{other:02x?}");
+    }
+}
+
+#[test]
+fn a_client_that_asks_from_the_port_of_mdns_still_asks_dns() {
+    let mut flow = Feeder::udp(5353, 53);
+    flow.forward(&query("a.test"));
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Dns, Confidence::Payload))
+    );
+}
