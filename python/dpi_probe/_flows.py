@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dpi_probe._columns import Flow
 
-    Program = list[tuple[int, int, int, int]]
+    Programs = list[tuple[int, list[tuple[int, int, int, int]] | str]]
 
 # Frames longer than this are cut before a filter sees them; 256 KiB is also libpcap's default.
 SNAPLEN = 262_144
@@ -42,22 +42,22 @@ _PREVIEW_COLUMNS = (
 )
 
 
-def filter_compiler(expression: str) -> Callable[[int], Program]:
-    """A function that compiles the expression for a link type.
+def compile_filter(expression: str) -> Programs:
+    """The expression compiled for every link type that can be decoded, or why it does not fit that one.
 
-    Raises ConfigError at once if the expression is wrong, judged for Ethernet.
+    Raises ConfigError if the expression is wrong, judged for Ethernet.
     """
     from dpi_probe import _bpf
 
     ethernet = 1
-    compiled: dict[int, Program] = {ethernet: _bpf.compile_filter(expression, ethernet, SNAPLEN)}
-
-    def compile_for(link_type: int) -> Program:
-        if link_type not in compiled:
-            compiled[link_type] = _bpf.compile_filter(expression, link_type, SNAPLEN)
-        return compiled[link_type]
-
-    return compile_for
+    programs: Programs = [(ethernet, _bpf.compile_filter(expression, ethernet, SNAPLEN))]
+    for link_type in _native.link_types():
+        if link_type != ethernet:
+            try:
+                programs.append((link_type, _bpf.compile_filter(expression, link_type, SNAPLEN)))
+            except ConfigError as error:
+                programs.append((link_type, str(error)))
+    return programs
 
 
 def nanoseconds(setting: str, seconds: float) -> int:
@@ -70,7 +70,7 @@ def nanoseconds(setting: str, seconds: float) -> int:
 def open_reader(
     paths: Sequence[str],
     *,
-    filter: str | Callable[[int], Program] | None = None,  # noqa: A002 - the name that users type
+    filter: str | Programs | None = None,  # noqa: A002 - the name that users type
     workers: int = 1,
     idle_timeout: float = 300.0,
     active_timeout: float = 1800.0,
@@ -85,9 +85,13 @@ def open_reader(
     `fixed` gives every batch the same schema; without it a batch has only the protocol structs that occur in it.
     `keep_going` makes an input that cannot be opened a problem of the reader rather than an error.
     """
+    if idle_timeout > active_timeout:
+        raise ConfigError(
+            f"idle_timeout: {idle_timeout!r} is above active_timeout ({active_timeout!r}); give at most that"
+        )
     return _native.FlowReader(
         list(paths),
-        filter=filter_compiler(filter) if isinstance(filter, str) else filter,
+        filter=compile_filter(filter) if isinstance(filter, str) else filter,
         workers=workers,
         idle_timeout_ns=nanoseconds("idle_timeout", idle_timeout),
         active_timeout_ns=nanoseconds("active_timeout", active_timeout),
@@ -114,7 +118,7 @@ class Flows:
         self._paths = list(paths)
         self._settings = settings
         if isinstance(expression := settings.get("filter"), str):
-            self._settings["filter"] = filter_compiler(expression)
+            self._settings["filter"] = compile_filter(expression)
         # Opened at once, so that a missing file is told by `read` and not by the first use.
         self._opened: _native.FlowReader | None = self._open(fixed=True)
         self._latest = self._opened

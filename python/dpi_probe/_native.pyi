@@ -1,14 +1,24 @@
 """The data plane in Rust. Private: use the names that `dpi_probe` exports."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 from typing_extensions import disjoint_base
 
 from dpi_probe._columns import Flow as TypedFlow
 
-__all__ = ["Flow", "FlowReader", "Record", "__version__", "account_table", "format_of", "protocol_table", "schema"]
+__all__ = [
+    "Flow",
+    "FlowReader",
+    "Record",
+    "__version__",
+    "account_table",
+    "format_of",
+    "link_types",
+    "protocol_table",
+    "schema",
+]
 
 __version__: str
 
@@ -20,7 +30,7 @@ class FlowReader:
         cls,
         paths: Sequence[str | os.PathLike[str]],
         *,
-        filter: Callable[[int], list[tuple[int, int, int, int]]] | None = None,
+        filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None = None,
         workers: int = 1,
         idle_timeout_ns: int = ...,
         active_timeout_ns: int = ...,
@@ -76,6 +86,9 @@ def protocol_table() -> list[dict[str, str]]:
 
 def account_table() -> list[dict[str, str]]:
     """The accounts of the books: name, reason, kind, doc, reason_doc."""
+
+def link_types() -> list[int]:
+    """The link types that can be decoded, as LINKTYPE numbers."""
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
     """The name of the format that a path's suffix chooses."""

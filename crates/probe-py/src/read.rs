@@ -10,8 +10,9 @@ use arrow::error::ArrowError;
 use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use probe::counters::{Kind, Tally};
-use probe::flow::FlowRecord;
-use probe::record::files::{self, Filter, Options};
+use probe::capture::bpf::{Filters, Instruction, Program};
+use probe::flow::{FlowRecord, MAX_WORKERS, Settings};
+use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
 use probe::record::schema::{definition, recorded, type_name};
 use probe::record::{Addresses, Format, Layout, Limits, Protocols, WriteError, Writer};
@@ -19,6 +20,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
 use wire::column::{Column, Type};
+use wire::decode::LinkType;
 use wire::l7::Protocol;
 
 use crate::error::{Class, python_error};
@@ -83,7 +85,7 @@ impl FlowReader {
     fn new(
         py: Python<'_>,
         paths: Vec<PathBuf>,
-        filter: Option<Py<PyAny>>,
+        filter: Option<Vec<(u32, Compiled)>>,
         workers: usize,
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
@@ -117,12 +119,10 @@ impl FlowReader {
         };
         let options = Options {
             inputs: paths,
-            filter: filter.map(|compile| Box::new(PythonFilter(compile)) as Box<dyn Filter>),
+            filters: filter.map(filters).transpose()?,
             count,
             keep_going,
-            workers,
-            idle_timeout_ns,
-            active_timeout_ns,
+            settings,
             layout: Layout {
                 addresses,
                 protocols,
@@ -265,7 +265,7 @@ impl FlowReader {
     /// The books: account to count, or to counts by reason.
     fn accounts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let accounts = PyDict::new(py);
-        for entry in self.shared.ledger() {
+        for entry in self.shared.counters().ledger_entries() {
             let Some(value) = entry.value else { continue };
             if entry.reason.is_empty() {
                 add(&accounts, entry.account, value)?;
@@ -277,6 +277,7 @@ impl FlowReader {
             let reasons = accounts.as_any().get_item(entry.account)?.cast_into::<PyDict>()?;
             add(&reasons, entry.reason, value)?;
         }
+        accounts.set_item("frames_filtered", self.shared.filtered())?;
         Ok(accounts)
     }
 }
@@ -363,18 +364,40 @@ impl RecordBatchReader for Stream {
     }
 }
 
-/// A Python function from link type to a filter program.
-struct PythonFilter(Py<PyAny>);
+/// What the filter's compiler made of an expression for one link type.
+#[derive(FromPyObject)]
+enum Compiled {
+    /// The program as (code, jump if true, jump if false, operand).
+    Program(Vec<(u16, u8, u8, u32)>),
+    /// Why there is none.
+    Message(String),
+}
 
-impl Filter for PythonFilter {
-    fn program(&self, link_type: u32) -> Result<Vec<(u16, u8, u8, u32)>, String> {
-        Python::attach(|py| {
-            self.0
-                .call1(py, (link_type,))
-                .and_then(|program| program.extract(py))
-                .map_err(|error| error.value(py).to_string())
-        })
+/// The programs for every link type; `ConfigError` where one is not valid.
+fn filters(compiled: Vec<(u32, Compiled)>) -> PyResult<Filters> {
+    let mut filters = Filters::default();
+    for (link_type, compiled) in compiled {
+        let program = match compiled {
+            Compiled::Message(message) => Err(message),
+            Compiled::Program(code) => {
+                let instruction = |(code, jump_true, jump_false, operand)| Instruction {
+                    code,
+                    jump_true,
+                    jump_false,
+                    operand,
+                };
+                Ok(Program::new(code.into_iter().map(instruction).collect()).map_err(config)?)
+            }
+        };
+        filters.insert(LinkType(link_type), program);
     }
+    Ok(filters)
+}
+
+/// The link types that can be decoded, as LINKTYPE numbers.
+#[pyfunction]
+pub fn link_types() -> Vec<u32> {
+    LinkType::SUPPORTED.iter().map(|link_type| link_type.0).collect()
 }
 
 /// The columns: a list of {name, type, nullable, doc, table}, structs with `members`, lists with `item`. `table` is

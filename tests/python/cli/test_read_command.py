@@ -135,7 +135,7 @@ def test_timeouts_cut_flows(tmp_path):
     path.write_bytes(captures.pcap(frames))
     assert len(records(run(path))) == 1
     assert len(records(run("--idle-timeout", 50, path))) == 3
-    assert records(run("--active-timeout", 150, path))[0]["end_reason"] == "active_timeout"
+    assert records(run("--idle-timeout", 150, "--active-timeout", 150, path))[0]["end_reason"] == "active_timeout"
 
 
 def test_the_summary_shows_the_books(small):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from dpi_probe.config import load
 from dpi_probe.errors import ConfigError
 

@@ -15,25 +15,45 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{Builder, Layout, Limits, RecordError};
-use crate::counters::LedgerEntry;
+use crate::counters::Counters;
 use crate::flow::EndedFlow;
 
 /// Batches that wait for their reader.
 pub const QUEUE: usize = 4;
 
 /// What is known of a reading while it runs and after it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     stop: AtomicBool,
     end_inputs: AtomicBool,
     bytes_read: AtomicU64,
     frames: AtomicU64,
+    filtered: AtomicU64,
     problems: Mutex<Vec<String>>,
     failure: Mutex<Option<String>>,
-    ledger: Mutex<Vec<LedgerEntry>>,
+    counters: Counters,
 }
 
 impl Shared {
+    /// Nothing has been read yet; the job counts on `counters`.
+    pub fn new(counters: Counters) -> Self {
+        Self {
+            stop: AtomicBool::new(false),
+            end_inputs: AtomicBool::new(false),
+            bytes_read: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+            filtered: AtomicU64::new(0),
+            problems: Mutex::default(),
+            failure: Mutex::default(),
+            counters,
+        }
+    }
+
+    /// The books, at any moment.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Whether the reader has gone away: the job ends as soon as it sees it.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -55,9 +75,15 @@ impl Shared {
     }
 
     /// Notes how far the inputs have been read.
-    pub fn advance(&self, bytes_read: u64, frames: u64) {
+    pub fn advance(&self, bytes_read: u64, frames: u64, filtered: u64) {
         self.bytes_read.store(bytes_read, Ordering::Relaxed);
         self.frames.store(frames, Ordering::Relaxed);
+        self.filtered.store(filtered, Ordering::Relaxed);
+    }
+
+    /// Frames that the filter passed over.
+    pub fn filtered(&self) -> u64 {
+        self.filtered.load(Ordering::Relaxed)
     }
 
     /// Bytes of the inputs read so far (compressed bytes where they are), and frames taken from them.
@@ -87,16 +113,6 @@ impl Shared {
     pub fn failure(&self) -> Option<String> {
         lock(&self.failure).clone()
     }
-
-    /// Replaces the books.
-    pub fn set_ledger(&self, ledger: Vec<LedgerEntry>) {
-        *lock(&self.ledger) = ledger;
-    }
-
-    /// The books as last noted.
-    pub fn ledger(&self) -> Vec<LedgerEntry> {
-        lock(&self.ledger).clone()
-    }
 }
 
 /// A poisoned lock only guards values that are replaced whole.
@@ -117,7 +133,7 @@ pub struct Feed {
 
 impl Feed {
     /// What is shared with the reader.
-    pub fn shared(&self) -> &Shared {
+    pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
@@ -263,7 +279,8 @@ mod tests {
             rows: 10,
             bytes: usize::MAX,
         };
-        Reading::start(Layout::evidence(), limits, Arc::default(), job).unwrap()
+        let shared = Arc::new(Shared::new(Counters::new(1)));
+        Reading::start(Layout::evidence(), limits, shared, job).unwrap()
     }
 
     fn rows(reading: &Reading) -> usize {
