@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import dpi_probe
 import pytest
 
-import dpi_probe
 from tests.corpus.random_traffic import Traffic
 from tests.oracle.compare import compare, reference_of
 
