@@ -1,452 +1,387 @@
-//! A live interface through an AF_PACKET TPACKET_V3 ring (Linux `Documentation/networking/packet_mmap.rst`).
+//! Live capture: an AF_PACKET socket with a `TPACKET_V3` ring.
 //!
-//! The kernel writes frames into blocks of a ring that this process maps; a block belongs to one side at a time, and its
-//! status word says to which. Frames are read in place. All `unsafe` of the project is in [`ring`] below this
-//! module; what is parsed here are bytes of a block that is ours.
-//!
-//! Nothing is taken from the host: a packet socket sees copies.
+//! The kernel fills blocks of shared memory with frames; a block is handed on as it lies there and given back when the
+//! caller has looked at it. Passive by construction: nothing is ever sent, and no frame is taken from the host.
 
-mod ring;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use std::time::Duration;
-
-use thiserror::Error;
 use wire::decode::LinkType;
 
-use self::ring::{PacketSocket, Ring};
 use super::bpf::Program;
-use super::{FrameHeader, Frames, Next};
+use super::ring::{self, PacketSocket, Ring};
+use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source};
 
-/// Bytes of one block: a super-frame of segmentation offload (64 KiB and more) must fit.
-const BLOCK_BYTES: usize = 1 << 20;
-/// The kernel hands a block over at the latest after this time, full or not.
+/// Size of a ring block. At low rates every millisecond with traffic uses up a block, so that many small ones last
+/// longer than few large ones; the largest frame (64 KiB with segmentation offload) fits four times.
+pub const RING_BLOCK_BYTES: usize = 256 * 1024;
+
+/// The least number of blocks with which a ring works.
+const MIN_BLOCKS: usize = 4;
+
+/// After this time a block with frames in it is handed over though it is not full (design §6).
 const BLOCK_TIMEOUT_MS: u32 = 1;
-/// How often an interface that is down is looked at again.
-const DOWN_RETRY: Duration = Duration::from_millis(200);
 
-/// Why an interface cannot be captured from.
-#[derive(Debug, Error)]
-pub enum AfPacketError {
-    /// There is no such interface.
-    #[error("interface {interface}: there is no such interface; `ip link` lists them")]
-    NoInterface {
-        /// The name.
-        interface: String,
-    },
-    /// The process may not open a packet socket.
-    #[error(
-        "interface {interface}: no permission to capture; CAP_NET_RAW is missing: run as root, or once \
-         `setcap cap_net_raw,cap_net_admin+ep $(readlink -f $(command -v python3))`"
-    )]
-    Permission {
-        /// The name.
-        interface: String,
-    },
-    /// The link layer of the interface is not supported.
-    #[error("interface {interface}: its link type (ARPHRD {hardware}) is not supported")]
-    LinkType {
-        /// The name.
-        interface: String,
-        /// The ARPHRD number (Linux `if_arp.h`).
-        hardware: u16,
-    },
-    /// A step of the set-up failed.
-    #[error("interface {interface}: {step} failed: {source}")]
-    Setup {
-        /// The name.
-        interface: String,
-        /// What was tried.
-        step: &'static str,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-    /// The interface was removed while capturing.
-    #[error("interface {interface}: it was removed while capturing; what was metered is exported")]
-    Vanished {
-        /// The name.
-        interface: String,
-    },
-    /// Waiting for frames failed.
-    #[error("interface {interface}: reading failed: {source}; what was metered is exported")]
-    Read {
-        /// The name.
-        interface: String,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-}
+/// How long [`Source::next_block`] waits before it says [`Next::Idle`].
+const IDLE_TIMEOUT_MS: i32 = 20;
 
-/// What to capture.
+/// How long the last block may take to be handed over once the socket receives nothing more.
+const DRAIN_TIMEOUT_MS: i32 = 10;
+
+/// How to capture.
 #[derive(Clone, Debug)]
-pub struct AfPacketSettings {
-    /// Interface name.
-    pub interface: String,
-    /// Memory of the ring in bytes; at least two blocks of 1 MiB are used.
-    pub ring_bytes: usize,
-    /// Whether to put the interface into promiscuous mode.
+pub struct RingOptions {
+    /// Memory for the ring in bytes; rounded down to whole blocks.
+    pub bytes: usize,
+    /// The most bytes to capture of a frame, where there is no filter; a filter's program says so itself.
+    pub snaplen: u32,
+    /// Whether to receive frames for other stations too.
     pub promiscuous: bool,
-    /// A filter that the kernel runs; what it passes over is not delivered and not counted.
+    /// Frames to capture, compiled for [`link_type`] of the interface; `None` for all.
     pub filter: Option<Program>,
-    /// How long [`AfPacket::next_block`] waits before it says that nothing came.
-    pub idle_timeout: Duration,
+    /// Once set, the source hands over what the ring holds and ends.
+    pub stop: Arc<AtomicBool>,
 }
 
-/// What the kernel counted for this socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KernelCounts {
-    /// Frames that passed the filter, the dropped ones among them.
-    pub packets: u64,
-    /// Frames that the ring had no room for.
-    pub drops: u64,
-    /// How often the ring was full.
-    pub freezes: u64,
+impl Default for RingOptions {
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            snaplen: MAX_FRAME_BYTES,
+            promiscuous: true,
+            filter: None,
+            stop: Arc::default(),
+        }
+    }
 }
 
-/// An open ring on one interface.
-#[derive(Debug)]
-pub struct AfPacket {
+/// Frames from a network interface.
+pub struct RingSource {
     interface: String,
-    link_type: LinkType,
-    idle_timeout: Duration,
     socket: PacketSocket,
     ring: Ring,
-    block: usize,
+    next: usize,
+    link_type: LinkType,
     headers: Vec<FrameHeader>,
-    delivered: u64,
-    counts: KernelCounts,
-    damaged_blocks: u64,
-    down: bool,
+    accounts: Accounts,
+    stop: Arc<AtomicBool>,
+    draining: bool,
 }
 
-impl AfPacket {
-    /// Opens the interface. On the loopback interface every packet is seen once, when it is received.
-    pub fn open(settings: &AfPacketSettings) -> Result<Self, AfPacketError> {
-        let interface = settings.interface.clone();
-        let setup = |step| {
-            let interface = interface.clone();
-            move |source| AfPacketError::Setup {
-                interface,
-                step,
+/// How an interface's frames start: the link type, and whether the kernel must leave the link layer out because no
+/// link type describes it.
+fn link_of(hardware: u16) -> (LinkType, bool) {
+    match hardware {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => (LinkType::ETHERNET, false),
+        libc::ARPHRD_IEEE80211 => (LinkType::IEEE802_11, false),
+        libc::ARPHRD_IEEE80211_PRISM => (LinkType::IEEE802_11_PRISM, false),
+        libc::ARPHRD_IEEE80211_RADIOTAP => (LinkType::IEEE802_11_RADIOTAP, false),
+        _ => (LinkType::RAW, true),
+    }
+}
+
+/// A socket for an interface, not yet receiving, with the interface's index and hardware type.
+fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureError> {
+    let failed = |action: &'static str| {
+        move |source: io::Error| CaptureError::Ring {
+            interface: interface.to_owned(),
+            action,
+            source,
+        }
+    };
+    let index = ring::interface_index(interface).ok_or_else(|| CaptureError::NoSuchInterface {
+        interface: interface.to_owned(),
+        available: interfaces().unwrap_or_else(|error| format!("(not known: {error})")),
+    })?;
+    let socket = PacketSocket::open(false).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => CaptureError::CapturePermission {
+            interface: interface.to_owned(),
+            program: fs::read_link("/proc/self/exe").map_or_else(
+                |_| "$(readlink -f $(which python3))".to_owned(),
+                |path| path.display().to_string(),
+            ),
+        },
+        _ => failed("opening a packet socket")(error),
+    })?;
+    socket
+        .bind(index, 0)
+        .map_err(failed("looking at the interface"))?;
+    let (_, hardware) = socket.bound_to().map_err(failed("looking at the interface"))?;
+    Ok((socket, index, hardware))
+}
+
+/// The names of all interfaces, for a message.
+fn interfaces() -> io::Result<String> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+    let names: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim())
+        .collect();
+    Ok(names.join(", "))
+}
+
+/// The link type with which an interface's frames come: what a filter must be compiled for.
+pub fn link_type(interface: &str) -> Result<LinkType, CaptureError> {
+    let (_, _, hardware) = probe(interface)?;
+    Ok(link_of(hardware).0)
+}
+
+impl RingSource {
+    /// Starts to capture on an interface.
+    pub fn open(interface: &str, options: &RingOptions) -> Result<Self, CaptureError> {
+        let failed = |action: &'static str| {
+            move |source: io::Error| CaptureError::Ring {
+                interface: interface.to_owned(),
+                action,
                 source,
             }
         };
-        let index = ring::interface_index(&interface).ok_or_else(|| AfPacketError::NoInterface {
-            interface: interface.clone(),
-        })?;
-        let socket = PacketSocket::open().map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => AfPacketError::Permission {
-                interface: interface.clone(),
-            },
-            _ => setup("opening a packet socket")(source),
-        })?;
-        let hardware = socket
-            .hardware_type(&interface)
-            .map_err(setup("asking for the link type"))?;
-        let link_type = link_type(hardware).ok_or_else(|| AfPacketError::LinkType {
-            interface: interface.clone(),
-            hardware,
-        })?;
-        socket.use_version_3().map_err(setup("choosing TPACKET_V3"))?;
+        let blocks = options.bytes / RING_BLOCK_BYTES;
+        if blocks < MIN_BLOCKS {
+            return Err(CaptureError::RingTooSmall {
+                interface: interface.to_owned(),
+                bytes: options.bytes,
+                least: MIN_BLOCKS * RING_BLOCK_BYTES,
+            });
+        }
+        let (mut socket, index, hardware) = probe(interface)?;
+        let (link_type, cooked) = link_of(hardware);
+        if cooked {
+            socket = PacketSocket::open(true).map_err(failed("opening a packet socket"))?;
+        }
+        // Everything is in place before the first frame can come.
+        let filter = options
+            .filter
+            .clone()
+            .unwrap_or_else(|| Program::accept_all(options.snaplen));
+        socket.attach(&filter).map_err(failed("attaching the filter"))?;
+        let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS)
+            .map_err(failed("setting up the capture ring"))?;
         if hardware == libc::ARPHRD_LOOPBACK {
-            socket.ignore_outgoing().map_err(setup("ignoring sent packets"))?;
-        }
-        if let Some(filter) = &settings.filter {
+            // A frame on the loopback is sent and received: count it once.
             socket
-                .attach_filter(filter.instructions())
-                .map_err(setup("attaching the filter"))?;
+                .ignore_outgoing()
+                .map_err(failed("leaving out frames that are sent (Linux 4.20)"))?;
         }
-        let blocks = (settings.ring_bytes / BLOCK_BYTES).max(2);
-        let ring =
-            Ring::map(&socket, BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS).map_err(setup("mapping the ring"))?;
-        if settings.promiscuous {
+        socket
+            .bind(index, libc::ETH_P_ALL)
+            .map_err(failed("binding to the interface"))?;
+        if options.promiscuous && !cooked && hardware != libc::ARPHRD_LOOPBACK {
             socket
                 .join_promiscuous(index)
-                .map_err(setup("promiscuous mode"))?;
+                .map_err(failed("switching to promiscuous mode"))?;
         }
-        socket.bind(index).map_err(setup("binding"))?;
         Ok(Self {
-            interface,
-            link_type,
-            idle_timeout: settings.idle_timeout,
+            interface: interface.to_owned(),
             socket,
             ring,
-            block: 0,
-            headers: Vec::with_capacity(BLOCK_BYTES / 128),
-            delivered: 0,
-            counts: KernelCounts::default(),
-            damaged_blocks: 0,
-            down: false,
+            next: 0,
+            link_type,
+            headers: Vec::new(),
+            accounts: Accounts {
+                kernel_drops: Some(0),
+                ..Accounts::default()
+            },
+            stop: Arc::clone(&options.stop),
+            draining: false,
         })
     }
 
-    /// The link type of its frames.
+    /// The link type of the frames.
     pub fn link_type(&self) -> LinkType {
         self.link_type
     }
 
-    /// Memory that the ring takes in bytes.
+    /// How many bytes of memory the ring has.
     pub fn ring_bytes(&self) -> usize {
-        self.ring.bytes()
+        self.ring.block_count() * RING_BLOCK_BYTES
     }
 
-    /// Frames handed over so far.
-    pub fn delivered(&self) -> u64 {
-        self.delivered
-    }
-
-    /// Blocks that the kernel filled in a way that could not be read; their frames are lost. Any is a bug.
-    pub fn damaged_blocks(&self) -> u64 {
-        self.damaged_blocks
-    }
-
-    /// The kernel's counts since the interface was opened.
-    pub fn kernel_counts(&mut self) -> KernelCounts {
-        // The kernel clears its counters with every reading. A socket that was open once can be asked for ever.
-        if let Ok((packets, drops, freezes)) = self.socket.take_statistics() {
-            self.counts.packets += u64::from(packets);
-            self.counts.drops += u64::from(drops);
-            self.counts.freezes += u64::from(freezes);
+    fn failed(&self, action: &'static str, source: io::Error) -> CaptureError {
+        CaptureError::Ring {
+            interface: self.interface.clone(),
+            action,
+            source,
         }
-        self.counts
     }
 
-    /// Hands the next block over, or says that nothing came within the idle timeout. An interface that is down is
-    /// waited for.
-    pub fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, AfPacketError> {
-        if !self.ring.is_ours(self.block) {
-            self.wait()?;
-            if !self.ring.is_ours(self.block) {
-                return Ok(Next::Idle);
+    /// Hands over the next block if the kernel has filled it.
+    fn hand_over(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> bool {
+        let (headers, link_type) = (&mut self.headers, self.link_type);
+        let first_number = self.accounts.frames_delivered + 1;
+        let taken = self.ring.with_block(self.next, |bytes| {
+            headers.clear();
+            frames_of(bytes, link_type, headers);
+            if !headers.is_empty() {
+                take(Frames {
+                    bytes,
+                    headers,
+                    first_number,
+                });
             }
-        }
-        self.down = false;
-        let bytes = self.ring.block(self.block);
-        self.headers.clear();
-        let complete = read_block(bytes, self.link_type, &mut self.headers);
-        if complete.is_none() {
-            self.damaged_blocks += 1;
-        }
-        if !self.headers.is_empty() {
-            take(Frames {
-                bytes,
-                headers: &self.headers,
-                first_number: self.delivered + 1,
-            });
-            self.delivered += self.headers.len() as u64;
-        }
-        self.ring.give_back(self.block);
-        self.block = (self.block + 1) % self.ring.blocks();
-        Ok(Next::Block)
+            headers.len()
+        });
+        let Some(count) = taken else { return false };
+        self.next = (self.next + 1) % self.ring.block_count();
+        self.accounts.frames_delivered += count as u64;
+        true
     }
 
-    fn wait(&mut self) -> Result<(), AfPacketError> {
-        let failed = match self.socket.wait(self.idle_timeout) {
-            Ok(()) => return Ok(()),
-            Err(source) => source,
-        };
-        if failed.raw_os_error() != Some(libc::ENETDOWN) {
-            return Err(AfPacketError::Read {
+    /// The socket reports an error: an interface that went down comes back, one that was removed does not.
+    fn look_at_error(&self) -> Result<(), CaptureError> {
+        let error = self
+            .socket
+            .take_error()
+            .map_err(|source| self.failed("asking for the socket's error", source))?;
+        let (index, _) = self
+            .socket
+            .bound_to()
+            .map_err(|source| self.failed("looking at the interface", source))?;
+        if index <= 0 {
+            return Err(CaptureError::InterfaceGone {
                 interface: self.interface.clone(),
-                source: failed,
             });
         }
-        if ring::interface_index(&self.interface).is_none() {
-            return Err(AfPacketError::Vanished {
-                interface: self.interface.clone(),
-            });
+        match error {
+            None => Ok(()),
+            Some(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
+                tracing::warn!(interface = %self.interface, "the interface is down; waiting for it to come up");
+                Ok(())
+            }
+            Some(error) => Err(self.failed("receiving", error)),
         }
-        if !self.down {
-            self.down = true;
-            tracing::warn!(interface = %self.interface, "the interface went down; waiting for it to come back");
-        }
-        std::thread::sleep(DOWN_RETRY);
+    }
+
+    /// Receives nothing more, so that what the ring holds is all there is.
+    fn start_draining(&mut self) -> Result<(), CaptureError> {
+        // A program that returns 0 rejects every frame.
+        self.socket
+            .attach(&Program::accept_all(0))
+            .map_err(|source| self.failed("ending the capture", source))?;
+        self.draining = true;
         Ok(())
     }
 }
 
-/// The LINKTYPE of the frames that a packet socket of type `SOCK_RAW` gives for an ARPHRD number.
-fn link_type(hardware: u16) -> Option<LinkType> {
-    const ETHERNET: LinkType = LinkType(1);
-    const RAW_IP: LinkType = LinkType(101);
-    const IEEE802_11: LinkType = LinkType(105);
-    const IEEE802_11_RADIOTAP: LinkType = LinkType(127);
-    match hardware {
-        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(ETHERNET),
-        libc::ARPHRD_NONE
-        | libc::ARPHRD_PPP
-        | libc::ARPHRD_TUNNEL
-        | libc::ARPHRD_TUNNEL6
-        | libc::ARPHRD_SIT
-        | libc::ARPHRD_IPGRE => Some(RAW_IP),
-        libc::ARPHRD_IEEE80211 => Some(IEEE802_11),
-        libc::ARPHRD_IEEE80211_RADIOTAP => Some(IEEE802_11_RADIOTAP),
-        _ => None,
-    }
-}
-
-/// Reads the frame headers of a block (`struct tpacket_block_desc`, then one `struct tpacket3_hdr` a frame). `None` if the
-/// block contradicts itself; the headers read until then are kept.
-fn read_block(block: &[u8], link_type: LinkType, headers: &mut Vec<FrameHeader>) -> Option<()> {
-    // struct tpacket_hdr_v1: status 8, packets 12, offset of the first 16.
-    let packets = word(block, 12)?;
-    let mut at = word(block, 16)? as usize;
-    for _ in 0..packets {
-        let header = block.get(at..)?;
-        let next = word(header, 0)? as usize;
-        let seconds = i64::from(word(header, 4)?);
-        let nanoseconds = i64::from(word(header, 8)?);
-        let captured_length = word(header, 12)?;
-        let status = word(header, 20)?;
-        let start = at.checked_add(usize::from(half(header, 24)?))?;
-        let vlan = word(header, 32)?;
-        block.get(start..start.checked_add(captured_length as usize)?)?;
-        let stripped_vlan = (status & libc::TP_STATUS_VLAN_VALID != 0).then_some((vlan & 0x0fff) as u16);
-        // The tag that the kernel took out was on the wire.
-        let tag_length = if stripped_vlan.is_some() { 4 } else { 0 };
-        headers.push(FrameHeader {
-            time: seconds * 1_000_000_000 + nanoseconds,
-            offset: start as u32,
-            captured_length,
-            wire_length: word(header, 16)?.saturating_add(tag_length),
-            link_type,
-            stripped_vlan,
-            checksum_offloaded: status & libc::TP_STATUS_CSUMNOTREADY != 0,
-        });
-        at = at.checked_add(next)?;
-    }
-    Some(())
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A block with one frame of `data`, as the kernel lays it out.
-    fn block_of(data: &[u8], status: u32, vlan: u32) -> Vec<u8> {
-        let mut block = vec![0; 48];
-        block[12..16].copy_from_slice(&1_u32.to_ne_bytes());
-        block[16..20].copy_from_slice(&48_u32.to_ne_bytes());
-        let words = [0, 7, 9, data.len() as u32, data.len() as u32 + 10, status];
-        block.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-        block.extend(82_u16.to_ne_bytes());
-        block.extend(96_u16.to_ne_bytes());
-        block.extend([0; 4]);
-        block.extend(vlan.to_ne_bytes());
-        block.resize(48 + 82, 0);
-        block.extend(data);
-        block
-    }
-
-    #[test]
-    fn reads_time_lengths_and_the_vlan_that_the_kernel_took_out() {
-        let block = block_of(
-            b"frame",
-            libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_CSUMNOTREADY,
-            0x2007,
-        );
-        let mut headers = Vec::new();
-        assert_eq!(read_block(&block, LinkType(1), &mut headers), Some(()));
-        let expected = FrameHeader {
-            time: 7_000_000_009,
-            offset: 130,
-            captured_length: 5,
-            wire_length: 19,
-            link_type: LinkType(1),
-            stripped_vlan: Some(7),
-            checksum_offloaded: true,
+impl Source for RingSource {
+    fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+        if !self.draining && self.stop.load(Ordering::Relaxed) {
+            self.start_draining()?;
+        }
+        if self.hand_over(take) {
+            return Ok(Next::Block);
+        }
+        let timeout = if self.draining {
+            DRAIN_TIMEOUT_MS
+        } else {
+            IDLE_TIMEOUT_MS
         };
-        assert_eq!(headers, [expected]);
-        assert_eq!(&block[130..135], b"frame");
+        if self
+            .socket
+            .wait(timeout)
+            .map_err(|source| self.failed("waiting for frames", source))?
+        {
+            self.look_at_error()?;
+        }
+        if self.hand_over(take) {
+            return Ok(Next::Block);
+        }
+        Ok(if self.draining { Next::End } else { Next::Idle })
     }
 
-    #[test]
-    fn a_block_that_ends_early_gives_no_frame() {
-        let block = block_of(b"frame", 0, 0);
-        let mut headers = Vec::new();
-        assert_eq!(
-            read_block(&block[..block.len() - 1], LinkType(1), &mut headers),
-            None
-        );
-        assert!(headers.is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn any_block_is_read_within_its_bounds(block in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let mut headers = Vec::new();
-            read_block(&block, LinkType(1), &mut headers);
-            for header in headers {
-                prop_assert!(header.offset as usize + header.captured_length as usize <= block.len());
+    fn accounts(&mut self) -> Accounts {
+        match self.socket.take_statistics() {
+            Ok(statistics) => {
+                self.accounts.kernel_drops = self
+                    .accounts
+                    .kernel_drops
+                    .map(|drops| drops + u64::from(statistics.drops));
+            }
+            // From here on the number is not known any more, and the books must say so.
+            Err(error) => {
+                tracing::error!(interface = %self.interface, %error, "the kernel's drop count cannot be read");
+                self.accounts.kernel_drops = None;
             }
         }
-    }
-
-    #[test]
-    fn an_interface_that_is_not_there_is_named() {
-        let settings = AfPacketSettings {
-            interface: "nosuchif0".to_owned(),
-            ring_bytes: 0,
-            promiscuous: false,
-            filter: None,
-            idle_timeout: Duration::from_millis(1),
-        };
-        let error = AfPacket::open(&settings)
-            .map(|_| ())
-            .expect_err("no such interface")
-            .to_string();
-        assert!(
-            error.contains("nosuchif0") && error.contains("ip link"),
-            "{error}"
-        );
+        self.accounts.clone()
     }
 }
 
-#[cfg(all(test, feature = "root-tests"))]
-mod live_tests {
-    use std::net::UdpSocket;
+/// Fields of `struct tpacket_block_desc` and `struct tpacket3_hdr` (`linux/if_packet.h`), in host byte order.
+mod field {
+    /// Number of frames in the block.
+    pub(super) const FRAME_COUNT: usize = 12;
+    /// Offset of the first frame in the block.
+    pub(super) const FIRST_FRAME: usize = 16;
+    /// Distance to the next frame.
+    pub(super) const NEXT_OFFSET: usize = 0;
+    pub(super) const SECONDS: usize = 4;
+    pub(super) const NANOSECONDS: usize = 8;
+    pub(super) const CAPTURED_LENGTH: usize = 12;
+    pub(super) const WIRE_LENGTH: usize = 16;
+    pub(super) const STATUS: usize = 20;
+    /// Where the bytes start, from the frame's header.
+    pub(super) const MAC_OFFSET: usize = 24;
+    pub(super) const VLAN_TCI: usize = 32;
+}
 
-    use super::*;
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|bytes| u32::from_ne_bytes(*bytes))
+}
 
-    #[test]
-    fn the_loopback_interface_gives_every_packet_once() {
-        let mut capture = AfPacket::open(&AfPacketSettings {
-            interface: "lo".to_owned(),
-            ring_bytes: 4 * BLOCK_BYTES,
-            promiscuous: false,
-            filter: None,
-            idle_timeout: Duration::from_millis(50),
-        })
-        .expect("root may capture on lo");
-        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let sender = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = receiver.local_addr().expect("bound");
-        let marker = b"one packet in each direction of the ring, seen once";
-        for _ in 0..300 {
-            sender.send_to(marker, address).expect("sent");
-        }
-        let (mut seen, mut idle) = (0, 0);
-        while idle < 2 {
-            let next = capture.next_block(&mut |frames| {
-                for header in frames.headers {
-                    let end = (header.offset + header.captured_length) as usize;
-                    seen += usize::from(frames.bytes[..end].ends_with(marker));
-                }
-            });
-            idle += usize::from(next.expect("lo stays up") == Next::Idle);
-        }
-        assert_eq!(seen, 300);
-        let counts = capture.kernel_counts();
-        assert!(counts.packets >= 300 && counts.drops == 0, "{counts:?}");
-        assert_eq!(capture.damaged_blocks(), 0);
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+/// Lists the frames of a block.
+fn frames_of(block: &[u8], link_type: LinkType, headers: &mut Vec<FrameHeader>) {
+    let count = u32_at(block, field::FRAME_COUNT).unwrap_or(0);
+    let mut at = u32_at(block, field::FIRST_FRAME).unwrap_or(0);
+    for _ in 0..count {
+        let Some((header, next)) = frame_at(block, at, link_type) else {
+            debug_assert!(false, "the kernel described a frame outside of its block");
+            return;
+        };
+        headers.push(header);
+        at = at.saturating_add(next);
     }
+}
+
+fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32)> {
+    let frame = block.get(at as usize..)?;
+    let status = u32_at(frame, field::STATUS)?;
+    let stripped_vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 {
+        None
+    } else {
+        Some(u32_at(frame, field::VLAN_TCI)? as u16 & 0x0fff)
+    };
+    let seconds = i64::from(u32_at(frame, field::SECONDS)?);
+    let header = FrameHeader {
+        time: seconds * 1_000_000_000 + i64::from(u32_at(frame, field::NANOSECONDS)?),
+        offset: at.checked_add(u32::from(u16_at(frame, field::MAC_OFFSET)?))?,
+        captured_length: u32_at(frame, field::CAPTURED_LENGTH)?,
+        // The tag was on the wire though it is not in the frame any more.
+        wire_length: u32_at(frame, field::WIRE_LENGTH)?.saturating_add(if stripped_vlan.is_some() {
+            4
+        } else {
+            0
+        }),
+        link_type,
+        stripped_vlan,
+        checksum_offloaded: status & (libc::TP_STATUS_CSUMNOTREADY | libc::TP_STATUS_CSUM_VALID) != 0,
+    };
+    let end = (header.offset as usize).checked_add(header.captured_length as usize)?;
+    if end > block.len() {
+        return None;
+    }
+    Some((header, u32_at(frame, field::NEXT_OFFSET)?))
 }

@@ -1,21 +1,27 @@
-//! Classic BPF: checking and running a filter program on frames that the kernel does not filter for us.
+//! Classic BPF: filter programs run on frames of capture files.
 //!
-//! The machine is the one of McCanne and Jacobson, "The BSD Packet Filter" (USENIX Winter 1993), as libpcap compiles
-//! for it and as `SO_ATTACH_FILTER` takes it. A checked program always ends: jumps go forward only.
+//! The instruction set of McCanne and Jacobson's paper as `pcap_compile` emits it. A program is validated once, as the
+//! kernel does; then it cannot fail, loop or read outside the frame. A load outside the frame, and a division by zero,
+//! reject the frame.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use thiserror::Error;
+use wire::decode::LinkType;
 
-/// Longest program that the kernel takes (`BPF_MAXINSNS`).
-pub const INSTRUCTIONS_MAX: usize = 4096;
-/// Scratch memory words (`BPF_MEMWORDS`).
+/// The kernel's limit too (`BPF_MAXINSNS`).
+pub const MAX_INSTRUCTIONS: usize = 4096;
+
+/// Scratch memory words.
 const MEMORY_WORDS: usize = 16;
 
-/// One instruction, as in the kernel's `struct sock_filter`.
+/// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// Operation code.
+    /// Operation.
     pub code: u16,
-    /// Instructions to pass over if a condition holds.
+    /// Instructions to pass over if the condition holds.
     pub jump_true: u8,
     /// Instructions to pass over if it does not.
     pub jump_false: u8,
@@ -23,397 +29,435 @@ pub struct Instruction {
     pub operand: u32,
 }
 
-/// Why a program cannot be run.
+/// Why a program was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum ProgramError {
-    /// There is no instruction, or more than the kernel takes.
-    #[error("a BPF program has 1 to {INSTRUCTIONS_MAX} instructions, not {0}")]
+pub enum InvalidProgram {
+    /// It has no instructions, or more than the limit.
+    #[error("a filter program has 1 to {MAX_INSTRUCTIONS} instructions, not {0}")]
     Length(usize),
-    /// An instruction that the machine does not have.
-    #[error("BPF instruction {at}: code {code:#06x} is unknown")]
-    Unknown {
-        /// Its index.
+    /// An operation that does not exist.
+    #[error("filter instruction {at}: unknown operation {code:#06x}")]
+    Operation {
+        /// Index of the instruction.
         at: usize,
-        /// Its code.
+        /// Its operation.
         code: u16,
     },
-    /// A jump that leaves the program.
-    #[error("BPF instruction {at} jumps out of the program")]
+    /// A jump past the end.
+    #[error("filter instruction {at} jumps past the end of the program")]
     Jump {
-        /// Its index.
+        /// Index of the instruction.
         at: usize,
     },
-    /// An operand that the instruction does not take: a scratch word beyond 15, a division by zero, a shift beyond 31.
-    #[error("BPF instruction {at}: operand {operand} is not allowed")]
+    /// A memory word that does not exist, a division by the constant 0, or a shift by 32 and more.
+    #[error("filter instruction {at}: operand {operand} is not allowed")]
     Operand {
-        /// Its index.
+        /// Index of the instruction.
         at: usize,
         /// Its operand.
         operand: u32,
     },
     /// The last instruction does not return.
-    #[error("the last BPF instruction must return")]
+    #[error("the filter program does not end with a return")]
     NoReturn,
 }
 
-// Instruction classes and fields (Linux uapi/linux/bpf_common.h).
-const LD: u16 = 0x00;
-const LDX: u16 = 0x01;
-const ST: u16 = 0x02;
-const STX: u16 = 0x03;
-const ALU: u16 = 0x04;
-const JMP: u16 = 0x05;
-const RET: u16 = 0x06;
-const MISC: u16 = 0x07;
-const WORD: u16 = 0x00;
-const HALF: u16 = 0x08;
-const BYTE: u16 = 0x10;
-const IMM: u16 = 0x00;
-const ABS: u16 = 0x20;
-const IND: u16 = 0x40;
-const MEM: u16 = 0x60;
-const LEN: u16 = 0x80;
-const MSH: u16 = 0xa0;
-const X: u16 = 0x08;
-const RET_A: u16 = 0x10;
-const TXA: u16 = 0x80;
-const ADD: u16 = 0x00;
-const SUB: u16 = 0x10;
-const MUL: u16 = 0x20;
-const DIV: u16 = 0x30;
-const OR: u16 = 0x40;
-const AND: u16 = 0x50;
-const LSH: u16 = 0x60;
-const RSH: u16 = 0x70;
-const NEG: u16 = 0x80;
-const MOD: u16 = 0x90;
-const XOR: u16 = 0xa0;
-const JA: u16 = 0x00;
-const JEQ: u16 = 0x10;
-const JGT: u16 = 0x20;
-const JGE: u16 = 0x30;
-const JSET: u16 = 0x40;
-
-/// A checked program.
+/// A validated program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    instructions: Box<[Instruction]>,
+    instructions: Arc<[Instruction]>,
+}
+
+/// Operations: class, size or operation, mode or source.
+mod op {
+    pub(super) const LD_W_ABS: u16 = 0x20;
+    pub(super) const LD_H_ABS: u16 = 0x28;
+    pub(super) const LD_B_ABS: u16 = 0x30;
+    pub(super) const LD_W_IND: u16 = 0x40;
+    pub(super) const LD_H_IND: u16 = 0x48;
+    pub(super) const LD_B_IND: u16 = 0x50;
+    pub(super) const LD_LEN: u16 = 0x80;
+    pub(super) const LD_IMM: u16 = 0x00;
+    pub(super) const LD_MEM: u16 = 0x60;
+    pub(super) const LDX_IMM: u16 = 0x01;
+    pub(super) const LDX_MEM: u16 = 0x61;
+    pub(super) const LDX_LEN: u16 = 0x81;
+    pub(super) const LDX_MSH: u16 = 0xb1;
+    pub(super) const ST: u16 = 0x02;
+    pub(super) const STX: u16 = 0x03;
+    pub(super) const ADD: u16 = 0x04;
+    pub(super) const SUB: u16 = 0x14;
+    pub(super) const MUL: u16 = 0x24;
+    pub(super) const DIV: u16 = 0x34;
+    pub(super) const OR: u16 = 0x44;
+    pub(super) const AND: u16 = 0x54;
+    pub(super) const LSH: u16 = 0x64;
+    pub(super) const RSH: u16 = 0x74;
+    pub(super) const NEG: u16 = 0x84;
+    pub(super) const MOD: u16 = 0x94;
+    pub(super) const XOR: u16 = 0xa4;
+    pub(super) const JA: u16 = 0x05;
+    pub(super) const JEQ: u16 = 0x15;
+    pub(super) const JGT: u16 = 0x25;
+    pub(super) const JGE: u16 = 0x35;
+    pub(super) const JSET: u16 = 0x45;
+    pub(super) const RET_K: u16 = 0x06;
+    pub(super) const RET_A: u16 = 0x16;
+    pub(super) const TAX: u16 = 0x07;
+    pub(super) const TXA: u16 = 0x87;
+    /// The second operand is X, not the constant.
+    pub(super) const X: u16 = 0x08;
 }
 
 impl Program {
-    /// Checks the instructions: every code known, every jump inside, every operand allowed, the end a return.
-    pub fn new(instructions: &[Instruction]) -> Result<Self, ProgramError> {
-        if instructions.is_empty() || instructions.len() > INSTRUCTIONS_MAX {
-            return Err(ProgramError::Length(instructions.len()));
+    /// Validates a program.
+    pub fn new(instructions: Vec<Instruction>) -> Result<Self, InvalidProgram> {
+        let count = instructions.len();
+        if count == 0 || count > MAX_INSTRUCTIONS {
+            return Err(InvalidProgram::Length(count));
         }
         for (at, instruction) in instructions.iter().enumerate() {
-            check(at, *instruction, instructions.len())?;
+            let Instruction {
+                code,
+                jump_true,
+                jump_false,
+                operand,
+            } = *instruction;
+            let inside =
+                |distance: u64| (at as u64).saturating_add(1).saturating_add(distance) < count as u64;
+            let ok = match code {
+                op::LD_MEM | op::LDX_MEM | op::ST | op::STX if operand as usize >= MEMORY_WORDS => {
+                    return Err(InvalidProgram::Operand { at, operand });
+                }
+                op::DIV | op::MOD if operand == 0 => return Err(InvalidProgram::Operand { at, operand }),
+                op::LSH | op::RSH if operand >= 32 => return Err(InvalidProgram::Operand { at, operand }),
+                op::JA if !inside(u64::from(operand)) => return Err(InvalidProgram::Jump { at }),
+                op::LD_W_ABS
+                | op::LD_H_ABS
+                | op::LD_B_ABS
+                | op::LD_W_IND
+                | op::LD_H_IND
+                | op::LD_B_IND
+                | op::LD_LEN
+                | op::LD_IMM
+                | op::LD_MEM
+                | op::LDX_IMM
+                | op::LDX_MEM
+                | op::LDX_LEN
+                | op::LDX_MSH
+                | op::ST
+                | op::STX
+                | op::NEG
+                | op::JA
+                | op::RET_K
+                | op::RET_A
+                | op::TAX
+                | op::TXA => true,
+                _ => match code & !op::X {
+                    op::JEQ | op::JGT | op::JGE | op::JSET => {
+                        if !inside(u64::from(jump_true)) || !inside(u64::from(jump_false)) {
+                            return Err(InvalidProgram::Jump { at });
+                        }
+                        true
+                    }
+                    op::ADD
+                    | op::SUB
+                    | op::MUL
+                    | op::DIV
+                    | op::OR
+                    | op::AND
+                    | op::LSH
+                    | op::RSH
+                    | op::MOD
+                    | op::XOR => true,
+                    _ => false,
+                },
+            };
+            if !ok {
+                return Err(InvalidProgram::Operation { at, code });
+            }
         }
-        if instructions.last().is_some_and(|last| last.code & 0x07 != RET) {
-            return Err(ProgramError::NoReturn);
+        match instructions.last().map(|last| last.code) {
+            Some(op::RET_K | op::RET_A) => Ok(Self {
+                instructions: instructions.into(),
+            }),
+            _ => Err(InvalidProgram::NoReturn),
         }
-        Ok(Self {
-            instructions: instructions.into(),
-        })
     }
 
-    /// The instructions, for the kernel.
+    /// A program that accepts every frame, cut to `snaplen` bytes.
+    pub fn accept_all(snaplen: u32) -> Self {
+        let accept = Instruction {
+            code: op::RET_K,
+            jump_true: 0,
+            jump_false: 0,
+            operand: snaplen,
+        };
+        Self {
+            instructions: Arc::new([accept]),
+        }
+    }
+
+    /// The instructions.
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
     }
 
-    /// Whether the program passes a frame of which `frame` was captured out of `wire_length` bytes.
-    pub fn passes(&self, frame: &[u8], wire_length: u32) -> bool {
-        self.run(frame, wire_length) != 0
-    }
-
-    /// The program's value: bytes to keep, 0 for none. A load beyond the frame ends the program with 0.
+    /// How many bytes of the frame to keep; 0 to reject it. `frame` is what was captured of `wire_length` bytes.
     pub fn run(&self, frame: &[u8], wire_length: u32) -> u32 {
-        let mut machine = Machine {
-            a: 0,
-            x: 0,
-            memory: [0; MEMORY_WORDS],
-        };
-        let mut at = 0;
-        while let Some(instruction) = self.instructions.get(at) {
-            match machine.step(*instruction, frame, wire_length) {
-                Step::Next(skip) => at += 1 + skip,
-                Step::Return(value) => return value,
-            }
-        }
-        0
+        self.evaluate(frame, wire_length).unwrap_or(0)
     }
-}
 
-fn check(
-    at: usize,
-    Instruction {
-        code,
-        jump_true,
-        jump_false,
-        operand,
-    }: Instruction,
-    length: usize,
-) -> Result<(), ProgramError> {
-    let unknown = Err(ProgramError::Unknown { at, code });
-    let refuse = Err(ProgramError::Operand { at, operand });
-    match code & 0x07 {
-        LD | LDX => {
-            let known = matches!(
-                (code & 0x07, code & 0xe0, code & 0x18),
-                (LD, ABS | IND, WORD | HALF | BYTE) | (LD | LDX, IMM | LEN | MEM, WORD) | (LDX, MSH, BYTE)
-            );
-            if !known || code > 0xff {
-                return unknown;
-            }
-            if code & 0xe0 == MEM && operand as usize >= MEMORY_WORDS {
-                return refuse;
-            }
-        }
-        ST | STX => {
-            if code != ST && code != STX {
-                return unknown;
-            }
-            if operand as usize >= MEMORY_WORDS {
-                return refuse;
-            }
-        }
-        ALU => {
-            if code & 0xf0 > XOR || code > 0xff {
-                return unknown;
-            }
-            let by_constant = code & X == 0;
-            match code & 0xf0 {
-                DIV | MOD if by_constant && operand == 0 => return refuse,
-                LSH | RSH if by_constant && operand > 31 => return refuse,
-                _ => {}
-            }
-        }
-        JMP => {
-            if code & 0xf0 > JSET || code > 0xff {
-                return unknown;
-            }
-            let reach = if code & 0xf0 == JA {
-                operand as usize
-            } else {
-                usize::from(jump_true.max(jump_false))
+    fn evaluate(&self, frame: &[u8], wire_length: u32) -> Option<u32> {
+        let (mut a, mut x) = (0_u32, 0_u32);
+        let mut memory = [0_u32; MEMORY_WORDS];
+        let mut at = 0_usize;
+        loop {
+            let instruction = self.instructions.get(at)?;
+            let k = instruction.operand;
+            let second = if instruction.code & op::X == 0 { k } else { x };
+            let mut jump = |condition: bool| {
+                at += usize::from(if condition {
+                    instruction.jump_true
+                } else {
+                    instruction.jump_false
+                });
             };
-            if at.saturating_add(1).saturating_add(reach) >= length {
-                return Err(ProgramError::Jump { at });
+            match instruction.code {
+                op::LD_W_ABS => a = word(frame, k)?,
+                op::LD_H_ABS => a = half(frame, k)?,
+                op::LD_B_ABS => a = byte(frame, k)?,
+                op::LD_W_IND => a = word(frame, x.checked_add(k)?)?,
+                op::LD_H_IND => a = half(frame, x.checked_add(k)?)?,
+                op::LD_B_IND => a = byte(frame, x.checked_add(k)?)?,
+                op::LD_LEN => a = wire_length,
+                op::LD_IMM => a = k,
+                op::LD_MEM => a = *memory.get(k as usize)?,
+                op::LDX_IMM => x = k,
+                op::LDX_MEM => x = *memory.get(k as usize)?,
+                op::LDX_LEN => x = wire_length,
+                op::LDX_MSH => x = (byte(frame, k)? & 0x0f) << 2,
+                op::ST => *memory.get_mut(k as usize)? = a,
+                op::STX => *memory.get_mut(k as usize)? = x,
+                op::NEG => a = a.wrapping_neg(),
+                op::TAX => x = a,
+                op::TXA => a = x,
+                op::JA => at = at.checked_add(k as usize)?,
+                op::RET_K => return Some(k),
+                op::RET_A => return Some(a),
+                code => match code & !op::X {
+                    op::ADD => a = a.wrapping_add(second),
+                    op::SUB => a = a.wrapping_sub(second),
+                    op::MUL => a = a.wrapping_mul(second),
+                    op::DIV => a = a.checked_div(second)?,
+                    op::MOD => a = a.checked_rem(second)?,
+                    op::OR => a |= second,
+                    op::AND => a &= second,
+                    op::XOR => a ^= second,
+                    op::LSH => a = a.checked_shl(second).unwrap_or(0),
+                    op::RSH => a = a.checked_shr(second).unwrap_or(0),
+                    op::JEQ => jump(a == second),
+                    op::JGT => jump(a > second),
+                    op::JGE => jump(a >= second),
+                    op::JSET => jump(a & second != 0),
+                    // Not in a validated program.
+                    _ => return None,
+                },
             }
-        }
-        RET => {
-            if code != RET && code != RET | RET_A {
-                return unknown;
-            }
-        }
-        _ => {
-            if code != MISC && code != MISC | TXA {
-                return unknown;
-            }
+            // Every jump goes forward, so that the loop ends.
+            at += 1;
         }
     }
-    Ok(())
 }
 
-enum Step {
-    Next(usize),
-    Return(u32),
+fn field<const N: usize>(frame: &[u8], offset: u32) -> Option<[u8; N]> {
+    frame.get(offset as usize..)?.first_chunk::<N>().copied()
 }
 
-struct Machine {
-    a: u32,
-    x: u32,
-    memory: [u32; MEMORY_WORDS],
+fn word(frame: &[u8], offset: u32) -> Option<u32> {
+    field(frame, offset).map(u32::from_be_bytes)
 }
 
-impl Machine {
-    fn step(&mut self, instruction: Instruction, frame: &[u8], wire_length: u32) -> Step {
-        let Instruction {
-            code,
-            jump_true,
-            jump_false,
-            operand,
-        } = instruction;
-        match code & 0x07 {
-            LD => match self.load(code, operand, frame, wire_length) {
-                Some(value) => self.a = value,
-                None => return Step::Return(0),
-            },
-            LDX => match self.load(code, operand, frame, wire_length) {
-                Some(value) => self.x = value,
-                None => return Step::Return(0),
-            },
-            ST => self.memory[operand as usize % MEMORY_WORDS] = self.a,
-            STX => self.memory[operand as usize % MEMORY_WORDS] = self.x,
-            ALU => match self.calculate(code, operand) {
-                Some(value) => self.a = value,
-                None => return Step::Return(0),
-            },
-            JMP => {
-                let other = if code & X == 0 { operand } else { self.x };
-                let holds = match code & 0xf0 {
-                    JA => return Step::Next(operand as usize),
-                    JEQ => self.a == other,
-                    JGT => self.a > other,
-                    JGE => self.a >= other,
-                    _ => self.a & other != 0,
-                };
-                return Step::Next(usize::from(if holds { jump_true } else { jump_false }));
-            }
-            RET => return Step::Return(if code & RET_A != 0 { self.a } else { operand }),
-            _ if code & TXA != 0 => self.a = self.x,
-            _ => self.x = self.a,
-        }
-        Step::Next(0)
+fn half(frame: &[u8], offset: u32) -> Option<u32> {
+    field(frame, offset).map(|bytes| u32::from(u16::from_be_bytes(bytes)))
+}
+
+fn byte(frame: &[u8], offset: u32) -> Option<u32> {
+    field::<1>(frame, offset).map(|[byte]| u32::from(byte))
+}
+
+/// One filter expression compiled for every link type for which it makes sense.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    compiled: BTreeMap<LinkType, Result<Program, String>>,
+}
+
+impl Filters {
+    /// Adds the program for a link type, or the compiler's message why there is none.
+    pub fn insert(&mut self, link_type: LinkType, compiled: Result<Program, String>) {
+        self.compiled.insert(link_type, compiled);
     }
 
-    /// The value of a load; `None` beyond the frame.
-    fn load(&self, code: u16, operand: u32, frame: &[u8], wire_length: u32) -> Option<u32> {
-        let offset = match code & 0xe0 {
-            IMM => return Some(operand),
-            LEN => return Some(wire_length),
-            MEM => return Some(self.memory[operand as usize % MEMORY_WORDS]),
-            MSH => return Some(u32::from(*frame.get(operand as usize)? & 0x0f) * 4),
-            IND => operand.checked_add(self.x)?,
-            _ => operand,
-        } as usize;
-        match code & 0x18 {
-            WORD => frame
-                .get(offset..offset.checked_add(4)?)?
-                .try_into()
-                .ok()
-                .map(u32::from_be_bytes),
-            HALF => frame
-                .get(offset..offset.checked_add(2)?)?
-                .try_into()
-                .ok()
-                .map(|b| u32::from(u16::from_be_bytes(b))),
-            _ => frame.get(offset).copied().map(u32::from),
+    /// The program for frames of a link type, or why there is none.
+    pub fn get(&self, link_type: LinkType) -> Result<&Program, &str> {
+        match self.compiled.get(&link_type) {
+            Some(Ok(program)) => Ok(program),
+            Some(Err(message)) => Err(message),
+            None => Err("filters are not supported for this link type"),
         }
-    }
-
-    /// The value of a calculation; `None` for a division by zero, which ends the program with 0.
-    fn calculate(&self, code: u16, operand: u32) -> Option<u32> {
-        let other = if code & X == 0 { operand } else { self.x };
-        Some(match code & 0xf0 {
-            ADD => self.a.wrapping_add(other),
-            SUB => self.a.wrapping_sub(other),
-            MUL => self.a.wrapping_mul(other),
-            DIV => self.a.checked_div(other)?,
-            MOD => self.a.checked_rem(other)?,
-            OR => self.a | other,
-            AND => self.a & other,
-            XOR => self.a ^ other,
-            LSH => self.a.checked_shl(other).unwrap_or(0),
-            RSH => self.a.checked_shr(other).unwrap_or(0),
-            NEG => self.a.wrapping_neg(),
-            _ => return None,
-        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use proptest::prelude::*;
 
-    use super::*;
-
-    fn program(instructions: &[(u16, u8, u8, u32)]) -> Result<Program, ProgramError> {
-        let instructions: Vec<_> = instructions
-            .iter()
-            .map(|&(code, jump_true, jump_false, operand)| Instruction {
-                code,
-                jump_true,
-                jump_false,
-                operand,
-            })
-            .collect();
-        Program::new(&instructions)
+    fn program(code: &[(u16, u8, u8, u32)]) -> Result<Program, InvalidProgram> {
+        Program::new(
+            code.iter()
+                .map(|&(code, jump_true, jump_false, operand)| Instruction {
+                    code,
+                    jump_true,
+                    jump_false,
+                    operand,
+                })
+                .collect(),
+        )
     }
 
-    /// `udp port 53` on IPv4 over Ethernet, without fragments or IPv6.
+    /// What `tcpdump -ddd 'udp port 53'` prints for Ethernet and IPv4 alone.
     fn udp_port_53() -> Program {
         program(&[
-            (0x28, 0, 0, 12),      // ldh [12]
-            (0x15, 0, 8, 0x0800),  // jeq #0x0800
-            (0x30, 0, 0, 23),      // ldb [23]
-            (0x15, 0, 6, 17),      // jeq #17
-            (0xb1, 0, 0, 14),      // ldx 4*([14]&0xf)
-            (0x48, 0, 0, 14),      // ldh [x+14]
-            (0x15, 2, 0, 53),      // jeq #53
-            (0x48, 0, 0, 16),      // ldh [x+16]
-            (0x15, 0, 1, 53),      // jeq #53
-            (0x06, 0, 0, 262_144), // ret #262144
-            (0x06, 0, 0, 0),       // ret #0
+            (0x28, 0, 0, 12),
+            (0x15, 0, 10, 0x0800),
+            (0x30, 0, 0, 23),
+            (0x15, 0, 8, 17),
+            (0x28, 0, 0, 20),
+            (0x45, 6, 0, 0x1fff),
+            (0xb1, 0, 0, 14),
+            (0x48, 0, 0, 14),
+            (0x15, 2, 0, 53),
+            (0x48, 0, 0, 16),
+            (0x15, 0, 1, 53),
+            (0x06, 0, 0, 262_144),
+            (0x06, 0, 0, 0),
         ])
-        .expect("a program of libpcap")
+        .unwrap()
     }
 
-    fn udp_frame(destination_port: u16) -> Vec<u8> {
+    fn datagram(destination_port: u16) -> Vec<u8> {
         let mut frame = vec![0; 12];
-        frame.extend([0x08, 0x00, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
-        frame.extend([192, 0, 2, 1, 192, 0, 2, 2]);
-        frame.extend(40_000_u16.to_be_bytes());
+        frame.extend([0x08, 0x00]);
+        frame.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend([0x80, 0x00]);
         frame.extend(destination_port.to_be_bytes());
         frame.extend([0, 8, 0, 0]);
         frame
     }
 
     #[test]
-    fn passes_what_the_filter_names_and_nothing_else() {
+    fn runs_a_compiled_filter() {
         let filter = udp_port_53();
-        assert!(filter.passes(&udp_frame(53), 42));
-        assert!(!filter.passes(&udp_frame(54), 42));
-        assert!(
-            !filter.passes(&udp_frame(53)[..36], 42),
-            "a load beyond the frame fails"
+        assert_eq!(filter.run(&datagram(53), 42), 262_144);
+        assert_eq!(filter.run(&datagram(54), 42), 0);
+        assert_eq!(
+            filter.run(&datagram(53)[..36], 42),
+            0,
+            "a load past the end rejects"
         );
-        assert!(!filter.passes(&[], 0));
+        assert_eq!(filter.run(&[], 0), 0);
     }
 
     #[test]
-    fn refuses_what_could_leave_the_program() {
-        assert_eq!(program(&[]), Err(ProgramError::Length(0)));
+    fn computes_like_the_paper() {
+        let run = |code: &[(u16, u8, u8, u32)]| program(code).unwrap().run(&[0x12, 0x34, 0x56, 0x78], 1500);
+        assert_eq!(run(&[(0x20, 0, 0, 0), (0x16, 0, 0, 0)]), 0x1234_5678);
+        assert_eq!(run(&[(0x80, 0, 0, 0), (0x16, 0, 0, 0)]), 1500);
+        // A 7, M[3] = A, X = M[3], A = X * X - 9, shifted left by 1, negated twice.
+        let code = [
+            (0x00, 0, 0, 7),
+            (0x02, 0, 0, 3),
+            (0x61, 0, 0, 3),
+            (0x2c, 0, 0, 0),
+            (0x14, 0, 0, 9),
+            (0x64, 0, 0, 1),
+            (0x84, 0, 0, 0),
+            (0x84, 0, 0, 0),
+            (0x16, 0, 0, 0),
+        ];
+        assert_eq!(run(&code), 80);
+        // Division by X = 0 rejects.
+        assert_eq!(run(&[(0x00, 0, 0, 7), (0x3c, 0, 0, 0), (0x06, 0, 0, 1)]), 0);
+        // ldxb 4*([0]&0xf): 0x12 & 0x0f = 2 words.
+        assert_eq!(run(&[(0xb1, 0, 0, 0), (0x87, 0, 0, 0), (0x16, 0, 0, 0)]), 8);
+    }
+
+    #[test]
+    fn refuses_what_the_kernel_refuses() {
+        assert_eq!(program(&[]), Err(InvalidProgram::Length(0)));
+        assert_eq!(program(&[(0x00, 0, 0, 1)]), Err(InvalidProgram::NoReturn));
         assert_eq!(
-            program(&[(0x15, 1, 0, 0), (0x06, 0, 0, 0)]),
-            Err(ProgramError::Jump { at: 0 })
+            program(&[(0xff, 0, 0, 1), (0x06, 0, 0, 0)]),
+            Err(InvalidProgram::Operation { at: 0, code: 0xff })
+        );
+        assert_eq!(
+            program(&[(0x15, 0, 1, 1), (0x06, 0, 0, 0)]),
+            Err(InvalidProgram::Jump { at: 0 })
         );
         assert_eq!(
             program(&[(0x05, 0, 0, u32::MAX), (0x06, 0, 0, 0)]),
-            Err(ProgramError::Jump { at: 0 })
-        );
-        assert_eq!(
-            program(&[(0x02, 0, 0, 16), (0x06, 0, 0, 0)]),
-            Err(ProgramError::Operand { at: 0, operand: 16 })
+            Err(InvalidProgram::Jump { at: 0 })
         );
         assert_eq!(
             program(&[(0x34, 0, 0, 0), (0x06, 0, 0, 0)]),
-            Err(ProgramError::Operand { at: 0, operand: 0 })
+            Err(InvalidProgram::Operand { at: 0, operand: 0 })
         );
-        assert_eq!(program(&[(0x28, 0, 0, 12)]), Err(ProgramError::NoReturn));
         assert_eq!(
-            program(&[(0xffff, 0, 0, 0)]),
-            Err(ProgramError::Unknown { at: 0, code: 0xffff })
+            program(&[(0x02, 0, 0, 16), (0x06, 0, 0, 0)]),
+            Err(InvalidProgram::Operand { at: 0, operand: 16 })
         );
-    }
-
-    #[test]
-    fn a_division_by_zero_in_x_ends_with_nothing() {
-        let filter = program(&[(0x3c, 0, 0, 0), (0x06, 0, 0, 1)]).expect("div x is allowed");
-        assert!(!filter.passes(&[1, 2, 3], 3));
+        let long = vec![
+            Instruction {
+                code: 0x06,
+                jump_true: 0,
+                jump_false: 0,
+                operand: 0
+            };
+            MAX_INSTRUCTIONS + 1
+        ];
+        assert_eq!(
+            Program::new(long),
+            Err(InvalidProgram::Length(MAX_INSTRUCTIONS + 1))
+        );
     }
 
     proptest! {
         #[test]
-        fn any_program_that_passes_the_check_ends(
-            instructions in proptest::collection::vec((0_u16..0x100, 0_u8..4, 0_u8..4, 0_u32..64), 1..40),
-            frame in proptest::collection::vec(any::<u8>(), 0..80),
+        fn a_validated_program_ends(
+            code in proptest::collection::vec(
+                (
+                    prop_oneof![
+                        proptest::sample::select(vec![
+                            0x20_u16, 0x28, 0x30, 0x40, 0x48, 0x50, 0x80, 0x00, 0x60, 0x01, 0x61, 0xb1, 0x02, 0x03, 0x04,
+                            0x0c, 0x34, 0x3c, 0x64, 0x6c, 0x74, 0x84, 0x94, 0x9c, 0x05, 0x15, 0x1d, 0x25, 0x35, 0x45, 0x07,
+                            0x87,
+                        ]),
+                        any::<u16>(),
+                    ],
+                    0..4_u8,
+                    0..4_u8,
+                    prop_oneof![0..40_u32, any::<u32>()],
+                ),
+                0..40,
+            ),
+            frame in proptest::collection::vec(any::<u8>(), 0..64),
         ) {
-            let mut instructions = instructions;
-            instructions.push((0x16, 0, 0, 0));
-            if let Ok(program) = program(&instructions) {
-                program.run(&frame, frame.len() as u32);
+            let mut code = code;
+            code.push((0x06, 0, 0, 7));
+            if let Ok(program) = program(&code) {
+                let kept = program.run(&frame, frame.len() as u32);
+                prop_assert!(kept == 0 || kept == 7 || code.iter().any(|&(code, ..)| matches!(code, 0x06 | 0x16)));
             }
         }
     }

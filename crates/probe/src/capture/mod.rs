@@ -1,11 +1,34 @@
 //! Where frames come from: capture files and AF_PACKET rings.
+//!
+//! **In**: capture files, standard input, network interfaces. **Out**: [`Frames`], blocks of frames in capture order.
+//! **Owns**: file buffers and the kernel ring. **Never**: copies a frame, waits for a later stage, or allocates what a
+//! length field asks for: no frame is longer than [`MAX_FRAME_BYTES`] and no block longer than [`BLOCK_BYTES`].
 
-use wire::decode::LinkType;
+use std::collections::BTreeSet;
 
-/// A live interface through an AF_PACKET ring.
-pub mod af_packet;
-/// Filters for frames that the kernel does not filter for us.
+use wire::decode::{FrameMeta, LinkType};
+
+mod error;
+/// Classic BPF for capture files.
 pub mod bpf;
+mod input;
+mod pcap;
+mod pcapng;
+/// Capture files: pcap and pcapng, compressed or not.
+pub mod file;
+/// Live capture over an AF_PACKET `TPACKET_V3` ring.
+pub mod af_packet;
+mod ring;
+
+pub use af_packet::{RingOptions, RingSource};
+pub use error::CaptureError;
+pub use file::FileSource;
+
+/// The most bytes captured of one frame: libpcap's largest snapshot length, 256 KiB.
+pub const MAX_FRAME_BYTES: u32 = 262_144;
+
+/// How many bytes of a file are read at a time, and held by an [`OwnedFrames`].
+pub const BLOCK_BYTES: usize = 1 << 20;
 
 /// What a source knows of a frame beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +45,21 @@ pub struct FrameHeader {
     pub link_type: LinkType,
     /// The VLAN id that the kernel took out of the frame, where it did.
     pub stripped_vlan: Option<u16>,
-    /// Whether checksums may be unfinished because the sender left them to hardware (TP_STATUS_CSUMNOTREADY).
+    /// Whether checksums need no look: the sender left them to hardware (`TP_STATUS_CSUMNOTREADY`), or the receiving
+    /// hardware found them right (`TP_STATUS_CSUM_VALID`).
     pub checksum_offloaded: bool,
+}
+
+impl FrameHeader {
+    /// What decoding needs.
+    pub fn meta(&self) -> FrameMeta {
+        FrameMeta {
+            link_type: self.link_type,
+            wire_length: self.wire_length,
+            stripped_vlan: self.stripped_vlan,
+            checksum_offloaded: self.checksum_offloaded,
+        }
+    }
 }
 
 /// A block of frames, borrowed from a source's buffer.
@@ -37,7 +73,21 @@ pub struct Frames<'a> {
     pub first_number: u64,
 }
 
-/// A block of frames that owns its bytes and is refilled.
+impl<'a> Frames<'a> {
+    /// The frames: number, header and bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &'a FrameHeader, &'a [u8])> + use<'a> {
+        let bytes = self.bytes;
+        (self.first_number..)
+            .zip(self.headers)
+            .map(move |(number, header)| {
+                let start = header.offset as usize;
+                let end = start.saturating_add(header.captured_length as usize);
+                (number, header, bytes.get(start..end).unwrap_or_default())
+            })
+    }
+}
+
+/// A block of frames that owns its bytes and is refilled. `bytes` may be longer than what the frames use.
 #[derive(Clone, Debug, Default)]
 pub struct OwnedFrames {
     /// See [`Frames::bytes`].
@@ -46,6 +96,17 @@ pub struct OwnedFrames {
     pub headers: Vec<FrameHeader>,
     /// See [`Frames::first_number`].
     pub first_number: u64,
+}
+
+impl OwnedFrames {
+    /// The block as a view.
+    pub fn as_frames(&self) -> Frames<'_> {
+        Frames {
+            bytes: &self.bytes,
+            headers: &self.headers,
+            first_number: self.first_number,
+        }
+    }
 }
 
 /// What [`Source::next_block`] did.
@@ -57,4 +118,32 @@ pub enum Next {
     Idle,
     /// No further frames will come.
     End,
+}
+
+/// What a source has done so far, cumulative. What a kind of source cannot know is `None`, not zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Frames handed over.
+    pub frames_delivered: u64,
+    /// Frames that the filter passed over.
+    pub frames_filtered: Option<u64>,
+    /// Frames that the kernel dropped because the ring was full.
+    pub kernel_drops: Option<u64>,
+    /// Bytes read of the inputs, as stored (compressed).
+    pub bytes_read: u64,
+    /// Bytes of all inputs, as stored, where all are regular files.
+    pub bytes_total: Option<u64>,
+    /// Bytes of broken records that were passed over.
+    pub bytes_skipped: u64,
+    /// Link types of frames that cannot be decoded, at most 64.
+    pub unsupported_link_types: BTreeSet<LinkType>,
+}
+
+/// Anything that frames come from.
+pub trait Source {
+    /// Hands over the next block. After an error the source may be asked again: a file's error ends that file only.
+    fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError>;
+
+    /// The books so far.
+    fn accounts(&mut self) -> Accounts;
 }

@@ -1,0 +1,177 @@
+//! What can go wrong while capturing. Each message is one line: what, where, and what to do.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::bpf::InvalidProgram;
+
+/// Why frames cannot be had. A file's error ends that file only: what came before was delivered, and the source goes
+/// on with the next file when it is asked again.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// There is no such file.
+    #[error("{path}: no such file; check the path, or give - for standard input")]
+    NotFound {
+        /// The file as the user named it.
+        path: String,
+    },
+    /// The path is a directory.
+    #[error("{path}: is a directory; name the capture files in it")]
+    Directory {
+        /// The directory.
+        path: String,
+    },
+    /// The file may not be read.
+    #[error("{path}: permission denied; give this user read access to the file")]
+    FilePermission {
+        /// The file.
+        path: String,
+    },
+    /// The file has no bytes.
+    #[error("{path}: the file is empty; a capture has at least a file header")]
+    Empty {
+        /// The file.
+        path: String,
+    },
+    /// The bytes are something else.
+    #[error(
+        "{path}: not a capture file, it looks like {looks_like}; pcap and pcapng are read, also with gzip or zstd"
+    )]
+    NotACapture {
+        /// The file.
+        path: String,
+        /// What it looks like.
+        looks_like: String,
+    },
+    /// A version of the format that is not known.
+    #[error("{path}: {format} version {major}.{minor} is not supported; convert it with `editcap -F pcapng`")]
+    UnsupportedVersion {
+        /// The file.
+        path: String,
+        /// `pcap` or `pcapng`.
+        format: &'static str,
+        /// Major version.
+        major: u16,
+        /// Minor version.
+        minor: u16,
+    },
+    /// The file ends inside a record.
+    #[error("{path}: cut short in the middle of a record at byte {offset}; every packet before it was read")]
+    Truncated {
+        /// The file.
+        path: String,
+        /// Where the incomplete record starts, in the uncompressed file.
+        offset: u64,
+    },
+    /// Broken records in the middle were passed over.
+    #[error(
+        "{path}: broken record at byte {offset}; {places} damaged place(s) with {skipped} bytes were passed over, all other packets were read"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where the first broken record starts, in the uncompressed file.
+        offset: u64,
+        /// How many times reading had to find its way again.
+        places: u64,
+        /// Bytes that were passed over.
+        skipped: u64,
+    },
+    /// A broken record behind which no further record was found.
+    #[error(
+        "{path}: broken record at byte {offset} and no intact one in the {searched} bytes behind it; the packets before it were read, the rest of the file was not"
+    )]
+    Lost {
+        /// The file.
+        path: String,
+        /// Where the broken record starts, in the uncompressed file.
+        offset: u64,
+        /// How far was searched.
+        searched: u64,
+    },
+    /// The operating system or the decompressor failed.
+    #[error("{path}: reading failed at byte {offset}: {source}; every packet before it was read")]
+    Read {
+        /// The file.
+        path: String,
+        /// Offset in the uncompressed file.
+        offset: u64,
+        /// What failed.
+        source: io::Error,
+    },
+    /// No frame of the file can be decoded.
+    #[error("{path}: link type {link_types} is not supported; no packet of this file can be decoded")]
+    UnsupportedLinkTypes {
+        /// The file.
+        path: String,
+        /// The LINKTYPE numbers, with a comma between them.
+        link_types: String,
+    },
+    /// The filter cannot be used for a link type in the file.
+    #[error("{path}: the filter does not fit link type {link_type}: {message}")]
+    Filter {
+        /// The file.
+        path: String,
+        /// LINKTYPE number.
+        link_type: u32,
+        /// The compiler's message.
+        message: String,
+    },
+    /// A filter program that the kernel would refuse.
+    #[error(transparent)]
+    InvalidFilter(#[from] InvalidProgram),
+    /// There is no such interface.
+    #[error("{interface}: no such network interface; there are: {available}")]
+    NoSuchInterface {
+        /// The name given.
+        interface: String,
+        /// The names that exist.
+        available: String,
+    },
+    /// The process may not open packet sockets.
+    #[error(
+        "{interface}: no permission to capture: CAP_NET_RAW is missing; run as root, or give the interpreter the capability: setcap cap_net_raw+ep {program}"
+    )]
+    CapturePermission {
+        /// The interface.
+        interface: String,
+        /// The program that needs the capability.
+        program: String,
+    },
+    /// The interface vanished while capturing.
+    #[error("{interface}: the interface is gone; every packet before that was read")]
+    InterfaceGone {
+        /// The interface.
+        interface: String,
+    },
+    /// The ring cannot be set up, or failed.
+    #[error("{interface}: {action} failed: {source}")]
+    Ring {
+        /// The interface.
+        interface: String,
+        /// What was being done.
+        action: &'static str,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The memory for the ring is too small.
+    #[error(
+        "{interface}: {bytes} bytes are too little for a capture ring; at least {least} are needed (MAX_BUFFER_SIZE_MB)"
+    )]
+    RingTooSmall {
+        /// The interface.
+        interface: String,
+        /// Bytes given.
+        bytes: usize,
+        /// Bytes needed.
+        least: usize,
+    },
+}
+
+impl CaptureError {
+    /// Whether the process lacks the right to capture (exit status 5, `CapturePermissionError`).
+    pub const fn is_capture_permission(&self) -> bool {
+        matches!(self, Self::CapturePermission { .. })
+    }
+}
