@@ -85,16 +85,17 @@ def open_reader(
     `fixed` gives every batch the same schema; without it a batch has only the protocol structs that occur in it.
     `keep_going` makes an input that cannot be opened a problem of the reader rather than an error.
     """
-    if idle_timeout > active_timeout:
+    idle, active = nanoseconds("idle_timeout", idle_timeout), nanoseconds("active_timeout", active_timeout)
+    if idle > active:
         raise ConfigError(
-            f"idle_timeout: {idle_timeout!r} is above active_timeout ({active_timeout!r}); give at most that"
+            f"idle_timeout: {idle_timeout!r} is above active_timeout ({active_timeout!r}); give at most it"
         )
     return _native.FlowReader(
         list(paths),
         filter=compile_filter(filter) if isinstance(filter, str) else filter,
         workers=workers,
-        idle_timeout_ns=nanoseconds("idle_timeout", idle_timeout),
-        active_timeout_ns=nanoseconds("active_timeout", active_timeout),
+        idle_timeout_ns=idle,
+        active_timeout_ns=active,
         protocols=None if protocols is None else list(protocols),
         addresses=addresses,
         fixed=fixed,
@@ -216,9 +217,7 @@ class Flows:
         target = os.fspath(path)
         chosen = format or _native.format_of(target)
         if chosen is None:
-            raise ConfigError(
-                f"{target}: its suffix names no format; use .ndjson, .csv, .parquet or .arrow, or give format="
-            )
+            raise ConfigError(f"{target}: unknown suffix; use .ndjson, .csv, .parquet, .arrow, or give format=")
         refuse_overwrite(target, self._paths)
         # A line of NDJSON leaves out what is null, so there the structs that do not occur need not be made.
         reader = self._open(fixed=False) if chosen == "ndjson" else self._reader()

@@ -105,13 +105,11 @@ impl FlowReader {
                 )));
             }
         };
-        if !(1..=files::WORKERS_MAX).contains(&workers) {
-            let message = format!(
-                "workers: {workers} is not allowed; give 1 to {}",
-                files::WORKERS_MAX
-            );
-            return Err(config(message));
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return Err(config(format!("workers: {workers} is not allowed; give 1 to {MAX_WORKERS}")));
         }
+        let settings = Settings { workers, idle_timeout_ns, active_timeout_ns, ..Settings::default() };
+        settings.validate().map_err(config)?;
         let protocols = if fixed {
             Protocols::Fixed(list)
         } else {

@@ -41,7 +41,7 @@ Exit status:
 
 The columns are described in docs/reference/records.md.""",
 )
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(readable=False))
 @click.option("-f", "--filter", "expression", metavar="BPF", help="Read only packets that match, as with tcpdump.")
 @click.option("-o", "--output", metavar="OUT", type=click.Path(), help="Write to this file instead of standard output.")
 @click.option(

@@ -40,7 +40,7 @@ def small(tmp_path: Path) -> Path:
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     path = tmp_path / "many.pcap"
-    path.write_bytes(captures.pcap(captures.many_frames(20_000)))
+    path.write_bytes(captures.pcap(captures.many_frames(3_000)))
     return path
 
 
@@ -264,7 +264,7 @@ def test_a_snaplen_cut_capture_keeps_lengths_of_the_wire(tmp_path):
     done = run(path)
     (record,) = records(done)
     assert done.returncode == 0
-    assert record["bytes_fwd"] + record["bytes_rev"] == 150
+    assert record["bytes_fwd"] + record["bytes_rev"] == 130
 
 
 def test_an_unknown_link_type_is_named(tmp_path):
