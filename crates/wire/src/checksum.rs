@@ -124,8 +124,12 @@ mod tests {
         let data: Vec<u8> = (0..=200).collect();
         let mut padded = data.clone();
         padded.push(0);
-        let words: u64 =
-            padded.as_chunks::<2>().0.iter().map(|&pair| u64::from(u16::from_ne_bytes(pair))).sum();
+        let words: u64 = padded
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|&pair| u64::from(u16::from_ne_bytes(pair)))
+            .sum();
         assert_eq!(sum(&data) % 0xffff, words % 0xffff);
     }
 

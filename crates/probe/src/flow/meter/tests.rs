@@ -78,6 +78,7 @@ impl Frame {
         let (key, from_high) = FlowKey::new(4, self.ip_protocol, self.source, self.destination);
         Packet {
             hash: hash(&key),
+            steering: 0,
             key,
             from_high,
             src_mac: Some(Mac([2, 0, 0, 0, 0, self.source.0.0[15]])),

@@ -1,0 +1,457 @@
+//! Frames as bytes through whole readings.
+
+use std::convert::Infallible;
+
+use proptest::prelude::*;
+use wire::decode::{Fragment, FrameMeta, LinkType, Packet, Transport};
+use wire::malformed::Undecodable;
+
+use super::*;
+use crate::capture::FrameHeader;
+use crate::counters::check_books;
+use crate::flow::LINGER_NS;
+use crate::flow::meter::tests::{Frame, SECOND};
+use crate::flow::tcp::{ACK, FIN, RST, SYN};
+
+const ETHERNET: LinkType = LinkType(1);
+
+/// The frame as Ethernet II and IPv4 bytes; checksums are left at what they are without a sum.
+fn bytes(frame: &Frame) -> Vec<u8> {
+    let mut transport = Vec::new();
+    match frame.transport {
+        Transport::Tcp(header) => {
+            transport.extend(frame.source.1.to_be_bytes());
+            transport.extend(frame.destination.1.to_be_bytes());
+            transport.extend(header.sequence.to_be_bytes());
+            transport.extend(header.acknowledgement.to_be_bytes());
+            transport.extend((0x5000 | header.flags).to_be_bytes());
+            transport.extend(header.window.to_be_bytes());
+            transport.extend([0; 4]);
+        }
+        Transport::Udp => {
+            transport.extend(frame.source.1.to_be_bytes());
+            transport.extend(frame.destination.1.to_be_bytes());
+            transport.extend((frame.payload.len() as u16 + 8).to_be_bytes());
+            transport.extend([0; 2]);
+        }
+        Transport::Icmp { kind, code } => transport.extend([kind, code, 0, 0, 0, 0, 0, 0]),
+        _ => {}
+    }
+    transport.extend(&frame.payload);
+    let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0x00];
+    let fragment = frame.fragment.unwrap_or(Fragment {
+        identification: 0,
+        offset: 0,
+        more: false,
+    });
+    bytes.extend([0x45, 0]);
+    bytes.extend((transport.len() as u16 + 20).to_be_bytes());
+    bytes.extend((fragment.identification as u16).to_be_bytes());
+    bytes.extend((fragment.offset as u16 / 8 | u16::from(fragment.more) << 13).to_be_bytes());
+    bytes.extend([64, frame.ip_protocol, 0, 0]);
+    bytes.extend(&frame.source.0.0[12..]);
+    bytes.extend(&frame.destination.0.0[12..]);
+    bytes.extend(transport);
+    bytes
+}
+
+/// Frames in blocks of the given size.
+fn blocks(frames: &[(i64, Vec<u8>)], size: usize) -> Vec<OwnedFrames> {
+    let mut number = 1;
+    frames
+        .chunks(size)
+        .map(|chunk| {
+            let mut block = OwnedFrames {
+                first_number: number,
+                ..OwnedFrames::default()
+            };
+            number += chunk.len() as u64;
+            for (time, frame) in chunk {
+                block.headers.push(FrameHeader {
+                    time: *time,
+                    offset: block.bytes.len() as u32,
+                    captured_length: frame.len() as u32,
+                    wire_length: frame.len() as u32,
+                    link_type: ETHERNET,
+                    stripped_vlan: None,
+                    checksum_offloaded: true,
+                });
+                block.bytes.extend(frame);
+            }
+            block
+        })
+        .collect()
+}
+
+/// A source that gives the blocks and then an end, or an error.
+fn source<E>(
+    blocks: Vec<OwnedFrames>,
+    mut end: Option<E>,
+) -> impl FnMut(&mut OwnedFrames) -> Result<Next, E> {
+    let mut blocks = blocks.into_iter();
+    move |block| match (blocks.next(), end.take()) {
+        (Some(next), kept) => {
+            end = kept;
+            *block = next;
+            Ok(Next::Block)
+        }
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok(Next::End),
+    }
+}
+
+/// All records of a reading as text, and its counters; the books are checked.
+fn records(frames: &[(i64, Vec<u8>)], size: usize, settings: &Settings) -> (Vec<String>, Counters) {
+    let counters = Counters::new(settings.workers);
+    let mut records = Vec::new();
+    let mut last = None;
+    let fill = source::<Infallible>(blocks(frames, size), None);
+    let result = read(fill, settings, &Decoder::default(), &counters, &mut |flow| {
+        assert!(
+            last.replace(flow.order()) < Some(flow.order()),
+            "in order, and none twice"
+        );
+        records.push(format!(
+            "{} {:?} {:?}",
+            flow.export_time, flow.record, flow.session
+        ));
+        ControlFlow::Continue(())
+    });
+    assert!(result.is_ok());
+    assert_eq!(check_books(&counters.ledger_entries()), Ok(()));
+    assert_eq!(counters.total("frames_delivered"), frames.len() as u64);
+    assert_eq!(counters.total("flows_exported"), records.len() as u64);
+    assert_eq!(
+        counters.total("flows_active") + counters.total("frames_waiting"),
+        0
+    );
+    (records, counters)
+}
+
+fn settings(workers: usize) -> Settings {
+    Settings {
+        workers,
+        ..Settings::for_memory(4 << 20)
+    }
+}
+
+/// A frame between hosts 10.0.0.`source` and 10.0.0.`destination`.
+fn between(source: u8, destination: u8, frame: Frame) -> Frame {
+    let mut frame = frame;
+    frame.source.0.0[15] = source;
+    frame.destination.0.0[15] = destination;
+    frame
+}
+
+/// An answer of 10.0.0.1's resolver 10.0.0.9: x.example is 10.0.0.2.
+fn answer() -> Frame {
+    let mut message = vec![0, 1, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+    message.extend(b"\x01x\x07example\x00\x00\x01\x00\x01");
+    message.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x0a\x00\x00\x02");
+    between(1, 9, Frame::udp(4000, 53)).back().payload(&message)
+}
+
+fn question() -> Frame {
+    let mut message = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(b"\x01x\x07example\x00\x00\x01\x00\x01");
+    between(1, 9, Frame::udp(4000, 53)).payload(&message)
+}
+
+#[test]
+fn names_from_answers_reach_flows_of_other_workers() {
+    let frames: Vec<_> = [
+        (1, Frame::udp(5, 6)),
+        (2, question()),
+        (3, answer()),
+        (4, Frame::udp(7, 8)),
+        (5, between(3, 2, Frame::udp(7, 8))),
+    ]
+    .into_iter()
+    .map(|(time, frame)| (time, bytes(&frame)))
+    .collect();
+    for workers in [1, 2, 7] {
+        let (records, counters) = records(&frames, 2, &settings(workers));
+        let named: Vec<_> = records
+            .iter()
+            .filter(|text| text.contains("server_name: Some(\"x.example\")"))
+            .collect();
+        assert_eq!(
+            named.len(),
+            2,
+            "the question's own flow, and the later one of the same client: {records:#?}"
+        );
+        assert!(named.iter().any(|text| text.contains("src_port: 7")));
+        assert_eq!(counters.total("names_learned"), 1);
+    }
+}
+
+#[test]
+fn nothing_is_read_with_bad_settings() {
+    let fill = |_: &mut OwnedFrames| -> Result<Next, Infallible> { panic!("nothing is to be read") };
+    let settings = Settings {
+        idle_timeout_ns: -1,
+        ..settings(1)
+    };
+    let mut sink = |_| ControlFlow::Continue(());
+    let result = read(fill, &settings, &Decoder::default(), &Counters::new(1), &mut sink);
+    assert!(matches!(
+        result,
+        Err(ReadError::Settings(SettingsError::IdleTimeout(-1)))
+    ));
+}
+
+#[test]
+fn what_was_read_before_an_error_is_delivered() {
+    for workers in [1, 2] {
+        let frames = [(1, bytes(&Frame::udp(1, 2))), (2, bytes(&Frame::udp(3, 4)))];
+        let mut flows = 0;
+        let counters = Counters::new(workers);
+        let fill = source(blocks(&frames, 1), Some("broken at byte 99"));
+        let result = read(
+            fill,
+            &settings(workers),
+            &Decoder::default(),
+            &counters,
+            &mut |_| {
+                flows += 1;
+                ControlFlow::Continue(())
+            },
+        );
+        assert_eq!(
+            result.map_err(|error| error.to_string()),
+            Err("broken at byte 99".to_owned())
+        );
+        assert_eq!(flows, 2);
+        assert_eq!(check_books(&counters.ledger_entries()), Ok(()));
+    }
+}
+
+#[test]
+fn reading_stops_when_nobody_listens() {
+    // Every frame ends a flow of its own, and there are more than all queues together hold.
+    let frames: Vec<_> = (0..40_000_u32)
+        .map(|number| {
+            let mut frame = Frame::tcp(RST, number, 0);
+            frame.source.1 = number as u16;
+            (
+                i64::from(number) * LINGER_NS,
+                bytes(&between(number as u8, 200, frame)),
+            )
+        })
+        .collect();
+    for workers in [1, 3] {
+        let mut flows = 0;
+        let fill = source::<Infallible>(blocks(&frames, 100), None);
+        let result = read(
+            fill,
+            &settings(workers),
+            &Decoder::default(),
+            &Counters::new(workers),
+            &mut |_| {
+                flows += 1;
+                if flows == 10 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            },
+        );
+        assert!(result.is_ok());
+        assert_eq!(flows, 10);
+    }
+}
+
+#[test]
+fn an_empty_source_has_no_flows() {
+    for workers in [1, 2] {
+        assert_eq!(records(&[], 1, &settings(workers)).0, Vec::<String>::new());
+    }
+}
+
+/// A decoder with a bug: it panics at frames whose IP protocol is 99.
+#[derive(Clone, Debug)]
+struct Buggy(Decoder);
+
+impl Decode for Buggy {
+    fn decode<'a>(&self, frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable> {
+        assert_ne!(frame.get(23), Some(&99), "the bug of this test");
+        self.0.decode(frame, meta)
+    }
+}
+
+#[test]
+fn a_panic_costs_a_block_and_its_workers_flows_and_is_counted() {
+    let bad = Frame::new(99, Transport::Other, 0, 0);
+    let frames: Vec<_> = [
+        Frame::udp(1, 2),
+        Frame::udp(3, 4),
+        bad,
+        Frame::udp(5, 6),
+        Frame::udp(7, 8),
+    ]
+    .iter()
+    .enumerate()
+    .map(|(number, frame)| (number as i64, bytes(frame)))
+    .collect();
+    for workers in [1, 2] {
+        let counters = Counters::new(workers);
+        let mut ports = Vec::new();
+        let fill = source::<Infallible>(blocks(&frames, 4), None);
+        let decoder = Buggy(Decoder::default());
+        let result = read_with(fill, &settings(workers), &decoder, &counters, &mut |flow| {
+            ports.push(flow.record.src_port);
+            ControlFlow::Continue(())
+        });
+        assert!(result.is_ok());
+        assert_eq!(ports, [7], "the block after it is metered");
+        assert_eq!(check_books(&counters.ledger_entries()), Ok(()));
+        let total = |account| counters.total(account);
+        assert_eq!(
+            (total("worker_panics"), total("frames_lost"), total("flows_lost")),
+            (1, 2, 2)
+        );
+        assert_eq!((total("frames_delivered"), total("frames_metered")), (5, 3));
+    }
+}
+
+#[test]
+fn a_panic_of_the_sink_is_not_a_workers() {
+    let frames = [(1, bytes(&Frame::udp(1, 2)))];
+    let result = std::panic::catch_unwind(|| {
+        let fill = source::<Infallible>(blocks(&frames, 1), None);
+        let mut sink = |_| panic!("the sink's own");
+        read(
+            fill,
+            &settings(1),
+            &Decoder::default(),
+            &Counters::new(1),
+            &mut sink,
+        )
+    });
+    assert!(result.is_err());
+}
+
+#[test]
+fn a_live_worker_lets_time_pass_and_stops() {
+    let page: Arc<Published> = Arc::default();
+    let mut worker = Worker::new(&settings(1).share(), Decoder::new(7), Arc::clone(&page));
+    let mut events = Vec::new();
+    assert_eq!(worker.reached(), None);
+    let block = blocks(&[(SECOND, bytes(&Frame::udp(1, 2))), (SECOND, vec![0; 20])], 2);
+    worker.process(block[0].as_frames(), &mut |event| events.push(event));
+    worker.advance(300 * SECOND, &mut |event| events.push(event));
+    assert!(events.is_empty());
+    worker.advance(302 * SECOND, &mut |event| events.push(event));
+    assert_eq!(events.len(), 1);
+    worker.process(block[0].as_frames(), &mut |event| events.push(event));
+    worker.shed(3);
+    worker.flush(&mut |event| events.push(event));
+    assert_eq!(events.len(), 2);
+    let tally = worker.tally();
+    assert_eq!(
+        (tally.frames_delivered, tally.frames_metered, tally.frames_shed),
+        (7, 2, 3)
+    );
+    assert_eq!(tally.frames_undecodable.total(), 2);
+    let mut outlet = Outlet::new(&settings(1), Arc::default());
+    assert_eq!(
+        events.into_iter().filter_map(|event| outlet.take(event)).count(),
+        2
+    );
+}
+
+/// Random traffic between few hosts, so that flows meet, end, and come back.
+fn traffic() -> impl Strategy<Value = Vec<(i64, Vec<u8>)>> {
+    let frame = (
+        0_u8..10,
+        1_u8..4,
+        4_u8..7,
+        0_u16..3,
+        any::<u8>(),
+        any::<bool>(),
+        0_usize..30,
+    );
+    let step = prop_oneof![
+        5 => 0_i64..SECOND,
+        2 => 0..4 * SECOND,
+        1 => 0..400 * SECOND,
+        1 => -3 * SECOND..0,
+        1 => Just(0),
+    ];
+    prop::collection::vec((step, frame), 1..120).prop_map(|steps| {
+        let mut time = 1_700_000_000 * SECOND;
+        let one = |(step, (kind, source, destination, port, detail, back, length))| {
+            time += step;
+            let payload = vec![detail; length];
+            let frame: Frame = match kind {
+                0..5 => {
+                    let flags = [SYN, SYN | ACK, ACK, FIN | ACK, RST][usize::from(detail % 5)];
+                    let mut frame = Frame::tcp(flags, u32::from(detail), u32::from(detail / 3));
+                    frame.source.1 += port;
+                    frame
+                }
+                5 => Frame::new(
+                    1,
+                    Transport::Icmp {
+                        kind: detail,
+                        code: 0,
+                    },
+                    0,
+                    0,
+                ),
+                6 => question(),
+                7 => answer(),
+                8 => {
+                    let offset = u32::from(detail % 3) * 8;
+                    let more = detail % 2 == 0;
+                    let fragment = Some(Fragment {
+                        identification: u32::from(detail % 4),
+                        offset,
+                        more,
+                    });
+                    let transport = if offset == 0 {
+                        Transport::Udp
+                    } else {
+                        Transport::Other
+                    };
+                    Frame {
+                        fragment,
+                        transport,
+                        ..Frame::udp(port, 2000)
+                    }
+                }
+                _ => Frame::udp(port, 2000),
+            };
+            let frame = if kind == 6 || kind == 7 {
+                frame
+            } else {
+                between(source, destination, frame).payload(&payload)
+            };
+            let mut bytes = bytes(&if back && kind < 6 { frame.back() } else { frame });
+            if detail == 77 {
+                bytes.truncate(length);
+            }
+            (time, bytes)
+        };
+        steps.into_iter().map(one).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The same records, byte for byte, with any number of workers and any cutting into blocks.
+    #[test]
+    fn workers_and_blocks_do_not_matter(frames in traffic(), size in 1_usize..50) {
+        let short = |workers| Settings {
+            idle_timeout_ns: 20 * SECOND,
+            active_timeout_ns: 45 * SECOND,
+            ..settings(workers)
+        };
+        let (expected, _) = records(&frames, 1000, &short(1));
+        for workers in 1..=3 {
+            let (found, _) = records(&frames, size, &short(workers));
+            prop_assert_eq!(&found, &expected, "{} workers", workers);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One worker: frames to events.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use wire::decode::{Decoder, FrameMeta, Packet};
+use wire::malformed::Undecodable;
+
+use crate::capture::{FrameHeader, Frames};
+use crate::clock::PacketClock;
+use crate::counters::{Published, Tally};
+use crate::crypto::Crypto;
+use crate::flow::meter::{Event, Meter, Seen};
+use crate::flow::{Order, Settings};
+use crate::steer::Block;
+
+static CRYPTO: Crypto = Crypto;
+
+/// Frame to packet.
+pub trait Decode {
+    /// As [`wire::decode::Decoder::decode`].
+    fn decode<'a>(&self, frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable>;
+}
+
+impl Decode for Decoder {
+    #[inline]
+    fn decode<'a>(&self, frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable> {
+        Self::decode(self, frame, meta)
+    }
+}
+
+/// One decoder, one flow table, one page of counters. Used by one thread: offline behind [`super::read`], live by the
+/// thread that owns the ring.
+///
+/// A panic while a block is processed is a bug; it is caught and counted (`worker_panics`), the flows of the worker and
+/// what is left of the block are counted as lost, and the worker goes on with an empty table.
+#[derive(Debug)]
+pub struct Worker<D = Decoder> {
+    meter: Meter,
+    decoder: D,
+    clock: PacketClock,
+    last_frame: u64,
+    settings: Settings,
+    page: Arc<Published>,
+}
+
+impl<D: Decode> Worker<D> {
+    /// A worker with its share of the limits (see [`Settings::share`]), which counts on the page.
+    pub fn new(share: &Settings, decoder: D, page: Arc<Published>) -> Self {
+        Self {
+            meter: Meter::new(share, &CRYPTO),
+            decoder,
+            clock: PacketClock::default(),
+            last_frame: 0,
+            settings: share.clone(),
+            page,
+        }
+    }
+
+    /// Processes all frames of a block.
+    pub fn process(&mut self, frames: Frames<'_>, sink: &mut dyn FnMut(Event)) {
+        let mut clock = self.clock;
+        let places = frames.headers.iter().enumerate();
+        let all = places.map(|(place, header)| (place, header, clock.observe(header.time)));
+        self.guarded(frames, frames.headers.len(), all, sink);
+        self.clock = clock;
+        self.last_frame = last_number(frames);
+        self.finish_block(sink);
+    }
+
+    /// Processes the frames of a block that are this worker's.
+    pub fn process_share(&mut self, block: &Block, number: usize, sink: &mut dyn FnMut(Event)) {
+        let frames = block.frames.as_frames();
+        let share = block.shares.get(number).map_or(&[][..], Vec::as_slice);
+        let own = share.iter().filter_map(|place| {
+            let place = *place as usize;
+            Some((place, frames.headers.get(place)?, *block.clocks.get(place)?))
+        });
+        self.guarded(frames, share.len(), own, sink);
+        // The frames of the others let time pass here too.
+        self.clock
+            .observe(block.clocks.last().copied().unwrap_or(i64::MIN));
+        self.last_frame = last_number(frames);
+        self.finish_block(sink);
+    }
+
+    /// Live: lets time pass where no frames come. `now` is in UTC nanoseconds.
+    pub fn advance(&mut self, now: i64, sink: &mut dyn FnMut(Event)) {
+        self.clock.observe(now);
+        self.finish_block(sink);
+    }
+
+    /// Ends all flows: at the end of the input, or when the probe stops.
+    pub fn flush(&mut self, sink: &mut dyn FnMut(Event)) {
+        let clock = self.clock.now();
+        self.catch(sink, |meter, _, sink| meter.flush(clock, sink));
+        self.page.publish(self.meter.tally());
+    }
+
+    /// Everything that comes later is after this.
+    pub fn reached(&self) -> Option<Order> {
+        (self.clock != PacketClock::default()).then(|| Order {
+            export_time: self.clock.now(),
+            frame: self.last_frame,
+            flow_id: u64::MAX,
+            interim_number: u32::MAX,
+        })
+    }
+
+    /// What was counted so far.
+    pub fn tally(&self) -> &Tally {
+        self.meter.tally()
+    }
+
+    /// Frames that were passed over under pressure, before they reached the worker.
+    pub fn shed(&mut self, frames: u64) {
+        let tally = self.meter.tally_mut();
+        tally.frames_delivered += frames;
+        tally.frames_shed += frames;
+    }
+
+    /// Meters frames; on a panic counts what it cost.
+    fn guarded<'a>(
+        &mut self,
+        frames: Frames<'a>,
+        count: usize,
+        selected: impl Iterator<Item = (usize, &'a FrameHeader, i64)>,
+        sink: &mut dyn FnMut(Event),
+    ) {
+        self.meter.tally_mut().frames_delivered += count as u64;
+        self.catch(sink, |meter, decoder, sink| {
+            for (place, header, clock) in selected {
+                let start = header.offset as usize;
+                let bytes = frames
+                    .bytes
+                    .get(start..start.saturating_add(header.captured_length as usize));
+                match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
+                    Ok(packet) => {
+                        let frame = frames.first_number + place as u64;
+                        let seen = Seen {
+                            time: header.time,
+                            clock,
+                            frame,
+                            wire_length: header.wire_length,
+                        };
+                        meter.packet(&packet, seen, sink);
+                    }
+                    Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
+                }
+            }
+        });
+    }
+
+    fn finish_block(&mut self, sink: &mut dyn FnMut(Event)) {
+        let clock = self.clock.now();
+        self.catch(sink, |meter, _, sink| meter.advance(clock, sink));
+        self.page.publish(self.meter.tally());
+    }
+
+    /// Runs a part of the work; after a panic in it, goes on with an empty meter. A panic of the sink is not ours.
+    fn catch(
+        &mut self,
+        sink: &mut dyn FnMut(Event),
+        part: impl FnOnce(&mut Meter, &D, &mut dyn FnMut(Event)),
+    ) {
+        let in_sink = Cell::new(false);
+        let mut watched = |event| {
+            in_sink.set(true);
+            sink(event);
+            in_sink.set(false);
+        };
+        let Self { meter, decoder, .. } = self;
+        // The meter is thrown away if it was interrupted, so that nobody sees a broken state.
+        let result = catch_unwind(AssertUnwindSafe(|| part(meter, decoder, &mut watched)));
+        let Err(panic) = result else { return };
+        if in_sink.get() {
+            resume_unwind(panic);
+        }
+        let fresh = Meter::new(&self.settings, &CRYPTO);
+        let mut tally = std::mem::replace(&mut self.meter, fresh).lose();
+        tally.worker_panics += 1;
+        let accounted =
+            tally.frames_metered + tally.frames_undecodable.total() + tally.frames_shed + tally.frames_lost;
+        tally.frames_lost += tally.frames_delivered.saturating_sub(accounted);
+        *self.meter.tally_mut() = tally;
+    }
+}
+
+fn last_number(frames: Frames<'_>) -> u64 {
+    (frames.first_number + frames.headers.len() as u64).saturating_sub(1)
+}
