@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -22,6 +22,11 @@ from pydantic_settings import (
 )
 
 from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+DEFAULT_CONFIG = Path("/etc/dpi-probe/config.toml")
 
 
 class ProbeSettings(BaseSettings):
@@ -134,7 +139,7 @@ class ProbeSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flag > environment > TOML > default."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _ProbeTable(settings_cls)
 
     @property
     def interface_label(self) -> str:
@@ -147,13 +152,22 @@ class ProbeSettings(BaseSettings):
         return self.buffer_dir or Path("/var/lib/dpi-probe") / self.interface_label
 
 
+class _ProbeTable(TomlConfigSettingsSource):
+    """The file without its table `[core]`, which is the Core's."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return {name: value for name, value in super()._read_file(file_path).items() if name != "core"}
+
+
 def load(flags: dict[str, Any] | None = None, toml_file: Path | None = None) -> ProbeSettings:
     """Read the settings from `flags`, the environment and `toml_file`, in this order of precedence.
 
-    Flags that are None count as not given. Raises ConfigError with one line that names the setting, its value, where
+    Without `toml_file`, /etc/dpi-probe/config.toml is read if it exists. Flags that are None count as not given. Raises ConfigError with one line that names the setting, its value, where
     it came from and what is allowed.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
+    if toml_file is None and DEFAULT_CONFIG.is_file():
+        toml_file = DEFAULT_CONFIG
     from_file = _read_toml(toml_file) if toml_file is not None else {}
 
     class FileSettings(ProbeSettings):

@@ -7,6 +7,8 @@ DpiProbeError
 ├── SpoolError (OSError)           exit status 1: the buffer directory
 ├── TransportError (OSError)       exit status 1: the way to the Core
 └── VerificationError              exit status 4: evidence that does not hold
+
+CaptureWarning (UserWarning)       a capture file that could be read only in part
 """
 
 
@@ -46,3 +48,7 @@ class VerificationError(DpiProbeError):
     """A batch, a receipt or a proof does not hold."""
 
     exit_status = 4
+
+
+class CaptureWarning(UserWarning):
+    """An input could be read only in part: everything before and after the damage was delivered."""

@@ -1,6 +1,12 @@
 //! The door to Python: types, error mapping, Arrow capsules, GIL release. No logic.
 
+// PyO3 hands over extracted arguments as owned values.
+#![allow(clippy::needless_pass_by_value)]
+
 mod error;
+mod read;
+mod row;
+mod seal;
 
 use pyo3::prelude::*;
 
@@ -8,5 +14,14 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<read::FlowReader>()?;
+    module.add_class::<row::Flow>()?;
+    module.add_class::<row::Record>()?;
+    module.add_function(wrap_pyfunction!(read::schema, module)?)?;
+    module.add_function(wrap_pyfunction!(read::protocol_table, module)?)?;
+    module.add_function(wrap_pyfunction!(read::link_types, module)?)?;
+    module.add_function(wrap_pyfunction!(read::account_table, module)?)?;
+    module.add_function(wrap_pyfunction!(read::format_of, module)?)?;
+    seal::register(module)?;
     Ok(())
 }

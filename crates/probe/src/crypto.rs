@@ -9,7 +9,7 @@ use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
 use md5::Digest as _;
 
-/// [`wire::l7::Crypto`] by aws-lc-rs, and MD5 by the `md-5` crate (aws-lc-rs offers none).
+/// [`wire::l7::Crypto`] by aws-lc-rs, and MD5 by the crate `md-5` (aws-lc-rs offers none).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Crypto;
 

@@ -33,19 +33,18 @@ VERBS: dict[str, tuple[str, str]] = {
 class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The verbs in the order in which a user meets them."""
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the verb's module and return its command."""
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"dpi_probe.cli.{VERBS[cmd_name][0]}").command
-        assert isinstance(command, click.Command)
+        command: click.Command = importlib.import_module(f"dpi_probe.cli.{VERBS[cmd_name][0]}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
@@ -54,7 +53,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dpi-probe", prog_name="dpi-probe")
 def cli() -> None:
-    """Packets to signed flow records: a passive DPI probe and its Core.
+    r"""Packets to signed flow records: a passive DPI probe and its Core.
 
     \b
     dpi-probe read capture.pcap                 flows of a file, as a table

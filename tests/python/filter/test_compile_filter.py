@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from dpi_probe._bpf import compile_filter
 from dpi_probe.errors import ConfigError
 

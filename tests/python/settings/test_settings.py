@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from dpi_probe.config import load
 from dpi_probe.errors import ConfigError
 
@@ -18,7 +17,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "probe.toml"
-    file.write_text("flow_timeout_seconds = 10\nmax_buffer_size_mb = 200\ncapture_iface = 'eth7'\n")
+    file.write_text("flow_timeout_seconds = 10\nmax_buffer_size_mb = 200\ncapture_iface = 'eth7'\n[core]\nlisten = 'x'\n")
     monkeypatch.setenv("FLOW_TIMEOUT_SECONDS", "20")
     monkeypatch.setenv("MAX_BUFFER_SIZE_MB", "300")
     settings = load({"flow_timeout_seconds": "30", "max_spool_size_mb": None}, file)

@@ -1,1 +1,566 @@
-//! Placeholder.
+//! Sealed batches on disk until they are acknowledged (`docs/formats/spool.md`).
+//!
+//! **In**: sealed batches, from one thread. **Out**: the oldest batches and manifests, to the delivery thread, which
+//! acknowledges or rejects them. **Owns**: `BUFFER_DIR`, under its lock. **Never**: deletes a batch without a receipt
+//! other than by the stated policy, each time counted; holds up capture (only the thread that calls); shows a half-written
+//! file; grows beyond its bound.
+//!
+//! Invariants, whatever crashes:
+//! 1. `pending/` holds whole files only (written in `tmp/`, fsync, rename, fsync of the directory).
+//! 2. When [`Spool::store`] has returned [`Stored::Batch`], the batch is there after a power cut (with [`Sync::EveryBatch`]).
+//! 3. A batch that is dropped leaves its manifest: the new file is durable before the old one goes.
+//! 4. A deletion may be undone by a crash: the batch is delivered again, and the Core answers 200.
+//!
+//! Damage: a file in `pending/` that cannot be read goes to `rejected/`; of one whose manifest is readable the manifest stays
+//! behind; files of other names are left alone; a file that vanished is counted as lost.
+
+mod counters;
+mod disk;
+mod entry;
+mod store;
+mod take;
+#[cfg(test)]
+mod model;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+pub use counters::SpoolCounters;
+pub use disk::{Disk, FileFacts, OsDisk};
+pub use entry::{Entry, Form};
+
+use crate::seal::ipc;
+use crate::seal::jws::Digest;
+use crate::seal::manifest::{ChainId, Claims, Head, Kind, Manifest};
+use crate::seal::sign::SIGNATURE_BYTES;
+use entry::{HeadFile, Key, Sizes, accounted, parse_name};
+
+/// Of a file at open this much is read to find its manifest; the whole file if that is not enough.
+const PREFIX_BYTES: u64 = 64 * 1024;
+/// Most batches that are dropped to make room for one on a full disk: beyond that the disk is full of something else.
+const MAX_EVICTIONS: usize = 64;
+
+/// One part in this many of the bound is for manifests of dropped batches alone.
+const MANIFEST_SHARE: u64 = 16;
+/// Refused files take at most one part in this many of the bound.
+const REJECTED_SHARE: u64 = 4;
+
+/// What happens when the spool is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest batches become manifests.
+    DropOldest,
+    /// The new batch becomes its manifest.
+    DropNewest,
+}
+
+/// When file contents are forced to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Each batch, before it counts as stored.
+    EveryBatch,
+    /// Left to the operating system: a power cut may take the newest batches.
+    Never,
+}
+
+/// How the spool works.
+#[derive(Clone, Copy, Debug)]
+pub struct SpoolSettings {
+    /// Bound of all files, in bytes.
+    pub max_bytes: u64,
+    /// What happens there.
+    pub when_full: WhenFull,
+    /// When file contents are forced to disk.
+    pub sync: Sync,
+}
+
+/// Why the spool cannot be used, or lost something. The variants say what state it is in.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// Another process uses the directory; nothing was touched.
+    #[error("{}: another probe uses this buffer directory; give each probe its own BUFFER_DIR", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The directory cannot be used; nothing was changed.
+    #[error("{}: cannot use the buffer directory: {source}", path.display())]
+    Unusable {
+        /// File or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing of a batch could be kept, not even its manifest; its place in the chain stays empty.
+    #[error("{}: a batch is lost: {source}", path.display())]
+    Lost {
+        /// The file that was to be.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What became of a batch that was handed over.
+#[derive(Debug)]
+pub enum Stored {
+    /// It is in the spool.
+    Batch,
+    /// Only its manifest is: the spool or the disk is full.
+    ManifestOnly,
+    /// Nothing is.
+    Lost(SpoolError),
+}
+
+/// What an entry holds, ready to be sent.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The bytes to send: a sealed batch, or a manifest in ASCII.
+    pub bytes: Vec<u8>,
+    /// The manifest's claims, not verified.
+    pub claims: Claims,
+    /// Its place and digest, which the receipt must name.
+    pub head: Head,
+}
+
+/// The spool. Shared between the thread that stores and the thread that delivers.
+#[derive(Debug)]
+pub struct Spool<D: Disk = OsDisk> {
+    directory: PathBuf,
+    disk: D,
+    settings: SpoolSettings,
+    state: Mutex<State>,
+    changed: Notify,
+    counters: SpoolCounters,
+    temporary: AtomicU64,
+    head: Option<Head>,
+    /// Held as long as this lives.
+    _lock: Option<File>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    batches: BTreeMap<Key, Sizes>,
+    manifests: BTreeMap<Key, Sizes>,
+    /// Files of `rejected/`, oldest first.
+    rejected: std::collections::VecDeque<(String, u64)>,
+    rejected_bytes: u64,
+    pending_bytes: u64,
+    /// The part of `pending_bytes` that manifests take.
+    manifest_bytes: u64,
+    pending_events: u64,
+    /// A chain's rank among all: older chains are delivered first.
+    ranks: HashMap<ChainId, u32>,
+    in_flight: Vec<Key>,
+}
+
+impl State {
+    fn total_bytes(&self) -> u64 {
+        self.pending_bytes + self.rejected_bytes
+    }
+
+    fn rank(&mut self, chain: ChainId) -> u32 {
+        let next = self.ranks.len() as u32;
+        *self.ranks.entry(chain).or_insert(next)
+    }
+
+    fn map(&mut self, form: Form) -> &mut BTreeMap<Key, Sizes> {
+        match form {
+            Form::Batch => &mut self.batches,
+            Form::Manifest => &mut self.manifests,
+        }
+    }
+}
+
+impl Spool<OsDisk> {
+    /// Opens or makes the spool in `directory`, takes its lock, and reads what lies there.
+    pub fn open(directory: &Path, settings: SpoolSettings) -> Result<Self, SpoolError> {
+        let unusable = |path: &Path, source| SpoolError::Unusable {
+            path: path.to_owned(),
+            source,
+        };
+        OsDisk
+            .make_directory(directory)
+            .map_err(|error| unusable(directory, error))?;
+        let path = directory.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|error| unusable(&path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(SpoolError::Locked { path }),
+            Err(std::fs::TryLockError::Error(error)) => return Err(unusable(&path, error)),
+        }
+        let mut spool = Self::open_on(OsDisk, directory, settings)?;
+        spool._lock = Some(lock);
+        Ok(spool)
+    }
+}
+
+impl<D: Disk> Spool<D> {
+    /// Opens the spool on any disk, without a lock.
+    fn open_on(disk: D, directory: &Path, settings: SpoolSettings) -> Result<Self, SpoolError> {
+        let mut spool = Self {
+            directory: directory.to_owned(),
+            disk,
+            settings,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            counters: SpoolCounters::default(),
+            temporary: AtomicU64::new(0),
+            head: None,
+            _lock: None,
+        };
+        for part in ["tmp", "pending", "rejected"] {
+            let path = spool.directory.join(part);
+            spool
+                .disk
+                .make_directory(&path)
+                .map_err(|source| SpoolError::Unusable { path, source })?;
+        }
+        for file in spool.list("tmp")? {
+            // What stays behind is overwritten or tried again at the next start.
+            spool.try_remove(&spool.directory.join("tmp").join(file.name));
+        }
+        spool.read_rejected()?;
+        let newest = spool.read_pending()?;
+        spool.head = spool.find_head(newest);
+        Ok(spool)
+    }
+
+    /// The last manifest that is known of the run before: the next chain names it.
+    pub fn head(&self) -> Option<Head> {
+        self.head
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &SpoolCounters {
+        &self.counters
+    }
+
+    /// Signalled when there is something new to deliver.
+    pub fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    /// Flow records in the spool that are not acknowledged.
+    pub fn pending_events(&self) -> u64 {
+        self.lock().pending_events
+    }
+
+    /// Batches and manifests that wait for their receipt.
+    pub fn pending_entries(&self) -> usize {
+        let state = self.lock();
+        state.batches.len() + state.manifests.len()
+    }
+
+    /// Bytes on disk that count against the bound, and the bound.
+    pub fn fill(&self) -> (u64, u64) {
+        (self.lock().total_bytes(), self.settings.max_bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is changed after the file operation succeeded, by single assignments: it holds after a panic too.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn list(&self, part: &str) -> Result<Vec<FileFacts>, SpoolError> {
+        let path = self.directory.join(part);
+        self.disk
+            .list(&path)
+            .map_err(|source| SpoolError::Unusable { path, source })
+    }
+
+    fn pending_path(&self, entry: &Entry) -> PathBuf {
+        self.directory.join("pending").join(entry.file_name())
+    }
+
+    fn count(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn uncount(counter: &AtomicU64, count: u64) {
+        counter.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Counts and logs a file operation that failed.
+    fn note_disk_error(&self, what: &str, path: &Path, error: &io::Error) {
+        Self::count(&self.counters.disk_errors, 1);
+        tracing::warn!(path = %path.display(), %error, "spool: {what} failed");
+    }
+
+    /// Removes a file; returns whether it is gone.
+    fn try_remove(&self, path: &Path) -> bool {
+        match self.disk.remove(path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => {
+                self.note_disk_error("removing a file", path, &error);
+                false
+            }
+        }
+    }
+
+    /// Writes `content` so that it appears under `path` whole.
+    fn write_whole(&self, path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let temporary = self.directory.join("tmp").join(number.to_string());
+        let written = self
+            .disk
+            .write(&temporary, content, durable)
+            .and_then(|()| self.disk.rename(&temporary, path))
+            .and_then(|()| match path.parent() {
+                Some(directory) if durable => self.disk.sync_directory(directory),
+                _ => Ok(()),
+            });
+        if written.is_err() {
+            self.try_remove(&temporary);
+        }
+        written
+    }
+
+    fn durable(&self) -> bool {
+        self.settings.sync == Sync::EveryBatch
+    }
+
+    fn read_rejected(&self) -> Result<(), SpoolError> {
+        let mut files = self.list("rejected")?;
+        files.sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
+        let mut state = self.lock();
+        for file in files {
+            let size = accounted(file.length);
+            state.rejected_bytes += size;
+            state.rejected.push_back((file.name, size));
+        }
+        while state.rejected_bytes > self.settings.max_bytes / REJECTED_SHARE {
+            self.remove_oldest_rejected(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Indexes `pending/`; returns the newest entry.
+    fn read_pending(&self) -> Result<Option<Head>, SpoolError> {
+        let mut found: Vec<(Entry, FileFacts)> = Vec::new();
+        for file in self.list("pending")? {
+            match parse_name(&file.name) {
+                Some(entry) => found.push((entry, file)),
+                None => Self::count(&self.counters.foreign, 1),
+            }
+        }
+        let mut oldest: HashMap<ChainId, i64> = HashMap::new();
+        for (entry, file) in &found {
+            let time = oldest.entry(entry.chain).or_insert(file.modified);
+            *time = file.modified.min(*time);
+        }
+        let mut chains: Vec<_> = oldest.into_iter().map(|(chain, time)| (time, chain)).collect();
+        chains.sort_unstable();
+        self.lock().ranks = chains
+            .iter()
+            .zip(0..)
+            .map(|((_, chain), rank)| (*chain, rank))
+            .collect();
+        // Batches before manifests: a manifest beside its batch is left over from a drop that a crash cut short.
+        found.sort_by_key(|(entry, _)| entry.form == Form::Manifest);
+        let mut newest: Option<(i64, Head)> = None;
+        for (entry, file) in found {
+            if let Some(head) = self.index(&entry, &file)
+                && newest.is_none_or(|(time, other)| (file.modified, head.seq) >= (time, other.seq))
+            {
+                newest = Some((file.modified, head));
+            }
+        }
+        Ok(newest.map(|(_, head)| head))
+    }
+
+    /// Takes one file of `pending/` into the index, or puts it away if its manifest cannot be read.
+    fn index(&self, entry: &Entry, file: &FileFacts) -> Option<Head> {
+        let path = self.pending_path(entry);
+        let counters = &self.counters;
+        Self::count(
+            if entry.form == Form::Batch {
+                &counters.found
+            } else {
+                &counters.manifests_found
+            },
+            1,
+        );
+        let loaded = self
+            .disk
+            .read(&path, PREFIX_BYTES)
+            .map_err(|error| error.to_string())
+            .and_then(|prefix| {
+                parse_entry(entry, &prefix).or_else(|reason| {
+                    if file.length <= PREFIX_BYTES {
+                        return Err(reason);
+                    }
+                    let whole = self
+                        .disk
+                        .read(&path, ipc::MAX_STREAM_BYTES as u64 + 1)
+                        .map_err(|e| e.to_string())?;
+                    parse_entry(entry, &whole)
+                })
+            });
+        let mut state = self.lock();
+        let (claims, digest) = match loaded {
+            Ok(loaded) => loaded,
+            Err(reason) => {
+                let counter = match entry.form {
+                    Form::Batch => &counters.rejected_unreadable,
+                    Form::Manifest => &counters.manifests_rejected,
+                };
+                Self::count(counter, 1);
+                self.put_away(
+                    &mut state,
+                    entry,
+                    file.length,
+                    &format!("found unreadable at start: {reason}"),
+                );
+                return None;
+            }
+        };
+        let key = Key {
+            rank: state.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        };
+        if entry.form == Form::Manifest && state.batches.contains_key(&key) {
+            Self::uncount(&counters.manifests_found, 1);
+            self.try_remove(&path);
+            return None;
+        }
+        let events = if claims.kind == Kind::Flow {
+            u64::from(claims.rows)
+        } else {
+            0
+        };
+        self.insert(&mut state, key, entry.form, file.length, events);
+        Some(Head {
+            chain: entry.chain,
+            seq: entry.seq,
+            manifest: digest,
+        })
+    }
+
+    /// The newest of `head.json` and what lies in `pending/`.
+    fn find_head(&self, newest: Option<Head>) -> Option<Head> {
+        let path = self.directory.join("head.json");
+        let stated = match self.disk.read(&path, 4096) {
+            Ok(json) => HeadFile::parse(&json),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return newest,
+            Err(_) => None,
+        };
+        let Some(stated) = stated else {
+            Self::count(&self.counters.head_errors, 1);
+            tracing::warn!(path = %path.display(), "spool: the last head is unreadable; the new chain names what is known else");
+            return newest;
+        };
+        let state = self.lock();
+        let last = |map: &BTreeMap<Key, Sizes>| {
+            map.keys()
+                .filter(|key| key.chain == stated.chain)
+                .map(|key| key.seq)
+                .max()
+        };
+        let batch = last(&state.batches).map(|seq| (seq, Form::Batch));
+        let manifest = last(&state.manifests).map(|seq| (seq, Form::Manifest));
+        drop(state);
+        match batch.max(manifest) {
+            Some((seq, form)) if seq > stated.seq => {
+                let entry = Entry {
+                    chain: stated.chain,
+                    seq,
+                    form,
+                };
+                let whole = self
+                    .disk
+                    .read(&self.pending_path(&entry), ipc::MAX_STREAM_BYTES as u64 + 1);
+                let digest = whole
+                    .ok()
+                    .and_then(|bytes| parse_entry(&entry, &bytes).ok())
+                    .map(|(_, digest)| digest);
+                digest.map_or(Some(stated), |manifest| {
+                    Some(Head {
+                        chain: stated.chain,
+                        seq,
+                        manifest,
+                    })
+                })
+            }
+            _ => Some(stated),
+        }
+    }
+
+    fn insert(&self, state: &mut State, key: Key, form: Form, length: u64, events: u64) {
+        let size = accounted(length);
+        let events = if form == Form::Batch { events } else { 0 };
+        state.pending_bytes += size;
+        state.pending_events += events;
+        if form == Form::Manifest {
+            state.manifest_bytes += size;
+        }
+        state.map(form).insert(key, Sizes { size, events });
+        let counter = match form {
+            Form::Batch => &self.counters.spooled,
+            Form::Manifest => &self.counters.manifests_spooled,
+        };
+        Self::count(counter, 1);
+    }
+
+    /// Takes an entry out of the index; `false` if it is not there.
+    fn forget(&self, state: &mut State, key: &Key, form: Form) -> bool {
+        let Some(sizes) = state.map(form).remove(key) else {
+            return false;
+        };
+        state.pending_bytes -= sizes.size;
+        state.pending_events -= sizes.events;
+        if form == Form::Manifest {
+            state.manifest_bytes -= sizes.size;
+        }
+        let counter = match form {
+            Form::Batch => &self.counters.spooled,
+            Form::Manifest => &self.counters.manifests_spooled,
+        };
+        Self::uncount(counter, 1);
+        true
+    }
+}
+
+/// The claims and digest of an entry's manifest, if they are those that its name says.
+fn parse_entry(entry: &Entry, bytes: &[u8]) -> Result<(Claims, Digest), String> {
+    let jws = match entry.form {
+        Form::Batch => ipc::Frame::open(bytes)
+            .and_then(|frame| frame.manifest())
+            .map_err(|error| error.to_string())?,
+        Form::Manifest => std::str::from_utf8(bytes).map_err(|error| error.to_string())?,
+    };
+    let manifest = Manifest::parse(jws).map_err(|error| format!("its manifest is malformed: {error}"))?;
+    if manifest.claims.chain != entry.chain || manifest.claims.seq != entry.seq {
+        return Err("its manifest is for another place than its name".to_owned());
+    }
+    // What a power cut left of a bare manifest may still be well-formed.
+    if manifest.jws.signature.len() != SIGNATURE_BYTES {
+        return Err("its manifest is cut".to_owned());
+    }
+    Ok((manifest.claims, Digest::of(jws.as_bytes())))
+}
+
+/// What is damaged in an entry whose manifest is readable.
+fn damage(entry: &Entry, bytes: &[u8], claims: &Claims) -> Option<String> {
+    if entry.form == Form::Manifest {
+        return None;
+    }
+    match ipc::Frame::open(bytes) {
+        Err(error) => Some(error.to_string()),
+        Ok(frame) if frame.body_digest() != claims.body => Some("its body is not what was sealed".to_owned()),
+        Ok(_) => None,
+    }
+}

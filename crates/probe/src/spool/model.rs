@@ -1,0 +1,575 @@
+//! The spool against a model: random work, crashes and a full or failing disk, on a disk in memory that forgets what was
+//! not synced.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
+
+use super::disk::{Disk, FileFacts};
+use super::{Entry, Form, Spool, SpoolSettings, Stored, Sync, WhenFull};
+use crate::seal::SealedBatch;
+use crate::seal::fixtures::chains;
+
+/// What a directory operation that is not yet durable did.
+#[derive(Clone, Debug)]
+enum Change {
+    Link(PathBuf, usize),
+    Unlink(PathBuf),
+}
+
+impl Change {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Link(path, _) | Self::Unlink(path) => path,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Link(path, file) => names.insert(path.clone(), *file),
+            Self::Unlink(path) => names.remove(path),
+        };
+    }
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    files: Vec<(Vec<u8>, bool)>,
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    changes: Vec<Change>,
+    capacity: Option<usize>,
+    /// Operations until one fails with `EIO`.
+    fail_in: Option<u32>,
+}
+
+impl Memory {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.changes.push(change);
+    }
+
+    fn used(&self) -> usize {
+        self.names.values().map(|file| self.files[*file].0.len()).sum()
+    }
+
+    fn may_fail(&mut self) -> io::Result<()> {
+        match &mut self.fail_in {
+            Some(0) => {
+                self.fail_in = None;
+                Err(io::Error::other("injected"))
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A disk in memory. Clones share it.
+#[derive(Clone, Debug, Default)]
+struct MemoryDisk(Arc<Mutex<Memory>>);
+
+impl MemoryDisk {
+    /// Pulls the plug: of what was not synced, `luck` decides bit by bit what reached the disk.
+    fn crash(&self, mut luck: u64) {
+        let mut coin = || {
+            luck = luck.rotate_left(1);
+            luck & 1 == 1
+        };
+        let mut memory = self.0.lock().unwrap();
+        let mut names = memory.durable_names.clone();
+        for change in memory.changes.drain(..) {
+            if coin() {
+                change.apply(&mut names);
+            }
+        }
+        for (content, synced) in &mut memory.files {
+            if !*synced && coin() {
+                content.truncate(content.len() / 2);
+            }
+            *synced = true;
+        }
+        memory.names.clone_from(&names);
+        memory.durable_names = names;
+        memory.capacity = None;
+        memory.fail_in = None;
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn make_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<FileFacts>> {
+        let memory = self.0.lock().unwrap();
+        let of_directory = memory
+            .names
+            .iter()
+            .filter(|(name, _)| name.parent() == Some(path));
+        Ok(of_directory
+            .map(|(name, file)| FileFacts {
+                name: name.file_name().unwrap().to_str().unwrap().to_owned(),
+                length: memory.files[*file].0.len() as u64,
+                modified: *file as i64,
+            })
+            .collect())
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let memory = self.0.lock().unwrap();
+        let file = memory.names.get(path).ok_or(ErrorKind::NotFound)?;
+        Ok(memory.files[*file]
+            .0
+            .iter()
+            .copied()
+            .take(limit as usize)
+            .collect())
+    }
+
+    fn write(&self, path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
+        let mut memory = self.0.lock().unwrap();
+        memory.may_fail()?;
+        let room = memory
+            .capacity
+            .map_or(usize::MAX, |capacity| capacity.saturating_sub(memory.used()));
+        let file = memory.files.len();
+        memory
+            .files
+            .push((content[..content.len().min(room)].to_vec(), durable));
+        memory.change(Change::Link(path.to_owned(), file));
+        if content.len() > room {
+            Err(ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut memory = self.0.lock().unwrap();
+        memory.may_fail()?;
+        let file = *memory.names.get(from).ok_or(ErrorKind::NotFound)?;
+        memory.change(Change::Link(to.to_owned(), file));
+        memory.change(Change::Unlink(from.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut memory = self.0.lock().unwrap();
+        memory.may_fail()?;
+        if !memory.names.contains_key(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        memory.change(Change::Unlink(path.to_owned()));
+        Ok(())
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        let mut memory = self.0.lock().unwrap();
+        memory.may_fail()?;
+        let (durable, open) = memory
+            .changes
+            .drain(..)
+            .partition(|change| change.path().parent() == Some(path));
+        memory.changes = open;
+        let durable: Vec<Change> = durable;
+        for change in durable {
+            change.apply(&mut memory.durable_names);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Store,
+    NextChain,
+    Deliver(Verdict),
+    Crash(u64),
+    DiskFull(usize),
+    DiskError(u32),
+    DiskWell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Acknowledge,
+    Reject,
+    Release,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let verdict =
+        prop_oneof![3 => Just(Verdict::Acknowledge), 1 => Just(Verdict::Reject), 1 => Just(Verdict::Release)];
+    let step = prop_oneof![
+        8 => Just(Step::Store),
+        1 => Just(Step::NextChain),
+        5 => verdict.prop_map(Step::Deliver),
+        2 => any::<u64>().prop_map(Step::Crash),
+        1 => (0usize..60_000).prop_map(Step::DiskFull),
+        1 => (0u32..6).prop_map(Step::DiskError),
+        1 => Just(Step::DiskWell),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// What the model knows of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// `store` said that it is there.
+    Stored,
+    /// It was acknowledged or rejected: gone, or there again after a crash.
+    Settled,
+    /// `store` said that it, or all but its manifest, is not there.
+    NotStored,
+}
+
+struct Model {
+    disk: MemoryDisk,
+    settings: SpoolSettings,
+    spool: Spool<MemoryDisk>,
+    chain: usize,
+    next: usize,
+    fates: BTreeMap<(usize, usize), Fate>,
+    /// Whether the disk has failed since: then more may be lost than the policy says, but never uncounted.
+    disturbed: bool,
+    /// Entries that left by the policy or were lost: by the counters of all lives so far.
+    gone_before: u64,
+    /// The bound; above it what a crash brought back, until it is delivered.
+    allowed: u64,
+}
+
+impl Model {
+    fn new(settings: SpoolSettings) -> Self {
+        let disk = MemoryDisk::default();
+        let spool = Spool::open_on(disk.clone(), Path::new("/spool"), settings).unwrap();
+        Self {
+            disk,
+            settings,
+            spool,
+            chain: 0,
+            next: 0,
+            fates: BTreeMap::new(),
+            disturbed: false,
+            gone_before: 0,
+            allowed: settings.max_bytes,
+        }
+    }
+
+    fn sealed(&self, entry: &Entry) -> ((usize, usize), &'static SealedBatch) {
+        let chain = chains()
+            .iter()
+            .position(|chain| chain[0].claims.chain == entry.chain)
+            .unwrap();
+        let sealed = &chains()[chain][entry.seq as usize];
+        ((chain, entry.seq as usize), sealed)
+    }
+
+    /// Batches that are no longer whole although `store` said so: dropped, damaged or lost, all counted.
+    fn gone(&self) -> u64 {
+        let entries = self.spool.counters().ledger_entries();
+        let of = |account: &str| -> u64 {
+            entries
+                .iter()
+                .filter(|e| e.account == account)
+                .map(|e| e.value.unwrap())
+                .sum()
+        };
+        self.gone_before + of("batches_dropped") + of("batches_lost") + of("manifests_lost")
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Store => {
+                let Some(sealed) = chains()[self.chain].get(self.next) else {
+                    return;
+                };
+                let fate = match self.spool.store(sealed) {
+                    Stored::Batch => Fate::Stored,
+                    Stored::ManifestOnly | Stored::Lost(_) => Fate::NotStored,
+                };
+                self.fates.insert((self.chain, self.next), fate);
+                self.next += 1;
+            }
+            Step::NextChain if self.chain + 1 < chains().len() => {
+                self.chain += 1;
+                self.next = 0;
+            }
+            Step::NextChain => {}
+            Step::Deliver(verdict) => self.deliver(*verdict),
+            Step::Crash(luck) => {
+                self.gone_before = self.gone();
+                self.disk.crash(*luck);
+                self.spool = Spool::open_on(self.disk.clone(), Path::new("/spool"), self.settings).unwrap();
+                self.allowed = self.settings.max_bytes.max(self.spool.fill().0);
+            }
+            Step::DiskFull(room) => {
+                self.disturbed = true;
+                let mut memory = self.disk.0.lock().unwrap();
+                memory.capacity = Some(memory.used() + room);
+            }
+            Step::DiskError(operations) => {
+                self.disturbed = true;
+                self.disk.0.lock().unwrap().fail_in = Some(*operations);
+            }
+            Step::DiskWell => {
+                let mut memory = self.disk.0.lock().unwrap();
+                memory.capacity = None;
+                memory.fail_in = None;
+            }
+        }
+    }
+
+    fn deliver(&mut self, verdict: Verdict) {
+        let Some(entry) = self.spool.take_oldest() else {
+            return;
+        };
+        let (place, sealed) = self.sealed(&entry);
+        let Some(loaded) = self.spool.load(&entry) else {
+            assert!(
+                self.disturbed || self.settings.sync == Sync::Never,
+                "an entry was damaged on a sound disk"
+            );
+            return;
+        };
+        let expected = if entry.form == Form::Batch {
+            &sealed.bytes[..]
+        } else {
+            sealed.manifest.as_bytes()
+        };
+        assert!(loaded.bytes == expected, "{entry:?} has other bytes");
+        assert_eq!(loaded.head, sealed.head());
+        match verdict {
+            Verdict::Acknowledge => self.spool.acknowledge(&entry),
+            Verdict::Reject => self.spool.reject(&entry, "the Core\nsaid no"),
+            Verdict::Release => return self.spool.release(&entry),
+        }
+        self.fates.insert(place, Fate::Settled);
+    }
+
+    fn check(&self) {
+        assert_eq!(
+            self.spool.counters().imbalance(),
+            0,
+            "{:?}",
+            self.spool.counters()
+        );
+        let (bytes, _) = self.spool.fill();
+        assert!(bytes <= self.allowed, "{bytes} of {}", self.allowed);
+    }
+
+    /// Takes everything out, in order, and compares with what the model knows.
+    fn finish(mut self) {
+        self.step(&Step::DiskWell);
+        let mut found = BTreeMap::new();
+        let mut order = Vec::new();
+        while let Some(entry) = self.spool.take_oldest() {
+            if self.spool.load(&entry).is_none() {
+                assert!(
+                    self.disturbed || self.settings.sync == Sync::Never,
+                    "an entry was damaged on a sound disk"
+                );
+                continue;
+            }
+            let (place, _) = self.sealed(&entry);
+            order.push(place);
+            found.insert(place, entry.form);
+            self.spool.acknowledge(&entry);
+        }
+        if !self.disturbed {
+            assert!(order.is_sorted(), "{order:?}");
+        }
+        let missing = self
+            .fates
+            .iter()
+            .filter(|(place, fate)| **fate == Fate::Stored && found.get(*place) != Some(&Form::Batch));
+        if self.settings.sync == Sync::EveryBatch {
+            let (missing, gone) = (missing.count() as u64, self.gone());
+            assert!(
+                missing <= gone || self.disturbed,
+                "{missing} batches are missing, {gone} are accounted for"
+            );
+        }
+        assert_eq!(self.spool.pending_events(), 0);
+        assert_eq!(self.spool.pending_entries(), 0);
+        assert_eq!(self.spool.counters().imbalance(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_goes_uncounted(
+        steps in steps(),
+        max_kib in prop_oneof![Just(24u64), Just(64), Just(4096)],
+        drop_newest: bool,
+        sync: bool,
+    ) {
+        let settings = SpoolSettings {
+            max_bytes: max_kib * 1024,
+            when_full: if drop_newest { WhenFull::DropNewest } else { WhenFull::DropOldest },
+            sync: if sync { Sync::EveryBatch } else { Sync::Never },
+        };
+        let mut model = Model::new(settings);
+        for step in &steps {
+            model.step(step);
+            model.check();
+        }
+        model.finish();
+    }
+}
+
+#[test]
+fn a_flood_leaves_manifests_of_what_it_pushed_out() {
+    let settings = SpoolSettings {
+        max_bytes: 160 * 1024,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::EveryBatch,
+    };
+    let spool = Spool::open_on(MemoryDisk::default(), Path::new("/spool"), settings).unwrap();
+    for sealed in &chains()[0] {
+        assert!(matches!(spool.store(sealed), Stored::Batch));
+    }
+    let mut forms = Vec::new();
+    while let Some(entry) = spool.take_oldest() {
+        let loaded = spool.load(&entry).unwrap();
+        assert_eq!(loaded.head.seq, forms.len() as u64, "the chain is whole");
+        forms.push(entry.form);
+        spool.acknowledge(&entry);
+    }
+    assert_eq!(forms.len(), chains()[0].len());
+    assert_eq!(forms.last(), Some(&Form::Batch));
+    assert!(forms.contains(&Form::Manifest), "{forms:?}");
+}
+
+#[test]
+fn the_head_survives_a_restart() {
+    let disk = MemoryDisk::default();
+    let settings = SpoolSettings {
+        max_bytes: 1 << 20,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::EveryBatch,
+    };
+    let spool = Spool::open_on(disk.clone(), Path::new("/spool"), settings).unwrap();
+    assert_eq!(spool.head(), None);
+    for sealed in &chains()[0][..3] {
+        spool.store(sealed);
+    }
+    let head = chains()[0][2].head();
+    let reopened = || {
+        Spool::open_on(disk.clone(), Path::new("/spool"), settings)
+            .unwrap()
+            .head()
+    };
+    assert_eq!(reopened(), Some(head));
+    disk.write(Path::new("/spool/head.json"), b"{", false).unwrap();
+    assert_eq!(reopened(), Some(head), "from the newest batch");
+    disk.remove(Path::new("/spool/head.json")).unwrap();
+    assert_eq!(reopened(), Some(head));
+    let stale = super::entry::HeadFile::encode(&chains()[0][0].head());
+    disk.write(Path::new("/spool/head.json"), &stale, false).unwrap();
+    assert_eq!(reopened(), Some(head), "pending/ is newer");
+}
+
+#[test]
+fn foreign_and_corrupt_files_are_put_aside() {
+    let disk = MemoryDisk::default();
+    let settings = SpoolSettings {
+        max_bytes: 1 << 20,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::EveryBatch,
+    };
+    let (first, second) = (&chains()[0][0], &chains()[0][1]);
+    let entry = |sealed: &SealedBatch, form| Entry {
+        chain: sealed.claims.chain,
+        seq: sealed.claims.seq,
+        form,
+    };
+    let path = |entry: Entry| Path::new("/spool/pending").join(entry.file_name());
+    disk.write(Path::new("/spool/pending/README"), b"hello", false)
+        .unwrap();
+    disk.write(Path::new("/spool/tmp/7"), b"half", false).unwrap();
+    disk.write(&path(entry(first, Form::Batch)), &first.bytes[..100], false)
+        .unwrap();
+    // A batch under another's name.
+    disk.write(&path(entry(second, Form::Batch)), &chains()[0][2].bytes, false)
+        .unwrap();
+    let mut bytes = second.bytes.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    disk.write(&path(entry(&chains()[0][3], Form::Batch)), &[], false)
+        .unwrap();
+    let spool = Spool::open_on(disk.clone(), Path::new("/spool"), settings).unwrap();
+    assert!(spool.take_oldest().is_none());
+    assert_eq!(spool.counters().imbalance(), 0);
+    let names: Vec<String> = disk
+        .0
+        .lock()
+        .unwrap()
+        .names
+        .keys()
+        .map(|p| p.display().to_string())
+        .collect();
+    assert_eq!(
+        names
+            .iter()
+            .filter(|name| name.starts_with("/spool/rejected/"))
+            .count(),
+        6,
+        "{names:?}"
+    );
+    assert!(names.contains(&"/spool/pending/README".to_owned()));
+    assert!(
+        !names.iter().any(|name| name.starts_with("/spool/tmp/")),
+        "{names:?}"
+    );
+
+    // A bit that flips while the spool is open: the batch is put away, its manifest stays.
+    spool.store(&chains()[1][0]);
+    let mut bytes = chains()[1][0].bytes.clone();
+    *bytes.last_mut().unwrap() ^= 1;
+    disk.write(&path(entry(&chains()[1][0], Form::Batch)), &bytes, false)
+        .unwrap();
+    let taken = spool.take_oldest().unwrap();
+    assert!(spool.load(&taken).is_none());
+    let taken = spool.take_oldest().unwrap();
+    assert_eq!(taken.form, Form::Manifest);
+    assert_eq!(
+        spool.load(&taken).unwrap().bytes,
+        chains()[1][0].manifest.as_bytes()
+    );
+    assert_eq!(spool.counters().imbalance(), 0);
+}
+
+#[test]
+fn one_process_owns_a_spool() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = SpoolSettings {
+        max_bytes: 1 << 20,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::Never,
+    };
+    let path = directory.path().join("buffer");
+    let spool = Spool::open(&path, settings).unwrap();
+    assert!(matches!(
+        Spool::open(&path, settings),
+        Err(super::SpoolError::Locked { .. })
+    ));
+    assert!(matches!(spool.store(&chains()[0][0]), Stored::Batch));
+    drop(spool);
+    let spool = Spool::open(&path, settings).unwrap();
+    let entry = spool.take_oldest().unwrap();
+    assert!(spool.load(&entry).unwrap().bytes == chains()[0][0].bytes);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(path.join("pending").join(entry.file_name()))
+            .unwrap()
+            .permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}

@@ -1,0 +1,252 @@
+//! Storing batches, and making room for them.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::AtomicU64;
+
+use super::entry::{HeadFile, Key, Sizes, accounted};
+use super::{
+    Disk, Entry, Form, MANIFEST_SHARE, MAX_EVICTIONS, REJECTED_SHARE, Spool, SpoolError, State, Stored,
+    WhenFull,
+};
+use crate::seal::manifest::{Head, Kind};
+use crate::seal::{SealedBatch, ipc};
+
+impl<D: Disk> Spool<D> {
+    /// Stores a sealed batch and its head. Called by one thread.
+    pub fn store(&self, sealed: &SealedBatch) -> Stored {
+        Self::count(&self.counters.offered, 1);
+        let stored = self.store_batch(sealed);
+        self.write_head(sealed.head());
+        self.changed.notify_one();
+        stored
+    }
+
+    fn store_batch(&self, sealed: &SealedBatch) -> Stored {
+        let entry = Entry {
+            chain: sealed.claims.chain,
+            seq: sealed.claims.seq,
+            form: Form::Batch,
+        };
+        let events = if sealed.claims.kind == Kind::Flow {
+            u64::from(sealed.claims.rows)
+        } else {
+            0
+        };
+        let room = accounted(sealed.bytes.len() as u64);
+        if self.make_room(room, Form::Batch).is_break() {
+            return self.store_manifest(sealed, &self.counters.dropped_full);
+        }
+        let path = self.pending_path(&entry);
+        for _ in 0..MAX_EVICTIONS {
+            match self.write_whole(&path, &sealed.bytes, self.durable()) {
+                Ok(()) => {
+                    let mut state = self.lock();
+                    let key = Key {
+                        rank: state.rank(entry.chain),
+                        seq: entry.seq,
+                        chain: entry.chain,
+                    };
+                    self.insert(&mut state, key, Form::Batch, sealed.bytes.len() as u64, events);
+                    return Stored::Batch;
+                }
+                Err(error) => {
+                    self.note_disk_error("storing a batch", &path, &error);
+                    // After a failed fsync the file may be there in name.
+                    self.try_remove(&path);
+                    let full = matches!(
+                        error.kind(),
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                    );
+                    if !full
+                        || self.settings.when_full == WhenFull::DropNewest
+                        || self
+                            .drop_oldest(&mut self.lock(), &self.counters.dropped_disk)
+                            .is_break()
+                    {
+                        break;
+                    }
+                }
+            }
+        }
+        self.store_manifest(sealed, &self.counters.dropped_disk)
+    }
+
+    /// Keeps the manifest of a batch that cannot be kept.
+    fn store_manifest(&self, sealed: &SealedBatch, reason: &AtomicU64) -> Stored {
+        let entry = Entry {
+            chain: sealed.claims.chain,
+            seq: sealed.claims.seq,
+            form: Form::Manifest,
+        };
+        let length = sealed.manifest.len() as u64;
+        if self.make_room(accounted(length), Form::Manifest).is_break() {
+            Self::count(&self.counters.lost, 1);
+            let path = self.pending_path(&entry);
+            return Stored::Lost(SpoolError::Lost {
+                path,
+                source: io::ErrorKind::QuotaExceeded.into(),
+            });
+        }
+        let path = self.pending_path(&entry);
+        match self.write_whole(&path, sealed.manifest.as_bytes(), self.durable()) {
+            Ok(()) => {
+                Self::count(reason, 1);
+                let mut state = self.lock();
+                let key = Key {
+                    rank: state.rank(entry.chain),
+                    seq: entry.seq,
+                    chain: entry.chain,
+                };
+                self.insert(&mut state, key, Form::Manifest, length, 0);
+                Stored::ManifestOnly
+            }
+            Err(source) => {
+                Self::count(&self.counters.lost, 1);
+                self.note_disk_error("storing a manifest", &path, &source);
+                self.try_remove(&path);
+                Stored::Lost(SpoolError::Lost { path, source })
+            }
+        }
+    }
+
+    fn write_head(&self, head: Head) {
+        let path = self.directory.join("head.json");
+        if let Err(error) = self.write_whole(&path, &HeadFile::encode(&head), false) {
+            Self::count(&self.counters.head_errors, 1);
+            self.note_disk_error("writing the head", &path, &error);
+        }
+    }
+
+    /// Makes room for a file that counts `room` bytes. `Break`: there is none.
+    fn make_room(&self, room: u64, form: Form) -> ControlFlow<()> {
+        let max = self.settings.max_bytes;
+        // A part of the bound is for manifests alone, so that a loss can always be signed.
+        let reserve = max / MANIFEST_SHARE;
+        let mut state = self.lock();
+        loop {
+            let kept_free = match form {
+                Form::Batch => reserve.saturating_sub(state.manifest_bytes),
+                Form::Manifest => 0,
+            };
+            if state.total_bytes().saturating_add(room).saturating_add(kept_free) <= max {
+                return ControlFlow::Continue(());
+            }
+            if state.rejected_bytes > max / REJECTED_SHARE {
+                self.remove_oldest_rejected(&mut state);
+                continue;
+            }
+            match (form, self.settings.when_full) {
+                (Form::Manifest, _) if self.drop_oldest_manifest(&mut state).is_continue() => {}
+                (Form::Manifest, _) if !state.rejected.is_empty() => self.remove_oldest_rejected(&mut state),
+                (Form::Manifest, _) => return ControlFlow::Break(()),
+                (Form::Batch, WhenFull::DropNewest) => return ControlFlow::Break(()),
+                (Form::Batch, WhenFull::DropOldest) if room.saturating_add(reserve) > max => {
+                    return ControlFlow::Break(());
+                }
+                (Form::Batch, WhenFull::DropOldest) => {
+                    self.drop_oldest(&mut state, &self.counters.dropped_full)?;
+                }
+            }
+        }
+    }
+
+    /// Makes one step of room: the oldest batch becomes its manifest where that helps; else the oldest manifest goes; else
+    /// a batch that is no larger than a manifest. So the small ledger batches stay longest. `Break`: nothing is left.
+    fn drop_oldest(&self, state: &mut State, reason: &AtomicU64) -> ControlFlow<()> {
+        let free =
+            |(key, sizes): (&Key, &Sizes)| (!state.in_flight.contains(key)).then_some((*key, sizes.size));
+        let large = state
+            .batches
+            .iter()
+            .filter_map(free)
+            .find(|(_, size)| *size > accounted(1));
+        if let Some((key, _)) = large {
+            self.replace_by_manifest(state, &key, reason);
+            return ControlFlow::Continue(());
+        }
+        let small = state.batches.iter().find_map(free);
+        if self.drop_oldest_manifest(state).is_continue() {
+            return ControlFlow::Continue(());
+        }
+        let Some((key, _)) = small else {
+            return ControlFlow::Break(());
+        };
+        self.replace_by_manifest(state, &key, reason);
+        ControlFlow::Continue(())
+    }
+
+    pub(super) fn remove_oldest_rejected(&self, state: &mut State) {
+        if let Some((name, size)) = state.rejected.pop_front() {
+            // If it cannot be removed it is not asked for again until the next start; the error is counted.
+            self.try_remove(&self.directory.join("rejected").join(name));
+            state.rejected_bytes -= size;
+            Self::count(&self.counters.rejected_removed, 1);
+        }
+    }
+
+    fn replace_by_manifest(&self, state: &mut State, key: &Key, reason: &AtomicU64) {
+        let batch = Entry {
+            chain: key.chain,
+            seq: key.seq,
+            form: Form::Batch,
+        };
+        let path = self.pending_path(&batch);
+        let manifest = self
+            .disk
+            .read(&path, ipc::MAX_STREAM_BYTES as u64)
+            .ok()
+            .and_then(|bytes| {
+                ipc::Frame::open(&bytes)
+                    .and_then(|frame| frame.manifest().map(str::to_owned))
+                    .ok()
+            });
+        self.forget(state, key, Form::Batch);
+        let Some(manifest) = manifest else {
+            self.try_remove(&path);
+            Self::count(&self.counters.vanished, 1);
+            return;
+        };
+        let entry = Entry {
+            form: Form::Manifest,
+            ..batch
+        };
+        let target = self.pending_path(&entry);
+        let mut written = self.write_whole(&target, manifest.as_bytes(), self.durable());
+        self.try_remove(&path);
+        if written.is_err() {
+            // On a full disk the batch must go first.
+            written = self.write_whole(&target, manifest.as_bytes(), self.durable());
+        }
+        match written {
+            Ok(()) => {
+                Self::count(reason, 1);
+                self.insert(state, *key, Form::Manifest, manifest.len() as u64, 0);
+            }
+            Err(error) => {
+                Self::count(&self.counters.lost, 1);
+                self.note_disk_error("keeping a manifest", &target, &error);
+                self.try_remove(&target);
+            }
+        }
+    }
+
+    fn drop_oldest_manifest(&self, state: &mut State) -> ControlFlow<()> {
+        let free = state
+            .manifests
+            .keys()
+            .find(|key| !state.in_flight.contains(key))
+            .copied();
+        let Some(key) = free else {
+            return ControlFlow::Break(());
+        };
+        self.forget(state, &key, Form::Manifest);
+        self.try_remove(&self.pending_path(&Entry {
+            chain: key.chain,
+            seq: key.seq,
+            form: Form::Manifest,
+        }));
+        Self::count(&self.counters.manifests_lost, 1);
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,191 @@
+//! Handing entries out for delivery, and what becomes of them.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::entry::{Key, Sizes, accounted};
+use super::{Disk, Entry, Form, Loaded, REJECTED_SHARE, Spool, State, damage, parse_entry};
+use crate::seal::ipc;
+use crate::seal::manifest::Head;
+
+impl<D: Disk> Spool<D> {
+    /// The oldest entry that is not in flight; it is in flight from now on, until it is acknowledged, rejected or released.
+    pub fn take_oldest(&self) -> Option<Entry> {
+        let mut state = self.lock();
+        let free = |map: &BTreeMap<Key, Sizes>, form| {
+            let key = map.keys().find(|key| !state.in_flight.contains(key))?;
+            Some((*key, form))
+        };
+        let batch = free(&state.batches, Form::Batch);
+        let manifest = free(&state.manifests, Form::Manifest);
+        let (key, form) = match (batch, manifest) {
+            (Some(batch), Some(manifest)) => {
+                if manifest.0 < batch.0 {
+                    manifest
+                } else {
+                    batch
+                }
+            }
+            (batch, manifest) => batch.or(manifest)?,
+        };
+        state.in_flight.push(key);
+        Some(Entry {
+            chain: key.chain,
+            seq: key.seq,
+            form,
+        })
+    }
+
+    /// Reads an entry and checks that it is what was written. A damaged or vanished one is dealt with and `None` is
+    /// returned: it is no longer in flight.
+    pub fn load(&self, entry: &Entry) -> Option<Loaded> {
+        let path = self.pending_path(entry);
+        let mut state = self.lock();
+        let key = Key {
+            rank: state.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        };
+        let bytes = match self.disk.read(&path, ipc::MAX_STREAM_BYTES as u64 + 1) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.note_disk_error("reading an entry", &path, &error);
+                state.in_flight.retain(|other| *other != key);
+                if error.kind() == io::ErrorKind::NotFound && self.forget(&mut state, &key, entry.form) {
+                    let lost = match entry.form {
+                        Form::Batch => &self.counters.vanished,
+                        Form::Manifest => &self.counters.manifests_lost,
+                    };
+                    Self::count(lost, 1);
+                }
+                return None;
+            }
+        };
+        let parsed = parse_entry(entry, &bytes);
+        let reason = match parsed {
+            Ok((claims, digest)) => match damage(entry, &bytes, &claims) {
+                None => {
+                    let head = Head {
+                        chain: entry.chain,
+                        seq: entry.seq,
+                        manifest: digest,
+                    };
+                    return Some(Loaded { bytes, claims, head });
+                }
+                Some(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        let reason = format!("damaged on disk: {reason}");
+        tracing::error!(path = %path.display(), "spool: {reason}");
+        state.in_flight.retain(|other| *other != key);
+        self.put_away_damaged(&mut state, &key, entry, &bytes, &reason);
+        None
+    }
+
+    fn put_away_damaged(&self, state: &mut State, key: &Key, entry: &Entry, bytes: &[u8], reason: &str) {
+        self.forget(state, key, entry.form);
+        let readable = entry.form == Form::Batch && parse_entry(entry, bytes).is_ok();
+        let frame = ipc::Frame::open(bytes).ok().filter(|_| readable);
+        let kept = frame
+            .and_then(|frame| frame.manifest().ok())
+            .is_some_and(|manifest| {
+                let target = Entry {
+                    form: Form::Manifest,
+                    ..*entry
+                };
+                let written =
+                    self.write_whole(&self.pending_path(&target), manifest.as_bytes(), self.durable());
+                if written.is_ok() {
+                    self.insert(state, *key, Form::Manifest, manifest.len() as u64, 0);
+                }
+                written.is_ok()
+            });
+        let counter = match entry.form {
+            Form::Batch if kept => &self.counters.dropped_damaged,
+            Form::Batch => &self.counters.rejected_unreadable,
+            Form::Manifest => &self.counters.manifests_rejected,
+        };
+        Self::count(counter, 1);
+        self.put_away(state, entry, bytes.len() as u64, reason);
+    }
+
+    /// The receipt of an entry was verified: it is deleted.
+    pub fn acknowledge(&self, entry: &Entry) {
+        let mut state = self.lock();
+        let key = Key {
+            rank: state.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        };
+        state.in_flight.retain(|other| *other != key);
+        if self.forget(&mut state, &key, entry.form) {
+            let counter = match entry.form {
+                Form::Batch => &self.counters.acknowledged,
+                Form::Manifest => &self.counters.manifests_acknowledged,
+            };
+            Self::count(counter, 1);
+            // A file that cannot be removed is delivered again after the next start.
+            self.try_remove(&self.pending_path(entry));
+        }
+    }
+
+    /// The Core refused an entry for good: it goes to `rejected/` with the reason.
+    pub fn reject(&self, entry: &Entry, reason: &str) {
+        let mut state = self.lock();
+        let key = Key {
+            rank: state.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        };
+        state.in_flight.retain(|other| *other != key);
+        let size = state.map(entry.form).get(&key).map_or(0, |sizes| sizes.size);
+        if self.forget(&mut state, &key, entry.form) {
+            let counter = match entry.form {
+                Form::Batch => &self.counters.rejected,
+                Form::Manifest => &self.counters.manifests_rejected,
+            };
+            Self::count(counter, 1);
+            self.put_away(&mut state, entry, size, reason);
+        }
+    }
+
+    /// Puts an entry back: it was not answered, and will be tried again.
+    pub fn release(&self, entry: &Entry) {
+        let mut state = self.lock();
+        let key = Key {
+            rank: state.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        };
+        state.in_flight.retain(|other| *other != key);
+    }
+
+    /// Moves a file of `pending/` to `rejected/`, with the reason beside it.
+    pub(super) fn put_away(&self, state: &mut State, entry: &Entry, length: u64, reason: &str) {
+        let name = entry.file_name();
+        let from = self.pending_path(entry);
+        let to = self.directory.join("rejected").join(&name);
+        if let Err(error) = self.disk.rename(&from, &to) {
+            self.note_disk_error("putting a batch away", &from, &error);
+            return;
+        }
+        let reason_name = format!("{name}.reason");
+        let line = format!("{}\n", reason.replace(['\n', '\r'], " "));
+        let path = self.directory.join("rejected").join(&reason_name);
+        if let Err(error) = self.write_whole(&path, line.as_bytes(), false) {
+            self.note_disk_error("writing a reason", &path, &error);
+        }
+        for (name, size) in [
+            (name, accounted(length)),
+            (reason_name, accounted(line.len() as u64)),
+        ] {
+            state.rejected.push_back((name, size));
+            state.rejected_bytes += size;
+        }
+        let (max, share) = (self.settings.max_bytes, self.settings.max_bytes / REJECTED_SHARE);
+        while !state.rejected.is_empty() && (state.total_bytes() > max || state.rejected_bytes > share) {
+            self.remove_oldest_rejected(state);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+"""`python -m dpi_probe` is `dpi-probe`."""
+
+from dpi_probe.cli import main
+
+main()

@@ -1,0 +1,281 @@
+"""`dpi-probe demo`: the whole path on recorded traffic, then a flipped bit and how it is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpi_probe.errors import DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+DEFAULT_CAPTURES = "tests/corpus/*/input.pcap*"
+WAIT_SECONDS = 60.0
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave everything in this new folder.")
+def command(files: tuple[Path, ...], keep: Path | None) -> None:
+    """Make a throw-away authority and Core, run a probe over FILES, and show what the Core then knows.
+
+    At the end one bit of an archived batch is flipped, and `dpi-probe verify` names what no longer holds. Without FILES
+    the captures of a source checkout are taken.
+    """
+    from rich.console import Console
+
+    captures = list(files) or sorted(Path.cwd().glob(DEFAULT_CAPTURES))
+    if not captures:
+        msg = f"no captures: name some, or run the demo where {DEFAULT_CAPTURES} exists (a source checkout)"
+        raise DpiProbeError(msg)
+    console = Console(highlight=False)
+    folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-demo-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _show(console, folder, captures)
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    console.print(f"[dim]everything is in {folder}[/dim]" if keep else "[dim]everything that was made is removed[/dim]")
+
+
+def _show(console: Console, folder: Path, captures: list[Path]) -> None:
+    start = time.monotonic()
+    console.rule("[bold]1. an authority, a Core, a probe", align="left")
+    pki = folder / "pki"
+    _run("pki", "init", str(pki), "--dns", "localhost", "--ip", "127.0.0.1", "--probe", "demo")
+    console.print(f"authority in {pki}: a Core certificate (P-256) and a probe certificate (RSA-4096)")
+    with _core(folder, pki) as core:
+        console.print(f"Core on {core.url} (mutual TLS 1.3), queries on {core.admin_url}")
+        report = folder / "report.json"
+        _run(
+            "run",
+            *[argument for capture in captures for argument in ("-r", str(capture))],
+            f"--core-api-url={core.url}",
+            f"--buffer-dir={folder / 'spool'}",
+            f"--probe-cert-path={pki / 'probes/demo.pem'}",
+            f"--probe-key-path={pki / 'probes/demo.key'}",
+            f"--ca-cert-path={pki / 'ca.pem'}",
+            f"--report={report}",
+        )
+        books = json.loads(report.read_text())
+        size = sum(capture.stat().st_size for capture in captures)
+        console.print(
+            f"probe: {len(captures)} captures, {size / 1e6:.1f} MB, {_sum(books, 'frames_delivered'):,} frames, "
+            f"{_sum(books, 'flows_exported'):,} flow records, {_sum(books, 'batches_sealed'):,} sealed batches, "
+            f"{_sum(books, 'batches_acknowledged'):,} receipts"
+        )
+        core.wait_until_indexed()
+        _show_database(console, core, books)
+    _show_flipped_bit(console, folder, pki)
+    console.print(f"[dim]{time.monotonic() - start:.1f} s[/dim]")
+
+
+def _show_database(console: Console, core: RunningCore, books: list[dict[str, Any]]) -> None:
+    console.rule("[bold]2. what the Core's database holds", align="left")
+    applications = core.get("/v1/query/applications?limit=15")["applications"]
+    _table(
+        console,
+        "flows by application",
+        ("application", "flows", "packets", "bytes"),
+        [(row["app"] or "not told", row["flows"], row["packets"], row["bytes"]) for row in applications],
+    )
+    talkers = core.get("/v1/query/top-talkers?limit=8")["talkers"]
+    _table(
+        console,
+        "top talkers",
+        ("address", "bytes sent", "bytes received", "flows"),
+        [(row["ip"], row["bytes_sent"], row["bytes_received"], row["flows"]) for row in talkers],
+    )
+    names = core.get("/v1/query/server-names?limit=200")["server_names"]
+    _table(
+        console,
+        "TLS and QUIC server names",
+        ("name", "application", "flows", "bytes"),
+        [
+            (row["server_name"], row["app"], row["flows"], row["bytes"])
+            for row in names
+            if row["app"] in ("tls", "quic")
+        ][:12],
+    )
+    console.rule("[bold]3. the chain and the books", align="left")
+    for probe in core.get("/v1/probes")["probes"]:
+        for chain in probe["chains"]:
+            console.print(
+                f"probe [bold]{probe['probe']}[/bold], chain {chain['chain'][:8]}…: {chain['archived']} batches archived, "
+                f"{chain['rows']} records, {chain['missing']} missing, {chain['forks']} forks, "
+                f"head {chain['head']['seq']} ({chain['head']['manifest'][:12]}…)"
+            )
+    accounts = (
+        ("frames delivered", "frames_delivered"),
+        ("  metered", "frames_metered"),
+        ("  undecodable", "frames_undecodable"),
+        ("flows opened", "flows_opened"),
+        ("  exported", "flows_exported"),
+        ("events sealed", "events_sealed"),
+        ("events dropped", "events_dropped"),
+        ("batches sealed", "batches_sealed"),
+        ("  acknowledged", "batches_acknowledged"),
+    )
+    _table(console, "the probe's books", ("account", "count"), [(label, _sum(books, name)) for label, name in accounts])
+
+
+def _show_flipped_bit(console: Console, folder: Path, pki: Path) -> None:
+    from dpi_probe.core.archive import Located, iter_entries
+
+    console.rule("[bold]4. one bit flipped in the archive", align="left")
+    archive = folder / "core/archive"
+    check = ("verify", str(archive), "--ca", str(pki / "ca.pem"), "--certificate", str(pki / "probes/demo.pem"))
+    sound = _run(*check)
+    console.print(f"before: {sound.stdout.strip().splitlines()[-1]}")
+    certificates = [_der(pki / "probes/demo.pem")]
+    for item in iter_entries(archive):
+        if isinstance(item, Located) and (flipped := _telling_flip(item.entry.body, certificates)) is not None:
+            content = bytearray(item.path.read_bytes())
+            at = content.find(item.entry.body, item.place.offset) + flipped
+            content[at] ^= 0x01
+            item.path.write_bytes(content)
+            console.print(f"flipped the lowest bit of byte {at} in {item.path.name}; now `dpi-probe verify` says:")
+            break
+    wrong = _run(*check, status=4)
+    console.print(wrong.stdout.strip(), style="yellow", markup=False)
+
+
+def _telling_flip(batch: bytes, certificates: list[bytes]) -> int | None:
+    """The offset of a byte of `batch` whose lowest bit changes one record and leaves the others readable.
+
+    Most bytes lie in compressed column buffers, where a flipped bit takes the whole column with it; `verify` then names the
+    column. This looks for one that shows a single record.
+    """
+    from dpi_probe import _native
+
+    if _native.read_claims(batch)["claims"]["kind"] != "flow":
+        return None
+    for offset in range(len(batch) - 64, len(batch) // 4, -61):
+        changed = bytearray(batch)
+        changed[offset] ^= 0x01
+        diagnosis = _native.diagnose_batch(bytes(changed), certificates)
+        if len(diagnosis["altered_rows"]) == 1 and not diagnosis["undecodable_columns"]:
+            return offset
+    return None
+
+
+@dataclass
+class RunningCore:
+    """The demo's Core."""
+
+    url: str
+    admin_url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def get(self, path: str) -> Any:
+        """A JSON answer of the admin port."""
+        with urllib.request.urlopen(self.admin_url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def is_up(self) -> bool:
+        """Whether the admin port answers; an error with the log's end if the process is gone."""
+        if self.process.poll() is not None:
+            msg = f"the Core ended with status {self.process.returncode}: {self.log.read_text().strip()[-300:]}"
+            raise DpiProbeError(msg)
+        try:
+            return bool(self.get("/v1/health")["status"] == "ok")
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def wait_until_indexed(self) -> None:
+        """Return when everything that is archived is in the database."""
+
+        def indexed() -> bool:
+            health = self.get("/v1/health")
+            return bool(health["archive"]["entries"] and health["index"]["entries"] == health["archive"]["entries"])
+
+        _wait(indexed, "the Core to index the batches")
+
+
+@contextmanager
+def _core(folder: Path, pki: Path) -> Iterator[RunningCore]:
+    port, admin_port = _free_port(), _free_port()
+    log = folder / "core.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*_command(), "core", "--pki", pki, "--data-dir", folder / "core", "--listen", f"127.0.0.1:{port}",
+             "--admin-port", str(admin_port)],
+            stdout=output, stderr=output,
+        )  # fmt: skip
+    core = RunningCore(f"https://localhost:{port}", f"http://127.0.0.1:{admin_port}", process, log)
+    try:
+        _wait(core.is_up, "the Core to answer")
+        yield core
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            msg = f"waited {WAIT_SECONDS:.0f} s in vain for {what}"
+            raise DpiProbeError(msg)
+        time.sleep(0.05)
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "dpi_probe"]
+
+
+def _run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
+    done = subprocess.run([*_command(), *arguments], capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != status:
+        said = (done.stderr or done.stdout).strip()[-400:]
+        msg = f"`dpi-probe {arguments[0]}` ended with status {done.returncode}, not {status}: {said}"
+        raise DpiProbeError(msg)
+    return done
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _der(path: Path) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+
+
+def _sum(books: list[dict[str, Any]], account: str) -> int:
+    return sum(entry["value"] or 0 for entry in books if entry["account"] == account)
+
+
+def _table(console: Console, title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 or name == "application" else "right")
+    for row in rows:
+        table.add_row(*[f"{value:,}" if isinstance(value, int) else str(value) for value in row])
+    console.print(table)

@@ -1,0 +1,168 @@
+"""`dpi-probe read`: the flows of capture files, as a table, as text or as a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from dpi_probe import _flows, _native
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INCOMPLETE = 3
+FORMATS = ("table", "ndjson", "csv", "parquet", "arrow")
+
+
+@click.command(
+    "read",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  dpi-probe read capture.pcap                         a table on the terminal
+  dpi-probe read capture.pcap | jq .server_name       NDJSON into a pipe
+  dpi-probe read -f 'tcp port 443' -o tls.parquet *.pcapng.gz
+  tcpdump -w - | dpi-probe read -                     from standard input
+  dpi-probe read --summary -o /dev/null --format ndjson big.pcap
+                                                      only the books
+
+\b
+Exit status:
+  0  everything was read
+  1  failure while running (the output cannot be written, …)
+  2  bad usage or setting
+  3  an input could not be read, or only in part; what could be read was delivered
+  130  interrupted; what was metered so far was delivered
+
+The columns are described in docs/reference/records.md.""",
+)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(readable=False))
+@click.option("-f", "--filter", "expression", metavar="BPF", help="Read only packets that match, as with tcpdump.")
+@click.option("-o", "--output", metavar="OUT", type=click.Path(), help="Write to this file instead of standard output.")
+@click.option(
+    "--format",
+    "chosen",
+    type=click.Choice(FORMATS),
+    help="Output format. Default: by the suffix of OUT; else table on a terminal, ndjson into a pipe.",
+)
+@click.option("--workers", metavar="N", type=int, default=1, show_default=True, help="Threads that meter.")
+@click.option("-c", "--count", metavar="N", type=click.IntRange(min=1), help="Stop after N (matching) packets.")
+@click.option(
+    "--idle-timeout",
+    metavar="SECONDS",
+    type=float,
+    default=300.0,
+    show_default=True,
+    help="End a flow after this time without a packet.",
+)
+@click.option(
+    "--active-timeout",
+    metavar="SECONDS",
+    type=float,
+    default=1800.0,
+    show_default=True,
+    help="Cut a flow that goes on into a record each time this has passed.",
+)
+@click.option("--summary", is_flag=True, help="Show the books of the input on standard error at the end.")
+def command(
+    files: tuple[str, ...],
+    expression: str | None,
+    output: str | None,
+    chosen: str | None,
+    workers: int,
+    count: int | None,
+    idle_timeout: float,
+    active_timeout: float,
+    summary: bool,
+) -> None:
+    """Read capture files and print or write their flows.
+
+    FILE is a pcap or pcapng file, also compressed with gzip or zstd; `-` is standard input. Several files are read one
+    after another as one capture.
+    """
+    form = output_format(chosen, output)
+    if output is not None:
+        _flows.refuse_overwrite(output, files)
+    reader = _flows.open_reader(
+        files,
+        filter=expression,
+        workers=workers,
+        idle_timeout=idle_timeout,
+        active_timeout=active_timeout,
+        # A fixed set of structs only where the format needs one: nulls cost time.
+        fixed=form not in ("table", "ndjson"),
+        count=count,
+        keep_going=True,
+    )
+    try:
+        complete = deliver(reader, form, output)
+    finally:
+        status = report(reader, files)
+    if summary:
+        print_summary(reader.accounts(), sys.stderr)
+    if not complete:
+        silence_stdout()
+    sys.exit(status)
+
+
+def output_format(chosen: str | None, output: str | None) -> str:
+    """The format by option, by suffix, or by what standard output is."""
+    if chosen is not None:
+        if chosen in ("parquet", "arrow") and output is None and sys.stdout.isatty():
+            raise ConfigError(
+                f"--format {chosen}: is binary, and standard output is a terminal; give -o FILE or a pipe"
+            )
+        return chosen
+    if output is not None:
+        suffix = _native.format_of(output)
+        if suffix is None:
+            message = f"-o {output}: unknown suffix; use .ndjson, .csv, .parquet, .arrow, or give --format"
+            raise ConfigError(message)
+        return suffix
+    return "table" if sys.stdout.isatty() else "ndjson"
+
+
+def deliver(reader: _native.FlowReader, form: str, output: str | None) -> bool:
+    """Write everything; False if the reader of standard output went away."""
+    from dpi_probe.cli import _progress
+
+    with _progress.shown(reader) as progress:
+        if form != "table":
+            return reader.write(output, form) is not None
+        from dpi_probe.cli import _table
+
+        if output is None:
+            return _table.print_flows(reader, sys.stdout, progress)
+        with Path(output).open("w", encoding="utf-8") as file:
+            return _table.print_flows(reader, file, progress)
+
+
+def report(reader: _native.FlowReader, files: Sequence[str]) -> int:
+    """Tell each problem on a line of its own; the exit status."""
+    del files
+    problems = reader.problems()
+    for problem in problems:
+        click.echo(f"dpi-probe: {problem}", err=True)
+    return INCOMPLETE if problems else 0
+
+
+def print_summary(accounts: dict[str, int | dict[str, int]], file: TextIO) -> None:
+    """The books as aligned text: an account a line, its reasons below it."""
+    for account, value in accounts.items():
+        if isinstance(value, int):
+            print(f"{account:<32} {value:>16,}", file=file)
+            continue
+        print(f"{account:<32} {sum(value.values()):>16,}", file=file)
+        for reason, count in value.items():
+            if count:
+                print(f"  {reason:<30} {count:>16,}", file=file)
+
+
+def silence_stdout() -> None:
+    """Keep Python from complaining at exit that nobody reads standard output any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

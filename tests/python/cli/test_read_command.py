@@ -1,0 +1,327 @@
+"""`dpi-probe read`: formats, bad input, exit statuses."""
+
+from __future__ import annotations
+
+import ctypes
+import gzip
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import capture_files as captures
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "dpi_probe", "read"]
+
+
+def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    settings = {"capture_output": True, "text": True, "timeout": 60} | settings
+    return subprocess.run([*COMMAND, *map(str, arguments)], check=False, **settings)
+
+
+def records(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.pcap"
+    path.write_bytes(captures.pcap(captures.dns_frames()))
+    return path
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    path = tmp_path / "many.pcap"
+    path.write_bytes(captures.pcap(captures.many_frames(3_000)))
+    return path
+
+
+def test_a_pipe_gets_ndjson(small):
+    done = run(small)
+    (record,) = records(done)
+    assert record["server_name"] == "example.org"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_gets_a_table(small):
+    parent, child = pty.openpty()
+    done = run(small, capture_output=False, stdout=child, stderr=subprocess.PIPE)
+    os.close(child)
+    shown = os.read(parent, 65536).decode()
+    os.close(parent)
+    assert "destination" in shown
+    assert "192.0.2.53:53" in shown
+    assert "\x1b[" in shown, "colours on a terminal"
+    assert done.stderr.startswith("1 flows, 2 packets, ")
+
+
+def test_no_color_is_honoured(small):
+    parent, child = pty.openpty()
+    run(small, capture_output=False, stdout=child, stderr=subprocess.DEVNULL, env={**os.environ, "NO_COLOR": "1"})
+    os.close(child)
+    shown = os.read(parent, 65536).decode()
+    os.close(parent)
+    assert "192.0.2.53:53" in shown
+    assert "\x1b[" not in shown
+
+
+def test_a_table_in_a_pipe_has_no_colours(small):
+    done = run("--format", "table", small)
+    title, row = done.stdout.splitlines()
+    assert title.split()[:3] == ["time", "source", "destination"]
+    assert "example.org" in row
+    assert "\x1b" not in done.stdout
+
+
+def test_text_from_the_wire_cannot_command_the_terminal(tmp_path):
+    path = tmp_path / "a.pcap"
+    path.write_bytes(captures.pcap(captures.dns_frames(name="a\x1b[2Jb")))
+    done = run("--format", "table", path)
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[2Jb" in done.stdout
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "csv", "parquet", "arrow"])
+def test_the_suffix_of_the_output_chooses_the_format(small, tmp_path, suffix):
+    target = tmp_path / f"out.{suffix}"
+    done = run("-o", target, small)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    start = {"ndjson": b"{", "csv": b"flow_id,", "parquet": b"PAR1", "arrow": b"ARROW1"}[suffix]
+    assert target.read_bytes().startswith(start)
+
+
+def test_an_arrow_stream_goes_through_a_pipe(small):
+    import pyarrow as pa
+
+    done = run("--format", "arrow", small, text=False)
+    assert pa.ipc.open_stream(done.stdout).read_all().num_rows == 1
+
+
+def test_an_unknown_suffix_and_binary_on_a_terminal_are_refused(small, tmp_path):
+    done = run("-o", tmp_path / "out.xlsx", small)
+    assert done.returncode == 2
+    assert "unknown suffix" in done.stderr
+    parent, child = pty.openpty()
+    done = run("--format", "parquet", small, capture_output=False, stdout=child, stderr=subprocess.PIPE)
+    os.close(child)
+    os.close(parent)
+    assert done.returncode == 2
+    assert "terminal" in done.stderr
+
+
+def test_standard_input_is_read(small):
+    done = subprocess.run([*COMMAND, "-"], input=gzip.compress(small.read_bytes()), capture_output=True, check=True)
+    assert json.loads(done.stdout)["app"] == "dns"
+
+
+def test_filter_count_and_workers(many):
+    assert [r["server_name"] for r in records(run("-f", "host 10.0.0.9", many))] == ["host9.example"]
+    assert len(records(run("-c", 20, many))) == 10
+    assert run("--workers", 3, many).stdout == run(many).stdout
+
+
+def test_timeouts_cut_flows(tmp_path):
+    path = tmp_path / "a.pcap"
+    second = 10**9
+    frames = [f for n in range(3) for f in captures.dns_frames(at=captures.START + n * 100 * second)]
+    path.write_bytes(captures.pcap(frames))
+    assert len(records(run(path))) == 1
+    assert len(records(run("--idle-timeout", 50, path))) == 3
+    assert records(run("--idle-timeout", 150, "--active-timeout", 150, path))[0]["end_reason"] == "active_timeout"
+
+
+def test_the_summary_shows_the_books(small):
+    done = run("--summary", small)
+    assert "frames_delivered" in done.stderr
+    assert len(records(done)) == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(many):
+    for form in ("ndjson", "csv", "table"):
+        process = subprocess.Popen(
+            [*COMMAND, "--format", form, str(many)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
+        process.stderr.close()
+
+
+def test_an_interrupt_delivers_what_was_metered(small):
+    process = subprocess.Popen([*COMMAND, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin
+    process.stdin.write(small.read_bytes() + bytes(2 << 20))
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert b"Traceback" not in err
+    for line in out.splitlines():
+        json.loads(line)
+
+
+# -- bad input: each kind one clear line, status 3, everything already metered delivered ------------------------------
+
+
+def text(path: Path) -> None:
+    path.write_text("This is not a capture.\n" * 10)
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def short(path: Path) -> None:
+    path.write_bytes(captures.pcap([])[:10])
+
+
+def compressed_text(path: Path) -> None:
+    path.write_bytes(gzip.compress(b"This is not a capture.\n" * 10))
+
+
+def missing(path: Path) -> None:
+    assert not path.exists()
+
+
+def unreadable(path: Path) -> None:
+    path.write_bytes(captures.pcap(captures.dns_frames()))
+    path.chmod(0)
+
+
+def random_bytes(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 10)
+
+
+BAD_INPUTS = [text, directory, empty, short, compressed_text, missing, unreadable, random_bytes]
+
+
+def without_privilege() -> None:
+    """Let file permissions count for root too: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
+    prctl = ctypes.CDLL(None).prctl
+    for capability in (1, 2):
+        prctl(24, capability, 0, 0, 0)
+
+
+@pytest.mark.parametrize("make", BAD_INPUTS, ids=lambda make: make.__name__)
+def test_an_input_that_cannot_be_read_is_one_clear_line(tmp_path, make):
+    path = tmp_path / "bad.pcap"
+    make(path)
+    done = run(path, preexec_fn=without_privilege)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dpi-probe: ")
+    assert str(path) in line
+
+
+@pytest.mark.parametrize("make", BAD_INPUTS, ids=lambda make: make.__name__)
+def test_the_other_files_are_read_all_the_same(tmp_path, small, make):
+    path = tmp_path / "bad.pcap"
+    make(path)
+    done = run(path, small, preexec_fn=without_privilege)
+    assert done.returncode == 3
+    assert [record["server_name"] for record in records(done)] == ["example.org"]
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_truncated_file_delivers_everything_before(tmp_path):
+    path = tmp_path / "cut.pcap"
+    data = captures.pcap(captures.many_frames(50))
+    for cut in (1, 20, 60):
+        path.write_bytes(data[:-cut])
+        done = run(path)
+        assert done.returncode == 3
+        assert len(records(done)) == 50
+        (line,) = done.stderr.splitlines()
+        assert "cut.pcap" in line
+
+
+def test_a_capture_without_packets_is_no_error(tmp_path):
+    path = tmp_path / "none.pcap"
+    path.write_bytes(captures.pcap([]))
+    done = run(path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_snaplen_cut_capture_keeps_lengths_of_the_wire(tmp_path):
+    path = tmp_path / "cut.pcap"
+    path.write_bytes(captures.pcap(captures.dns_frames(), snaplen=42))
+    done = run(path)
+    (record,) = records(done)
+    assert done.returncode == 0
+    assert record["bytes_fwd"] + record["bytes_rev"] == 130
+
+
+def test_an_unknown_link_type_is_named(tmp_path):
+    path = tmp_path / "link.pcap"
+    path.write_bytes(captures.pcap(captures.dns_frames(), link_type=147))
+    done = run(path)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "147" in line
+
+
+def test_garbage_in_the_middle_is_told_and_passed_over(tmp_path):
+    path = tmp_path / "hole.pcapng"
+    frames = captures.many_frames(4)
+    first, second = captures.pcapng(frames[:4]), captures.pcapng(frames[4:])
+    path.write_bytes(first + b"\xff" * 64 + second)
+    done = run(path)
+    assert done.returncode == 3
+    names = {record["server_name"] for record in records(done)}
+    assert {"host0.example", "host1.example"} <= names
+    assert "hole.pcapng" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workers", "0"], "workers: 0 is not allowed"),
+        (["--idle-timeout", "0"], "idle_timeout: 0"),
+        (["-f", "port port"], "syntax error"),
+        (["--format", "xml"], "xml"),
+        (["-c", "0"], "0"),
+    ],
+)
+def test_bad_settings_are_one_line_and_status_2(small, arguments, words):
+    done = run(*arguments, small)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_file_is_a_usage_error():
+    done = run()
+    assert done.returncode == 2
+    assert "FILE..." in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_line(small, tmp_path):
+    done = run("-o", tmp_path / "no" / "out.csv", small)
+    assert done.returncode == 1
+    assert done.stderr == f"dpi-probe: cannot write {tmp_path}/no/out.csv: No such file or directory\n"
+    done = run("-o", "/dev/full", "--format", "ndjson", small)
+    assert done.returncode == 1
+    assert done.stderr == "dpi-probe: cannot write /dev/full: No space left on device\n"
+
+
+def test_help_teaches_with_examples():
+    done = run("--help")
+    assert "dpi-probe read capture.pcap" in done.stdout
+    assert "Exit status" in done.stdout
