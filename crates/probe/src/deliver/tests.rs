@@ -276,7 +276,7 @@ impl Probe {
 
     fn deliver_as(mut self, identity: &Identity, settings: DeliverSettings) -> Self {
         let alarms = Arc::clone(&self.alarms);
-        let alarm: Alarm = Arc::new(move |event| alarms.lock().unwrap().push((event.event, event.detail)));
+        let alarm: Alarm = Arc::new(move |event| alarms.lock().unwrap().push((event.name, event.detail)));
         let clock: Clock = Arc::new(|| NOW * 1_000_000_000);
         self.delivery =
             Some(Delivery::start(Arc::clone(&self.spool), identity, settings, clock, alarm).unwrap());

@@ -217,7 +217,7 @@ fn ledgers_and_events_are_sealed_like_flows() {
     let events = [Event {
         time: 1,
         severity: Severity::Error,
-        event: "batch_rejected",
+        name: "batch_rejected",
         detail: "no\nway".to_owned(),
     }];
     for (kind, batch) in [
