@@ -19,13 +19,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 
-class Invalid(Exception):
+class InvalidError(Exception):
     """The batch does not hold."""
 
 
 def require(condition, reason):
     if not condition:
-        raise Invalid(reason)
+        raise InvalidError(reason)
 
 
 def b64url(data):
@@ -76,18 +76,13 @@ def tree(leaves):
     return hashlib.sha256(b"\x01" + tree(leaves[:split]) + tree(leaves[split:])).digest()
 
 
-def declared_bytes(data):
-    """Uncompressed lengths of all buffers are bounded by the reader's memory here; the stream's length is checked."""
-    return len(data) <= 900 * 1024
-
-
 def verify(data, certificates):
     """The claims of a sealed batch that holds; `certificates` maps fingerprints to X.509 certificates."""
-    require(declared_bytes(data), "too long")
+    require(len(data) <= 900 * 1024, "too long")
     try:
         manifest = pa.ipc.open_stream(data).schema.metadata[b"dpi.manifest"]
     except (pa.ArrowException, KeyError, TypeError, OSError, ValueError) as error:
-        raise Invalid("not a sealed batch") from error
+        raise InvalidError("not a sealed batch") from error
     require(data.count(manifest) == 1, "the manifest does not occur exactly once")
     try:
         token = manifest.decode("ascii")
@@ -99,18 +94,22 @@ def verify(data, certificates):
         options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
         claims = jwt.decode(token, certificate.public_key(), algorithms=["PS256"], options=options)
     except (jwt.PyJWTError, ValueError) as error:
-        raise Invalid("signature does not hold") from error
+        raise InvalidError("signature does not hold") from error
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    owners = [uri.removeprefix("urn:dpi-probe:probe:") for uri in names.get_values_for_type(x509.UniformResourceIdentifier)]
+    owners = [
+        uri.removeprefix("urn:dpi-probe:probe:") for uri in names.get_values_for_type(x509.UniformResourceIdentifier)
+    ]
     require(any(claims["iss"] == n or claims["iss"].startswith(n + "/") for n in owners), "issuer is another's")
-    require(claims["v"] == 1 and claims["body"] == digest(data.replace(manifest, bytes(len(manifest)))), "body was altered")
+    require(
+        claims["v"] == 1 and claims["body"] == digest(data.replace(manifest, bytes(len(manifest)))), "body was altered"
+    )
     require(data.endswith(b"\xff\xff\xff\xff\0\0\0\0"), "no end marker")
     try:
         batches = list(pa.ipc.open_stream(data))
         require(len(batches) == 1 and batches[0].num_rows == claims["rows"] <= 8192, "wrong number of rows")
         batches[0].validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise Invalid("records cannot be decoded") from error
+        raise InvalidError("records cannot be decoded") from error
     fingerprint = digest(cbor2.dumps([column(field) for field in batches[0].schema], canonical=True))
     require(fingerprint == claims["schema"], "schema was altered")
     leaves = [leaf(batches[0], row) for row in range(batches[0].num_rows)]
@@ -131,7 +130,7 @@ def main(arguments):
         try:
             claims = verify(Path(name).read_bytes(), certificates)
             print(f"{name}: holds: {claims['rows']} records, batch {claims['seq']} of chain {claims['chain']}")
-        except Invalid as error:
+        except InvalidError as error:
             status = 4
             print(f"{name}: does not hold: {error}")
     return status

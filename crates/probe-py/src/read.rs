@@ -9,8 +9,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
-use probe::counters::{Kind, Tally};
 use probe::capture::bpf::{Filters, Instruction, Program};
+use probe::counters::{Kind, Tally};
 use probe::flow::{FlowRecord, MAX_WORKERS, Settings};
 use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
@@ -106,9 +106,16 @@ impl FlowReader {
             }
         };
         if !(1..=MAX_WORKERS).contains(&workers) {
-            return Err(config(format!("workers: {workers} is not allowed; give 1 to {MAX_WORKERS}")));
+            return Err(config(format!(
+                "workers: {workers} is not allowed; give 1 to {MAX_WORKERS}"
+            )));
         }
-        let settings = Settings { workers, idle_timeout_ns, active_timeout_ns, ..Settings::default() };
+        let settings = Settings {
+            workers,
+            idle_timeout_ns,
+            active_timeout_ns,
+            ..Settings::default()
+        };
         settings.validate().map_err(config)?;
         let protocols = if fixed {
             Protocols::Fixed(list)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from dpi_probe._verify.sources import PieceKind
+
 __all__ = ["Chain", "Finding", "Report", "Trust", "load_certificates", "verify_paths"]
 
 _MAX_NAMED_ROWS = 20
@@ -73,24 +75,25 @@ class _Verifier:
         """Check one piece."""
         if piece.note:
             self.report.note(piece.role, piece.where, piece.note)
-        match piece.kind:
-            case "batch":
-                self._batch(piece)
-            case "manifest":
-                self._manifest(piece)
-            case "proof":
-                self._proof(piece)
-            case "receipt":
-                self._receipt(piece.data.decode("ascii", "replace"), piece.where, piece.stated, None)
-            case "head":
-                self._head(piece)
-            case "damage":
-                if piece.message:
-                    self.report.fault("damage", piece.where, f"{_named(piece)}{piece.message}")
-                if piece.stated is not None:
-                    self.chains.damaged(*piece.stated)
-            case "unreadable":
-                self.report.fault("unreadable", piece.where, piece.message)
+        checks: dict[PieceKind, Callable[[Piece], None]] = {
+            "batch": self._batch,
+            "manifest": self._manifest,
+            "proof": self._proof,
+            "receipt": self._lone_receipt,
+            "head": self._head,
+            "damage": self._damage,
+            "unreadable": self._damage,
+        }
+        checks[piece.kind](piece)
+
+    def _damage(self, piece: Piece) -> None:
+        if piece.message:
+            self.report.fault(piece.kind, piece.where, f"{_named(piece)}{piece.message}")
+        if piece.stated is not None:
+            self.chains.damaged(*piece.stated)
+
+    def _lone_receipt(self, piece: Piece) -> None:
+        self._receipt(piece.data.decode("ascii", "replace"), piece.where, piece.stated, None)
 
     def _batch(self, piece: Piece) -> None:
         self.report.batches += 1
@@ -123,7 +126,9 @@ class _Verifier:
         place = (claims["chain"], claims["seq"])
         objection = self.trust.objection(signed["certificate"], claims["iat"])
         if objection is not None:
-            self.report.fault("certificate", piece.where, f"batch {claims['seq']} of chain {claims['chain']}: {objection}")
+            self.report.fault(
+                "certificate", piece.where, f"batch {claims['seq']} of chain {claims['chain']}: {objection}"
+            )
         if piece.stated is not None and piece.stated != place:
             self.report.fault(
                 "reordered",
@@ -133,7 +138,9 @@ class _Verifier:
             )
             self.chains.damaged(*piece.stated)
         if piece.role == "fork":
-            self.report.fault("fork", piece.where, f"forked: a second batch {place[1]} of chain {place[0]} ({claims['iss']})")
+            self.report.fault(
+                "fork", piece.where, f"forked: a second batch {place[1]} of chain {place[0]} ({claims['iss']})"
+            )
             return
         digest = signed["manifest_digest"]
         self.chains.add(claims, digest, piece.where, str(self.source.path), self.source.layout, is_batch=is_batch)

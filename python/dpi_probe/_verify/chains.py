@@ -126,8 +126,12 @@ class Chains:
             last = max(known.links)
             link = known.links.get(seq)
             if link is not None and link.digest != digest:
-                self._report.fault("fork", where, f"forked: {by} another manifest as batch {seq} of chain {chain} ({owner})")
-            elif last < seq and not all((chain, s) in self._damaged for s in range(last + 1, min(seq, last + 1000) + 1)):
+                self._report.fault(
+                    "fork", where, f"forked: {by} another manifest as batch {seq} of chain {chain} ({owner})"
+                )
+            elif last < seq and not all(
+                (chain, s) in self._damaged for s in range(last + 1, min(seq, last + 1000) + 1)
+            ):
                 message = f"batch {_ranges_of(last + 1, seq)} of chain {chain} ({owner})"
                 if known.layout == "spool" and len(known.links) < MAX_IN_FLIGHT:
                     self._report.note("tail", where, f"{message} is not here: delivered already, or lost")

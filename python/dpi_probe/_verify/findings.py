@@ -59,7 +59,7 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0: everything holds; 3: nothing wrong was found, but something could not be read; 4: something does not hold."""
+        """0: everything holds; 3: something could not be read, the rest holds; 4: something does not hold."""
         checks = {finding.check for finding in self.faults}
         return 4 if checks - {"unreadable"} else 3 if checks else 0
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from dpi_probe.core.archive import Damage
 
 MAX_FILE_BYTES = 8 << 20
 """Longer than any file but a segment may be; the native code knows the exact limits."""
@@ -222,26 +224,33 @@ def _archive(path: Path) -> Iterator[Piece]:
     from dpi_probe.core.archive import ArchiveError, Damage, Kind, TornTail, iter_entries
 
     expected: int | None = None
+    first = True
     try:
         for item in iter_entries(path):
             if isinstance(item, TornTail):
                 where = f"{item.path} at {item.offset}"
-                yield Piece("damage", where, message="", note="ends with an unfinished record, for which no receipt exists")
+                yield Piece(
+                    "damage", where, message="", note="ends with an unfinished record, for which no receipt exists"
+                )
                 continue
             if isinstance(item, Damage):
                 yield _damaged(item)
-                expected = None
+                # Where the record's header is intact, exactly one record lies here; else nobody knows how many.
+                expected = expected + 1 if expected is not None and item.header is not None else None
+                first = False
                 continue
             entry, where = item.entry, f"{item.path} at {item.place.offset}"
             if expected is not None and entry.position > expected:
                 count = entry.position - expected
                 yield Piece("damage", where, message=f"{count} archived records before this one are left out")
             elif expected is not None and entry.position < expected:
-                message = f"reordered or repeated: record {entry.position} of the archive stands behind record {expected - 1}"
+                message = (
+                    f"reordered or repeated: record {entry.position} of the archive stands behind record {expected - 1}"
+                )
                 yield Piece("damage", where, message=message)
-            elif expected is None and entry.position > 0 and path.is_dir() and item.place.segment == 0:
+            elif first and entry.position > 0 and path.is_dir():
                 yield Piece("damage", where, message=f"the archive's first {entry.position} records are left out")
-            expected = entry.position + 1
+            expected, first = entry.position + 1, False
             is_batch = entry.kind in {Kind.BATCH, Kind.FORK_BATCH}
             yield Piece(
                 "batch" if is_batch else "manifest",
@@ -258,11 +267,8 @@ def _archive(path: Path) -> Iterator[Piece]:
 _RECORD_HEADER_BYTES = 124
 
 
-def _damaged(damage: object) -> Piece:
-    """A record of an archive that does not match its digest: its batch, if it can be cut out, so that it can be diagnosed."""
-    from dpi_probe.core.archive import Damage
-
-    assert isinstance(damage, Damage)
+def _damaged(damage: Damage) -> Piece:
+    """A record of an archive that does not match its digest; its batch, if it can be cut out, to be diagnosed."""
     where = f"{damage.path} at {damage.offset}"
     # docs/formats/archive.md, "Record": length of the probe id at 6, of the body at 24.
     with damage.path.open("rb") as file:

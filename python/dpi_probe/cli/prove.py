@@ -12,7 +12,7 @@ import click
 @click.option("--row", required=True, type=click.IntRange(min=0), help="Index of the record, from 0.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; else standard output.")
 def command(batch: Path, row: int, output: Path | None) -> None:
-    """Write one record's inclusion proof as JSON.
+    r"""Write one record's inclusion proof as JSON.
 
     BATCH is a sealed batch (of a spool or an export). The proof holds the record, its place in the Merkle tree and the
     signed manifest: whoever has the probe's certificate checks it with `dpi-probe verify`, without the batch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(paths: tuple[Path, ...], ca: Path | None, certificates: tuple[Path, ...], as_json: bool) -> None:
-    """Check sealed batches, spools, archives, exports and proofs.
+    r"""Check sealed batches, spools, archives, exports and proofs.
 
-    Checks the signature, chain, Merkle root and every record, and prints which batch or record is wrong and how, one line
-    each. Archives and exports bring their certificates; for all else name them.
+    Checks the signature, chain, Merkle root and every record, and prints which batch or record is wrong and how, one
+    line each. Archives and exports bring their certificates; for all else name them.
 
     \b
     dpi-probe verify --certificate probe.pem BUFFER_DIR
@@ -79,7 +79,7 @@ class _Progress:
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
         self._task = self._progress.add_task("verifying", total=total)
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 

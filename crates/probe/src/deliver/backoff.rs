@@ -40,7 +40,10 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let full = doubled.min(self.max);
         let half = full / 2;
-        let jittered = half + (full - half).mul_f64(f64::from(random) / f64::from(u32::MAX));
+        let jittered = half
+            + full
+                .saturating_sub(half)
+                .mul_f64(f64::from(random) / f64::from(u32::MAX));
         jittered.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
     }
 }

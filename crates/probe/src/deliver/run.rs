@@ -398,7 +398,7 @@ impl Alarms {
         };
         self.last.insert(event, (now, 0));
         if suppressed > 0 {
-            detail.push_str(&format!(" (and {suppressed} times since the last report)"));
+            detail = format!("{detail} (and {suppressed} times since the last report)");
         }
         match severity {
             Severity::Info => tracing::info!(event, "{detail}"),
@@ -408,7 +408,7 @@ impl Alarms {
         (self.alarm)(Event {
             time: (self.clock)(),
             severity,
-            event,
+            name: event,
             detail,
         });
     }

@@ -276,7 +276,7 @@ impl Probe {
 
     fn deliver_as(mut self, identity: &Identity, settings: DeliverSettings) -> Self {
         let alarms = Arc::clone(&self.alarms);
-        let alarm: Alarm = Arc::new(move |event| alarms.lock().unwrap().push((event.event, event.detail)));
+        let alarm: Alarm = Arc::new(move |event| alarms.lock().unwrap().push((event.name, event.detail)));
         let clock: Clock = Arc::new(|| NOW * 1_000_000_000);
         self.delivery =
             Some(Delivery::start(Arc::clone(&self.spool), identity, settings, clock, alarm).unwrap());
@@ -612,6 +612,19 @@ fn certificates_of_another_authority_are_named() {
     );
 }
 
+#[track_caller]
+fn refused(verdict: &Verdict, part: &str) {
+    let Verdict::BackOff {
+        cause: Cause::Receipt,
+        reason,
+        ..
+    } = verdict
+    else {
+        panic!("{verdict:?}")
+    };
+    assert!(reason.contains(part), "{reason}");
+}
+
 #[test]
 fn only_the_right_receipt_deletes() {
     let entry = Entry {
@@ -653,18 +666,6 @@ fn only_the_right_receipt_deletes() {
     };
     assert_eq!(verdict(&entry, &signed(&good), NOW), accepted);
 
-    #[track_caller]
-    fn refused(verdict: &Verdict, part: &str) {
-        let Verdict::BackOff {
-            cause: Cause::Receipt,
-            reason,
-            ..
-        } = verdict
-        else {
-            panic!("{verdict:?}")
-        };
-        assert!(reason.contains(part), "{reason}");
-    }
     let foreign = sign_receipt(pki!("other-core.key"), pki!("other-core.pem"), &good);
     refused(&verdict(&entry, &foreign, NOW), "not accepted under the CA");
     let mixed = sign_receipt(pki!("other-core.key"), pki!("core.pem"), &good);

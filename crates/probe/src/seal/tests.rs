@@ -217,7 +217,7 @@ fn ledgers_and_events_are_sealed_like_flows() {
     let events = [Event {
         time: 1,
         severity: Severity::Error,
-        event: "batch_rejected",
+        name: "batch_rejected",
         detail: "no\nway".to_owned(),
     }];
     for (kind, batch) in [
@@ -272,7 +272,7 @@ fn run_sealer(queue_batches: usize, feed: impl FnOnce(&super::Intake)) -> Collec
     };
     let chain = Chain::start(None).unwrap();
     let sealer = Sealer::start(signer(), chain, settings, move |sealed| {
-        output.lock().unwrap().push(sealed)
+        output.lock().unwrap().push(sealed);
     })
     .unwrap();
     let intake = sealer.intake();
@@ -657,4 +657,24 @@ proptest! {
         bytes.extend(noise);
         prop_assert!(!diagnose(&bytes, &trusted()).failures.is_empty());
     }
+}
+
+#[test]
+fn every_column_that_a_record_can_have_can_be_sealed() {
+    use crate::flow::FlowRecord;
+    use crate::record::build::{Builder, Limits};
+    use crate::record::schema::Layout;
+
+    assert!(!describe(&Layout::evidence().full_schema()).unwrap().is_empty());
+    let mut builder = Builder::new(Layout::evidence(), Limits::default());
+    builder.push(&FlowRecord::default(), None).unwrap();
+    let batch = builder.finish().unwrap().unwrap();
+    let sealed = Chain::start(None)
+        .unwrap()
+        .seal(Kind::Flow, &batch, NOW, &signer())
+        .unwrap();
+    assert_eq!(
+        verify_batch(&sealed.bytes, &trusted()).unwrap().batch.columns(),
+        batch.columns()
+    );
 }

@@ -150,7 +150,7 @@ pub struct Spool<D: Disk = OsDisk> {
     temporary: AtomicU64,
     head: Option<Head>,
     /// Held as long as this lives.
-    _lock: Option<File>,
+    lock_file: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -218,7 +218,7 @@ impl Spool<OsDisk> {
             Err(std::fs::TryLockError::Error(error)) => return Err(unusable(&path, error)),
         }
         let mut spool = Self::open_on(OsDisk, directory, settings)?;
-        spool._lock = Some(lock);
+        spool.lock_file = Some(lock);
         Ok(spool)
     }
 }
@@ -235,7 +235,7 @@ impl<D: Disk> Spool<D> {
             counters: SpoolCounters::default(),
             temporary: AtomicU64::new(0),
             head: None,
-            _lock: None,
+            lock_file: None,
         };
         for part in ["tmp", "pending", "rejected"] {
             let path = spool.directory.join(part);

@@ -230,6 +230,15 @@ enum Fate {
     NotStored,
 }
 
+/// The batch that an entry is of, and its place among all.
+fn sealed_of(entry: &Entry) -> ((usize, usize), &'static SealedBatch) {
+    let chain = chains()
+        .iter()
+        .position(|chain| chain[0].claims.chain == entry.chain)
+        .unwrap();
+    ((chain, entry.seq as usize), &chains()[chain][entry.seq as usize])
+}
+
 struct Model {
     disk: MemoryDisk,
     settings: SpoolSettings,
@@ -260,15 +269,6 @@ impl Model {
             gone_before: 0,
             allowed: settings.max_bytes,
         }
-    }
-
-    fn sealed(&self, entry: &Entry) -> ((usize, usize), &'static SealedBatch) {
-        let chain = chains()
-            .iter()
-            .position(|chain| chain[0].claims.chain == entry.chain)
-            .unwrap();
-        let sealed = &chains()[chain][entry.seq as usize];
-        ((chain, entry.seq as usize), sealed)
     }
 
     /// Batches that are no longer whole although `store` said so: dropped, damaged or lost, all counted.
@@ -330,7 +330,7 @@ impl Model {
         let Some(entry) = self.spool.take_oldest() else {
             return;
         };
-        let (place, sealed) = self.sealed(&entry);
+        let (place, sealed) = sealed_of(&entry);
         let Ok(loaded) = self.spool.load(&entry) else {
             assert!(
                 self.disturbed || self.settings.sync == Sync::Never,
@@ -377,7 +377,7 @@ impl Model {
                 );
                 continue;
             }
-            let (place, _) = self.sealed(&entry);
+            let (place, _) = sealed_of(&entry);
             order.push(place);
             found.insert(place, entry.form);
             self.spool.acknowledge(&entry);

@@ -131,14 +131,10 @@ impl<D: Disk> Spool<D> {
             match (form, self.settings.when_full) {
                 (Form::Manifest, _) if self.drop_oldest_manifest(&mut state).is_continue() => {}
                 (Form::Manifest, _) if !state.rejected.is_empty() => self.remove_oldest_rejected(&mut state),
-                (Form::Manifest, _) => return ControlFlow::Break(()),
-                (Form::Batch, WhenFull::DropNewest) => return ControlFlow::Break(()),
-                (Form::Batch, WhenFull::DropOldest) if room.saturating_add(reserve) > max => {
-                    return ControlFlow::Break(());
-                }
-                (Form::Batch, WhenFull::DropOldest) => {
+                (Form::Batch, WhenFull::DropOldest) if room.saturating_add(reserve) <= max => {
                     self.drop_oldest(&mut state, &self.counters.dropped_full)?;
                 }
+                (Form::Batch | Form::Manifest, _) => return ControlFlow::Break(()),
             }
         }
     }
