@@ -388,6 +388,16 @@ impl Contents<'_> {
         .map_err(|error| malformed(PART, one_line(&error)))
     }
 
+    /// The declared length of the first buffer that is not empty, as it stands in the stream.
+    #[cfg(test)]
+    pub(super) fn first_declared_length(&self) -> i64 {
+        let prefix = self
+            .buffers
+            .iter()
+            .find_map(|buffer| buffer.bytes.first_chunk::<8>());
+        prefix.map_or(0, |prefix| i64::from_le_bytes(*prefix))
+    }
+
     /// The columns with a buffer that does not decompress to its declared length.
     pub fn undecodable_columns(&self) -> Vec<&str> {
         let mut columns: Vec<&str> = Vec::new();

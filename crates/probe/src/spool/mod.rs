@@ -129,6 +129,15 @@ pub struct Loaded {
     pub head: Head,
 }
 
+/// Why an entry cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotLoaded {
+    /// It vanished, or was damaged and is put away: it is no longer in the spool.
+    Gone,
+    /// The disk does not give it now: it is still in the spool.
+    Unreadable,
+}
+
 /// The spool. Shared between the thread that stores and the thread that delivers.
 #[derive(Debug)]
 pub struct Spool<D: Disk = OsDisk> {
@@ -163,6 +172,14 @@ struct State {
 impl State {
     fn total_bytes(&self) -> u64 {
         self.pending_bytes + self.rejected_bytes
+    }
+
+    fn key(&mut self, entry: &Entry) -> Key {
+        Key {
+            rank: self.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        }
     }
 
     fn rank(&mut self, chain: ChainId) -> u32 {
@@ -427,11 +444,7 @@ impl<D: Disk> Spool<D> {
                 return None;
             }
         };
-        let key = Key {
-            rank: state.rank(entry.chain),
-            seq: entry.seq,
-            chain: entry.chain,
-        };
+        let key = state.key(entry);
         if entry.form == Form::Manifest && state.batches.contains_key(&key) {
             Self::uncount(&counters.manifests_found, 1);
             self.try_remove(&path);

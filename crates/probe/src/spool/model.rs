@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::disk::{Disk, FileFacts};
-use super::{Entry, Form, Spool, SpoolSettings, Stored, Sync, WhenFull};
+use super::{Entry, Form, NotLoaded, Spool, SpoolSettings, Stored, Sync, WhenFull};
 use crate::seal::SealedBatch;
 use crate::seal::fixtures::chains;
 
@@ -331,7 +331,7 @@ impl Model {
             return;
         };
         let (place, sealed) = self.sealed(&entry);
-        let Some(loaded) = self.spool.load(&entry) else {
+        let Ok(loaded) = self.spool.load(&entry) else {
             assert!(
                 self.disturbed || self.settings.sync == Sync::Never,
                 "an entry was damaged on a sound disk"
@@ -370,7 +370,7 @@ impl Model {
         let mut found = BTreeMap::new();
         let mut order = Vec::new();
         while let Some(entry) = self.spool.take_oldest() {
-            if self.spool.load(&entry).is_none() {
+            if self.spool.load(&entry).is_err() {
                 assert!(
                     self.disturbed || self.settings.sync == Sync::Never,
                     "an entry was damaged on a sound disk"
@@ -537,7 +537,7 @@ fn foreign_and_corrupt_files_are_put_aside() {
     disk.write(&path(entry(&chains()[1][0], Form::Batch)), &bytes, false)
         .unwrap();
     let taken = spool.take_oldest().unwrap();
-    assert!(spool.load(&taken).is_none());
+    assert_eq!(spool.load(&taken).unwrap_err(), NotLoaded::Gone);
     let taken = spool.take_oldest().unwrap();
     assert_eq!(taken.form, Form::Manifest);
     assert_eq!(

@@ -42,11 +42,7 @@ impl<D: Disk> Spool<D> {
             match self.write_whole(&path, &sealed.bytes, self.durable()) {
                 Ok(()) => {
                     let mut state = self.lock();
-                    let key = Key {
-                        rank: state.rank(entry.chain),
-                        seq: entry.seq,
-                        chain: entry.chain,
-                    };
+                    let key = state.key(&entry);
                     self.insert(&mut state, key, Form::Batch, sealed.bytes.len() as u64, events);
                     return Stored::Batch;
                 }
@@ -93,11 +89,7 @@ impl<D: Disk> Spool<D> {
             Ok(()) => {
                 Self::count(reason, 1);
                 let mut state = self.lock();
-                let key = Key {
-                    rank: state.rank(entry.chain),
-                    seq: entry.seq,
-                    chain: entry.chain,
-                };
+                let key = state.key(&entry);
                 self.insert(&mut state, key, Form::Manifest, length, 0);
                 Stored::ManifestOnly
             }
