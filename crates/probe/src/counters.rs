@@ -442,9 +442,11 @@ mod tests {
     #[test]
     fn published_counts_arrive_under_their_names() {
         let counters = Counters::new(2);
-        let mut tally = Tally::default();
-        tally.frames_delivered = 3;
-        tally.frames_metered = 1;
+        let mut tally = Tally {
+            frames_delivered: 3,
+            frames_metered: 1,
+            ..Tally::default()
+        };
         tally.frames_undecodable.add(Undecodable::NotIp, 2);
         counters.worker(1).unwrap().publish(&tally);
         let entries = counters.ledger_entries();

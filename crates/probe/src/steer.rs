@@ -12,7 +12,7 @@ use crate::clock::PacketClock;
 /// The worker for a steering hash: an even share of the hash's range each.
 #[inline]
 pub fn worker_of(hash: u64, workers: usize) -> usize {
-    (u128::from(hash) * workers as u128 >> 64) as usize
+    ((u128::from(hash) * workers as u128) >> 64) as usize
 }
 
 /// A block of frames for several workers, who share its bytes.

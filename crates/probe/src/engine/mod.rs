@@ -201,7 +201,7 @@ fn read_together<E: Send, D: Decode + Send>(
         let stop = &stop;
         let reader = thread::Builder::new()
             .name("dpi-reader".to_owned())
-            .spawn_scoped(scope, move || steer(fill, inputs, &recycled, stop))
+            .spawn_scoped(scope, move || steer(fill, &inputs, &recycled, stop))
             .map_err(ReadError::Thread)?;
 
         let mut merge = Merge::new(reports);
@@ -226,7 +226,7 @@ fn read_together<E: Send, D: Decode + Send>(
 /// The reading thread: every worker gets every block.
 fn steer<E>(
     mut fill: impl FnMut(&mut OwnedFrames) -> Result<Next, E>,
-    inputs: Vec<Sender<Arc<Block>>>,
+    inputs: &[Sender<Arc<Block>>],
     recycled: &Receiver<Block>,
     stop: &AtomicBool,
 ) -> Result<(), E> {
@@ -240,7 +240,7 @@ fn steer<E>(
         }
         block.steer(inputs.len(), &mut clock);
         let block = Arc::new(block);
-        for input in &inputs {
+        for input in inputs {
             // A worker ends before its input does only if nobody wants its flows any more.
             if input.send(Arc::clone(&block)).is_err() {
                 return Ok(());

@@ -47,7 +47,7 @@ fn bytes(frame: &Frame) -> Vec<u8> {
     bytes.extend([0x45, 0]);
     bytes.extend((transport.len() as u16 + 20).to_be_bytes());
     bytes.extend((fragment.identification as u16).to_be_bytes());
-    bytes.extend((fragment.offset as u16 / 8 | u16::from(fragment.more) << 13).to_be_bytes());
+    bytes.extend(((fragment.offset as u16 / 8) | (u16::from(fragment.more) << 13)).to_be_bytes());
     bytes.extend([64, frame.ip_protocol, 0, 0]);
     bytes.extend(&frame.source.0.0[12..]);
     bytes.extend(&frame.destination.0.0[12..]);
@@ -415,8 +415,8 @@ fn traffic() -> impl Strategy<Value = Vec<(i64, Vec<u8>)>> {
                         Transport::Other
                     };
                     Frame {
-                        fragment,
                         transport,
+                        fragment,
                         ..Frame::udp(port, 2000)
                     }
                 }

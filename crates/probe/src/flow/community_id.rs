@@ -23,7 +23,7 @@ pub struct Flow {
     pub source: (Address, u16),
     /// Receiver of the first packet, and its port.
     pub destination: (Address, u16),
-    /// ICMP and ICMPv6: type and code of the first packet.
+    /// ICMP of either version: type and code of the first packet.
     pub icmp: [u8; 2],
 }
 

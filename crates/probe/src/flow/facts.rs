@@ -47,12 +47,15 @@ impl Answer {
     }
 }
 
+/// A client and an address that it got.
+type Pair = (Address, Address);
+
 /// The names that are known.
 #[derive(Debug)]
 pub struct Facts {
-    names: HashMap<(Address, Address), Vec<(i64, Box<str>)>>,
+    names: HashMap<Pair, Vec<(i64, Box<str>)>>,
     /// Pairs in the order in which they were first learned.
-    order: VecDeque<(Address, Address)>,
+    order: VecDeque<Pair>,
     capacity: usize,
 }
 

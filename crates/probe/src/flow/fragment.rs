@@ -266,7 +266,8 @@ impl Fragments {
         let Some(datagram) = self.remove(&{ *id }) else {
             return Vec::new();
         };
-        if !datagram.counted && !(datagram.waiting.is_empty() && datagram.given_up) {
+        let missed = !datagram.waiting.is_empty() || !datagram.given_up;
+        if missed && !datagram.counted {
             tally.datagrams_lost.add(loss, 1);
         }
         tally.frames_waiting -= datagram.waiting.len() as u64;

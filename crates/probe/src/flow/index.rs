@@ -98,14 +98,14 @@ mod tests {
             let mut oracle = HashMap::new();
             for (slot, insert) in steps {
                 // Few tags, and some at the end of the buckets, so that runs collide and wrap.
-                let tag = (slot % 3) * 15 | (slot & 1) << 20;
+                let tag = ((slot % 3) * 15) | ((slot & 1) << 20);
                 if insert && oracle.insert(slot, tag).is_none() {
                     index.insert(tag, slot);
                 } else if !insert && oracle.remove(&slot).is_some() {
                     index.remove(tag, slot);
                 }
                 for slot in 0..12 {
-                    let tag = (slot % 3) * 15 | (slot & 1) << 20;
+                    let tag = ((slot % 3) * 15) | ((slot & 1) << 20);
                     let expected = oracle.contains_key(&slot).then_some(slot);
                     prop_assert_eq!(index.find(tag, |found| found == slot), expected);
                 }

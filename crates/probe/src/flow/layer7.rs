@@ -46,6 +46,8 @@ pub enum Load<'a> {
 /// The sessions of one worker.
 pub struct Sessions {
     entries: Slab<Layer7>,
+    /// Boxed as they are in use: giving them back is not to copy them.
+    #[expect(clippy::vec_box, reason = "the boxes are what is reused")]
     spare: Vec<Box<[Stream; 2]>>,
     budget: Budget,
     capacity: usize,

@@ -304,18 +304,17 @@ impl<T: FlowTable> Meter<T> {
         loop {
             let visit =
                 |flow: Flow<'_>, fresh| ((), desk.take(flow, fresh, packet, seen, now, content, events));
-            match table.with(&packet.key, packet.hash, visit) {
-                Ok(()) => return,
-                Err(TableFull) => {
-                    let evicted = table.evict(|mut flow| {
-                        let reason = match flow.hot.phase {
-                            Phase::Tombstone => EndReason::Straggler,
-                            Phase::Open | Phase::Lingering => EndReason::LackOfResources,
-                        };
-                        desk.end(&mut flow, reason, now, events);
-                    });
-                    assert!(evicted, "a table that is full holds a flow");
-                }
+            if let Err(TableFull) = table.with(&packet.key, packet.hash, visit) {
+                let evicted = table.evict(|mut flow| {
+                    let reason = match flow.hot.phase {
+                        Phase::Tombstone => EndReason::Straggler,
+                        Phase::Open | Phase::Lingering => EndReason::LackOfResources,
+                    };
+                    desk.end(&mut flow, reason, now, events);
+                });
+                assert!(evicted, "a table that is full holds a flow");
+            } else {
+                return;
             }
         }
     }

@@ -92,7 +92,8 @@ impl Path {
 /// The combinations that flows in the table have.
 #[derive(Debug, Default)]
 pub struct Paths {
-    paths: Slab<(Path, u32)>,
+    /// With the number of flows that have each.
+    entries: Slab<(Path, u32)>,
     ids: HashMap<Path, PathId>,
     /// The last one asked for: most packets of a link that start a flow have the same.
     recent: Option<(Path, PathId)>,
@@ -107,10 +108,10 @@ impl Paths {
             _ => self.ids.get(&path).copied(),
         };
         let id = if let Some(id) = known {
-            self.paths[usize::from(id.0)].1 += 1;
+            self.entries[usize::from(id.0)].1 += 1;
             id
-        } else if self.paths.len() < MAX_PATHS {
-            let id = PathId(self.paths.insert((path, 1)) as u16);
+        } else if self.entries.len() < MAX_PATHS {
+            let id = PathId(self.entries.insert((path, 1)) as u16);
             self.ids.insert(path, id);
             id
         } else {
@@ -125,11 +126,11 @@ impl Paths {
         if id == PathId::NONE {
             return;
         }
-        let (path, holders) = &mut self.paths[usize::from(id.0)];
+        let (path, holders) = &mut self.entries[usize::from(id.0)];
         *holders -= 1;
         if *holders == 0 {
             self.ids.remove(path);
-            self.paths.remove(usize::from(id.0));
+            self.entries.remove(usize::from(id.0));
             if self.recent.is_some_and(|(_, recent)| recent == id) {
                 self.recent = None;
             }
@@ -138,7 +139,7 @@ impl Paths {
 
     /// The combination.
     pub fn get(&self, id: PathId) -> Option<&Path> {
-        self.paths.get(usize::from(id.0)).map(|(path, _)| path)
+        self.entries.get(usize::from(id.0)).map(|(path, _)| path)
     }
 
     /// Whether a packet has other VLANs or tunnels than the combination.
@@ -177,7 +178,7 @@ mod tests {
         paths.release(first);
         assert!(paths.get(first).is_none());
         paths.release(second);
-        assert!(paths.ids.is_empty() && paths.paths.is_empty() && paths.recent.is_none());
+        assert!(paths.ids.is_empty() && paths.entries.is_empty() && paths.recent.is_none());
     }
 
     #[test]

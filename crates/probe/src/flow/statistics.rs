@@ -161,7 +161,9 @@ mod tests {
             let count = values.len() as u64;
             let sum = values.iter().map(|value| u128::from(*value)).sum::<u128>();
             let mut squares = Sum96::default();
-            values.iter().for_each(|value| squares.add_square(*value));
+            for value in &values {
+                squares.add_square(*value);
+            }
             let summary = Summary::new(
                 count, sum, squares.get(), *values.iter().min().unwrap(), *values.iter().max().unwrap(),
             );

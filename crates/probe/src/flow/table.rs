@@ -137,13 +137,12 @@ impl FlowTable for Local {
         let tag = tag_of(hash);
         let hot = &self.hot;
         let known = self.index.find(tag, |slot| hot[slot as usize].key == *key);
-        let (slot, fresh) = match known {
-            Some(slot) => (slot, false),
-            None => {
-                let slot = self.allocate(key, tag)?;
-                self.index.insert(tag, slot);
-                (slot, true)
-            }
+        let (slot, fresh) = if let Some(slot) = known {
+            (slot, false)
+        } else {
+            let slot = self.allocate(key, tag)?;
+            self.index.insert(tag, slot);
+            (slot, true)
         };
         let (result, next) = visit(self.flow(slot), fresh);
         match next {

@@ -1,0 +1,60 @@
+"""The books of a probe, and what the Core's database holds against them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.programs import wait_for
+
+if TYPE_CHECKING:
+    from harness.programs import Core
+
+
+def total(accounts: list[dict[str, Any]], account: str, reason: str | None = None) -> int:
+    """The sum of an account over workers and, unless one is named, reasons."""
+    return sum(
+        entry["value"] or 0
+        for entry in accounts
+        if entry["account"] == account and reason in (None, entry["reason"])
+    )
+
+
+def check_books(accounts: list[dict[str, Any]]) -> None:
+    """The equations of the ledger at the end of a probe."""
+
+    def of(*names: str) -> int:
+        return sum(total(accounts, name) for name in names)
+
+    metered = of("frames_metered", "frames_undecodable", "frames_shed", "frames_waiting", "frames_lost")
+    assert of("source_frames_delivered") == of("frames_delivered") == metered
+    assert of("flows_opened") == of("flows_active", "flows_exported", "flows_lost")
+    assert of("flows_exported") == of("events_exported", "records_building", "records_unbuildable")
+    assert of("events_exported") == of("events_sealed", "events_waiting", "events_dropped")
+    assert of("batches_sealed") == of("spool_batches_offered")
+    assert of("spool_batches_found", "spool_batches_offered") == of(
+        "batches_acknowledged", "batches_spooled", "batches_dropped", "batches_rejected", "batches_lost"
+    )
+    for bug in ("frames_lost", "flows_lost", "worker_panics", "records_unbuildable", "seal_failures"):
+        assert of(bug) == 0, bug
+
+
+def wait_until_indexed(core: Core) -> None:
+    """Return when the database holds everything that is archived."""
+
+    def indexed() -> bool:
+        health = core.get("/v1/health")
+        return bool(health["index"]["entries"] == health["archive"]["entries"])
+
+    wait_for(indexed, "the index to catch up")
+
+
+def database_flows(core: Core) -> list[dict[str, Any]]:
+    """Every flow of the database."""
+    flows: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = core.get("/v1/flows", limit=1000, **cursor)
+        flows += page["flows"]
+        if page["next"] is None:
+            return flows
+        cursor = {"cursor": page["next"]}

@@ -1,0 +1,41 @@
+"""The whole probe on a live interface of its own namespace: what was sent is what the Core's database holds."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from harness.books import check_books, database_flows, total, wait_until_indexed
+from harness.programs import Authority, Core, Probe, wait_for
+
+from tests.corpus.cases import cases
+from tests.python.end_to_end.netns import Link
+
+
+@pytest.mark.parametrize("name", ["http1-keep-alive", "ip-fragments"])
+def test_live_flows_arrive_in_the_database(name: str, tmp_path: Path) -> None:
+    (case,) = [case for case in cases() if case.name == name]
+    authority = Authority(tmp_path / "pki")
+    core = Core(authority, tmp_path / "core").start()
+    with Link() as link:
+        # The namespace has no way to the Core, which listens on the host's loopback: the probe spools here,
+        # and a second start on the host delivers.
+        probe = Probe(authority, tmp_path / "spool", None, "-i", link.interface, "-f", "ip or ip6")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        sent = link.replay(case.capture, frames_per_second=2000)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    assert total(accounts, "source_frames_dropped") == 0
+    assert 0 < total(accounts, "frames_delivered") <= sent + 20
+    flows = total(accounts, "events_sealed")
+    assert flows > 0
+    Probe(authority, tmp_path / "spool", core, "-r", case.capture).start().finish(3)
+    wait_until_indexed(core)
+    live = [flow for flow in database_flows(core) if flow["probe"] == f"sensor/{link.interface}"]
+    assert len(live) == flows
+    assert core.stop() == 0
