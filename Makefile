@@ -70,4 +70,4 @@ gen-check: setup
 	$(RUN) python -m dpi_probe._generate --check
 
 bless: setup ## Rewrite the golden files of tests/corpus; review the diff
-	$(RUN) python tests/bless.py
+	$(RUN) python -m tests.bless

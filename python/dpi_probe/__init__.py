@@ -6,6 +6,8 @@
 ['example.org']
 """
 
+from typing import TYPE_CHECKING, Any
+
 from dpi_probe._columns import Flow
 from dpi_probe._flows import Flows, read
 from dpi_probe._native import __version__
@@ -20,6 +22,9 @@ from dpi_probe.errors import (
     VerificationError,
 )
 
+if TYPE_CHECKING:
+    from dpi_probe._probe import Probe
+
 __all__ = [
     "CaptureError",
     "CapturePermissionError",
@@ -28,9 +33,19 @@ __all__ = [
     "DpiProbeError",
     "Flow",
     "Flows",
+    "Probe",
     "SpoolError",
     "TransportError",
     "VerificationError",
     "__version__",
     "read",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Probe` is imported on first use: reading files needs none of its settings machinery."""
+    if name == "Probe":
+        from dpi_probe._probe import Probe
+
+        return Probe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

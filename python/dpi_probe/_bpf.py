@@ -72,8 +72,9 @@ def _library() -> ctypes.CDLL:
     raise ConfigError(msg)
 
 
-# libpcap names link types by its own DLT numbers, which differ from LINKTYPE numbers for a few (pcap/dlt.h on Linux).
-_DLT_OF_LINKTYPE = {101: 12, 104: 104, 108: 12}
+# libpcap names link types by DLT numbers of its own, which on Linux differ from LINKTYPE numbers for these (pcap/dlt.h):
+# ATM_RFC1483, RAW, and OpenBSD's number for RAW.
+_DLT_OF_LINKTYPE = {100: 11, 101: 12, 14: 12}
 
 
 def compile_filter(expression: str, link_type: int, snaplen: int = 262_144) -> list[Instruction]:

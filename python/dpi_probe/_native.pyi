@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, TypedDict, final, type_check_only
 
 from typing_extensions import disjoint_base
 
@@ -14,10 +14,23 @@ __all__ = [
     "Record",
     "__version__",
     "account_table",
+    "batch_leaves",
+    "batch_row_cbor",
+    "check_issued",
+    "check_proof",
+    "diagnose_batch",
     "format_of",
     "link_types",
     "protocol_table",
+    "prove",
+    "read_certificate",
+    "read_claims",
     "schema",
+    "seal_batch",
+    "verify_batch",
+    "verify_head",
+    "verify_manifest",
+    "verify_receipt",
 ]
 
 __version__: str
@@ -92,12 +105,10 @@ def link_types() -> list[int]:
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
     """The name of the format that a path's suffix chooses."""
-from typing import TypedDict
-
-__version__: str
 
 # --- sealing and verification (crates/probe-py/src/seal.rs); certificates are DER, times seconds since 1970 ---
 
+@type_check_only
 class Claims(TypedDict):
     """The claims of a manifest (docs/formats/sealed-batch.md §3)."""
 
@@ -115,6 +126,7 @@ class Claims(TypedDict):
     root: str
     body: str
 
+@type_check_only
 class Signed(TypedDict):
     """A manifest, its digest and the fingerprint of the certificate that signed it."""
 
@@ -123,11 +135,13 @@ class Signed(TypedDict):
     manifest_digest: str
     certificate: str
 
+@type_check_only
 class Proved(Signed):
     """What a proof shows: the record at `row` is in the batch."""
 
     row: int
 
+@type_check_only
 class Diagnosis(TypedDict):
     """Everything that is wrong with a batch; no failures: it is sound."""
 
@@ -138,6 +152,7 @@ class Diagnosis(TypedDict):
     undecodable_columns: list[str]
     records_hold: bool
 
+@type_check_only
 class Receipt(TypedDict):
     """The claims of a receipt."""
 
@@ -150,6 +165,7 @@ class Receipt(TypedDict):
     iat: int
     status: str
 
+@type_check_only
 class ChainHead(TypedDict):
     """The claims of a chain head."""
 
@@ -161,6 +177,7 @@ class ChainHead(TypedDict):
     manifest: str
     iat: int
 
+@type_check_only
 class CertificateFacts(TypedDict):
     """Names and validity of a certificate."""
 

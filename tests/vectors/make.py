@@ -1,14 +1,14 @@
 """Write the vectors of `docs/formats/` anew: `python tests/vectors/make.py`.
 
-Made from the text of the formats with pyarrow, cbor2, cryptography and hashlib alone, without the project's own code, so
-that the Rust code and this file check each other. Keys and certificates in `pki/` are made if they are missing; they are
-for tests only. Signatures are random by design (RSASSA-PSS, ECDSA), so a new run gives other manifests and receipts.
+Made from the text of the formats with pyarrow, cbor2, cryptography and hashlib alone, without the project's own code,
+so that the Rust code and this file check each other. Keys and certificates in `pki/` are made if they are missing; they
+are for tests only. Signatures are random by design (RSASSA-PSS, ECDSA): a new run gives other manifests and receipts.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import hashlib
 import ipaddress
 import json
@@ -47,7 +47,7 @@ def digest(data: bytes) -> str:
 
 def certificate(name: str, key: Any, uri: str | None, usage: Any, issuer: tuple[Any, Any] | None, days: int) -> Any:
     """A certificate of the PKI profile, valid for `days` from 2026-01-01."""
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     signer_key, signer_name = (key, subject) if issuer is None else (issuer[1], issuer[0].subject)
     builder = (
@@ -57,8 +57,10 @@ def certificate(name: str, key: Any, uri: str | None, usage: Any, issuer: tuple[
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=0 if issuer is None else None), critical=True)
+        .not_valid_after(start + dt.timedelta(days=days))
+        .add_extension(
+            x509.BasicConstraints(ca=issuer is None, path_length=0 if issuer is None else None), critical=True
+        )
     )
     if uri is not None:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
@@ -111,9 +113,7 @@ def jws(header: dict[str, Any], claims: dict[str, Any], key: Any) -> str:
     """A compact JWS, PS256 with an RSA key, ES256 with an EC key."""
     signing_input = ".".join(b64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
     if isinstance(key, rsa.RSAPrivateKey):
-        signature = key.sign(
-            signing_input.encode(), padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256()
-        )
+        signature = key.sign(signing_input.encode(), padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
     else:
         r, s = decode_dss_signature(key.sign(signing_input.encode(), ec.ECDSA(hashes.SHA256())))
         signature = r.to_bytes(32, "big") + s.to_bytes(32, "big")
@@ -146,19 +146,16 @@ def value(item: pa.Scalar) -> Any:
 def json_value(item: pa.Scalar) -> Any:
     """The value that goes into a proof."""
     made = value(item)
-    if made is None:
-        return None
-    if pa.types.is_list(item.type):
+    if made is not None and pa.types.is_list(item.type):
         return [json_value(part) for part in item.values]
-    if pa.types.is_struct(item.type):
+    if made is not None and pa.types.is_struct(item.type):
         return [json_value(item[i]) for i in range(len(item.type))]
-    if pa.types.is_timestamp(item.type) or pa.types.is_int64(item.type) or pa.types.is_uint64(item.type):
+    if made is not None and str(item.type) in {"timestamp[ns, tz=UTC]", "int64", "uint64"}:
         return str(made)
     if isinstance(made, bytes):
         return b64url(made)
-    if isinstance(made, float) and not math.isfinite(made):
-        return "NaN" if math.isnan(made) else "Infinity" if made > 0 else "-Infinity"
-    return made
+    is_number = not isinstance(made, float) or math.isfinite(made)
+    return made if is_number else {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(made)]
 
 
 def described(columns: list[list[Any]]) -> list[dict[str, Any]]:
@@ -189,9 +186,7 @@ def audit_path(leaves: list[bytes], index: int) -> list[bytes]:
 
 def rows_cbor(batch: pa.RecordBatch) -> list[bytes]:
     """Each row's CBOR."""
-    return [
-        cbor2.dumps([value(col[row]) for col in batch.columns], canonical=True) for row in range(batch.num_rows)
-    ]
+    return [cbor2.dumps([value(col[row]) for col in batch.columns], canonical=True) for row in range(batch.num_rows)]
 
 
 def leaves_of(batch: pa.RecordBatch) -> list[bytes]:
@@ -316,9 +311,7 @@ def main() -> None:
         stream=base64.b64encode(plain_stream(batch)).decode(),
         fingerprint_cbor=cbor2.dumps([column(field) for field in batch.schema], canonical=True).hex(),
         fingerprint=digest(cbor2.dumps([column(field) for field in batch.schema], canonical=True)),
-        rows=[
-            {"cbor": cbor.hex(), "leaf": hashlib.sha256(b"\x00" + cbor).hexdigest()} for cbor in rows_cbor(batch)
-        ],
+        rows=[{"cbor": cbor.hex(), "leaf": hashlib.sha256(b"\x00" + cbor).hexdigest()} for cbor in rows_cbor(batch)],
         doubles=[{"bits": struct.pack(">d", n).hex(), "cbor": cbor2.dumps(n, canonical=True).hex()} for n in doubles],
     )
 
@@ -366,7 +359,13 @@ def main() -> None:
         {"claims": claims, "receipt": jws(header, claims, core_key)}
         for claims in (
             {**about, "seq": 0, "manifest": digest(first_manifest.encode()), "iat": NOW + 2, "status": "archived"},
-            {**about, "seq": 1, "manifest": digest(second_manifest.encode()), "iat": NOW + 2, "status": "manifest_only"},
+            {
+                **about,
+                "seq": 1,
+                "manifest": digest(second_manifest.encode()),
+                "iat": NOW + 2,
+                "status": "manifest_only",
+            },
         )
     ]
     head = {**about, "seq": 1, "manifest": digest(second_manifest.encode()), "iat": NOW + 3}

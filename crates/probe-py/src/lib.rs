@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod error;
+mod pipeline;
 mod read;
 mod row;
 mod seal;
@@ -23,5 +24,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::account_table, module)?)?;
     module.add_function(wrap_pyfunction!(read::format_of, module)?)?;
     seal::register(module)?;
+    module.add_class::<pipeline::Pipeline>()?;
+    module.add_function(wrap_pyfunction!(pipeline::interface_link_type, module)?)?;
+    module.add_function(wrap_pyfunction!(pipeline::log_to_stderr, module)?)?;
     Ok(())
 }

@@ -9,8 +9,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
-use probe::counters::{Kind, Tally};
 use probe::capture::bpf::{Filters, Instruction, Program};
+use probe::counters::{Kind, Tally};
 use probe::flow::{FlowRecord, MAX_WORKERS, Settings};
 use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
@@ -106,9 +106,16 @@ impl FlowReader {
             }
         };
         if !(1..=MAX_WORKERS).contains(&workers) {
-            return Err(config(format!("workers: {workers} is not allowed; give 1 to {MAX_WORKERS}")));
+            return Err(config(format!(
+                "workers: {workers} is not allowed; give 1 to {MAX_WORKERS}"
+            )));
         }
-        let settings = Settings { workers, idle_timeout_ns, active_timeout_ns, ..Settings::default() };
+        let settings = Settings {
+            workers,
+            idle_timeout_ns,
+            active_timeout_ns,
+            ..Settings::default()
+        };
         settings.validate().map_err(config)?;
         let protocols = if fixed {
             Protocols::Fixed(list)
@@ -364,7 +371,7 @@ impl RecordBatchReader for Stream {
 
 /// What the filter's compiler made of an expression for one link type.
 #[derive(FromPyObject)]
-enum Compiled {
+pub(crate) enum Compiled {
     /// The program as (code, jump if true, jump if false, operand).
     Program(Vec<(u16, u8, u8, u32)>),
     /// Why there is none.
@@ -372,7 +379,7 @@ enum Compiled {
 }
 
 /// The programs for every link type; `ConfigError` where one is not valid.
-fn filters(compiled: Vec<(u32, Compiled)>) -> PyResult<Filters> {
+pub(crate) fn filters(compiled: Vec<(u32, Compiled)>) -> PyResult<Filters> {
     let mut filters = Filters::default();
     for (link_type, compiled) in compiled {
         let program = match compiled {
@@ -456,7 +463,7 @@ pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     Ok(all)
 }
 
-/// The accounts of the books: a list of {name, reason, kind, doc, reason_doc}.
+/// The accounts of the books: a list of `{name, reason, kind, doc, reason_doc}`.
 #[pyfunction]
 pub fn account_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);

@@ -191,7 +191,7 @@ where
 }
 
 /// Seals the rows of an Arrow IPC stream: `claims` has iss, kind, chain, seq, iat and, after the first, prev (at seq 0
-/// with prev_chain and prev_seq).
+/// with `prev_chain` and `prev_seq`).
 #[pyfunction]
 fn seal_batch<'py>(
     py: Python<'py>,

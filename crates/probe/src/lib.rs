@@ -16,6 +16,8 @@ pub mod seal;
 pub mod spool;
 /// Sealed batches to the Core over mutual TLS.
 pub mod deliver;
+/// The whole probe: the only place that knows all stages; starts their threads and ends them in order.
+pub mod pipeline;
 /// Lock-free counters and the ledger that is made of them.
 pub mod counters;
 /// The cryptographic primitives that the dissectors of `wire` ask for.

@@ -168,15 +168,17 @@ fn locate<'a, T: Trace>(
             break;
         };
         let before = *trace;
-        trace.tunnel(inner.tunnel, inner.id);
+        if let Some(tunnel) = inner.tunnel {
+            trace.tunnel(tunnel, inner.id);
+        }
         let found = link::to_network(inner.header, inner.bytes, trace).and_then(|(announced, bytes)| {
             let room = room_of(bytes, network.body, network.body_length);
             let packet = net::parse(announced, bytes, room)?;
-            let fits = packet.length_stated && (!network.length_stated || packet.length <= room);
-            if inner.strict && !fits {
-                Err(Undecodable::NotIp)
-            } else {
+            let believed = inner.doubt.is_met(&network, &packet, room);
+            if believed {
                 Ok((packet, room))
+            } else {
+                Err(Undecodable::NotIp)
             }
         });
         if let Ok(found) = found {

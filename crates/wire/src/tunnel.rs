@@ -3,6 +3,7 @@
 //! A port number is only a hint, so that everything carried in UDP must look like its protocol in every bit that the
 //! protocol fixes, and the packet inside must fit; else the outer packet is metered as what it is.
 
+use crate::checksum;
 use crate::cursor::{Cursor, Short};
 use crate::link::{Announced, Header};
 use crate::net::Network;
@@ -65,16 +66,40 @@ impl Tunnel {
 /// What is inside a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inner<'a> {
-    /// The encapsulation.
-    pub(crate) tunnel: Tunnel,
+    /// The encapsulation; `None` where its own header, which is read next, tells it (MPLS).
+    pub(crate) tunnel: Option<Tunnel>,
     /// Its identifier.
     pub(crate) id: Option<u64>,
     /// The first header inside.
     pub(crate) header: Header,
     /// From the first header inside: a suffix of the outer packet's body.
     pub(crate) bytes: &'a [u8],
-    /// Whether the packet inside must fit into the outer one to be believed.
-    pub(crate) strict: bool,
+    /// What the packet inside must show to be believed.
+    pub(crate) doubt: Doubt,
+}
+
+/// What the packet inside a tunnel must show to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// Nothing more: the IP protocol number announced the tunnel.
+    None,
+    /// Its length must fit into the outer packet: a port and a well-formed header announced the tunnel.
+    Length,
+    /// Its IPv4 header checksum must be right too: the tunnel's header is only half convincing.
+    Checksum,
+}
+
+impl Doubt {
+    /// Whether a packet with `room` bytes inside `outer` is to be believed.
+    pub(crate) fn is_met(self, outer: &Network<'_>, inner: &Network<'_>, room: u32) -> bool {
+        // Where the outer length is missing (segmentation offload), nothing can be compared.
+        let fits = !outer.length_stated || (inner.length_stated && inner.length <= room);
+        match self {
+            Self::None => true,
+            Self::Length => fits,
+            Self::Checksum => fits && checksum::agrees(checksum::sum(inner.header)),
+        }
+    }
 }
 
 /// Looks into an IP packet. A fragment is never opened: its other fragments cannot be, and all must go one way.
@@ -86,32 +111,36 @@ pub(crate) fn open<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {
     match outer.protocol {
         17 => udp(outer),
         // 4: IPv4, 41: IPv6, 94: the older IP within IP.
-        4 | 41 | 94 => Some(plain(Tunnel::IpInIp, Header::Ip(Announced::Either), outer.body)),
+        4 | 41 | 94 => Some(plain(
+            Some(Tunnel::IpInIp),
+            Header::Ip(Announced::Either),
+            outer.body,
+        )),
         47 => gre(outer.body).ok().flatten(),
         97 => {
             // RFC 3378 §3: version 3, the rest zero.
             let (header, bytes) = outer.body.split_first_chunk::<2>()?;
-            (*header == [0x30, 0]).then(|| plain(Tunnel::EtherIp, Header::Ethernet, bytes))
+            (*header == [0x30, 0]).then(|| plain(Some(Tunnel::EtherIp), Header::Ethernet, bytes))
         }
         103 => {
             // PIM version 2, type 1; flags and reserved bits of 4 bytes.
             let (header, bytes) = outer.body.split_first_chunk::<8>()?;
             let [kind, ..] = *header;
-            (kind == 0x21).then(|| plain(Tunnel::PimRegister, Header::Ip(Announced::Either), bytes))
+            (kind == 0x21).then(|| plain(Some(Tunnel::PimRegister), Header::Ip(Announced::Either), bytes))
         }
-        137 => Some(plain(Tunnel::Mpls, Header::Mpls, outer.body)),
-        143 => Some(plain(Tunnel::EtherIp, Header::Ethernet, outer.body)),
+        137 => Some(plain(None, Header::Mpls, outer.body)),
+        143 => Some(plain(Some(Tunnel::EtherIp), Header::Ethernet, outer.body)),
         _ => None,
     }
 }
 
-fn plain(tunnel: Tunnel, header: Header, bytes: &[u8]) -> Inner<'_> {
+fn plain(tunnel: Option<Tunnel>, header: Header, bytes: &[u8]) -> Inner<'_> {
     Inner {
         tunnel,
         id: None,
         header,
         bytes,
-        strict: false,
+        doubt: Doubt::None,
     }
 }
 
@@ -148,11 +177,11 @@ fn gre(body: &[u8]) -> Result<Option<Inner<'_>>, Short> {
         }
         id = id.map(|key| key & 0xffff);
         return Ok(Some(Inner {
-            tunnel: Tunnel::Gre,
+            tunnel: Some(Tunnel::Gre),
             id,
             header: Header::Ppp,
             bytes: cursor.rest(),
-            strict: false,
+            doubt: Doubt::None,
         }));
     }
     let (tunnel, header) = match protocol {
@@ -182,11 +211,11 @@ fn gre(body: &[u8]) -> Result<Option<Inner<'_>>, Short> {
         other => (Tunnel::Gre, Header::EtherType(other)),
     };
     Ok(Some(Inner {
-        tunnel,
+        tunnel: Some(tunnel),
         id,
         header,
         bytes: cursor.rest(),
-        strict: false,
+        doubt: Doubt::None,
     }))
 }
 
@@ -213,29 +242,42 @@ fn udp<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {
     } else if is(1701) {
         l2tp(&mut cursor)
     } else {
-        Ok(Some((Tunnel::Mpls, None, Header::Mpls)))
+        Ok(Some((None, None, Header::Mpls, Doubt::Length)))
     };
-    let (tunnel, id, header) = found.ok().flatten()?;
+    let (tunnel, id, header, doubt) = found.ok().flatten()?;
     Some(Inner {
         tunnel,
         id,
         header,
         bytes: cursor.rest(),
-        strict: true,
+        doubt,
     })
 }
 
-type Found = Result<Option<(Tunnel, Option<u64>, Header)>, Short>;
+type Found = Result<Option<(Option<Tunnel>, Option<u64>, Header, Doubt)>, Short>;
 
-/// RFC 7348 §5: the I flag, no other but that of group policy; the reserved bytes are zero unless a group is set.
+/// RFC 7348 §5: the I flag must be set; everything reserved is to be ignored by a receiver (the group policy extension
+/// uses some of it), but a header in which it is not zero is less convincing.
 fn vxlan(cursor: &mut Cursor<'_>) -> Found {
     let [flags, policy, group_high, group_low] = cursor.array::<4>()?;
     let id = cursor.u24()?;
-    let has_group = flags & 0x80 != 0;
-    if flags & 0x7f != 0x08 || (!has_group && (policy | group_high | group_low) != 0) || cursor.u8()? != 0 {
+    let reserved = cursor.u8()?;
+    if flags & 0x08 == 0 {
         return Ok(None);
     }
-    Ok(Some((Tunnel::Vxlan, Some(u64::from(id)), Header::Ethernet)))
+    let is_plain = flags == 0x08 && (policy | group_high | group_low | reserved) == 0;
+    let is_group_policy = flags == 0x88 && reserved == 0;
+    let doubt = if is_plain || is_group_policy {
+        Doubt::Length
+    } else {
+        Doubt::Checksum
+    };
+    Ok(Some((
+        Some(Tunnel::Vxlan),
+        Some(u64::from(id)),
+        Header::Ethernet,
+        doubt,
+    )))
 }
 
 /// draft-ietf-nvo3-vxlan-gpe §3: version 0, I and P flags, next protocol.
@@ -253,7 +295,12 @@ fn vxlan_gpe(cursor: &mut Cursor<'_>) -> Found {
         5 => Header::Mpls,
         _ => return Ok(None),
     };
-    Ok(Some((Tunnel::Vxlan, Some(u64::from(id)), header)))
+    Ok(Some((
+        Some(Tunnel::Vxlan),
+        Some(u64::from(id)),
+        header,
+        Doubt::Length,
+    )))
 }
 
 /// RFC 8926 §3.4: version 0, options' length in words, O and C flags, `EtherType`, VNI.
@@ -266,9 +313,10 @@ fn geneve(cursor: &mut Cursor<'_>) -> Found {
     }
     cursor.skip(usize::from(first & 0x3f) << 2)?;
     Ok(Some((
-        Tunnel::Geneve,
+        Some(Tunnel::Geneve),
         Some(u64::from(id)),
         Header::EtherType(protocol),
+        Doubt::Length,
     )))
 }
 
@@ -303,9 +351,10 @@ fn gtp_u(cursor: &mut Cursor<'_>, datagram: u16) -> Found {
         }
     }
     Ok(Some((
-        Tunnel::GtpU,
+        Some(Tunnel::GtpU),
         Some(u64::from(id)),
         Header::Ip(Announced::Either),
+        Doubt::Length,
     )))
 }
 
@@ -322,7 +371,12 @@ fn teredo(cursor: &mut Cursor<'_>) -> Found {
     if cursor.rest().starts_with(&[0, 0]) {
         cursor.skip(8)?;
     }
-    Ok(Some((Tunnel::Teredo, None, Header::Ip(Announced::V6))))
+    Ok(Some((
+        Some(Tunnel::Teredo),
+        None,
+        Header::Ip(Announced::V6),
+        Doubt::Length,
+    )))
 }
 
 /// RFC 2661 §3.1: data messages (T 0) of version 2 with their optional length, sequence and offset fields.
@@ -343,5 +397,10 @@ fn l2tp(cursor: &mut Cursor<'_>) -> Found {
         let offset = cursor.u16()?;
         cursor.skip(usize::from(offset))?;
     }
-    Ok(Some((Tunnel::L2tp, Some(u64::from(id)), Header::Ppp)))
+    Ok(Some((
+        Some(Tunnel::L2tp),
+        Some(u64::from(id)),
+        Header::Ppp,
+        Doubt::Length,
+    )))
 }

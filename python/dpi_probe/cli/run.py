@@ -47,17 +47,8 @@ def command(files: tuple[str, ...], config_file: Path | None, report: Path | Non
     """
     from dpi_probe._probe import Probe  # imported late: `--help` must not load the data plane
     from dpi_probe.config import load
-    from dpi_probe.errors import ConfigError
 
-    settings = load(flags, config_file)
-    if settings.capture_iface is None and not files:
-        msg = "nothing to capture from: give -i IFACE (CAPTURE_IFACE) or -r FILE"
-        raise ConfigError(msg)
-    if settings.capture_iface is not None and files:
-        msg = f"capture from interface {settings.capture_iface} or from files, not both"
-        raise ConfigError(msg)
-
-    probe = Probe.from_settings(settings, files)
+    probe = Probe(files=files, settings=load(flags, config_file))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         probe.stop()

@@ -3,6 +3,8 @@
 //! The kernel fills blocks of shared memory with frames; a block is handed on as it lies there and given back when the
 //! caller has looked at it. Passive by construction: nothing is ever sent, and no frame is taken from the host.
 
+mod ring;
+
 use std::fs;
 use std::io;
 use std::sync::Arc;
@@ -10,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use wire::decode::LinkType;
 
+use self::ring::{PacketSocket, Ring};
 use super::bpf::Program;
-use super::ring::{self, PacketSocket, Ring};
 use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source};
 
 /// Size of a ring block. At low rates every millisecond with traffic uses up a block, so that many small ones last
@@ -68,6 +70,7 @@ pub struct RingSource {
     accounts: Accounts,
     stop: Arc<AtomicBool>,
     draining: bool,
+    damaged_blocks: u64,
 }
 
 /// How an interface's frames start: the link type, and whether the kernel must leave the link layer out because no
@@ -187,6 +190,7 @@ impl RingSource {
             },
             stop: Arc::clone(&options.stop),
             draining: false,
+            damaged_blocks: 0,
         })
     }
 
@@ -198,6 +202,12 @@ impl RingSource {
     /// How many bytes of memory the ring has.
     pub fn ring_bytes(&self) -> usize {
         self.ring.block_count() * RING_BLOCK_BYTES
+    }
+
+    /// Blocks in which the kernel described a frame that does not lie in the block; that frame and those behind it are
+    /// lost. Any is a bug.
+    pub fn damaged_blocks(&self) -> u64 {
+        self.damaged_blocks
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> CaptureError {
@@ -214,7 +224,7 @@ impl RingSource {
         let first_number = self.accounts.frames_delivered + 1;
         let taken = self.ring.with_block(self.next, |bytes| {
             headers.clear();
-            frames_of(bytes, link_type, headers);
+            let whole = frames_of(bytes, link_type, headers).is_some();
             if !headers.is_empty() {
                 take(Frames {
                     bytes,
@@ -222,9 +232,14 @@ impl RingSource {
                     first_number,
                 });
             }
-            headers.len()
+            (headers.len(), whole)
         });
-        let Some(count) = taken else { return false };
+        let Some((count, whole)) = taken else {
+            return false;
+        };
+        if !whole {
+            self.damaged_blocks += 1;
+        }
         self.next = (self.next + 1) % self.ring.block_count();
         self.accounts.frames_delivered += count as u64;
         true
@@ -342,18 +357,16 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
         .map(|bytes| u16::from_ne_bytes(*bytes))
 }
 
-/// Lists the frames of a block.
-fn frames_of(block: &[u8], link_type: LinkType, headers: &mut Vec<FrameHeader>) {
-    let count = u32_at(block, field::FRAME_COUNT).unwrap_or(0);
-    let mut at = u32_at(block, field::FIRST_FRAME).unwrap_or(0);
+/// Lists the frames of a block; `None` where the block contradicts itself, after the frames before that.
+fn frames_of(block: &[u8], link_type: LinkType, headers: &mut Vec<FrameHeader>) -> Option<()> {
+    let count = u32_at(block, field::FRAME_COUNT)?;
+    let mut at = u32_at(block, field::FIRST_FRAME)?;
     for _ in 0..count {
-        let Some((header, next)) = frame_at(block, at, link_type) else {
-            debug_assert!(false, "the kernel described a frame outside of its block");
-            return;
-        };
+        let (header, next) = frame_at(block, at, link_type)?;
         headers.push(header);
-        at = at.saturating_add(next);
+        at = at.checked_add(next)?;
     }
+    Some(())
 }
 
 fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32)> {
@@ -384,4 +397,99 @@ fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, 
         return None;
     }
     Some((header, u32_at(frame, field::NEXT_OFFSET)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A block with `frames` as the kernel lays it out: block header, then for each a header of 48 bytes, the address
+    /// structure of 20 and padding, and the bytes.
+    fn block_of(frames: &[(&[u8], u32, u32)]) -> Vec<u8> {
+        let mut block = vec![0; 48];
+        block[12..16].copy_from_slice(&(frames.len() as u32).to_ne_bytes());
+        block[16..20].copy_from_slice(&48_u32.to_ne_bytes());
+        for (bytes, status, vlan) in frames {
+            let length = bytes.len() as u32;
+            let next = 82 + length;
+            for word in [next, 7, 9, length, length + 10, *status] {
+                block.extend(word.to_ne_bytes());
+            }
+            block.extend(82_u16.to_ne_bytes());
+            block.extend(96_u16.to_ne_bytes());
+            block.extend([0; 4]);
+            block.extend(vlan.to_ne_bytes());
+            block.extend([0; 46]);
+            block.extend(*bytes);
+        }
+        block
+    }
+
+    #[test]
+    fn lists_frames_with_time_lengths_and_the_stripped_tag() {
+        let tagged = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_CSUMNOTREADY;
+        let block = block_of(&[(b"first", tagged, 0x2007), (b"second", 0, 0)]);
+        let mut headers = Vec::new();
+        assert_eq!(frames_of(&block, LinkType::ETHERNET, &mut headers), Some(()));
+        let first = FrameHeader {
+            time: 7_000_000_009,
+            offset: 130,
+            captured_length: 5,
+            wire_length: 19,
+            link_type: LinkType::ETHERNET,
+            stripped_vlan: Some(7),
+            checksum_offloaded: true,
+        };
+        assert_eq!(headers[0], first);
+        assert_eq!((headers[1].wire_length, headers[1].stripped_vlan), (16, None));
+        let frames = Frames {
+            bytes: &block,
+            headers: &headers,
+            first_number: 4,
+        };
+        let seen: Vec<(u64, &[u8])> = frames.iter().map(|(number, _, bytes)| (number, bytes)).collect();
+        assert_eq!(seen, [(4, &b"first"[..]), (5, &b"second"[..])]);
+    }
+
+    #[test]
+    fn a_block_that_ends_early_keeps_the_frames_before() {
+        let block = block_of(&[(b"first", 0, 0), (b"second", 0, 0)]);
+        let mut headers = Vec::new();
+        assert_eq!(
+            frames_of(&block[..block.len() - 1], LinkType::ETHERNET, &mut headers),
+            None
+        );
+        assert_eq!(headers.len(), 1);
+    }
+
+    #[test]
+    fn tells_what_is_wrong_with_an_interface_or_a_budget() {
+        let error = link_type("nosuchif0").unwrap_err().to_string();
+        assert!(
+            error.starts_with("nosuchif0: no such network interface; there are: lo"),
+            "{error}"
+        );
+        let options = RingOptions {
+            bytes: 1 << 19,
+            ..RingOptions::default()
+        };
+        let error = RingSource::open("lo", &options)
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(error.contains("1048576 are needed"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_block_is_read_within_its_bounds(block in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut headers = Vec::new();
+            let whole = frames_of(&block, LinkType::ETHERNET, &mut headers);
+            for header in &headers {
+                prop_assert!(header.offset as usize + header.captured_length as usize <= block.len());
+            }
+            prop_assert!(whole.is_none() || headers.len() as u32 == u32_at(&block, 12).unwrap_or(0));
+        }
+    }
 }

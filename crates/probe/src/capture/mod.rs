@@ -18,7 +18,6 @@ mod pcapng;
 pub mod file;
 /// Live capture over an AF_PACKET `TPACKET_V3` ring.
 pub mod af_packet;
-mod ring;
 
 pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;

@@ -16,7 +16,7 @@ wire::record! {
         community_id: String,
         /// Timestamp of the first packet of this record, UTC.
         start_time: Time,
-        /// Timestamp of the last packet of this record, UTC.
+        /// Latest timestamp of the packets of this record, UTC.
         end_time: Time,
         /// IP version: 4 or 6.
         ip_version: u8,
@@ -34,7 +34,7 @@ wire::record! {
         direction_basis: &'static str,
         /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours).
         end_reason: &'static str,
-        /// Number of this record among those of its flow, from 0: above 0 after an active timeout.
+        /// Number of this record among those of its flow, from 0: above 0 after an active timeout, and for stragglers.
         interim_number: u32,
         /// The initiator's MAC address on the outer-most link.
         src_mac: Option<Mac>,
@@ -94,29 +94,29 @@ wire::record! {
         packet_length_max_rev: Option<u32>,
         /// Population standard deviation (divisor n) of the IP total length in bytes.
         packet_length_stddev_rev: Option<f64>,
-        /// Smallest time in nanoseconds between consecutive packets in capture order; a step back in time counts as 0. Null below two packets.
+        /// Smallest time in nanoseconds from the latest packet so far to the next one in capture order; 0 where that carries an earlier timestamp. Null below two packets. The sum of these times is the latest timestamp less the first.
         inter_arrival_min_ns: Option<u64>,
-        /// Arithmetic mean of the time in nanoseconds between consecutive packets (divisor: packets − 1).
+        /// Arithmetic mean in nanoseconds of the times between packets (divisor: packets − 1).
         inter_arrival_mean_ns: Option<f64>,
-        /// Largest time in nanoseconds between consecutive packets.
+        /// Largest time in nanoseconds between packets.
         inter_arrival_max_ns: Option<u64>,
-        /// Population standard deviation in nanoseconds of the times between consecutive packets.
+        /// Population standard deviation in nanoseconds of the times between packets.
         inter_arrival_stddev_ns: Option<f64>,
-        /// Smallest time in nanoseconds between consecutive packets of this direction.
+        /// Smallest time in nanoseconds between packets of this direction.
         inter_arrival_min_fwd_ns: Option<u64>,
-        /// Arithmetic mean in nanoseconds of the times between consecutive packets of this direction.
+        /// Arithmetic mean in nanoseconds of the times between packets of this direction.
         inter_arrival_mean_fwd_ns: Option<f64>,
-        /// Largest time in nanoseconds between consecutive packets of this direction.
+        /// Largest time in nanoseconds between packets of this direction.
         inter_arrival_max_fwd_ns: Option<u64>,
-        /// Population standard deviation in nanoseconds of the times between consecutive packets of this direction.
+        /// Population standard deviation in nanoseconds of the times between packets of this direction.
         inter_arrival_stddev_fwd_ns: Option<f64>,
-        /// Smallest time in nanoseconds between consecutive packets of this direction.
+        /// Smallest time in nanoseconds between packets of this direction.
         inter_arrival_min_rev_ns: Option<u64>,
-        /// Arithmetic mean in nanoseconds of the times between consecutive packets of this direction.
+        /// Arithmetic mean in nanoseconds of the times between packets of this direction.
         inter_arrival_mean_rev_ns: Option<f64>,
-        /// Largest time in nanoseconds between consecutive packets of this direction.
+        /// Largest time in nanoseconds between packets of this direction.
         inter_arrival_max_rev_ns: Option<u64>,
-        /// Population standard deviation in nanoseconds of the times between consecutive packets of this direction.
+        /// Population standard deviation in nanoseconds of the times between packets of this direction.
         inter_arrival_stddev_rev_ns: Option<f64>,
 
         /// Smallest IPv4 TTL or IPv6 hop limit.
@@ -127,36 +127,36 @@ wire::record! {
         ttl_min_rev: Option<u8>,
         /// Largest IPv4 TTL or IPv6 hop limit.
         ttl_max_rev: Option<u8>,
-        /// Union of the TCP flags: FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80, AE 0x100. Null where not TCP.
+        /// Union of the TCP flags: FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80, AE 0x100. 0 where no packet went this way; null where not TCP.
         tcp_flags_fwd: Option<u16>,
         /// Union of the TCP flags of this direction.
         tcp_flags_rev: Option<u16>,
-        /// Nanoseconds from the first SYN to the SYN-ACK: round trip between the capture point and the responder.
+        /// Nanoseconds from the first SYN to the first SYN-ACK: round trip between the capture point and the responder. Null where the flow does not begin with its SYN; the same in all records of a flow.
         tcp_handshake_rtt_server_ns: Option<u64>,
-        /// Nanoseconds from the SYN-ACK to the ACK that completes the handshake: round trip between the capture point and the initiator.
+        /// Nanoseconds from the first SYN-ACK to the initiator's next ACK: round trip between the capture point and the initiator. Null where the flow does not begin with its SYN; the same in all records of a flow.
         tcp_handshake_rtt_client_ns: Option<u64>,
-        /// Segments with payload, SYN or FIN that lie wholly below the highest sequence number seen before in this direction.
+        /// Segments of this record with payload, SYN or FIN that lie wholly below the highest sequence number seen before in this direction of the flow. A RST counts neither here nor as out of order.
         tcp_retransmissions_fwd: Option<u32>,
         /// Segments that lie wholly below the highest sequence number seen before in this direction.
         tcp_retransmissions_rev: Option<u32>,
-        /// Segments that start above the next expected sequence number: something before them is late or lost.
+        /// Segments of this record with payload, SYN or FIN that start above the next expected sequence number: something before them is late or lost.
         tcp_out_of_order_fwd: Option<u32>,
         /// Segments that start above the next expected sequence number.
         tcp_out_of_order_rev: Option<u32>,
-        /// Window field of the first packet, not scaled.
+        /// Window field of the flow's first segment of this direction that is no RST, not scaled; the same in all records of a flow.
         tcp_initial_window_fwd: Option<u16>,
-        /// Window field of the first packet, not scaled.
+        /// Window field of the flow's first segment of this direction that is no RST, not scaled; the same in all records of a flow.
         tcp_initial_window_rev: Option<u16>,
-        /// Maximum segment size option of the SYN in bytes.
+        /// Maximum segment size option in bytes of the last SYN of this direction that has one; the same in all records of a flow.
         tcp_mss_fwd: Option<u16>,
-        /// Maximum segment size option of the SYN-ACK in bytes.
+        /// Maximum segment size option in bytes of the last SYN or SYN-ACK of this direction that has one.
         tcp_mss_rev: Option<u16>,
 
         /// IP total lengths in bytes of the first 20 packets (sequence of packet lengths and times).
         splt_lengths: Option<Vec<u32>>,
         /// Directions of the first 20 packets: 1 forward, -1 reverse.
         splt_directions: Option<Vec<i8>>,
-        /// Nanoseconds since the packet before, of the first 20 packets; 0 for the first and for a step back in time.
+        /// Nanoseconds from the latest packet so far, of the first 20 packets; 0 for the first and where the timestamp is earlier.
         splt_times_ns: Option<Vec<u64>>,
 
         /// What was seen on layer 7: a neutral lower-case protocol name, else null.

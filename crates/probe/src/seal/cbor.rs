@@ -9,6 +9,11 @@ use arrow::datatypes::{
     TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
+/// Additional information (RFC 8949 §3): the argument follows in 1, 2, 4 or 8 bytes.
+const ONE_BYTE: u8 = 0x18;
+const TWO_BYTES: u8 = 0x19;
+const FOUR_BYTES: u8 = 0x1a;
+const EIGHT_BYTES: u8 = 0x1b;
 /// Major types (RFC 8949 §3.1), in the upper three bits of the initial byte.
 const UNSIGNED: u8 = 0x00;
 const NEGATIVE: u8 = 0x20;
@@ -27,15 +32,15 @@ fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
     if argument < 24 {
         out.push(major | argument as u8);
     } else if let Ok(argument) = u8::try_from(argument) {
-        out.extend_from_slice(&[major | 24, argument]);
+        out.extend_from_slice(&[major | ONE_BYTE, argument]);
     } else if let Ok(argument) = u16::try_from(argument) {
-        out.push(major | 25);
+        out.push(major | TWO_BYTES);
         out.extend_from_slice(&argument.to_be_bytes());
     } else if let Ok(argument) = u32::try_from(argument) {
-        out.push(major | 26);
+        out.push(major | FOUR_BYTES);
         out.extend_from_slice(&argument.to_be_bytes());
     } else {
-        out.push(major | 27);
+        out.push(major | EIGHT_BYTES);
         out.extend_from_slice(&argument.to_be_bytes());
     }
 }
@@ -91,7 +96,7 @@ fn half(value: f32) -> Option<u16> {
         0 if fraction == 0 => Some(sign),
         0xff => Some(sign | 0x7c00),
         // A normal half: exponent from -14 to 15, of the fraction only the upper ten bits.
-        113..=142 if fraction & 0x1fff == 0 => {
+        113..=142 if fraction.trailing_zeros() >= 13 => {
             Some(sign | ((exponent - 112) << 10) as u16 | (fraction >> 13) as u16)
         }
         // A subnormal half, a multiple of 2^-24: the hidden bit becomes explicit and moves right.
@@ -190,7 +195,7 @@ impl<'a> Column<'a> {
             Self::Fixed(array) if array.is_valid(row) => bytes(array.value(row), out),
             Self::List(list, items) if list.is_valid(row) => {
                 let offsets = list.value_offsets();
-                // Arrow's validation has made sure that offsets ascend from 0 and that there is one more than rows.
+                // Arrow's validation has made sure that offsets ascend within the items and that there is one more than rows.
                 let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
                 array(end - start, out);
                 for item in start..end {
@@ -220,9 +225,9 @@ where
     T::Native: Into<u64>,
 {
     if array.is_valid(row) {
-        unsigned(array.value(row).into(), out)
+        unsigned(array.value(row).into(), out);
     } else {
-        null(out)
+        null(out);
     }
 }
 
@@ -231,9 +236,9 @@ where
     T::Native: Into<i64>,
 {
     if array.is_valid(row) {
-        signed(array.value(row).into(), out)
+        signed(array.value(row).into(), out);
     } else {
-        null(out)
+        null(out);
     }
 }
 

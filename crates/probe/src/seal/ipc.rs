@@ -1,6 +1,7 @@
-//! The frame of a sealed batch, read with care: where the manifest stands, and what the RecordBatch message *declares*,
+//! The frame of a sealed batch, read with care: where the manifest stands, and what the `RecordBatch` message *declares*,
 //! before a single buffer is decoded (`docs/formats/sealed-batch.md` §1).
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -77,7 +78,7 @@ pub enum FrameError {
     },
 }
 
-fn malformed(part: &'static str, reason: impl ToString) -> FrameError {
+fn malformed(part: &'static str, reason: impl Display) -> FrameError {
     FrameError::Malformed {
         part,
         reason: reason.to_string(),
@@ -104,7 +105,7 @@ fn message<'a>(data: &'a [u8], at: usize, part: &'static str) -> Result<Part<'a>
         return Err(malformed(part, "no continuation marker"));
     }
     let length = u32::from_le_bytes(*length) as usize;
-    if length == 0 || length % 8 != 0 {
+    if length == 0 || !length.is_multiple_of(8) {
         return Err(malformed(
             part,
             "the length of its metadata is not a multiple of 8",
@@ -224,7 +225,7 @@ impl<'a> Frame<'a> {
         Some(bytes.as_chunks().0.to_vec())
     }
 
-    /// Reads what the RecordBatch message declares and checks it against the limits. Decodes nothing.
+    /// Reads what the `RecordBatch` message declares and checks it against the limits. Decodes nothing.
     pub fn contents(&self) -> Result<Contents<'a>, FrameError> {
         const PART: &str = "RecordBatch message";
         let schema = message(self.data, 0, "Schema message")?;
@@ -386,6 +387,16 @@ impl Contents<'_> {
         }))
         .map_err(|_| malformed(PART, "it cannot be decoded"))?
         .map_err(|error| malformed(PART, one_line(&error)))
+    }
+
+    /// The declared length of the first buffer that is not empty, as it stands in the stream.
+    #[cfg(test)]
+    pub(super) fn first_declared_length(&self) -> i64 {
+        let prefix = self
+            .buffers
+            .iter()
+            .find_map(|buffer| buffer.bytes.first_chunk::<8>());
+        prefix.map_or(0, |prefix| i64::from_le_bytes(*prefix))
     }
 
     /// The columns with a buffer that does not decompress to its declared length.

@@ -38,7 +38,7 @@ pub struct Event {
     /// How bad.
     pub severity: Severity,
     /// What: a name of fixed vocabulary (`batch_rejected`, `delivery_refused`, …).
-    pub event: &'static str,
+    pub name: &'static str,
     /// One sentence for people.
     pub detail: String,
 }
@@ -92,7 +92,7 @@ pub fn event_batch(events: &[Event]) -> Result<RecordBatch, ArrowError> {
             events.iter().map(|event| event.severity.name()),
         )),
         Arc::new(StringArray::from_iter_values(
-            events.iter().map(|event| event.event),
+            events.iter().map(|event| event.name),
         )),
         Arc::new(StringArray::from_iter_values(
             events.iter().map(|event| event.detail.as_str()),

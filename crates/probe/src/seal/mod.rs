@@ -40,6 +40,8 @@ pub mod sealer;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Chain, SealError, SealedBatch};
 pub use certificate::Certificate;

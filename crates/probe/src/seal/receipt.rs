@@ -175,7 +175,7 @@ impl Authority {
         EndEntityCert::try_from(&der)?
             .verify_for_usage(
                 ALL_VERIFICATION_ALGS,
-                &[self.anchor.clone()],
+                std::slice::from_ref(&self.anchor),
                 &[],
                 time,
                 usage,

@@ -112,8 +112,8 @@ fn encode(column: &ColumnDescription, out: &mut Vec<u8>) {
     }
 }
 
-/// The path of the column that each buffer of a RecordBatch message belongs to, in message order
-/// (Arrow columnar format, "RecordBatch message"): validity first, then offsets, then data; children after their parent.
+/// The path of the column that each buffer of a `RecordBatch` message belongs to, in message order
+/// (Arrow columnar format, "`RecordBatch` message"): validity first, then offsets, then data; children after their parent.
 pub(super) fn buffer_owners(columns: &[ColumnDescription]) -> Vec<String> {
     let mut owners = Vec::new();
     for column in columns {
@@ -139,7 +139,7 @@ fn add_owners(column: &ColumnDescription, above: &str, owners: &mut Vec<String>)
     }
 }
 
-/// How many field nodes a RecordBatch message of these columns has.
+/// How many field nodes a `RecordBatch` message of these columns has.
 pub(super) fn node_count(columns: &[ColumnDescription]) -> usize {
     columns.iter().map(|column| 1 + node_count(&column.members)).sum()
 }

@@ -129,6 +129,15 @@ pub struct Loaded {
     pub head: Head,
 }
 
+/// Why an entry cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotLoaded {
+    /// It vanished, or was damaged and is put away: it is no longer in the spool.
+    Gone,
+    /// The disk does not give it now: it is still in the spool.
+    Unreadable,
+}
+
 /// The spool. Shared between the thread that stores and the thread that delivers.
 #[derive(Debug)]
 pub struct Spool<D: Disk = OsDisk> {
@@ -141,7 +150,7 @@ pub struct Spool<D: Disk = OsDisk> {
     temporary: AtomicU64,
     head: Option<Head>,
     /// Held as long as this lives.
-    _lock: Option<File>,
+    lock_file: Option<File>,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +172,14 @@ struct State {
 impl State {
     fn total_bytes(&self) -> u64 {
         self.pending_bytes + self.rejected_bytes
+    }
+
+    fn key(&mut self, entry: &Entry) -> Key {
+        Key {
+            rank: self.rank(entry.chain),
+            seq: entry.seq,
+            chain: entry.chain,
+        }
     }
 
     fn rank(&mut self, chain: ChainId) -> u32 {
@@ -201,7 +218,7 @@ impl Spool<OsDisk> {
             Err(std::fs::TryLockError::Error(error)) => return Err(unusable(&path, error)),
         }
         let mut spool = Self::open_on(OsDisk, directory, settings)?;
-        spool._lock = Some(lock);
+        spool.lock_file = Some(lock);
         Ok(spool)
     }
 }
@@ -218,7 +235,7 @@ impl<D: Disk> Spool<D> {
             counters: SpoolCounters::default(),
             temporary: AtomicU64::new(0),
             head: None,
-            _lock: None,
+            lock_file: None,
         };
         for part in ["tmp", "pending", "rejected"] {
             let path = spool.directory.join(part);
@@ -427,11 +444,7 @@ impl<D: Disk> Spool<D> {
                 return None;
             }
         };
-        let key = Key {
-            rank: state.rank(entry.chain),
-            seq: entry.seq,
-            chain: entry.chain,
-        };
+        let key = state.key(entry);
         if entry.form == Form::Manifest && state.batches.contains_key(&key) {
             Self::uncount(&counters.manifests_found, 1);
             self.try_remove(&path);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::disk::{Disk, FileFacts};
-use super::{Entry, Form, Spool, SpoolSettings, Stored, Sync, WhenFull};
+use super::{Entry, Form, NotLoaded, Spool, SpoolSettings, Stored, Sync, WhenFull};
 use crate::seal::SealedBatch;
 use crate::seal::fixtures::chains;
 
@@ -230,6 +230,15 @@ enum Fate {
     NotStored,
 }
 
+/// The batch that an entry is of, and its place among all.
+fn sealed_of(entry: &Entry) -> ((usize, usize), &'static SealedBatch) {
+    let chain = chains()
+        .iter()
+        .position(|chain| chain[0].claims.chain == entry.chain)
+        .unwrap();
+    ((chain, entry.seq as usize), &chains()[chain][entry.seq as usize])
+}
+
 struct Model {
     disk: MemoryDisk,
     settings: SpoolSettings,
@@ -260,15 +269,6 @@ impl Model {
             gone_before: 0,
             allowed: settings.max_bytes,
         }
-    }
-
-    fn sealed(&self, entry: &Entry) -> ((usize, usize), &'static SealedBatch) {
-        let chain = chains()
-            .iter()
-            .position(|chain| chain[0].claims.chain == entry.chain)
-            .unwrap();
-        let sealed = &chains()[chain][entry.seq as usize];
-        ((chain, entry.seq as usize), sealed)
     }
 
     /// Batches that are no longer whole although `store` said so: dropped, damaged or lost, all counted.
@@ -330,8 +330,8 @@ impl Model {
         let Some(entry) = self.spool.take_oldest() else {
             return;
         };
-        let (place, sealed) = self.sealed(&entry);
-        let Some(loaded) = self.spool.load(&entry) else {
+        let (place, sealed) = sealed_of(&entry);
+        let Ok(loaded) = self.spool.load(&entry) else {
             assert!(
                 self.disturbed || self.settings.sync == Sync::Never,
                 "an entry was damaged on a sound disk"
@@ -370,14 +370,14 @@ impl Model {
         let mut found = BTreeMap::new();
         let mut order = Vec::new();
         while let Some(entry) = self.spool.take_oldest() {
-            if self.spool.load(&entry).is_none() {
+            if self.spool.load(&entry).is_err() {
                 assert!(
                     self.disturbed || self.settings.sync == Sync::Never,
                     "an entry was damaged on a sound disk"
                 );
                 continue;
             }
-            let (place, _) = self.sealed(&entry);
+            let (place, _) = sealed_of(&entry);
             order.push(place);
             found.insert(place, entry.form);
             self.spool.acknowledge(&entry);
@@ -537,7 +537,7 @@ fn foreign_and_corrupt_files_are_put_aside() {
     disk.write(&path(entry(&chains()[1][0], Form::Batch)), &bytes, false)
         .unwrap();
     let taken = spool.take_oldest().unwrap();
-    assert!(spool.load(&taken).is_none());
+    assert_eq!(spool.load(&taken).unwrap_err(), NotLoaded::Gone);
     let taken = spool.take_oldest().unwrap();
     assert_eq!(taken.form, Form::Manifest);
     assert_eq!(

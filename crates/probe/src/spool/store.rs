@@ -42,11 +42,7 @@ impl<D: Disk> Spool<D> {
             match self.write_whole(&path, &sealed.bytes, self.durable()) {
                 Ok(()) => {
                     let mut state = self.lock();
-                    let key = Key {
-                        rank: state.rank(entry.chain),
-                        seq: entry.seq,
-                        chain: entry.chain,
-                    };
+                    let key = state.key(&entry);
                     self.insert(&mut state, key, Form::Batch, sealed.bytes.len() as u64, events);
                     return Stored::Batch;
                 }
@@ -93,11 +89,7 @@ impl<D: Disk> Spool<D> {
             Ok(()) => {
                 Self::count(reason, 1);
                 let mut state = self.lock();
-                let key = Key {
-                    rank: state.rank(entry.chain),
-                    seq: entry.seq,
-                    chain: entry.chain,
-                };
+                let key = state.key(&entry);
                 self.insert(&mut state, key, Form::Manifest, length, 0);
                 Stored::ManifestOnly
             }
@@ -139,14 +131,10 @@ impl<D: Disk> Spool<D> {
             match (form, self.settings.when_full) {
                 (Form::Manifest, _) if self.drop_oldest_manifest(&mut state).is_continue() => {}
                 (Form::Manifest, _) if !state.rejected.is_empty() => self.remove_oldest_rejected(&mut state),
-                (Form::Manifest, _) => return ControlFlow::Break(()),
-                (Form::Batch, WhenFull::DropNewest) => return ControlFlow::Break(()),
-                (Form::Batch, WhenFull::DropOldest) if room.saturating_add(reserve) > max => {
-                    return ControlFlow::Break(());
-                }
-                (Form::Batch, WhenFull::DropOldest) => {
+                (Form::Batch, WhenFull::DropOldest) if room.saturating_add(reserve) <= max => {
                     self.drop_oldest(&mut state, &self.counters.dropped_full)?;
                 }
+                (Form::Batch | Form::Manifest, _) => return ControlFlow::Break(()),
             }
         }
     }

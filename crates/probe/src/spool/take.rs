@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::entry::{Key, Sizes, accounted};
-use super::{Disk, Entry, Form, Loaded, REJECTED_SHARE, Spool, State, damage, parse_entry};
+use super::{Disk, Entry, Form, Loaded, NotLoaded, REJECTED_SHARE, Spool, State, damage, parse_entry};
 use crate::seal::ipc;
 use crate::seal::manifest::Head;
 
@@ -36,29 +36,27 @@ impl<D: Disk> Spool<D> {
         })
     }
 
-    /// Reads an entry and checks that it is what was written. A damaged or vanished one is dealt with and `None` is
-    /// returned: it is no longer in flight.
-    pub fn load(&self, entry: &Entry) -> Option<Loaded> {
+    /// Reads an entry and checks that it is what was written. After an error it is no longer in flight.
+    pub fn load(&self, entry: &Entry) -> Result<Loaded, NotLoaded> {
         let path = self.pending_path(entry);
         let mut state = self.lock();
-        let key = Key {
-            rank: state.rank(entry.chain),
-            seq: entry.seq,
-            chain: entry.chain,
-        };
+        let key = state.key(entry);
         let bytes = match self.disk.read(&path, ipc::MAX_STREAM_BYTES as u64 + 1) {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.note_disk_error("reading an entry", &path, &error);
                 state.in_flight.retain(|other| *other != key);
-                if error.kind() == io::ErrorKind::NotFound && self.forget(&mut state, &key, entry.form) {
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(NotLoaded::Unreadable);
+                }
+                if self.forget(&mut state, &key, entry.form) {
                     let lost = match entry.form {
                         Form::Batch => &self.counters.vanished,
                         Form::Manifest => &self.counters.manifests_lost,
                     };
                     Self::count(lost, 1);
                 }
-                return None;
+                return Err(NotLoaded::Gone);
             }
         };
         let parsed = parse_entry(entry, &bytes);
@@ -70,7 +68,7 @@ impl<D: Disk> Spool<D> {
                         seq: entry.seq,
                         manifest: digest,
                     };
-                    return Some(Loaded { bytes, claims, head });
+                    return Ok(Loaded { bytes, claims, head });
                 }
                 Some(reason) => reason,
             },
@@ -80,7 +78,7 @@ impl<D: Disk> Spool<D> {
         tracing::error!(path = %path.display(), "spool: {reason}");
         state.in_flight.retain(|other| *other != key);
         self.put_away_damaged(&mut state, &key, entry, &bytes, &reason);
-        None
+        Err(NotLoaded::Gone)
     }
 
     fn put_away_damaged(&self, state: &mut State, key: &Key, entry: &Entry, bytes: &[u8], reason: &str) {
@@ -113,11 +111,7 @@ impl<D: Disk> Spool<D> {
     /// The receipt of an entry was verified: it is deleted.
     pub fn acknowledge(&self, entry: &Entry) {
         let mut state = self.lock();
-        let key = Key {
-            rank: state.rank(entry.chain),
-            seq: entry.seq,
-            chain: entry.chain,
-        };
+        let key = state.key(entry);
         state.in_flight.retain(|other| *other != key);
         if self.forget(&mut state, &key, entry.form) {
             let counter = match entry.form {
@@ -133,11 +127,7 @@ impl<D: Disk> Spool<D> {
     /// The Core refused an entry for good: it goes to `rejected/` with the reason.
     pub fn reject(&self, entry: &Entry, reason: &str) {
         let mut state = self.lock();
-        let key = Key {
-            rank: state.rank(entry.chain),
-            seq: entry.seq,
-            chain: entry.chain,
-        };
+        let key = state.key(entry);
         state.in_flight.retain(|other| *other != key);
         let size = state.map(entry.form).get(&key).map_or(0, |sizes| sizes.size);
         if self.forget(&mut state, &key, entry.form) {
@@ -153,11 +143,7 @@ impl<D: Disk> Spool<D> {
     /// Puts an entry back: it was not answered, and will be tried again.
     pub fn release(&self, entry: &Entry) {
         let mut state = self.lock();
-        let key = Key {
-            rank: state.rank(entry.chain),
-            seq: entry.seq,
-            chain: entry.chain,
-        };
+        let key = state.key(entry);
         state.in_flight.retain(|other| *other != key);
     }
 

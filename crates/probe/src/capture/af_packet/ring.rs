@@ -1,315 +1,297 @@
-//! The system calls of a packet socket and the mapped ring: the only `unsafe` of the project (see `SAFETY.md`).
+//! The system calls and the shared memory of a packet socket: all unsafe code of the project.
+//!
+//! `SAFETY.md` of this crate states the invariants that the blocks below rest on.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use crate::capture::bpf::Instruction;
+use crate::capture::bpf::Program;
 
-/// Where the status word stands in a block (`struct tpacket_block_desc`: version, offset, then `struct tpacket_hdr_v1`).
+/// Where `block_status` stands in a block: behind version and private offset (`struct tpacket_block_desc`).
 const STATUS_OFFSET: usize = 8;
-/// Nominal frame size; `TPACKET_V3` packs frames of any size into a block, but the kernel wants one that divides it.
-const FRAME_BYTES: usize = 2048;
 
-/// The kernel's index of an interface, or `None` if there is no such interface.
-pub fn interface_index(name: &str) -> Option<i32> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: `name` is a NUL-terminated string that lives through the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    i32::try_from(index).ok().filter(|index| *index > 0)
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
+/// Turns the -1 of a system call into the error.
+fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(result)
     }
 }
 
-/// A packet socket. Until it is bound it receives nothing.
-#[derive(Debug)]
-pub struct PacketSocket {
+/// The index of an interface, if there is one of this name.
+pub(super) fn interface_index(name: &str) -> Option<libc::c_int> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: `name` is a valid C string for the duration of the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    libc::c_int::try_from(index).ok().filter(|&index| index > 0)
+}
+
+/// A packet socket.
+pub(super) struct PacketSocket {
     descriptor: OwnedFd,
 }
 
+/// What the kernel counted since it was last asked (`PACKET_STATISTICS`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Statistics {
+    /// Frames that did not fit into the ring.
+    pub(super) drops: u32,
+}
+
 impl PacketSocket {
-    /// Opens a raw packet socket with protocol 0.
-    pub fn open() -> io::Result<Self> {
-        // SAFETY: a system call without pointers.
-        let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        check(descriptor)?;
-        // SAFETY: `descriptor` was just opened and nobody else owns it.
+    /// A socket that receives nothing until it is bound. `cooked` leaves the link layer out.
+    pub(super) fn open(cooked: bool) -> io::Result<Self> {
+        let kind = if cooked { libc::SOCK_DGRAM } else { libc::SOCK_RAW };
+        // SAFETY: no pointers are passed.
+        let descriptor = checked(unsafe { libc::socket(libc::AF_PACKET, kind | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: the descriptor was just opened and nobody else owns it.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         Ok(Self { descriptor })
     }
 
-    fn set<T>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-        // SAFETY: `value` is a live `T`, and the length is that of a `T`; the kernel reads at most so much.
-        check(unsafe {
+    fn raw(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+
+    /// Sets a socket option. `T` is the C structure that the option takes.
+    fn set_option<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+        // SAFETY: pointer and length describe `value`, which outlives the call; the kernel only reads it.
+        let result = unsafe {
             libc::setsockopt(
-                self.descriptor.as_raw_fd(),
+                self.raw(),
                 level,
-                option,
-                std::ptr::from_ref(value).cast(),
+                name,
+                ptr::from_ref(value).cast(),
                 size_of::<T>() as libc::socklen_t,
             )
-        })
+        };
+        checked(result).map(|_| ())
     }
 
-    fn get<T: Default>(&self, level: libc::c_int, option: libc::c_int) -> io::Result<T> {
-        let mut value = T::default();
+    /// Reads a socket option into `value`, which the option fills wholly or in part.
+    fn get_option<T>(&self, level: libc::c_int, name: libc::c_int, value: &mut T) -> io::Result<()> {
         let mut length = size_of::<T>() as libc::socklen_t;
-        // SAFETY: `value` is a live `T` of `length` bytes. Every `T` used here consists of integers, for which any bytes
-        // that the kernel writes are valid.
-        check(unsafe {
+        // SAFETY: pointer and length describe `value`; the kernel writes at most `length` bytes, and every `T` used
+        // here is a C structure of integers, for which all bytes are valid.
+        let result = unsafe {
             libc::getsockopt(
-                self.descriptor.as_raw_fd(),
+                self.raw(),
                 level,
-                option,
-                std::ptr::from_mut(&mut value).cast(),
+                name,
+                ptr::from_mut(value).cast(),
                 &raw mut length,
             )
-        })?;
-        Ok(value)
-    }
-
-    /// The ARPHRD number of an interface.
-    pub fn hardware_type(&self, interface: &str) -> io::Result<u16> {
-        // SAFETY: `ifreq` consists of integers and a union of such: all zeros is valid.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        let name = interface.as_bytes();
-        if name.len() >= request.ifr_name.len() {
-            return Err(io::Error::from_raw_os_error(libc::ENODEV));
-        }
-        for (to, from) in request.ifr_name.iter_mut().zip(name) {
-            *to = *from as libc::c_char;
-        }
-        // SAFETY: `request` is a live `ifreq` with a NUL-terminated name; this request writes into it and nowhere else.
-        check(unsafe {
-            libc::ioctl(
-                self.descriptor.as_raw_fd(),
-                libc::SIOCGIFHWADDR as _,
-                &raw mut request,
-            )
-        })?;
-        // SAFETY: SIOCGIFHWADDR has filled `ifru_hwaddr`.
-        Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
-    }
-
-    /// Chooses `TPACKET_V3`.
-    pub fn use_version_3(&self) -> io::Result<()> {
-        self.set(
-            libc::SOL_PACKET,
-            libc::PACKET_VERSION,
-            &(libc::tpacket_versions::TPACKET_V3 as libc::c_int),
-        )
-    }
-
-    /// Leaves out the packets that this host sends: on the loopback interface each comes back as a received one.
-    pub fn ignore_outgoing(&self) -> io::Result<()> {
-        let on: libc::c_int = 1;
-        self.set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &on)
-    }
-
-    /// Lets the kernel run a classic BPF program.
-    pub fn attach_filter(&self, program: &[Instruction]) -> io::Result<()> {
-        let mut filter: Vec<libc::sock_filter> = program
-            .iter()
-            .map(|i| libc::sock_filter {
-                code: i.code,
-                jt: i.jump_true,
-                jf: i.jump_false,
-                k: i.operand,
-            })
-            .collect();
-        let length = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        // `filter` outlives the call, which copies the program into the kernel.
-        let program = libc::sock_fprog {
-            len: length,
-            filter: filter.as_mut_ptr(),
         };
-        self.set(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+        checked(result).map(|_| ())
     }
 
-    /// Puts the interface into promiscuous mode for as long as the socket lives.
-    pub fn join_promiscuous(&self, index: i32) -> io::Result<()> {
-        let membership = libc::packet_mreq {
-            mr_ifindex: index,
-            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        self.set(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
-    }
-
-    /// Starts receiving from one interface.
-    pub fn bind(&self, index: i32) -> io::Result<()> {
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as libc::c_ushort,
-            sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-            sll_ifindex: index,
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        // SAFETY: `address` is a live `sockaddr_ll` and the length is its own.
-        check(unsafe {
+    /// Binds to an interface; `protocol` in host order, 0 to receive nothing.
+    pub(super) fn bind(&self, index: libc::c_int, protocol: libc::c_int) -> io::Result<()> {
+        // SAFETY: `sockaddr_ll` is a C structure of integers, for which zero is valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as libc::c_ushort;
+        address.sll_protocol = (protocol as u16).to_be();
+        address.sll_ifindex = index;
+        // SAFETY: pointer and length describe `address`, which outlives the call.
+        let result = unsafe {
             libc::bind(
-                self.descriptor.as_raw_fd(),
-                (&raw const address).cast(),
+                self.raw(),
+                ptr::from_ref(&address).cast(),
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
+        };
+        checked(result).map(|_| ())
+    }
+
+    /// Interface index and hardware type (ARPHRD) that the socket is bound to. The index is -1 once it is gone.
+    pub(super) fn bound_to(&self) -> io::Result<(libc::c_int, u16)> {
+        // SAFETY: `sockaddr_ll` is a C structure of integers, for which zero is valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: pointer and length describe `address`; the kernel writes at most `length` bytes of it.
+        let result =
+            unsafe { libc::getsockname(self.raw(), ptr::from_mut(&mut address).cast(), &raw mut length) };
+        checked(result)?;
+        Ok((address.sll_ifindex, address.sll_hatype))
+    }
+
+    /// Attaches a filter, in place of the one before.
+    pub(super) fn attach(&self, program: &Program) -> io::Result<()> {
+        let mut code: Vec<libc::sock_filter> = program
+            .instructions()
+            .iter()
+            .map(|instruction| libc::sock_filter {
+                code: instruction.code,
+                jt: instruction.jump_true,
+                jf: instruction.jump_false,
+                k: instruction.operand,
+            })
+            .collect();
+        // The kernel copies the program while the option is set.
+        let program = libc::sock_fprog {
+            len: code.len() as libc::c_ushort,
+            filter: code.as_mut_ptr(),
+        };
+        self.set_option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+    }
+
+    /// Asks the interface to receive frames for other stations too, until the socket is closed.
+    pub(super) fn join_promiscuous(&self, index: libc::c_int) -> io::Result<()> {
+        // SAFETY: `packet_mreq` is a C structure of integers, for which zero is valid.
+        let mut request: libc::packet_mreq = unsafe { std::mem::zeroed() };
+        request.mr_ifindex = index;
+        request.mr_type = libc::PACKET_MR_PROMISC as libc::c_ushort;
+        self.set_option(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
+    }
+
+    /// Leaves frames out that this host sends.
+    pub(super) fn ignore_outgoing(&self) -> io::Result<()> {
+        self.set_option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)
+    }
+
+    /// Reads the kernel's counts and sets them back to zero.
+    pub(super) fn take_statistics(&self) -> io::Result<Statistics> {
+        let mut counts = libc::tpacket_stats_v3 {
+            tp_packets: 0,
+            tp_drops: 0,
+            tp_freeze_q_cnt: 0,
+        };
+        self.get_option(libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut counts)?;
+        Ok(Statistics {
+            drops: counts.tp_drops,
         })
     }
 
-    /// Packets, drops and ring freezes since the last call.
-    pub fn take_statistics(&self) -> io::Result<(u32, u32, u32)> {
-        // struct tpacket_stats_v3: three 32-bit integers.
-        let [packets, drops, freezes] = self.get::<[u32; 3]>(libc::SOL_PACKET, libc::PACKET_STATISTICS)?;
-        Ok((packets, drops, freezes))
+    /// Reads the socket's error and clears it.
+    pub(super) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        let mut number: libc::c_int = 0;
+        self.get_option(libc::SOL_SOCKET, libc::SO_ERROR, &mut number)?;
+        Ok((number != 0).then(|| io::Error::from_raw_os_error(number)))
     }
 
-    /// Waits until a block may be ready. An error of the socket (ENETDOWN when the interface goes) is returned once.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut request = libc::pollfd {
-            fd: self.descriptor.as_raw_fd(),
+    /// Waits until there is a block, an error, or the timeout is over. True where the socket reports an error.
+    pub(super) fn wait(&self, timeout_ms: libc::c_int) -> io::Result<bool> {
+        let mut descriptor = libc::pollfd {
+            fd: self.raw(),
             events: libc::POLLIN | libc::POLLERR,
             revents: 0,
         };
-        let milliseconds = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: one live `pollfd`, and the count says one.
-        match check(unsafe { libc::poll(&raw mut request, 1, milliseconds) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            result => result?,
+        // SAFETY: one `pollfd` is passed and counted.
+        match checked(unsafe { libc::poll(&raw mut descriptor, 1, timeout_ms) }) {
+            Ok(_) => Ok(descriptor.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) => Err(error),
         }
-        if request.revents & libc::POLLERR != 0 {
-            let error: libc::c_int = self.get(libc::SOL_SOCKET, libc::SO_ERROR)?;
-            if error != 0 {
-                return Err(io::Error::from_raw_os_error(error));
-            }
-        }
-        Ok(())
     }
 }
 
-/// The ring, mapped into this process.
-#[derive(Debug)]
-pub struct Ring {
-    start: NonNull<u8>,
+/// The receive ring of a socket, mapped into this process.
+pub(super) struct Ring {
+    memory: NonNull<u8>,
     block_bytes: usize,
-    blocks: usize,
+    block_count: usize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; `Ring` has no interior aliasing: shared access only reads
-// status words atomically and blocks that are ours, and only one thread holds the `Ring` at a time.
+// SAFETY: the mapping belongs to the process, not to a thread, and is used through `&mut self` only.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Asks the kernel for `blocks` blocks of `block_bytes` (a multiple of the page size) and maps them.
-    pub fn map(
+    /// Sets up and maps a ring of `block_count` blocks, each of which is handed over when it is full or, with frames in
+    /// it, after `timeout_ms`. `block_bytes` is a power of two and a multiple of the page size.
+    pub(super) fn new(
         socket: &PacketSocket,
         block_bytes: usize,
-        blocks: usize,
+        block_count: usize,
         timeout_ms: u32,
     ) -> io::Result<Self> {
-        let too_large = |_| io::Error::from_raw_os_error(libc::EINVAL);
-        let length = block_bytes
-            .checked_mul(blocks)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        /// Ignored by version 3 but for its check.
+        const FRAME_BYTES: usize = 2048;
+        let version = libc::tpacket_versions::TPACKET_V3 as libc::c_int;
+        socket.set_option(libc::SOL_PACKET, libc::PACKET_VERSION, &version)?;
         let request = libc::tpacket_req3 {
-            tp_block_size: u32::try_from(block_bytes).map_err(too_large)?,
-            tp_block_nr: u32::try_from(blocks).map_err(too_large)?,
-            tp_frame_size: FRAME_BYTES as u32,
-            tp_frame_nr: u32::try_from(length / FRAME_BYTES).map_err(too_large)?,
+            tp_block_size: block_bytes as libc::c_uint,
+            tp_block_nr: block_count as libc::c_uint,
+            tp_frame_size: FRAME_BYTES as libc::c_uint,
+            tp_frame_nr: (block_bytes / FRAME_BYTES * block_count) as libc::c_uint,
             tp_retire_blk_tov: timeout_ms,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
-        socket.set(libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
-        // SAFETY: a new shared mapping at an address of the kernel's choice, of the length that PACKET_RX_RING reserved.
-        let start = unsafe {
+        socket.set_option(libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
+        // SAFETY: a fresh mapping at an address that the kernel chooses, of the length that the ring was just given;
+        // no existing memory is touched.
+        let memory = unsafe {
             libc::mmap(
-                std::ptr::null_mut(),
-                length,
+                ptr::null_mut(),
+                block_bytes * block_count,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                socket.descriptor.as_raw_fd(),
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                socket.raw(),
                 0,
             )
         };
-        if start == libc::MAP_FAILED {
+        if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let start =
-            NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let memory =
+            NonNull::new(memory.cast::<u8>()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
         Ok(Self {
-            start,
+            memory,
             block_bytes,
-            blocks,
+            block_count,
         })
     }
 
-    /// How many blocks the ring has.
-    pub fn blocks(&self) -> usize {
-        self.blocks
+    /// How many blocks there are.
+    pub(super) fn block_count(&self) -> usize {
+        self.block_count
     }
 
-    /// Memory of the ring in bytes.
-    pub fn bytes(&self) -> usize {
-        self.block_bytes * self.blocks
+    /// The start of a block.
+    fn block(&self, index: usize) -> NonNull<u8> {
+        let index = index % self.block_count;
+        // SAFETY: `index` is below the number of blocks, so that the offset stays inside the mapping.
+        unsafe { self.memory.add(index * self.block_bytes) }
     }
 
-    fn status(&self, block: usize) -> &AtomicU32 {
-        assert!(block < self.blocks, "block {block} of {}", self.blocks);
-        // SAFETY: `block` is inside the mapping, which lives as long as `self`. The status word is aligned (a block starts at
-        // a page) and both this process and the kernel access it as one 32-bit word.
-        unsafe {
-            AtomicU32::from_ptr(
-                self.start
-                    .as_ptr()
-                    .add(block * self.block_bytes + STATUS_OFFSET)
-                    .cast(),
-            )
+    /// Hands block `index` (counted on and on) to `take` if the kernel has filled it, and gives it back afterwards,
+    /// also when `take` unwinds.
+    pub(super) fn with_block<R>(&mut self, index: usize, take: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        struct GiveBack<'a>(&'a AtomicU32);
+        impl Drop for GiveBack<'_> {
+            fn drop(&mut self) {
+                self.0.store(libc::TP_STATUS_KERNEL, Ordering::Release);
+            }
         }
-    }
-
-    /// Whether the kernel has handed the block over.
-    pub fn is_ours(&self, block: usize) -> bool {
-        // Acquire: what the kernel wrote into the block before the status is visible after it.
-        self.status(block).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
-    }
-
-    /// The bytes of a block that is ours. Panics if it is not: that would be a race with the kernel.
-    pub fn block(&self, block: usize) -> &[u8] {
-        assert!(self.is_ours(block), "block {block} belongs to the kernel");
-        // SAFETY: the block is inside the mapping and ours: the kernel does not write to it until `give_back`, which takes
-        // `&mut self` and so cannot be called while this borrow lives.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.start.as_ptr().add(block * self.block_bytes),
-                self.block_bytes,
-            )
+        let block = self.block(index);
+        // SAFETY: the status is a 32-bit word of the mapping, aligned because blocks are page-aligned; the mapping
+        // lives as long as `self`. The kernel and we both access it as one word.
+        let status = unsafe { AtomicU32::from_ptr(block.add(STATUS_OFFSET).cast().as_ptr()) };
+        if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+            return None;
         }
-    }
-
-    /// Hands a block back to the kernel.
-    pub fn give_back(&mut self, block: usize) {
-        // Release: everything read from the block was read before.
-        self.status(block)
-            .store(libc::TP_STATUS_KERNEL, Ordering::Release);
+        let give_back = GiveBack(status);
+        // SAFETY: the block lies inside the mapping, and since its status says that it belongs to user space, the
+        // kernel does not write to it until it is given back, which is after the last use of the slice. Nobody here
+        // writes to it either: the one other reference is the atomic word above, which is stored to only then.
+        let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), self.block_bytes) };
+        let result = take(bytes);
+        drop(give_back);
+        Some(result)
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this length, and nobody can hold a borrow of it any more. A failure
-        // leaves the mapping in place, which is harmless.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.block_bytes * self.blocks) };
+        // SAFETY: unmaps exactly what `new` mapped; no reference into it can outlive `self`.
+        let result =
+            unsafe { libc::munmap(self.memory.as_ptr().cast(), self.block_bytes * self.block_count) };
+        debug_assert_eq!(result, 0, "munmap of an own mapping cannot fail");
     }
 }

@@ -1,0 +1,191 @@
+//! The whole probe as a Python object.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use probe::capture::bpf::{Filters, Program};
+use probe::capture::{CaptureError, RingOptions, af_packet};
+use probe::counters::LedgerEntry;
+use probe::deliver::{DeliverError, DeliverSettings};
+use probe::flow;
+use probe::pipeline::{Input, PipelineError, Settings};
+use probe::spool::{SpoolSettings, Sync, WhenFull};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::{Class, python_error};
+use crate::read::{Compiled, filters};
+
+/// Bytes of a mebibyte.
+const MEBIBYTE: usize = 1 << 20;
+/// The most memory that the capture ring takes of the budget.
+const RING_BYTES_MAX: usize = 256 * MEBIBYTE;
+
+fn class_of(error: &PipelineError) -> Class {
+    match error {
+        PipelineError::Capture(CaptureError::CapturePermission { .. }) => Class::CapturePermission,
+        PipelineError::Capture(_) => Class::Capture,
+        PipelineError::Deliver(DeliverError::Tls(_) | DeliverError::Thread(_)) => Class::Transport,
+        PipelineError::Flow(_) | PipelineError::Signer(_) | PipelineError::Deliver(_) => Class::Config,
+        PipelineError::Spool(_) => Class::Spool,
+        PipelineError::Seal(_) | PipelineError::Thread(_) => Class::Failure,
+    }
+}
+
+/// A running probe. Made by `dpi_probe.Probe`.
+#[pyclass(frozen, module = "dpi_probe._native")]
+pub struct Pipeline {
+    pipeline: probe::pipeline::Pipeline,
+}
+
+#[pymethods]
+impl Pipeline {
+    /// Opens everything and starts; every setting is given.
+    #[new]
+    #[pyo3(signature = (
+        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, workers, memory_bytes, probe_id,
+        certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url, linger_seconds,
+        health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold,
+    ))]
+    #[allow(clippy::too_many_arguments)] // one for each setting
+    fn new(
+        py: Python<'_>,
+        interface: Option<String>,
+        files: Vec<PathBuf>,
+        filter: Option<Vec<(u32, Compiled)>>,
+        promiscuous: bool,
+        idle_timeout_ns: i64,
+        active_timeout_ns: i64,
+        workers: usize,
+        memory_bytes: usize,
+        probe_id: String,
+        certificate: PathBuf,
+        key: PathBuf,
+        ca: PathBuf,
+        spool_directory: PathBuf,
+        spool_bytes: u64,
+        spool_when_full: &str,
+        spool_fsync: &str,
+        core_url: Option<String>,
+        linger_seconds: f64,
+        health_interval_seconds: f64,
+        shutdown_timeout_seconds: f64,
+        backpressure_threshold: u64,
+    ) -> PyResult<Self> {
+        let input = match interface {
+            Some(name) => Input::Interface {
+                options: RingOptions {
+                    bytes: (memory_bytes / 8).min(RING_BYTES_MAX),
+                    promiscuous,
+                    filter: filter.map(filters).transpose()?.map(|filters| only(&filters, &name)).transpose()?,
+                    ..RingOptions::default()
+                },
+                name,
+            },
+            None => Input::Files { paths: files, filters: filter.map(filters).transpose()? },
+        };
+        let settings = Settings {
+            input,
+            // The other half is for the ring, waiting batches, the Python process itself and its code.
+            flow: flow::Settings {
+                idle_timeout_ns,
+                active_timeout_ns,
+                workers,
+                ..flow::Settings::for_memory(memory_bytes / 2)
+            },
+            probe_id,
+            certificate,
+            key,
+            ca,
+            spool_directory,
+            spool: SpoolSettings {
+                max_bytes: spool_bytes,
+                when_full: match spool_when_full {
+                    "drop_newest" => WhenFull::DropNewest,
+                    _ => WhenFull::DropOldest,
+                },
+                sync: if spool_fsync == "never" { Sync::Never } else { Sync::EveryBatch },
+            },
+            deliver: core_url.map(DeliverSettings::new),
+            linger: seconds(linger_seconds)?,
+            health_interval: seconds(health_interval_seconds)?,
+            shutdown_timeout: seconds(shutdown_timeout_seconds)?,
+            backpressure_threshold,
+        };
+        let pipeline = py
+            .detach(|| probe::pipeline::Pipeline::start(settings))
+            .map_err(|error| python_error(class_of(&error), error))?;
+        Ok(Self { pipeline })
+    }
+
+    /// Asks the probe to end; returns at once.
+    fn stop(&self) {
+        self.pipeline.stop();
+    }
+
+    /// Whether the probe has ended by itself or after `stop`.
+    fn is_finished(&self) -> bool {
+        self.pipeline.is_finished()
+    }
+
+    /// Waits for the end; returns what could not be read of the inputs, one line each.
+    fn join(&self, py: Python<'_>) -> Vec<String> {
+        py.detach(|| self.pipeline.join()).map(|outcome| outcome.problems).unwrap_or_default()
+    }
+
+    /// The books at this moment: a list of {account, reason, worker, value}.
+    fn accounts<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.pipeline.books().ledger_entries().iter().map(|entry| account(py, entry)).collect()
+    }
+}
+
+/// The filter's program for the frames of an interface.
+fn only(filters: &Filters, interface: &str) -> PyResult<Program> {
+    let link_type = af_packet::link_type(interface).map_err(capture_error)?;
+    filters.get(link_type).cloned().map_err(|message| python_error(Class::Config, message))
+}
+
+fn capture_error(error: CaptureError) -> PyErr {
+    let error = PipelineError::Capture(error);
+    python_error(class_of(&error), error)
+}
+
+fn account<'py>(py: Python<'py>, entry: &LedgerEntry) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("account", entry.account)?;
+    dict.set_item("reason", entry.reason)?;
+    dict.set_item("worker", entry.worker)?;
+    dict.set_item("value", entry.value)?;
+    Ok(dict)
+}
+
+fn seconds(value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|error| python_error(Class::Config, format!("{value} s is not a time: {error}")))
+}
+
+/// The link type (LINKTYPE number) of an interface's frames: what a filter must be compiled for.
+#[pyfunction]
+pub fn interface_link_type(interface: &str) -> PyResult<u32> {
+    Ok(af_packet::link_type(interface).map_err(capture_error)?.0)
+}
+
+/// Sends the data plane's log to standard error, from `level` on (error, warning, info, debug). The first call counts.
+#[pyfunction]
+pub fn log_to_stderr(level: &str) {
+    let level = match level {
+        "error" => tracing::Level::ERROR,
+        "warning" => tracing::Level::WARN,
+        "debug" => tracing::Level::DEBUG,
+        _ => tracing::Level::INFO,
+    };
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // Fails only if a log is set up already, which then goes on.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .try_init();
+}

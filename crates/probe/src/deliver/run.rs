@@ -1,0 +1,415 @@
+//! The delivery thread's loop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use reqwest::{Client, Response, Url};
+use tokio::sync::oneshot;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::answer::{Answer, Cause, MAX_ANSWER_BYTES, Verdict, judge};
+use super::backoff::Backoff;
+use super::tls::explain;
+use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, Identity};
+use crate::seal::ledger::{Event, Severity};
+use crate::seal::receipt::Authority;
+use crate::seal::sealer::Clock;
+use crate::spool::{Disk, Entry, Form, Loaded, NotLoaded, Spool};
+
+const BACKPRESSURE: HeaderName = HeaderName::from_static("x-backpressure");
+/// Without news the loop looks at the spool again after this time.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What every request needs.
+struct Wire {
+    client: Client,
+    batches: Url,
+    manifests: Url,
+    authority: Authority,
+    probe_subject: String,
+    clock: Clock,
+}
+
+pub(super) struct Worker<D: Disk> {
+    spool: Arc<Spool<D>>,
+    wire: Arc<Wire>,
+    settings: DeliverSettings,
+    counters: Arc<DeliverCounters>,
+    alarms: Alarms,
+    backoff: Backoff,
+    /// Nothing is sent before.
+    wait_until: Option<Instant>,
+    requests: JoinSet<Verdict>,
+    entries: HashMap<Id, Entry>,
+}
+
+impl<D: Disk + 'static> Worker<D> {
+    pub(super) fn new(
+        spool: Arc<Spool<D>>,
+        identity: &Identity,
+        settings: DeliverSettings,
+        clock: Clock,
+        alarm: Alarm,
+        counters: Arc<DeliverCounters>,
+    ) -> Result<Self, DeliverError> {
+        let base = core_url(&settings.core_url)?;
+        let client = Client::builder()
+            .tls_backend_preconfigured(identity.config())
+            .https_only(true)
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.request_timeout)
+            .user_agent(concat!("dpi-probe/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| DeliverError::Tls(error.to_string()))?;
+        let join = |path| {
+            base.join(path).map_err(|error| DeliverError::Url {
+                url: settings.core_url.clone(),
+                reason: error.to_string(),
+            })
+        };
+        let wire = Wire {
+            client,
+            batches: join("v1/batches")?,
+            manifests: join("v1/manifests")?,
+            authority: identity.authority().clone(),
+            probe_subject: identity.certificate().subject().to_owned(),
+            clock: Arc::clone(&clock),
+        };
+        Ok(Self {
+            spool,
+            wire: Arc::new(wire),
+            alarms: Alarms {
+                alarm,
+                clock,
+                interval: settings.alarm_interval,
+                last: HashMap::new(),
+                counters: Arc::clone(&counters),
+            },
+            backoff: Backoff::new(settings.backoff_min, settings.backoff_max),
+            settings,
+            counters,
+            wait_until: None,
+            requests: JoinSet::new(),
+            entries: HashMap::new(),
+        })
+    }
+
+    /// Delivers until stopped, and then until the spool is empty or the time that the signal grants is over.
+    pub(super) async fn run(mut self, mut stopped: oneshot::Receiver<Duration>) {
+        let mut deadline: Option<Instant> = None;
+        let spool = Arc::clone(&self.spool);
+        loop {
+            self.launch();
+            let idle = self.requests.is_empty();
+            if deadline.is_some() && idle && (self.spool.pending_entries() == 0 || self.counters.is_refused())
+            {
+                break;
+            }
+            let now = Instant::now();
+            let until = self.wait_until.filter(|until| *until > now).unwrap_or(now + IDLE);
+            tokio::select! {
+                Some(ended) = self.requests.join_next_with_id(), if !idle => match ended {
+                    Ok((id, verdict)) => self.settle(id, verdict),
+                    Err(error) => {
+                        // A panic in a library: the entry stays, and is tried again.
+                        let reason = format!("sending failed: {error}");
+                        self.settle(error.id(), Verdict::BackOff { cause: Cause::Connection, reason, retry_after: None });
+                    }
+                },
+                () = spool.changed().notified() => {}
+                () = sleep_until(until) => {}
+                drain = &mut stopped, if deadline.is_none() => {
+                    // If the handle is gone without a word, nothing is granted.
+                    deadline = Some(Instant::now() + drain.unwrap_or_default());
+                }
+                () = sleep_until(deadline.unwrap_or(now + IDLE)), if deadline.is_some() => break,
+            }
+        }
+        self.abandon();
+    }
+
+    /// Starts as many requests as are allowed now.
+    fn launch(&mut self) {
+        if self.wait_until.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        self.wait_until = None;
+        let limit = if self.backoff.failures() > 0 || self.counters.is_refused() {
+            1
+        } else {
+            self.settings.max_in_flight.max(1)
+        };
+        while self.requests.len() < limit {
+            let Some(entry) = self.spool.take_oldest() else {
+                return;
+            };
+            let loaded = match self.spool.load(&entry) {
+                Ok(loaded) => loaded,
+                Err(NotLoaded::Gone) => continue,
+                Err(NotLoaded::Unreadable) => return self.wait(None),
+            };
+            DeliverCounters::add(&self.counters.requests, 1);
+            DeliverCounters::add(&self.counters.in_flight, 1);
+            DeliverCounters::add(&self.counters.bytes_sent, loaded.bytes.len() as u64);
+            let task = self.requests.spawn(Arc::clone(&self.wire).send(entry, loaded));
+            self.entries.insert(task.id(), entry);
+        }
+    }
+
+    fn settle(&mut self, id: Id, verdict: Verdict) {
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
+        self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        match verdict {
+            Verdict::Acknowledged {
+                slow_down,
+                retry_after,
+            } => {
+                DeliverCounters::add(&self.counters.acknowledged, 1);
+                self.spool.acknowledge(&entry);
+                self.trusted_again();
+                if slow_down {
+                    self.wait(retry_after);
+                } else {
+                    self.recovered();
+                }
+            }
+            Verdict::Rejected { reason, fork } => {
+                let counters = &self.counters;
+                DeliverCounters::add(if fork { &counters.forks } else { &counters.rejected }, 1);
+                let what = match entry.form {
+                    Form::Batch => "batch",
+                    Form::Manifest => "manifest",
+                };
+                let detail = format!(
+                    "{what} {} of chain {} is refused for good: {reason}",
+                    entry.seq, entry.chain
+                );
+                self.alarms.raise(
+                    Severity::Error,
+                    if fork { "batch_forked" } else { "batch_rejected" },
+                    detail,
+                );
+                self.spool.reject(&entry, &reason);
+                self.trusted_again();
+                self.recovered();
+            }
+            Verdict::Refused { reason } => {
+                DeliverCounters::add(&self.counters.refused, 1);
+                self.spool.release(&entry);
+                self.counters.is_refused.store(1, Ordering::Relaxed);
+                self.wait_until = Some(Instant::now() + self.settings.refused_interval);
+                self.alarms.raise(Severity::Error, "delivery_refused", reason);
+            }
+            Verdict::BackOff {
+                cause,
+                reason,
+                retry_after,
+            } => {
+                self.counters.back_off(cause);
+                self.spool.release(&entry);
+                let (severity, event) = match cause {
+                    Cause::Backpressure => (Severity::Warning, "core_overloaded"),
+                    Cause::Server => (Severity::Warning, "core_failing"),
+                    Cause::Connection => (Severity::Warning, "core_unreachable"),
+                    Cause::Receipt => (Severity::Error, "receipt_not_accepted"),
+                };
+                self.alarms.raise(severity, event, reason);
+                self.wait(retry_after);
+            }
+        }
+        self.counters
+            .failures_in_a_row
+            .store(u64::from(self.backoff.failures()), Ordering::Relaxed);
+    }
+
+    /// An answer shows that the Core trusts this probe.
+    fn trusted_again(&mut self) {
+        if self.counters.is_refused.swap(0, Ordering::Relaxed) == 1 {
+            self.resumed();
+        }
+    }
+
+    /// An answer shows that the Core works. One to a request that was sent before the last failure does not end the wait.
+    fn recovered(&mut self) {
+        if self.wait_until.is_none() && self.backoff.failures() > 0 {
+            self.backoff.reset();
+            self.resumed();
+        }
+    }
+
+    fn resumed(&mut self) {
+        self.alarms.raise(
+            Severity::Info,
+            "delivery_resumed",
+            "the Core accepts batches again".to_owned(),
+        );
+    }
+
+    /// Everything waits. Several failures at once count as one.
+    fn wait(&mut self, retry_after: Option<Duration>) {
+        let now = Instant::now();
+        if self.wait_until.is_some_and(|until| until > now) {
+            return;
+        }
+        let mut random = [0; 4];
+        // Without random bytes there is no jitter; nothing else depends on it.
+        let random = aws_lc_rs::rand::fill(&mut random).map_or(u32::MAX, |()| u32::from_ne_bytes(random));
+        self.wait_until = Some(now + self.backoff.next(random, retry_after));
+    }
+
+    /// Puts back what is still in flight.
+    fn abandon(mut self) {
+        self.requests.abort_all();
+        for entry in self.entries.values() {
+            self.spool.release(entry);
+            DeliverCounters::add(&self.counters.abandoned, 1);
+            self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn core_url(text: &str) -> Result<Url, DeliverError> {
+    let unusable = |reason: String| DeliverError::Url {
+        url: text.to_owned(),
+        reason,
+    };
+    let mut url = Url::parse(text).map_err(|error| unusable(error.to_string()))?;
+    if url.scheme() != "https" {
+        return Err(unusable(format!(
+            "the scheme is {}, and batches go over TLS only",
+            url.scheme()
+        )));
+    }
+    if !url.has_host() || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return Err(unusable(
+            "it must hold host, port and path, and nothing else".to_owned(),
+        ));
+    }
+    if !url.path().ends_with('/') {
+        let path = format!("{}/", url.path());
+        url.set_path(&path);
+    }
+    Ok(url)
+}
+
+impl Wire {
+    /// Sends one entry and judges the answer.
+    async fn send(self: Arc<Self>, entry: Entry, mut loaded: Loaded) -> Verdict {
+        let (url, content_type) = match entry.form {
+            Form::Batch => (&self.batches, "application/vnd.apache.arrow.stream"),
+            Form::Manifest => (&self.manifests, "application/jose"),
+        };
+        let body = std::mem::take(&mut loaded.bytes);
+        let request = self
+            .client
+            .post(url.clone())
+            .header(CONTENT_TYPE, content_type)
+            .body(body);
+        let answer = match request.send().await {
+            Ok(response) => read(response).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(answer) => judge(
+                &answer,
+                &entry,
+                &loaded,
+                &self.authority,
+                (self.clock)().div_euclid(1_000_000_000),
+            ),
+            Err(error) => {
+                let failure = explain(
+                    &error,
+                    url.as_str(),
+                    &self.probe_subject,
+                    self.authority.certificate().subject(),
+                );
+                if failure.refused {
+                    return Verdict::Refused {
+                        reason: failure.reason,
+                    };
+                }
+                Verdict::BackOff {
+                    cause: Cause::Connection,
+                    reason: failure.reason,
+                    retry_after: None,
+                }
+            }
+        }
+    }
+}
+
+/// Reads an answer; of its body not more than is allowed.
+async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
+    let header = |name: HeaderName| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let mut answer = Answer {
+        code: response.status().as_u16(),
+        retry_after: header(RETRY_AFTER),
+        backpressure: header(BACKPRESSURE),
+        body: Vec::new(),
+    };
+    while let Some(chunk) = response.chunk().await? {
+        let room = MAX_ANSWER_BYTES.saturating_sub(answer.body.len());
+        answer.body.extend(chunk.iter().take(room));
+        if chunk.len() > room {
+            // What is cut is no JSON any more, and judged so.
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// Reports events, each name at most once in an interval: an event becomes a batch, and a batch that fails must not make
+/// the next event without end.
+struct Alarms {
+    alarm: Alarm,
+    clock: Clock,
+    interval: Duration,
+    last: HashMap<&'static str, (Instant, u64)>,
+    counters: Arc<DeliverCounters>,
+}
+
+impl Alarms {
+    fn raise(&mut self, severity: Severity, event: &'static str, mut detail: String) {
+        let now = Instant::now();
+        let suppressed = match self.last.get_mut(event) {
+            Some((last, suppressed)) if now.duration_since(*last) < self.interval => {
+                *suppressed += 1;
+                DeliverCounters::add(&self.counters.alarms_suppressed, 1);
+                return;
+            }
+            Some((_, suppressed)) => *suppressed,
+            None => 0,
+        };
+        self.last.insert(event, (now, 0));
+        if suppressed > 0 {
+            detail = format!("{detail} (and {suppressed} times since the last report)");
+        }
+        match severity {
+            Severity::Info => tracing::info!(event, "{detail}"),
+            Severity::Warning => tracing::warn!(event, "{detail}"),
+            Severity::Error => tracing::error!(event, "{detail}"),
+        }
+        (self.alarm)(Event {
+            time: (self.clock)(),
+            severity,
+            name: event,
+            detail,
+        });
+    }
+}

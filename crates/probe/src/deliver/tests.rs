@@ -1,0 +1,761 @@
+//! Delivery against a Core made for tests: real TLS, answers as the test wants them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::answer::{Answer, Cause, Verdict, judge};
+use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, Delivery, Identity};
+use crate::counters::LedgerEntry;
+use crate::seal::fixtures::{NOW, PROBE, authority, certificate, chains, pki};
+use crate::seal::ipc::Frame;
+use crate::seal::jws::{Digest, to_base64url};
+use crate::seal::manifest::{Claims, Manifest};
+use crate::seal::receipt::{RECEIPT_TYPE, Receipt, Status};
+use crate::seal::sealer::Clock;
+use crate::spool::{Entry, Form, Loaded, OsDisk, Spool, SpoolSettings, Stored, Sync, WhenFull};
+
+// --- a Core -----------------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+struct Request {
+    path: String,
+    content_type: String,
+    body: Vec<u8>,
+    /// How many requests came before.
+    number: usize,
+}
+
+impl Request {
+    fn manifest(&self) -> String {
+        if self.path == "/v1/manifests" {
+            String::from_utf8(self.body.clone()).unwrap()
+        } else {
+            Frame::open(&self.body).unwrap().manifest().unwrap().to_owned()
+        }
+    }
+
+    fn claims(&self) -> Claims {
+        Manifest::parse(&self.manifest()).unwrap().claims
+    }
+}
+
+enum Reply {
+    /// Code, further headers, body.
+    Answer(u16, &'static str, String),
+    /// The connection breaks without an answer.
+    Hang,
+}
+
+fn sign_receipt(core_key: &[u8], core_certificate: &[u8], receipt: &Receipt) -> String {
+    let key = PrivatePkcs8KeyDer::from_pem_slice(core_key).unwrap();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_pkcs8_der()).unwrap();
+    let x5c = STANDARD.encode(certificate(core_certificate).der());
+    let header = format!(r#"{{"alg":"ES256","typ":"{RECEIPT_TYPE}","x5c":["{x5c}"]}}"#);
+    let claims = serde_json::to_string(receipt).unwrap();
+    let input = format!(
+        "{}.{}",
+        to_base64url(header.as_bytes()),
+        to_base64url(claims.as_bytes())
+    );
+    let signature = key.sign(&SystemRandom::new(), input.as_bytes()).unwrap();
+    format!("{input}.{}", to_base64url(signature.as_ref()))
+}
+
+fn receipt_for(request: &Request) -> Receipt {
+    let claims = request.claims();
+    Receipt {
+        v: 1,
+        iss: "core-1".to_owned(),
+        probe: claims.iss,
+        chain: claims.chain,
+        seq: claims.seq,
+        manifest: Digest::of(request.manifest().as_bytes()),
+        iat: NOW,
+        status: if request.path == "/v1/manifests" {
+            Status::ManifestOnly
+        } else {
+            Status::Archived
+        },
+    }
+}
+
+fn archived(request: &Request) -> Reply {
+    let receipt = sign_receipt(pki!("core.key"), pki!("core.pem"), &receipt_for(request));
+    Reply::Answer(
+        201,
+        "",
+        format!(r#"{{"status":"ARCHIVED","receipt":"{receipt}"}}"#),
+    )
+}
+
+fn answer(code: u16, body: &str) -> Reply {
+    Reply::Answer(code, "", body.to_owned())
+}
+
+struct Core {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    requests: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Core {
+    fn start(reply: impl Fn(&Request) -> Reply + Send + std::marker::Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on(listener, pki!("core.pem"), pki!("core.key"), reply)
+    }
+
+    fn start_on(
+        listener: TcpListener,
+        core_certificate: &[u8],
+        core_key: &[u8],
+        reply: impl Fn(&Request) -> Reply + Send + std::marker::Sync + 'static,
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(pki!("ca.pem")).unwrap())
+            .unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(core_certificate).unwrap()],
+                PrivateKeyDer::from_pem_slice(core_key).unwrap(),
+            )
+            .unwrap();
+        let (config, reply) = (Arc::new(config), Arc::new(reply));
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let number = Arc::new(AtomicUsize::new(0));
+        let (stopped, seen) = (Arc::clone(&stop), Arc::clone(&requests));
+        let thread = std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let (reply, seen, number) = (Arc::clone(&reply), Arc::clone(&seen), Arc::clone(&number));
+                std::thread::spawn(move || {
+                    let mut stream = BufReader::new(StreamOwned::new(connection, socket.unwrap()));
+                    while let Some(mut request) = read_request(&mut stream) {
+                        request.number = number.fetch_add(1, Ordering::SeqCst);
+                        seen.lock().unwrap().push(request.clone());
+                        let Reply::Answer(code, headers, body) = reply(&request) else {
+                            return;
+                        };
+                        let text = format!(
+                            "HTTP/1.1 {code} X\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+                            body.len()
+                        );
+                        if stream.get_mut().write_all(text.as_bytes()).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            stop,
+            thread: Some(thread),
+            requests,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes the listener.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// One request with `Content-Length`; `None` when the connection is over, for whatever reason.
+fn read_request(stream: &mut impl BufRead) -> Option<Request> {
+    let mut line = String::new();
+    stream.read_line(&mut line).ok().filter(|length| *length > 0)?;
+    let path = line.split(' ').nth(1)?.to_owned();
+    let (mut length, mut content_type) = (0, String::new());
+    loop {
+        let mut header = String::new();
+        stream.read_line(&mut header).ok()?;
+        match header.trim_end().to_ascii_lowercase().split_once(": ") {
+            Some(("content-length", value)) => length = value.parse().ok()?,
+            Some(("content-type", value)) => content_type = value.to_owned(),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    Some(Request {
+        path,
+        content_type,
+        body,
+        number: 0,
+    })
+}
+
+// --- a probe ----------------------------------------------------------------------------------------------------------
+
+struct Probe {
+    _directory: tempfile::TempDir,
+    spool: Arc<Spool<OsDisk>>,
+    alarms: Arc<Mutex<Vec<(&'static str, String)>>>,
+    delivery: Option<Delivery>,
+}
+
+fn settings(url: String) -> DeliverSettings {
+    DeliverSettings {
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(20),
+        refused_interval: Duration::from_millis(5),
+        alarm_interval: Duration::ZERO,
+        ..DeliverSettings::new(url)
+    }
+}
+
+fn identity(certificate_pem: &[u8], key_pem: &[u8]) -> Identity {
+    Identity::new(authority(), certificate(certificate_pem), key_pem).unwrap()
+}
+
+impl Probe {
+    fn new(batches: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = SpoolSettings {
+            max_bytes: 16 << 20,
+            when_full: WhenFull::DropOldest,
+            sync: Sync::Never,
+        };
+        let spool = Arc::new(Spool::open(&directory.path().join("buffer"), settings).unwrap());
+        for sealed in &chains()[0][..batches] {
+            assert!(matches!(spool.store(sealed), Stored::Batch));
+        }
+        Self {
+            _directory: directory,
+            spool,
+            alarms: Arc::default(),
+            delivery: None,
+        }
+    }
+
+    fn deliver(self, settings: DeliverSettings) -> Self {
+        self.deliver_as(&identity(pki!("probe.pem"), pki!("probe.key")), settings)
+    }
+
+    fn deliver_as(mut self, identity: &Identity, settings: DeliverSettings) -> Self {
+        let alarms = Arc::clone(&self.alarms);
+        let alarm: Alarm = Arc::new(move |event| alarms.lock().unwrap().push((event.name, event.detail)));
+        let clock: Clock = Arc::new(|| NOW * 1_000_000_000);
+        self.delivery =
+            Some(Delivery::start(Arc::clone(&self.spool), identity, settings, clock, alarm).unwrap());
+        self
+    }
+
+    fn counters(&self) -> &DeliverCounters {
+        self.delivery.as_ref().unwrap().counters()
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = crate_now() + Duration::from_secs(20);
+        while !condition(self) {
+            assert!(
+                crate_now() < deadline,
+                "{what} did not happen: {:?} {:?}",
+                self.counters(),
+                self.alarms
+            );
+            std::thread::yield_now();
+        }
+    }
+
+    fn wait_until_empty(&self) {
+        self.wait("delivery of everything", |probe| {
+            probe.spool.pending_entries() == 0
+        });
+    }
+
+    fn alarm(&self, event: &str) -> Option<String> {
+        self.alarms
+            .lock()
+            .unwrap()
+            .iter()
+            .find(|(name, _)| *name == event)
+            .map(|(_, detail)| detail.clone())
+    }
+
+    /// Ends delivery and checks the books.
+    fn shutdown(&mut self, drain: Duration) -> Arc<DeliverCounters> {
+        let delivery = self.delivery.take().unwrap();
+        let counters = Arc::clone(delivery.counters());
+        delivery.shutdown(drain);
+        assert_eq!(counters.imbalance(), 0, "{counters:?}");
+        assert_eq!(
+            self.spool.counters().imbalance(),
+            0,
+            "{:?}",
+            self.spool.counters()
+        );
+        counters
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a deadline of the test itself")]
+fn crate_now() -> Instant {
+    Instant::now()
+}
+
+fn value(entries: &[LedgerEntry], account: &str, reason: &str) -> u64 {
+    entries
+        .iter()
+        .find(|e| e.account == account && e.reason == reason)
+        .unwrap()
+        .value
+        .unwrap()
+}
+
+// --- tests ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn everything_is_delivered_byte_for_byte_from_the_oldest_on() {
+    let core = Core::start(archived);
+    let mut probe = Probe::new(12).deliver(settings(core.url()));
+    probe.wait_until_empty();
+    let counters = probe.shutdown(Duration::ZERO);
+    let mut requests = core.requests();
+    assert!(requests[0].number < 4, "the first four are in flight together");
+    requests.sort_by_key(|request| request.claims().seq);
+    let bodies: Vec<&[u8]> = requests.iter().map(|request| &request.body[..]).collect();
+    assert!(
+        bodies
+            == chains()[0][..12]
+                .iter()
+                .map(|sealed| &sealed.bytes[..])
+                .collect::<Vec<_>>()
+    );
+    assert!(
+        requests
+            .iter()
+            .all(|r| r.path == "/v1/batches" && r.content_type == "application/vnd.apache.arrow.stream")
+    );
+    assert_eq!(
+        value(&counters.ledger_entries(), "delivery_answers", "acknowledged"),
+        12
+    );
+    assert_eq!(
+        value(
+            &probe.spool.counters().ledger_entries(),
+            "batches_acknowledged",
+            ""
+        ),
+        12
+    );
+}
+
+#[test]
+fn what_comes_while_delivery_runs_is_delivered_too() {
+    let core = Core::start(archived);
+    let probe = Probe::new(0).deliver(settings(core.url()));
+    for sealed in &chains()[1][..3] {
+        probe.spool.store(sealed);
+        probe.wait_until_empty();
+    }
+    assert_eq!(core.requests().len(), 3);
+}
+
+#[test]
+fn manifests_of_dropped_batches_go_their_own_way() {
+    let core = Core::start(archived);
+    let directory = tempfile::tempdir().unwrap();
+    let spool_settings = SpoolSettings {
+        max_bytes: 160 * 1024,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::Never,
+    };
+    let spool = Arc::new(Spool::open(directory.path(), spool_settings).unwrap());
+    for sealed in &chains()[0] {
+        assert!(matches!(spool.store(sealed), Stored::Batch));
+    }
+    let probe = Probe {
+        spool,
+        _directory: directory,
+        ..Probe::new(0)
+    }
+    .deliver(settings(core.url()));
+    probe.wait_until_empty();
+    let requests = core.requests();
+    let manifests: Vec<_> = requests
+        .iter()
+        .filter(|request| request.path == "/v1/manifests")
+        .collect();
+    assert!(
+        !manifests.is_empty()
+            && manifests
+                .iter()
+                .all(|request| request.content_type == "application/jose")
+    );
+    let mut seqs: Vec<u64> = requests.iter().map(|request| request.claims().seq).collect();
+    seqs.sort_unstable();
+    assert_eq!(
+        seqs,
+        (0..chains()[0].len() as u64).collect::<Vec<_>>(),
+        "the chain is whole"
+    );
+}
+
+#[test]
+fn refused_for_good_is_put_away_and_the_rest_goes_on() {
+    let core = Core::start(|request| match request.claims().seq {
+        1 => answer(
+            422,
+            r#"{"status":"REJECTED","error":"signature","detail":"it does\nnot hold"}"#,
+        ),
+        2 => answer(409, r#"{"status":"FORK"}"#),
+        3 => answer(400, "no json"),
+        4 => answer(413, ""),
+        _ => archived(request),
+    });
+    let mut probe = Probe::new(6).deliver(settings(core.url()));
+    probe.wait_until_empty();
+    let counters = probe.shutdown(Duration::ZERO).ledger_entries();
+    assert_eq!(value(&counters, "delivery_answers", "rejected"), 3);
+    assert_eq!(value(&counters, "delivery_answers", "fork"), 1);
+    assert_eq!(
+        value(
+            &probe.spool.counters().ledger_entries(),
+            "batches_rejected",
+            "refused"
+        ),
+        4
+    );
+    assert_eq!(core.requests().len(), 6, "nothing is sent twice");
+    let detail = probe.alarm("batch_rejected").unwrap();
+    assert!(detail.contains("the Core answered"), "{detail}");
+    assert!(probe.alarm("batch_forked").unwrap().contains("batch 2 of chain"));
+}
+
+#[test]
+fn a_failing_core_is_tried_until_it_works() {
+    for reply in [
+        || answer(503, r#"{"status":"ERROR","error":"disk_full"}"#),
+        || answer(500, ""),
+        || Reply::Answer(429, "Retry-After: 0\r\n", String::new()),
+        || answer(202, r#"{"status":"BACKPRESSURE"}"#),
+        || Reply::Answer(200, "X-Backpressure: true\r\n", String::new()),
+        || answer(404, "what?"),
+        || Reply::Hang,
+    ] {
+        let core = Core::start(move |request| {
+            if request.number < 5 {
+                reply()
+            } else {
+                archived(request)
+            }
+        });
+        let mut probe = Probe::new(6).deliver(settings(core.url()));
+        probe.wait_until_empty();
+        let counters = probe.shutdown(Duration::ZERO);
+        assert!(core.requests().len() >= 11);
+        assert_eq!(
+            value(&counters.ledger_entries(), "delivery_answers", "acknowledged"),
+            6
+        );
+        assert!(probe.alarm("delivery_resumed").is_some());
+    }
+}
+
+#[test]
+fn a_receipt_in_an_overloaded_answer_counts() {
+    let core = Core::start(|request| match archived(request) {
+        Reply::Answer(code, _, body) => Reply::Answer(code, "X-Backpressure: true\r\n", body),
+        hang @ Reply::Hang => hang,
+    });
+    let probe = Probe::new(5).deliver(settings(core.url()));
+    probe.wait_until_empty();
+    assert_eq!(core.requests().len(), 5);
+}
+
+#[test]
+fn a_probe_that_is_not_trusted_stops_and_asks_again() {
+    let trusted = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&trusted);
+    let core = Core::start(move |request| {
+        if gate.load(Ordering::SeqCst) {
+            return archived(request);
+        }
+        answer(
+            403,
+            r#"{"status":"REFUSED","error":"revoked","detail":"the certificate is revoked"}"#,
+        )
+    });
+    let probe = Probe::new(6).deliver(settings(core.url()));
+    probe.wait("a refusal", |probe| {
+        probe.counters().is_refused() && probe.counters().in_flight() == 0
+    });
+    assert!(
+        probe
+            .alarm("delivery_refused")
+            .unwrap()
+            .contains("the certificate is revoked")
+    );
+    assert_eq!(probe.spool.pending_entries(), 6, "nothing is lost");
+    trusted.store(true, Ordering::SeqCst);
+    probe.wait_until_empty();
+    probe.wait("the all-clear", |probe| probe.alarm("delivery_resumed").is_some());
+    assert!(!probe.counters().is_refused());
+}
+
+#[test]
+fn a_core_that_is_down_is_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let probe = Probe::new(3).deliver(settings(format!("https://{address}/")));
+    probe.wait("a few tries", |probe| probe.counters().failures_in_a_row() > 3);
+    assert!(
+        probe
+            .alarm("core_unreachable")
+            .unwrap()
+            .contains("cannot be reached")
+    );
+    let core = Core::start_on(
+        TcpListener::bind(address).unwrap(),
+        pki!("core.pem"),
+        pki!("core.key"),
+        archived,
+    );
+    probe.wait_until_empty();
+    assert_eq!(core.requests().len(), 3);
+}
+
+#[test]
+fn shutdown_waits_for_what_is_left_but_not_longer_than_granted() {
+    let core = Core::start(archived);
+    let mut probe = Probe::new(20).deliver(settings(core.url()));
+    probe.shutdown(Duration::from_secs(20));
+    assert_eq!(probe.spool.pending_entries(), 0);
+
+    let core = Core::start(|_| Reply::Hang);
+    let mut probe = Probe::new(5).deliver(settings(core.url()));
+    probe.shutdown(Duration::from_millis(30));
+    assert_eq!(probe.spool.pending_entries(), 5);
+    assert!(
+        probe.spool.take_oldest().is_some(),
+        "nothing is held as in flight"
+    );
+}
+
+#[test]
+fn certificates_of_another_authority_are_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let core = Core::start_on(listener, pki!("other-core.pem"), pki!("other-core.key"), archived);
+    let probe = Probe::new(1).deliver(settings(core.url()));
+    probe.wait("a failure", |probe| probe.alarm("core_unreachable").is_some());
+    let detail = probe.alarm("core_unreachable").unwrap();
+    assert!(
+        detail.contains("was not issued by CN=test CA, the CA of CA_CERT_PATH"),
+        "{detail}"
+    );
+
+    let core = Core::start(archived);
+    let identity = identity(pki!("other-probe.pem"), pki!("other-probe.key"));
+    let probe = Probe::new(1).deliver_as(&identity, settings(core.url()));
+    probe.wait("a refusal", |probe| probe.alarm("delivery_refused").is_some());
+    let detail = probe.alarm("delivery_refused").unwrap();
+    assert!(
+        detail.contains("the Core refused the certificate of CN=probe-1"),
+        "{detail}"
+    );
+    assert_eq!(probe.spool.pending_entries(), 1);
+
+    // The right CA, another host.
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    let core = Core::start_on(listener, pki!("core.pem"), pki!("core.key"), archived);
+    let probe = Probe::new(1).deliver(settings(core.url()));
+    probe.wait("a failure", |probe| probe.alarm("core_unreachable").is_some());
+    let detail = probe.alarm("core_unreachable").unwrap();
+    assert!(
+        detail.contains("it is not for the host in CORE_API_URL"),
+        "{detail}"
+    );
+}
+
+#[track_caller]
+fn refused(verdict: &Verdict, part: &str) {
+    let Verdict::BackOff {
+        cause: Cause::Receipt,
+        reason,
+        ..
+    } = verdict
+    else {
+        panic!("{verdict:?}")
+    };
+    assert!(reason.contains(part), "{reason}");
+}
+
+#[test]
+fn only_the_right_receipt_deletes() {
+    let entry = Entry {
+        chain: chains()[0][1].claims.chain,
+        seq: 1,
+        form: Form::Batch,
+    };
+    let sealed = &chains()[0][1];
+    let loaded = Loaded {
+        bytes: sealed.bytes.clone(),
+        claims: sealed.claims.clone(),
+        head: sealed.head(),
+    };
+    let request = Request {
+        path: "/v1/batches".to_owned(),
+        content_type: String::new(),
+        body: sealed.bytes.clone(),
+        number: 0,
+    };
+    let good = receipt_for(&request);
+    let verdict = |entry: &Entry, jws: &str, now: i64| {
+        let body = format!(r#"{{"status":"ARCHIVED","receipt":"{jws}"}}"#).into_bytes();
+        judge(
+            &Answer {
+                code: 200,
+                body,
+                ..Answer::default()
+            },
+            entry,
+            &loaded,
+            &authority(),
+            now,
+        )
+    };
+    let signed = |receipt: &Receipt| sign_receipt(pki!("core.key"), pki!("core.pem"), receipt);
+    let accepted = Verdict::Acknowledged {
+        slow_down: false,
+        retry_after: None,
+    };
+    assert_eq!(verdict(&entry, &signed(&good), NOW), accepted);
+
+    let foreign = sign_receipt(pki!("other-core.key"), pki!("other-core.pem"), &good);
+    refused(&verdict(&entry, &foreign, NOW), "not accepted under the CA");
+    let mixed = sign_receipt(pki!("other-core.key"), pki!("core.pem"), &good);
+    refused(&verdict(&entry, &mixed, NOW), "wrong signature");
+    let by_probe = sign_receipt(pki!("core.key"), pki!("probe.pem"), &good);
+    refused(&verdict(&entry, &by_probe, NOW), "not accepted under the CA");
+    refused(
+        &verdict(&entry, &signed(&good), 1_000_000_000),
+        "not accepted under the CA",
+    );
+    for (other, part) in [
+        (
+            Receipt {
+                seq: 2,
+                ..good.clone()
+            },
+            "another position",
+        ),
+        (
+            Receipt {
+                probe: "probe-2".to_owned(),
+                ..good.clone()
+            },
+            "another probe",
+        ),
+        (
+            Receipt {
+                chain: chains()[1][0].claims.chain,
+                ..good.clone()
+            },
+            "another chain",
+        ),
+        (
+            Receipt {
+                manifest: Digest([0; 32]),
+                ..good.clone()
+            },
+            "another manifest",
+        ),
+        (
+            Receipt {
+                status: Status::ManifestOnly,
+                ..good.clone()
+            },
+            "another status",
+        ),
+        (
+            Receipt {
+                iss: "core-2".to_owned(),
+                ..good.clone()
+            },
+            "does not carry the Core role",
+        ),
+        (Receipt { v: 2, ..good.clone() }, "version 2"),
+    ] {
+        refused(&verdict(&entry, &signed(&other), NOW), part);
+    }
+    // The Core may hold the batch of a bare manifest already.
+    let manifest = Entry {
+        form: Form::Manifest,
+        ..entry
+    };
+    assert_eq!(verdict(&manifest, &signed(&good), NOW), accepted);
+    refused(&verdict(&entry, "e30.e30.AQ", NOW), "malformed");
+    assert_eq!(sealed.claims.iss, PROBE);
+}
+
+#[test]
+fn a_bad_address_is_one_clear_line() {
+    for (url, part) in [
+        ("http://core:8443", "over TLS only"),
+        ("core:8443", "over TLS only"),
+        ("", "relative URL"),
+        ("https://core/?x=1", "and nothing else"),
+        ("https://user@core/", "and nothing else"),
+    ] {
+        let probe = Probe::new(0);
+        let identity = identity(pki!("probe.pem"), pki!("probe.key"));
+        let clock: Clock = Arc::new(|| 0);
+        let started = Delivery::start(
+            Arc::clone(&probe.spool),
+            &identity,
+            settings(url.into()),
+            clock,
+            Arc::new(|_| {}),
+        );
+        let Err(error @ DeliverError::Url { .. }) = started else {
+            panic!("{url} was accepted")
+        };
+        assert!(error.to_string().contains(part), "{error}");
+        assert!(!error.to_string().contains('\n'));
+    }
+}

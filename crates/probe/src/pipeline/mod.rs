@@ -1,0 +1,292 @@
+//! The whole probe: the only place that knows all stages; starts their threads and ends them in order.
+//!
+//! **In**: settings. **Out**: sealed batches in the spool, delivered to the Core. **Owns**: the stop flag, the threads,
+//! the books. **Never**: lets a later stage hold up live capture.
+//!
+//! ```text
+//! capture thread: source ─▶ worker ─▶ builder ──queue──▶ seal thread ─▶ spool ◀── deliver thread ═▶ Core
+//! health thread: the books, every HEALTH_REPORT_INTERVAL_SECONDS ──────▲
+//! ```
+//!
+//! The end, in order: capture stops and every open flow is exported; what waits is sealed; the last books are sealed;
+//! delivery goes on until everything is acknowledged, for at most SHUTDOWN_TIMEOUT_SECONDS; the rest stays in the spool.
+
+mod books;
+mod capture;
+mod health;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::capture::bpf::Filters;
+use crate::capture::{CaptureError, FileSource, RingOptions, RingSource};
+use crate::clock;
+use crate::counters::LedgerEntry;
+use crate::deliver::{Alarm, DeliverError, DeliverSettings, Delivery, Identity, Pressure};
+use crate::flow;
+use crate::seal::sealer::Clock;
+use crate::seal::{Chain, SealError, Sealer, SealerSettings, Signer, SignerError};
+use crate::spool::{Spool, SpoolError, SpoolSettings, Stored};
+
+pub use books::Books;
+
+/// Batches that may wait for their signature: above this a live probe drops, counted.
+const SEAL_QUEUE_BATCHES: usize = 64;
+/// Events about the probe itself that may wait to be sealed.
+const EVENT_QUEUE: usize = 256;
+
+/// Where frames come from.
+#[derive(Debug)]
+pub enum Input {
+    /// A network interface.
+    Interface {
+        /// Its name.
+        name: String,
+        /// How to capture. The stop flag is replaced by the pipeline's.
+        options: RingOptions,
+    },
+    /// Capture files, in this order.
+    Files {
+        /// The paths; `-` is standard input.
+        paths: Vec<PathBuf>,
+        /// Which frames to read; `None`: all.
+        filters: Option<Filters>,
+    },
+}
+
+/// What a probe needs to know.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where frames come from.
+    pub input: Input,
+    /// Limits and timeouts of metering.
+    pub flow: flow::Settings,
+    /// Name in the manifests.
+    pub probe_id: String,
+    /// The probe's certificate, PEM.
+    pub certificate: PathBuf,
+    /// The probe's private key, PEM.
+    pub key: PathBuf,
+    /// The CA of the Core, PEM. Needed to deliver.
+    pub ca: PathBuf,
+    /// The spool's directory.
+    pub spool_directory: PathBuf,
+    /// How the spool works.
+    pub spool: SpoolSettings,
+    /// Where and how to deliver; `None`: seal and spool only.
+    pub deliver: Option<DeliverSettings>,
+    /// Longest time that a record waits for its batch to fill.
+    pub linger: Duration,
+    /// Time between two ledgers.
+    pub health_interval: Duration,
+    /// Longest time that a stopping probe waits for receipts.
+    pub shutdown_timeout: Duration,
+    /// Events sealed or waiting but not acknowledged, above which the probe is under back-pressure.
+    pub backpressure_threshold: u64,
+}
+
+/// Why a probe cannot start. Nothing was captured.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The interface or a file.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The limits of metering.
+    #[error(transparent)]
+    Flow(#[from] flow::SettingsError),
+    /// Key or certificate.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// The way to the Core.
+    #[error(transparent)]
+    Deliver(#[from] DeliverError),
+    /// The buffer directory.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The chain.
+    #[error("no new chain can be begun: {0}")]
+    Seal(#[from] SealError),
+    /// A thread.
+    #[error("a thread cannot start: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// How a probe ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What could not be read of the inputs, one line each.
+    pub problems: Vec<String>,
+    /// The final books.
+    pub ledger: Vec<LedgerEntry>,
+}
+
+/// A running probe.
+pub struct Pipeline {
+    stop: Arc<AtomicBool>,
+    books: Arc<Books>,
+    supervisor: Mutex<Option<JoinHandle<Outcome>>>,
+}
+
+impl Pipeline {
+    /// Opens everything and starts the threads. What is wrong with keys, certificates, directory or interface shows here.
+    pub fn start(settings: Settings) -> Result<Self, PipelineError> {
+        settings.flow.validate()?;
+        let clock: Clock = Arc::new(clock::utc_now);
+        let now = clock::utc_now().div_euclid(1_000_000_000);
+        let signer = Signer::load(&settings.certificate, &settings.key, &settings.probe_id, now)?;
+        let identity = match &settings.deliver {
+            Some(_) => Some(Identity::load(&settings.ca, &settings.certificate, &settings.key)?),
+            None => None,
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let source = match settings.input {
+            Input::Interface { name, options } => {
+                let options = RingOptions { stop: Arc::clone(&stop), ..options };
+                capture::Opened::Ring(Box::new(RingSource::open(&name, &options)?))
+            }
+            Input::Files { paths, filters } => {
+                let source = FileSource::new(paths);
+                capture::Opened::Files(Box::new(match filters {
+                    Some(filters) => source.with_filters(filters),
+                    None => source,
+                }))
+            }
+        };
+        let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
+        let chain = Chain::start(spool.head())?;
+        tracing::info!(
+            probe = settings.probe_id,
+            chain = %chain.id(),
+            spool = %settings.spool_directory.display(),
+            pending = spool.pending_entries(),
+            "a new chain begins"
+        );
+
+        let (events, event_queue) = crossbeam_channel::bounded(EVENT_QUEUE);
+        let sealer_settings = SealerSettings { queue_batches: SEAL_QUEUE_BATCHES, clock: Arc::clone(&clock) };
+        let store = Arc::clone(&spool);
+        let sealer = Sealer::start(signer, chain, sealer_settings, move |sealed| {
+            if let Stored::Lost(error) = store.store(&sealed) {
+                tracing::error!(%error, "the chain has a hole here");
+            }
+        })?;
+        let books = Arc::new(Books::new(&settings.flow, Arc::clone(sealer.intake().counters()), Arc::clone(&spool)));
+        let alarm: Alarm = {
+            let books = Arc::clone(&books);
+            Arc::new(move |event| {
+                if events.try_send(event).is_err() {
+                    books.event_lost();
+                }
+            })
+        };
+        let delivery = match (settings.deliver, identity) {
+            (Some(deliver), Some(identity)) => {
+                Some(Delivery::start(Arc::clone(&spool), &identity, deliver, Arc::clone(&clock), Arc::clone(&alarm))?)
+            }
+            _ => None,
+        };
+        if let Some(delivery) = &delivery {
+            books.set_delivery(Arc::clone(delivery.counters()));
+        }
+        let pressure = Pressure::new(
+            Arc::clone(sealer.intake().counters()),
+            Arc::clone(&spool),
+            settings.backpressure_threshold,
+        );
+        let capture = capture::Capture {
+            flow: settings.flow,
+            linger: settings.linger,
+            intake: sealer.intake(),
+            books: Arc::clone(&books),
+            stop: Arc::clone(&stop),
+        };
+        let health = health::Health {
+            interval: settings.health_interval,
+            intake: sealer.intake(),
+            books: Arc::clone(&books),
+            pressure,
+            events: event_queue,
+        };
+        let supervisor = Supervisor { source, capture, health, sealer, delivery, shutdown_timeout: settings.shutdown_timeout };
+        let supervisor_books = Arc::clone(&books);
+        let thread = std::thread::Builder::new()
+            .name("dpi-supervisor".to_owned())
+            .spawn(move || supervisor.run(&supervisor_books))?;
+        Ok(Self { stop, books, supervisor: Mutex::new(Some(thread)) })
+    }
+
+    /// Asks the probe to end. Returns at once; a second call changes nothing.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the probe has ended.
+    pub fn is_finished(&self) -> bool {
+        self.lock().as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for the end. `None` if somebody else has waited already.
+    pub fn join(&self) -> Option<Outcome> {
+        let thread = self.lock().take()?;
+        match thread.join() {
+            Ok(outcome) => Some(outcome),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// The books at this moment.
+    pub fn books(&self) -> &Arc<Books> {
+        &self.books
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<Outcome>>> {
+        // The handle is taken whole or not at all: it holds after a panic too.
+        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs the stages from first to last, and ends them in the same order.
+struct Supervisor {
+    source: capture::Opened,
+    capture: capture::Capture,
+    health: health::Health,
+    sealer: Sealer,
+    delivery: Option<Delivery>,
+    shutdown_timeout: Duration,
+}
+
+impl Supervisor {
+    fn run(self, books: &Books) -> Outcome {
+        let (finish, finished) = crossbeam_channel::bounded::<()>(0);
+        let Self { source, capture, mut health, sealer, delivery, shutdown_timeout } = self;
+        let problems = std::thread::scope(|scope| {
+            // Reports until the capture is over and everything that it gave is sealed.
+            let reports = scope.spawn(|| health.run(&finished));
+            let problems = capture.run(source);
+            wait_until_sealed(books);
+            drop(finish);
+            if reports.join().is_err() {
+                tracing::error!("the health report panicked: a bug; the books of this chain end early");
+            }
+            problems
+        });
+        // The last books: everything that was captured is sealed by now, so that they are final but for delivery.
+        health.report();
+        drop(health);
+        sealer.finish();
+        if let Some(delivery) = delivery {
+            delivery.shutdown(shutdown_timeout);
+        }
+        Outcome { problems, ledger: books.ledger_entries() }
+    }
+}
+
+/// Returns when no record waits for its signature. The sealing thread always gets on, so this ends.
+fn wait_until_sealed(books: &Books) {
+    while books.events_waiting() > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,167 @@
+"""The live probe for Python: `dpi_probe.Probe`."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dpi_probe import _bpf, _native
+from dpi_probe._flows import compile_filter
+from dpi_probe.config import ProbeSettings, load
+from dpi_probe.errors import CaptureError, ConfigError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+_NANOSECONDS = 1_000_000_000
+_MEBIBYTE = 1 << 20
+# How long `join` waits at a time, so that signal handlers get their turn.
+_PATIENCE_SECONDS = 0.05
+
+
+class Probe:
+    """Captures packets, seals their flow records, spools them and delivers them to a Core.
+
+    ```python
+    from dpi_probe import Probe
+
+    with Probe(interface="eth0", core_api_url="https://core.example:8443") as probe:
+        time.sleep(60)
+    ```
+
+    Every setting of docs/reference/config.md can be given by its name in lower case; what is not given comes from the
+    environment or has its default.
+    """
+
+    def __init__(
+        self,
+        interface: str | None = None,
+        *,
+        files: Sequence[str | Path] = (),
+        settings: ProbeSettings | None = None,
+        **named: Any,
+    ) -> None:
+        """Check the settings; nothing is opened yet.
+
+        Raises:
+            ConfigError: a setting has a value that is not allowed, or there is nothing to capture from.
+        """
+        self.settings = settings if settings is not None else load({"capture_iface": interface, **named})
+        self.files = [Path(file) for file in files]
+        if self.settings.capture_iface is None and not self.files:
+            msg = "nothing to capture from: give an interface (CAPTURE_IFACE) or capture files"
+            raise ConfigError(msg)
+        if self.settings.capture_iface is not None and self.files:
+            msg = f"capture from interface {self.settings.capture_iface} or from files, not both"
+            raise ConfigError(msg)
+        self._pipeline: _native.Pipeline | None = None
+
+    def start(self) -> None:
+        """Open everything and start the threads.
+
+        Raises:
+            CaptureError: the interface cannot be opened.
+            CapturePermissionError: this process may not capture.
+            ConfigError: key or certificate cannot be used, or the filter is wrong.
+            SpoolError: the buffer directory cannot be used.
+        """
+        settings = self.settings
+        if settings.probe_cert_path is None or settings.probe_key_path is None or settings.ca_cert_path is None:
+            msg = "PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; `dpi-probe pki issue NAME` makes them"
+            raise ConfigError(msg)
+        _native.log_to_stderr(settings.log_level)
+        self._pipeline = _native.Pipeline(
+            interface=settings.capture_iface,
+            files=[str(file) for file in self.files],
+            filter=self._compiled_filter(),
+            promiscuous=settings.promiscuous,
+            idle_timeout_ns=round(settings.flow_timeout_seconds * _NANOSECONDS),
+            active_timeout_ns=round(settings.flow_active_timeout_seconds * _NANOSECONDS),
+            workers=1,
+            memory_bytes=settings.max_buffer_size_mb * _MEBIBYTE,
+            probe_id=settings.probe_id or self._default_probe_id(settings.probe_cert_path),
+            certificate=str(settings.probe_cert_path),
+            key=str(settings.probe_key_path),
+            ca=str(settings.ca_cert_path),
+            spool_directory=str(settings.spool_directory),
+            spool_bytes=settings.max_spool_size_mb * _MEBIBYTE,
+            spool_when_full=settings.spool_when_full,
+            spool_fsync=settings.spool_fsync,
+            core_url=settings.core_api_url,
+            linger_seconds=settings.seal_linger_seconds,
+            health_interval_seconds=settings.health_report_interval_seconds,
+            shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
+            backpressure_threshold=settings.backpressure_threshold,
+        )
+
+    def stop(self) -> None:
+        """Ask the probe to end: open flows are exported, sealed, and delivered or left in the spool. Returns at once."""
+        if self._pipeline is not None:
+            self._pipeline.stop()
+
+    def join(self) -> None:
+        """Wait until the probe has ended; signal handlers run meanwhile.
+
+        Raises:
+            CaptureError: an input could not be read, or not to its end. Everything before it was delivered.
+        """
+        if self._pipeline is None:
+            return
+        while not self._pipeline.is_finished():
+            time.sleep(_PATIENCE_SECONDS)
+        if problems := self._pipeline.join():
+            raise CaptureError("\n".join(problems))
+
+    def accounts(self) -> list[dict[str, Any]]:
+        """The books at this moment: `account`, `reason`, `worker` and `value` of each."""
+        return self._pipeline.accounts() if self._pipeline is not None else []
+
+    def summary(self) -> str:
+        """The books in one line."""
+        totals: dict[str, int] = {}
+        for entry in self.accounts():
+            totals[entry["account"]] = totals.get(entry["account"], 0) + (entry["value"] or 0)
+        return (
+            f"{totals.get('frames_delivered', 0):,} frames, {totals.get('flows_exported', 0):,} flow records, "
+            f"{totals.get('batches_sealed', 0):,} batches sealed, {totals.get('batches_acknowledged', 0):,} acknowledged, "
+            f"{totals.get('batches_spooled', 0):,} in the spool, {totals.get('source_frames_dropped', 0):,} frames dropped"
+        )
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop and wait for the end."""
+        self.stop()
+        self.join()
+
+    def _compiled_filter(self) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
+        expression = self.settings.capture_filter
+        if expression is None:
+            return None
+        if self.settings.capture_iface is None:
+            return compile_filter(expression)
+        link_type = _native.interface_link_type(self.settings.capture_iface)
+        return [(link_type, _bpf.compile_filter(expression, link_type))]
+
+    def _default_probe_id(self, certificate: Path) -> str:
+        """The name in the certificate, and the interface."""
+        try:
+            name = _native.read_certificate(ssl.PEM_cert_to_DER_cert(certificate.read_text()))["probe"]
+        except OSError as error:
+            msg = f"{certificate}: cannot read the probe certificate: {error.strerror}; `dpi-probe pki issue NAME` makes one"
+            raise ConfigError(msg) from None
+        except (ValueError, VerificationError):
+            msg = f"{certificate}: this is not a certificate in PEM form; `dpi-probe pki issue NAME` makes one"
+            raise ConfigError(msg) from None
+        if name is None:
+            msg = f"{certificate}: this is not a probe's certificate (no URI urn:dpi-probe:probe:NAME in it)"
+            raise ConfigError(msg)
+        return f"{name}/{self.settings.interface_label}"

@@ -1,0 +1,241 @@
+"""Offline verification of sealed batches, spools, archives, exports and proofs (docs/formats).
+
+In: paths and trust. Out: a `Report`. Reads only, and needs neither probe nor Core to run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpi_probe import _native
+from dpi_probe._verify.chains import Chains
+from dpi_probe._verify.findings import Chain, Finding, Report
+from dpi_probe._verify.sources import Piece, Source, find_source
+from dpi_probe._verify.trust import Trust, load_certificates
+from dpi_probe.errors import VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from dpi_probe._verify.sources import PieceKind
+
+__all__ = ["Chain", "Finding", "Report", "Trust", "load_certificates", "verify_paths"]
+
+_MAX_NAMED_ROWS = 20
+
+
+def verify_paths(
+    paths: Sequence[Path],
+    *,
+    ca: Path | None = None,
+    certificates: Sequence[Path] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Verify everything that lies at `paths`.
+
+    Args:
+        paths: sealed batches, manifests, proofs, spool, archive and export directories.
+        ca: the CA certificate (PEM) that must have issued every certificate. Without it, certificates that are given
+            are trusted as they are, and what lies with an archive or export is trusted under the CA that lies there.
+        certificates: certificates of probes (PEM files, or directories of them).
+        progress: is told the size of each piece that was checked, in bytes.
+
+    Raises:
+        ConfigError: a certificate cannot be read.
+    """
+    report = Report()
+    trust = Trust.given(ca, certificates)
+    report.trusted.extend(trust.because)
+    chains = Chains(report)
+    for path in paths:
+        source = find_source(path)
+        verifier = _Verifier(report, chains, source, trust.beside(source.authority, source.certificates))
+        report.trusted.extend(because for because in verifier.trust.because if because not in report.trusted)
+        for piece in source.pieces():
+            verifier.check(piece)
+            if progress is not None:
+                progress(len(piece.data))
+        if source.head is not None:
+            chains.head(*source.head, None, str(path / "head.json"))
+    chains.check()
+    return report
+
+
+class _Verifier:
+    """Checks the pieces of one source."""
+
+    def __init__(self, report: Report, chains: Chains, source: Source, trust: Trust) -> None:
+        self.report = report
+        self.chains = chains
+        self.source = source
+        self.trust = trust
+
+    def check(self, piece: Piece) -> None:
+        """Check one piece."""
+        if piece.note:
+            self.report.note(piece.role, piece.where, piece.note)
+        checks: dict[PieceKind, Callable[[Piece], None]] = {
+            "batch": self._batch,
+            "manifest": self._manifest,
+            "proof": self._proof,
+            "receipt": self._lone_receipt,
+            "head": self._head,
+            "damage": self._damage,
+            "unreadable": self._damage,
+        }
+        checks[piece.kind](piece)
+
+    def _damage(self, piece: Piece) -> None:
+        if piece.message:
+            self.report.fault(piece.kind, piece.where, f"{_named(piece)}{piece.message}")
+        if piece.stated is not None:
+            self.chains.damaged(*piece.stated)
+
+    def _lone_receipt(self, piece: Piece) -> None:
+        self._receipt(piece.data.decode("ascii", "replace"), piece.where, piece.stated, None)
+
+    def _batch(self, piece: Piece) -> None:
+        self.report.batches += 1
+        try:
+            signed = _native.verify_batch(piece.data, self.trust.certificates)
+        except VerificationError:
+            self._diagnose(piece)
+            return
+        if piece.message:
+            # An archive's record whose own digest is wrong, while the batch in it holds.
+            message = f"{_named(piece)}{piece.message}, beside the batch, which holds"
+            self.report.fault("damage", piece.where, message)
+        self.report.records += signed["claims"]["rows"]
+        self._signed(piece, signed, is_batch=True)
+
+    def _manifest(self, piece: Piece) -> None:
+        self.report.manifests += 1
+        try:
+            signed = _native.verify_manifest(piece.data.decode("ascii", "replace"), self.trust.certificates)
+        except VerificationError as error:
+            self.report.fault(_check(error), piece.where, f"{_named(piece)}{error}{self._hint(error)}")
+            if piece.stated is not None:
+                self.chains.damaged(*piece.stated)
+            return
+        self._signed(piece, signed, is_batch=False)
+
+    def _signed(self, piece: Piece, signed: _native.Signed, *, is_batch: bool) -> None:
+        """What follows once the signature holds: certificate, place, chain, receipt."""
+        claims = signed["claims"]
+        place = (claims["chain"], claims["seq"])
+        objection = self.trust.objection(signed["certificate"], claims["iat"])
+        if objection is not None:
+            self.report.fault(
+                "certificate", piece.where, f"batch {claims['seq']} of chain {claims['chain']}: {objection}"
+            )
+        if piece.stated is not None and piece.stated != place:
+            self.report.fault(
+                "reordered",
+                piece.where,
+                f"reordered: it stands as batch {piece.stated[1]} of chain {piece.stated[0]}, "
+                f"but was sealed as batch {place[1]} of chain {place[0]} ({claims['iss']})",
+            )
+            self.chains.damaged(*piece.stated)
+        if piece.role == "fork":
+            self.report.fault(
+                "fork", piece.where, f"forked: a second batch {place[1]} of chain {place[0]} ({claims['iss']})"
+            )
+            return
+        digest = signed["manifest_digest"]
+        self.chains.add(claims, digest, piece.where, str(self.source.path), self.source.layout, is_batch=is_batch)
+        if piece.receipt:
+            self._receipt(piece.receipt, piece.where, place, digest)
+
+    def _diagnose(self, piece: Piece) -> None:
+        """Say in one line what is wrong with a batch, down to the record if that can be told."""
+        found = _native.diagnose_batch(piece.data, self.trust.certificates)
+        claims = found["claims"]
+        named = _named(piece)
+        if claims is not None and not piece.stated:
+            named = f"batch {claims['seq']} of chain {claims['chain']} ({claims['iss']}): "
+        check, first = found["failures"][0]
+        messages = [message for _, message in found["failures"]]
+        rows = found["altered_rows"]
+        if rows:
+            shown = ", ".join(map(str, rows[:_MAX_NAMED_ROWS])) + (", …" if len(rows) > _MAX_NAMED_ROWS else "")
+            of = f" of {claims['rows']}" if claims is not None else ""
+            messages.append(f"altered: record {shown}{of}")
+        if found["undecodable_columns"]:
+            columns = ", ".join(found["undecodable_columns"])
+            messages.append(f"column {columns} cannot be decoded, so every record of the batch is affected")
+        elif found["records_hold"] and check == "body":
+            messages.append("its records all hold: what was altered lies beside them")
+        hint = self._hint(None) if check == "certificate" else ""
+        self.report.fault(check, piece.where, f"{named}{'; '.join(messages) or first}{hint}")
+        place = piece.stated or ((claims["chain"], claims["seq"]) if claims is not None else None)
+        if place is not None:
+            self.chains.damaged(*place)
+
+    def _hint(self, error: VerificationError | None) -> str:
+        wanted = error is None or _check(error) == "certificate"
+        return "; give the probe's certificate with --certificate" if wanted and not self.trust.certificates else ""
+
+    def _proof(self, piece: Piece) -> None:
+        self.report.proofs += 1
+        try:
+            proved = _native.check_proof(piece.data.decode("utf-8", "replace"), self.trust.certificates)
+        except VerificationError as error:
+            self.report.fault(_check(error), piece.where, f"{error}{self._hint(error)}")
+            return
+        claims = proved["claims"]
+        objection = self.trust.objection(proved["certificate"], claims["iat"])
+        if objection is not None:
+            self.report.fault("certificate", piece.where, objection)
+            return
+        message = f"record {proved['row']} is in batch {claims['seq']} of chain {claims['chain']} ({claims['iss']})"
+        self.report.note("proof", piece.where, message)
+
+    def _receipt(self, receipt: str, where: str, place: tuple[str, int] | None, digest: str | None) -> None:
+        if self.trust.authority is None:
+            return
+        self.report.receipts += 1
+        try:
+            claims = _native.verify_receipt(receipt, self.trust.authority, _issued_at(receipt))
+        except VerificationError as error:
+            self.report.fault("receipt", where, str(error))
+            return
+        wrong_place = place is not None and place != (claims["chain"], claims["seq"])
+        if wrong_place or (digest is not None and digest != claims["manifest"]):
+            self.report.fault("receipt", where, f"its receipt is for batch {claims['seq']} of chain {claims['chain']}")
+        elif digest is None:
+            self.chains.head(claims["chain"], claims["seq"], claims["manifest"], claims["probe"], where)
+
+    def _head(self, piece: Piece) -> None:
+        if self.trust.authority is None:
+            return
+        self.report.heads += 1
+        token = piece.data.decode("ascii", "replace")
+        try:
+            claims = _native.verify_head(token, self.trust.authority, _issued_at(token))
+        except VerificationError as error:
+            self.report.fault("head", piece.where, str(error).replace("receipt", "chain head"))
+            return
+        self.chains.head(claims["chain"], claims["seq"], claims["manifest"], claims["probe"], piece.where)
+
+
+def _named(piece: Piece) -> str:
+    return f"batch {piece.stated[1]} of chain {piece.stated[0]}: " if piece.stated is not None else ""
+
+
+def _check(error: VerificationError) -> str:
+    return str(getattr(error, "check", "format"))
+
+
+def _issued_at(token: str) -> int:
+    """`iat` of a JWS that is about to be verified: a Core's certificate counts if it was valid then."""
+    import base64
+    import json
+
+    parts = token.split(".")
+    try:
+        payload = parts[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return max(0, min(int(claims["iat"]), 2**62))
+    except (IndexError, KeyError, TypeError, ValueError):
+        return 0

@@ -1,0 +1,283 @@
+"""What lies at a path: files, spools, archives, exports and proofs, taken apart into pieces of evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dpi_probe.core.archive import Damage
+
+MAX_FILE_BYTES = 8 << 20
+"""Longer than any file but a segment may be; the native code knows the exact limits."""
+
+PieceKind = Literal["batch", "manifest", "proof", "receipt", "head", "damage", "unreadable"]
+Layout = Literal["plain", "spool", "archive", "export"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One piece of evidence."""
+
+    kind: PieceKind
+    where: str
+    data: bytes = b""
+    stated: tuple[str, int] | None = None
+    """Chain and position that its file name or record header says."""
+    message: str = ""
+    """What is wrong, for `damage` and `unreadable`."""
+    receipt: str = ""
+    """The receipt that lies with it."""
+    note: str = ""
+    """What should be known of it, whatever it proves."""
+    role: Literal["evidence", "fork", "refused"] = "evidence"
+    """`fork`: refused by a Core for a fork, and kept; `refused`: put away by a probe."""
+
+
+@dataclass(slots=True)
+class Source:
+    """One path that was given."""
+
+    path: Path
+    layout: Layout
+    certificates: list[Path] = field(default_factory=list)
+    """Certificates that lie with the evidence."""
+    authority: Path | None = None
+    """The CA certificate that lies with it."""
+    head: tuple[str, int, str] | None = None
+    """Of a spool: chain, position and digest of the last manifest that was sealed."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """Everything that is there, in order."""
+        match self.layout:
+            case "spool":
+                yield from _spool(self.path)
+            case "archive":
+                yield from _archive(self.path)
+            case "export":
+                yield from _export(self.path)
+            case "plain":
+                yield from _plain(self.path)
+
+
+def find_source(path: Path) -> Source:
+    """Tell what lies at `path`."""
+    if path.is_dir():
+        if (path / "pending").is_dir():
+            return Source(path, "spool", head=_spool_head(path))
+        if (path / "batches").is_dir() or (path / "heads").is_dir():
+            return _with_certificates(Source(path, "export"), path)
+        for directory in (path, path / "archive"):
+            if directory.is_dir() and any(directory.glob("segment-*.dpa")):
+                return _with_certificates(Source(directory, "archive"), directory)
+        return Source(path, "plain")
+    source = Source(path, "archive" if path.suffix == ".dpa" else "plain")
+    for directory in list(path.absolute().parents)[:3]:
+        if (directory / "certificates").is_dir():
+            return _with_certificates(source, directory)
+    return source
+
+
+def _with_certificates(source: Source, directory: Path) -> Source:
+    source.certificates = sorted((directory / "certificates").glob("*.pem"))
+    authority = directory / "ca.pem"
+    source.authority = authority if authority.is_file() else None
+    return source
+
+
+def read(path: Path) -> bytes:
+    """A file that is not longer than evidence can be.
+
+    Raises:
+        OSError: it cannot be read, or is too long.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        message = "it is longer than any sealed batch or proof"
+        raise OSError(0, message)
+    return data
+
+
+def stated_place(name: str) -> tuple[str, int] | None:
+    """Chain and position in a file name CHAIN-SEQ[…].SUFFIX, if it is one."""
+    chain, _, rest = name.partition(".")[0].partition("-")
+    seq = rest.partition("-")[0]
+    if len(chain) != 32 or len(seq) != 16:
+        return None
+    try:
+        int(chain, 16)
+        return chain, int(seq, 16)
+    except ValueError:
+        return None
+
+
+def _file(path: Path, role: Literal["evidence", "fork", "refused"] = "evidence") -> Piece:
+    try:
+        data = read(path)
+    except OSError as error:
+        return Piece("unreadable", str(path), message=f"cannot be read: {error.strerror or error}")
+    place = stated_place(path.name)
+    if data.startswith(b"\xff\xff\xff\xff") or path.suffix == ".arrows":
+        return Piece("batch", str(path), data, place, role=role)
+    if path.suffix == ".manifest":
+        return Piece("manifest", str(path), data, place, role=role)
+    if data.lstrip().startswith(b"{"):
+        return Piece("proof", str(path), data)
+    kind = _jose_type(data)
+    if kind is None:
+        return Piece("unreadable", str(path), message="is neither a sealed batch, a manifest, a receipt nor a proof")
+    return Piece(kind, str(path), data.strip(), place)
+
+
+def _jose_type(data: bytes) -> PieceKind | None:
+    """What a compact JWS is, by its `typ`."""
+    import base64
+
+    header = data.strip().partition(b".")[0]
+    try:
+        parsed = json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4)))
+        kinds: dict[object, PieceKind] = {
+            "dpi-manifest+jwt": "manifest",
+            "dpi-receipt+jwt": "receipt",
+            "dpi-head+jwt": "head",
+        }
+        return kinds.get(parsed.get("typ"))
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def _plain(path: Path) -> Iterator[Piece]:
+    if not path.is_dir():
+        yield _file(path)
+        return
+    found = False
+    for file in sorted(path.rglob("*")):
+        if file.suffix in {".arrows", ".manifest"} and file.is_file():
+            found = True
+            yield _file(file)
+        elif file.suffix == ".dpa" and file.is_file():
+            found = True
+            yield from _archive(file)
+    if not found:
+        yield Piece("unreadable", str(path), message="holds no sealed batches (*.arrows), manifests or segments")
+
+
+def _spool_head(path: Path) -> tuple[str, int, str] | None:
+    try:
+        head = json.loads(read(path / "head.json"))
+        return str(head["chain"]), int(head["seq"]), str(head["manifest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _spool(path: Path) -> Iterator[Piece]:
+    for file in _listed(path / "pending"):
+        if file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
+            yield _file(file)
+    for file in _listed(path / "rejected"):
+        if file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
+            piece = _file(file, "refused")
+            try:
+                reason = read(file.with_name(f"{file.name}.reason")).decode("utf-8", "replace").strip()
+            except OSError:
+                reason = "no reason is known"
+            yield Piece(**{name: getattr(piece, name) for name in Piece.__slots__} | {"note": f"was refused: {reason}"})
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _export(path: Path) -> Iterator[Piece]:
+    receipts = {file.relative_to(path / "receipts").with_suffix("") for file in (path / "receipts").rglob("*.jwt")}
+    for file in sorted((path / "batches").rglob("*")):
+        if file.suffix in {".arrows", ".manifest"} and file.is_file():
+            yield _file(file)
+            stem = file.relative_to(path / "batches").with_suffix("")
+            receipts.discard(stem)
+            receipt = path / "receipts" / stem.with_name(f"{stem.name}.jwt")
+            if receipt.is_file():
+                yield _file(receipt)
+    for stem in sorted(receipts):
+        yield Piece(
+            "damage",
+            str(path / "receipts" / stem.with_name(f"{stem.name}.jwt")),
+            stated=stated_place(stem.name),
+            message="is the receipt of a batch that is left out",
+        )
+    for file in sorted((path / "forks").rglob("*")):
+        if file.is_file():
+            yield _file(file, "fork")
+    for file in sorted((path / "heads").rglob("*.jwt")):
+        yield _file(file)
+
+
+def _archive(path: Path) -> Iterator[Piece]:
+    from dpi_probe.core.archive import ArchiveError, Damage, Kind, TornTail, iter_entries
+
+    expected: int | None = None
+    first = True
+    try:
+        for item in iter_entries(path):
+            if isinstance(item, TornTail):
+                where = f"{item.path} at {item.offset}"
+                yield Piece(
+                    "damage", where, message="", note="ends with an unfinished record, for which no receipt exists"
+                )
+                continue
+            if isinstance(item, Damage):
+                yield _damaged(item)
+                # Where the record's header is intact, exactly one record lies here; else nobody knows how many.
+                expected = expected + 1 if expected is not None and item.header is not None else None
+                first = False
+                continue
+            entry, where = item.entry, f"{item.path} at {item.place.offset}"
+            if expected is not None and entry.position > expected:
+                count = entry.position - expected
+                yield Piece("damage", where, message=f"{count} archived records before this one are left out")
+            elif expected is not None and entry.position < expected:
+                message = (
+                    f"reordered or repeated: record {entry.position} of the archive stands behind record {expected - 1}"
+                )
+                yield Piece("damage", where, message=message)
+            elif first and entry.position > 0 and path.is_dir():
+                yield Piece("damage", where, message=f"the archive's first {entry.position} records are left out")
+            expected, first = entry.position + 1, False
+            is_batch = entry.kind in {Kind.BATCH, Kind.FORK_BATCH}
+            yield Piece(
+                "batch" if is_batch else "manifest",
+                where,
+                entry.body,
+                (entry.chain.hex(), entry.seq),
+                receipt=entry.receipt,
+                role="fork" if entry.kind in {Kind.FORK_BATCH, Kind.FORK_MANIFEST} else "evidence",
+            )
+    except ArchiveError as error:
+        yield Piece("unreadable", str(path), message=str(error))
+
+
+_RECORD_HEADER_BYTES = 124
+
+
+def _damaged(damage: Damage) -> Piece:
+    """A record of an archive that does not match its digest; its batch, if it can be cut out, to be diagnosed."""
+    where = f"{damage.path} at {damage.offset}"
+    # docs/formats/archive.md, "Record": length of the probe id at 6, of the body at 24.
+    with damage.path.open("rb") as file:
+        file.seek(damage.offset)
+        record = file.read(min(damage.length, MAX_FILE_BYTES))
+    probe_length = int.from_bytes(record[6:8], "little")
+    body_length = int.from_bytes(record[24:28], "little")
+    start = _RECORD_HEADER_BYTES + probe_length
+    body = record[start : start + body_length]
+    if damage.header is None or len(body) != body_length or not body.startswith(b"\xff\xff\xff\xff"):
+        return Piece("damage", where, stated=damage.header, message=damage.reason)
+    return Piece("batch", where, body, damage.header, message=damage.reason)

@@ -1,0 +1,121 @@
+"""Whose signatures count: certificates that were given, or that lie with the evidence, under one CA."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dpi_probe import _native
+from dpi_probe.errors import ConfigError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+def load_certificates(path: Path) -> list[bytes]:
+    """The certificates (DER) of a PEM or DER file, or of all `*.pem` files below a directory.
+
+    Raises:
+        ConfigError: the path cannot be read or holds no certificate.
+    """
+    try:
+        if path.is_dir():
+            found = [der for file in sorted(path.rglob("*.pem")) for der in _parse(file.read_bytes())]
+        else:
+            data = path.read_bytes()
+            found = _parse(data) or [data]
+        for der in found:
+            _native.read_certificate(der)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the certificate: {error.strerror}") from error
+    except VerificationError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not found:
+        raise ConfigError(f"{path}: holds no certificates (*.pem)")
+    return found
+
+
+def _parse(data: bytes) -> list[bytes]:
+    try:
+        return [base64.b64decode(b"".join(block.split()), validate=True) for block in _PEM.findall(data)]
+    except ValueError:
+        return []
+
+
+@dataclass(slots=True)
+class Trust:
+    """The certificates that may have signed, and the CA that must have issued them."""
+
+    authority: bytes | None = None
+    certificates: list[bytes] = field(default_factory=list)
+    because: list[str] = field(default_factory=list)
+    """What trust rests on, for people."""
+    _by_fingerprint: dict[str, bytes] = field(default_factory=dict)
+    _refused: dict[tuple[str, int], str | None] = field(default_factory=dict)
+
+    @classmethod
+    def given(cls, ca: Path | None, certificates: Sequence[Path]) -> Trust:
+        """Trust in what the caller names.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        trust = cls()
+        if ca is not None:
+            trust.authority = load_certificates(ca)[0]
+            trust.because.append(f"the CA of {ca}")
+        for path in certificates:
+            trust.add(load_certificates(path))
+            trust.because.append(f"the certificates of {path}")
+        return trust
+
+    def beside(self, ca: Path | None, certificates: Sequence[Path]) -> Trust:
+        """This trust, with what lies beside the evidence where nothing else was given."""
+        wider = Trust(self.authority, list(self.certificates), list(self.because), dict(self._by_fingerprint))
+        for path in certificates:
+            wider.add(load_certificates(path))
+        if certificates and self.authority is None and not self.certificates:
+            if ca is not None:
+                wider.authority = load_certificates(ca)[0]
+            shown = _native.read_certificate(wider.authority)["fingerprint"] if wider.authority else "none"
+            wider.because.append(
+                f"certificates that lie with the evidence itself (CA fingerprint {shown}, SHA-256, base64url): "
+                "compare it with the one that you know, or give --ca"
+            )
+        return wider
+
+    def add(self, certificates: Sequence[bytes]) -> None:
+        """Let further certificates count."""
+        for der in certificates:
+            fingerprint = _native.read_certificate(der)["fingerprint"]
+            if fingerprint not in self._by_fingerprint:
+                self._by_fingerprint[fingerprint] = der
+                self.certificates.append(der)
+
+    def objection(self, fingerprint: str, at: int) -> str | None:
+        """Why a certificate does not count at a time, or None."""
+        der = self._by_fingerprint.get(fingerprint)
+        if der is None:
+            return None
+        facts = _native.read_certificate(der)
+        # The answer is the same for all times within the validity.
+        key = (fingerprint, -1 if facts["not_before"] <= at <= facts["not_after"] else at)
+        if key not in self._refused:
+            self._refused[key] = self._judge(der, at, facts)
+        return self._refused[key]
+
+    def _judge(self, der: bytes, at: int, facts: _native.CertificateFacts) -> str | None:
+        if not facts["not_before"] <= at <= facts["not_after"]:
+            return f"it was sealed outside the validity of the certificate of {facts['subject']}"
+        if self.authority is None:
+            return None
+        try:
+            _native.check_issued(der, self.authority, at)
+        except VerificationError as error:
+            return str(error)
+        return None

@@ -1,0 +1,152 @@
+"""`dpi-probe core`: run the Core, or rebuild and export what it holds."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dpi_probe.core.settings import CoreSettings
+
+PATH = click.Path(path_type=Path)
+
+
+def _common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every verb of `core` has."""
+    for option in (
+        click.option("--pki", type=PATH, help="Directory of `dpi-probe pki init`.  [env: CORE_PKI; default: pki]"),
+        click.option(
+            "--database",
+            help="Index: chdb:///PATH or clickhouse://HOST/DB.  [env: CORE_DATABASE; default: in the data directory]",
+        ),
+        click.option(
+            "--data-dir",
+            type=PATH,
+            help="Archive, catalog, database.  [env: CORE_DATA_DIR; default: /var/lib/dpi-probe/core]",
+        ),
+        click.option("-C", "--config", type=PATH, help="TOML file with a table [core].  [env: DPI_PROBE_CONFIG]",
+                     envvar="DPI_PROBE_CONFIG"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@_common
+@click.option("--listen", help="HOST:PORT for probes.  [env: CORE_LISTEN; default: 127.0.0.1:8443]")
+@click.option(
+    "--admin-port", type=int, help="Loopback port for queries and metrics.  [env: CORE_ADMIN_PORT; default: 8444]"
+)
+@click.pass_context
+def command(context: click.Context, /, **flags: Any) -> None:
+    r"""Receive sealed batches, verify, archive and index them.
+
+    \b
+    dpi-probe pki init pki --probe sensor1
+    dpi-probe core --data-dir /var/lib/dpi-probe/core --pki pki --listen 0.0.0.0:8443
+    curl http://127.0.0.1:8444/v1/flows?app=tls     queries, /v1/probes, /v1/health, /metrics
+    dpi-probe core export --out evidence/           sealed batches, receipts, certificates, chain heads
+    dpi-probe core reindex                          the database again, from the archive
+
+    SIGTERM ends it cleanly. Every setting also has an environment name CORE_… and a place in the table [core].
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = flags
+        return
+    settings = _settings(flags, {})
+    import asyncio
+
+    from dpi_probe.core.log import set_up_logging
+    from dpi_probe.core.service import serve
+
+    set_up_logging()
+    asyncio.run(serve(settings, lambda _: None))
+
+
+@command.command()
+@_common
+@click.option("--out", type=PATH, required=True, help="An empty directory.")
+@click.option("--probe", help="Only this probe's.")
+@click.pass_obj
+def export(parent: dict[str, Any], /, out: Path, probe: str | None, **flags: Any) -> None:
+    """Write sealed batches, receipts, certificates and signed chain heads to a directory.
+
+    The Core may be running. `dpi-probe verify DIRECTORY` checks the result without it.
+    """
+    settings = _settings(parent, flags)
+    from dpi_probe.core.export import export as write
+    from dpi_probe.core.log import set_up_logging
+    from dpi_probe.core.receipt import CoreSigner
+
+    set_up_logging()
+    archive = settings.data_dir / "archive"
+    if not archive.is_dir():
+        raise ConfigError(f"CORE_DATA_DIR = {str(settings.data_dir)!r}: no archive here")
+    done = write(archive, out, CoreSigner(settings.certificate, settings.key), probe=probe)
+    click.echo(
+        f"{out}: {done.batches} batches, {done.manifests} manifests of dropped batches, {done.forks} forks, "
+        f"{done.chains} chain heads"
+    )
+    if done.damaged:
+        click.echo(f"dpi-probe: {done.damaged} damaged places in the archive are not in the export", err=True)
+        sys.exit(4)
+
+
+@command.command()
+@_common
+@click.pass_obj
+def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
+    """Rebuild the database from the archive; every batch is verified again.
+
+    With `--database` of another database, a running Core is not disturbed.
+    """
+    settings = _settings(parent, flags)
+    from dpi_probe._pki import load_certificate, role_of
+    from dpi_probe.core.log import set_up_logging
+    from dpi_probe.core.reindex import reindex as rebuild
+
+    set_up_logging()
+    role = role_of(load_certificate(settings.certificate, "Core certificate"))
+    if role is None or role[0] != "core":
+        raise ConfigError(f"Core certificate {settings.certificate}: carries no Core role")
+    shown = sys.stderr.isatty()
+
+    def on_progress(done: int, total: int) -> None:
+        if shown:
+            click.echo(f"\rindexed {done} of {total} batches", err=True, nl=False)
+
+    status = rebuild(
+        settings.data_dir,
+        role[1],
+        settings.database_dsn,
+        memory_bytes=settings.database_memory_mb << 20,
+        on_progress=on_progress,
+    )
+    if shown:
+        click.echo(err=True)
+    click.echo(f"indexed {status.position} batches, {status.rows} rows")
+    if status.unindexed:
+        click.echo(f"dpi-probe: {status.unindexed} entries of the archive could not be indexed; see above", err=True)
+        sys.exit(4)
+
+
+def _settings(parent: dict[str, Any], flags: dict[str, Any]) -> CoreSettings:
+    """The settings; a flag behind the verb goes before one in front of it."""
+    given = {**parent, **{name: value for name, value in flags.items() if value is not None}}
+    config = given.pop("config", None)
+    try:
+        from dpi_probe.core.settings import load_settings
+
+        # One for all: they come with the extra together.
+        importlib.import_module("aiohttp")
+    except ImportError as error:
+        raise ConfigError(f"the Core needs more packages: pip install 'dpi-probe[core]' ({error})") from error
+    return load_settings(given, config)

@@ -1,0 +1,120 @@
+"""`dpi-probe verify`: check evidence offline."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import click
+
+if TYPE_CHECKING:
+    from dpi_probe._verify import Report
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=click.Path(path_type=Path))
+@click.option(
+    "--ca",
+    envvar="CA_CERT_PATH",
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="CA certificate (PEM) that must have issued every certificate.",
+)
+@click.option(
+    "--certificate",
+    "certificates",
+    envvar="PROBE_CERT_PATH",
+    show_envvar=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Certificate of a probe (PEM), or a directory of them. May be given several times.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(paths: tuple[Path, ...], ca: Path | None, certificates: tuple[Path, ...], as_json: bool) -> None:
+    r"""Check sealed batches, spools, archives, exports and proofs.
+
+    Checks the signature, chain, Merkle root and every record, and prints which batch or record is wrong and how, one
+    line each. Archives and exports bring their certificates; for all else name them.
+
+    \b
+    dpi-probe verify --certificate probe.pem BUFFER_DIR
+    dpi-probe verify --ca ca.pem /var/lib/dpi-probe/core
+    dpi-probe verify --ca ca.pem --certificate probe.pem proof.json
+
+    Exit status: 0 everything holds, 3 something could not be read, 4 something does not hold.
+    """
+    from dpi_probe._verify import verify_paths
+
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise _Unreadable(f"{missing[0]}: there is no such file or directory")
+    with _Progress(sum(map(_size, paths)), shown=sys.stderr.isatty() and not as_json) as progress:
+        report = verify_paths(paths, ca=ca, certificates=certificates, progress=progress.advance)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+    else:
+        _print(report)
+    sys.exit(report.exit_status)
+
+
+class _Unreadable(click.ClickException):
+    exit_code = 3
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else iter([path])
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+class _Progress:
+    """A progress bar on a terminal, else nothing."""
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
+        self._task = self._progress.add_task("verifying", total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, count: int) -> None:
+        """Note that so many bytes more were checked."""
+        self._progress.advance(self._task, count)
+
+
+def _print(report: Report) -> None:
+    """Findings on stdout, one line each; what trust rests on, on stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    for because in report.trusted:
+        click.echo(f"trusting {because}", err=True)
+    for finding in report.findings:
+        style = "red" if finding.severity == "fault" else "yellow"
+        console.print(Text.assemble((f"{finding.severity}: ", style), str(finding)))
+    parts = [
+        f"{count} {name}"
+        for count, name in (
+            (report.batches, "batches"),
+            (report.records, "records"),
+            (report.manifests, "manifests of dropped batches"),
+            (report.proofs, "proofs"),
+            (report.receipts, "receipts"),
+            (report.heads, "chain heads"),
+            (len(report.chains), "chains"),
+        )
+        if count
+    ]
+    held = "everything holds" if not report.faults else f"{len(report.faults)} faults"
+    style = "red" if report.faults else "green"
+    console.print(Text.assemble((held, style), f": {', '.join(parts) or 'nothing'} checked"))

@@ -1,0 +1,195 @@
+"""The operators' door, on a loopback port: queries, state, health, metrics (docs/reference/core-api.md).
+
+In: GET requests without credentials, which is why it listens on loopback only. Out: JSON and Prometheus text.
+Never: changes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from dpi_probe.core.catalog import Catalog, CatalogError, Chain
+from dpi_probe.core.database_link import DatabaseLink, DatabaseUnavailableError
+from dpi_probe.core.jose import b64url
+from dpi_probe.core.queries import BadQueryError, Filters
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from dpi_probe.core.committer import Committer
+    from dpi_probe.core.metrics import Metrics
+
+MAX_GAPS = 100
+_QUESTIONS = ("flows", "applications", "top-talkers", "server-names")
+
+
+class Admin:
+    """The handlers of the admin port."""
+
+    def __init__(self, catalog_path: Path, committer: Committer, database: DatabaseLink, metrics: Metrics) -> None:
+        """Open the catalog for reading."""
+        self._catalog = Catalog(catalog_path)
+        # SQLite connections are not for several threads at a time.
+        self._catalog_lock = asyncio.Lock()
+        self._committer = committer
+        self._database = database
+        self._metrics = metrics
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        application = web.Application(middlewares=[_errors])
+        application.router.add_get("/v1/flows", self._question("flows"))
+        for name in _QUESTIONS[1:]:
+            application.router.add_get(f"/v1/query/{name}", self._question(name))
+        application.router.add_get("/v1/probes", self._probes)
+        application.router.add_get("/v1/health", self._health)
+        application.router.add_get("/metrics", self._metrics_page)
+        return application
+
+    def close(self) -> None:
+        """Close the catalog."""
+        self._catalog.close()
+
+    def _question(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            filters = Filters.parse(_single(request))
+            return web.json_response(await self._database.ask(name, filters.dump()))
+
+        return handle
+
+    async def _probes(self, request: web.Request) -> web.StreamResponse:
+        query = _single(request)
+        if set(query) - {"probe"}:
+            raise BadQueryError("the only parameter is probe")
+        async with self._catalog_lock:
+            chains = await asyncio.to_thread(self._chains, query.get("probe"))
+        probes: dict[str, dict[str, Any]] = {}
+        for chain in chains:
+            probe = probes.setdefault(chain["probe"], {"probe": chain["probe"], "last_seen": "", "chains": []})
+            probe["last_seen"] = max(probe["last_seen"], chain["last_received"])
+            probe["chains"].append({name: value for name, value in chain.items() if name != "probe"})
+        try:
+            books = await self._database.ask("books", Filters(probe=query.get("probe")).dump())
+        except DatabaseUnavailableError as error:
+            return web.json_response({"probes": list(probes.values()), "books_unavailable": str(error)})
+        for account in books["accounts"]:
+            if account["probe"] in probes:
+                entry = {name: value for name, value in account.items() if name != "probe"}
+                probes[account["probe"]].setdefault("books", []).append(entry)
+        return web.json_response({"probes": list(probes.values())})
+
+    def _chains(self, probe: str | None) -> list[dict[str, Any]]:
+        chains = self._catalog.chains(probe)
+        known = {(chain.probe, chain.chain): chain for chain in chains}
+        return [self._chain(chain, known) for chain in chains]
+
+    def _chain(self, chain: Chain, known: dict[tuple[str, bytes], Chain]) -> dict[str, Any]:
+        out: dict[str, Any] = {
+            "probe": chain.probe,
+            "chain": chain.chain.hex(),
+            "head": {"seq": chain.head_seq, "manifest": b64url(chain.head_manifest)},
+            "archived": chain.archived,
+            "manifest_only": chain.manifest_only,
+            "rows": chain.rows,
+            "missing": chain.missing,
+            "forks": chain.forks,
+            "broken_links": chain.broken_links,
+            "first_received": _time(chain.first_received),
+            "last_received": _time(chain.last_received),
+        }
+        if chain.missing:
+            out["gaps"] = [list(gap) for gap in self._catalog.gaps(chain.probe, chain.chain, MAX_GAPS)]
+        if chain.prev_chain is not None and chain.prev_seq is not None:
+            before = known.get((chain.probe, chain.prev_chain))
+            state = _previous_state(chain.prev_seq, chain.prev, before)
+            out["previous"] = {"chain": chain.prev_chain.hex(), "seq": chain.prev_seq, "state": state}
+        return out
+
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        problems = []
+        if self._committer.failed:
+            problems.append(f"archive: {self._committer.failed}")
+        if not self._committer.is_alive():
+            problems.append("archive: the committer has ended")
+        failed = bool(problems)
+        if self._committer.lost:
+            problems.append(f"archive: acknowledged evidence is gone: {self._committer.lost}")
+        if self._committer.damaged:
+            problems.append(f"archive: {self._committer.damaged} damaged places; run: dpi-probe verify")
+        status = self._database.status
+        if not status["up"] or status.get("error"):
+            problems.append(f"database: {status.get('error') or 'not open'}")
+        durable = self._committer.durable
+        body = {
+            "status": "failed" if failed else "degraded" if problems else "ok",
+            "problems": problems,
+            "archive": {"segment": durable.segment, "offset": durable.offset, "entries": durable.position},
+            "index": {
+                "entries": status["position"],
+                "lag_batches": self._database.lag_batches,
+                "lag_seconds": round(self._database.lag_seconds, 3),
+                "unindexed": status.get("unindexed", 0),
+            },
+        }
+        return web.json_response(body, status=503 if failed else 200)
+
+    async def _metrics_page(self, _: web.Request) -> web.StreamResponse:
+        async with self._catalog_lock:
+            totals = await asyncio.to_thread(self._catalog.totals)
+        self._metrics.chains.set(totals["chains"])
+        self._metrics.missing_batches.set(totals["missing"])
+        self._metrics.dropped_batches.set(totals["manifest_only"])
+        self._metrics.broken_links.set(totals["broken_links"])
+        self._metrics.index_lag_batches.set(self._database.lag_batches)
+        self._metrics.index_lag_seconds.set(self._database.lag_seconds)
+        return web.Response(
+            body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4}
+        )
+
+
+def _previous_state(seq: int, manifest: bytes | None, before: Chain | None) -> str:
+    """What the Core holds of the chain that another goes on from, behind `seq`."""
+    if before is None:
+        return "unknown"
+    if before.head_seq < seq:
+        return "tail_missing"
+    if before.head_seq > seq:
+        return "rolled_back"
+    return "whole" if before.head_manifest == manifest else "forked"
+
+
+def _single(request: web.Request) -> dict[str, str]:
+    if len(set(request.query)) != len(request.query):
+        raise BadQueryError("a parameter occurs twice")
+    return dict(request.query)
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BadQueryError as error:
+        return web.json_response({"status": "BAD_QUERY", "detail": str(error)}, status=400)
+    except DatabaseUnavailableError as error:
+        headers = {"Retry-After": "5"}
+        return web.json_response({"status": "UNAVAILABLE", "detail": str(error)}, status=503, headers=headers)
+    except CatalogError as error:
+        return web.json_response({"status": "ERROR", "detail": str(error)}, status=500)
+
+
+def _time(nanoseconds: int) -> str:
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    with contextlib.suppress(OverflowError, OSError, ValueError):
+        moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    return str(nanoseconds)

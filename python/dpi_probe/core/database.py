@@ -1,0 +1,344 @@
+"""The index in ClickHouse: tables, inserts, and what to do about those whose outcome is not known.
+
+In: groups of archive entries in order. Out: their rows, each once. Owns: the tables.
+Never: inserts a row of which it cannot tell that it is not there.
+
+The table `batches` is written last, with the archive position of each entry, so its highest position says how far the
+index has come. Rows beyond that may be there after a crash or a lost connection; before such entries are inserted
+again, the rows that are there are counted, key by key (`settle`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import Error as ClickHouseError
+
+from dpi_probe.core.archive import Place
+from dpi_probe.core.columns import quote
+from dpi_probe.core.schema import (
+    BATCHES,
+    MAX_COLUMNS,
+    MAX_TABLES,
+    NEVER_NULL,
+    Rows,
+    UnsupportedBatchError,
+    column_definition,
+    columns_of,
+    create_batches,
+    create_table,
+)
+from dpi_probe.core.settings import redact
+from dpi_probe.errors import DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+    from dpi_probe.core.archive import Located
+    from dpi_probe.core.manifest import Manifest
+
+# A lost connection may leave an insert running on a server: how long to wait for it to end.
+_STRAY_INSERT_SECONDS = 600
+
+
+class DatabaseError(DpiProbeError):
+    """The database cannot be opened or does not do what it is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last entry that is indexed."""
+
+    position: int
+    place: Place
+    manifest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An archive entry and its rows."""
+
+    located: Located
+    manifest: Manifest
+    rows: list[Rows]
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Probe, chain and seq."""
+        return self.manifest.iss, self.manifest.chain.hex(), self.manifest.seq
+
+
+def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) -> Client:
+    """Open the database that the DSN names: `chdb:///PATH`, `clickhouse://HOST/DATABASE`, `http(s)://…`.
+
+    Raises:
+        DatabaseError: it cannot be opened.
+    """
+    settings: dict[str, Any] = {"async_insert": 0, "max_memory_usage": memory_bytes, "max_insert_threads": 1}
+    if query_seconds is not None:
+        settings |= {"max_execution_time": query_seconds, "max_threads": 2}
+    scheme, _, rest = dsn.partition("://")
+    options: dict[str, Any] = {}
+    if scheme == "clickhouses":
+        dsn, options = f"clickhouse://{rest}", {"secure": True}
+    elif scheme in ("http", "https"):
+        options = {"interface": scheme}
+    try:
+        return clickhouse_connect.get_client(dsn=dsn, settings=settings, **options)
+    except (ClickHouseError, OSError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        if scheme == "chdb" and "EmbeddedServer" in reason:
+            reason = "the directory is in use by another process, or cannot be written"
+        raise DatabaseError(f"database {redact(dsn)}: {reason}") from error
+
+
+@contextlib.contextmanager
+def sole_writer(data_dir: Path, dsn: str) -> Iterator[None]:
+    """Hold the right to write this archive's rows into a database.
+
+    Raises:
+        DatabaseError: another process of this data directory has it.
+    """
+    name = f"index-{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.lock"
+    try:
+        descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DatabaseError(f"{data_dir / name}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DatabaseError(
+                f"database {redact(dsn)}: another process writes to it; stop the Core, or give another --database"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Index:
+    """Writes rows through one client."""
+
+    def __init__(self, client: Client, core: str) -> None:
+        """Make sure of the table `batches` and learn what tables there are.
+
+        Raises:
+            DatabaseError: the database refuses.
+        """
+        self._client = client
+        self._core = core
+        self._tables: dict[str, dict[str, str]] = {}
+        self._command(create_batches())
+        self._read_tables()
+
+    def progress(self) -> Progress | None:
+        """How far the index has come.
+
+        Raises:
+            DatabaseError: the database refuses.
+        """
+        rows = self._query(
+            "SELECT position, segment, offset, length, manifest FROM batches WHERE core = {core:String} "
+            "ORDER BY position DESC LIMIT 1",
+            core=self._core,
+        )
+        if not rows:
+            return None
+        position, segment, offset, length, manifest = rows[0]
+        digest = manifest if isinstance(manifest, str) else bytes(manifest).decode("ascii")
+        return Progress(position, Place(segment, offset, length), bytes.fromhex(digest))
+
+    def insert(self, group: list[Decoded], *, in_doubt: bool) -> int:
+        """Put a group in, tables first and `batches` last; returns the number of rows.
+
+        The group lies within one UTC day and is small enough for one part in each table. `in_doubt` says that rows of
+        it may be there already.
+
+        Raises:
+            DatabaseError: an insert failed; what it left is not known, so the next try must say `in_doubt`.
+        """
+        by_table: dict[str, list[tuple[tuple[str, str, int], pa.Table]]] = {}
+        for entry in group:
+            for rows in entry.rows:
+                by_table.setdefault(rows.table, []).append((entry.key, rows.data))
+        if in_doubt:
+            self._await_stray_inserts()
+        total = 0
+        for table, parts in by_table.items():
+            chosen = self._settle(table, parts) if in_doubt and table in self._tables else parts
+            for data in _merged([data for _, data in chosen]):
+                self._insert(table, data)
+                total += data.num_rows
+        self._insert(BATCHES, _batches(group, self._core))
+        return total
+
+    def prepare(self, entry: Decoded) -> None:
+        """Make the tables and columns that the entry's rows need.
+
+        Raises:
+            UnsupportedBatchError: a column has another type than before, or there would be too many.
+            DatabaseError: the database refuses.
+        """
+        for rows in entry.rows:
+            wanted = columns_of(rows)
+            present = self._tables.get(rows.table)
+            if present is None:
+                if len(self._tables) >= MAX_TABLES:
+                    raise UnsupportedBatchError(f"table {rows.table}: there are {MAX_TABLES} tables already")
+                self._command(create_table(rows.table, wanted))
+                self._tables[rows.table] = self._columns(rows.table)
+                present = self._tables[rows.table]
+            for name, kind in wanted.items():
+                expected = NEVER_NULL.get(name, kind)
+                if name not in present:
+                    if len(present) >= MAX_COLUMNS:
+                        raise UnsupportedBatchError(f"table {rows.table}: there are {MAX_COLUMNS} columns already")
+                    self._command(
+                        f"ALTER TABLE {quote(rows.table)} ADD COLUMN IF NOT EXISTS "
+                        f"{column_definition(rows.table, name, kind)}"
+                    )
+                    present[name] = self._columns(rows.table)[name]
+                elif _plain(present[name]) != _plain(expected):
+                    raise UnsupportedBatchError(f"column {rows.table}.{name} is {present[name]}, and here {expected}")
+
+    def drop(self) -> None:
+        """Remove what this Core put in: whole tables where it is the only Core, else its rows.
+
+        Raises:
+            DatabaseError: the database refuses.
+        """
+        others = self._query("SELECT count() FROM batches WHERE core != {core:String}", core=self._core)[0][0]
+        # The batches go first: what is left after a crash in between is found in doubt, not taken for whole.
+        for table in [BATCHES, *(name for name in self._tables if name != BATCHES)]:
+            if others:
+                self._command(
+                    f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} SETTINGS mutations_sync = 2",
+                    core=self._core,
+                )
+            else:
+                self._command(f"DROP TABLE IF EXISTS {quote(table)} SYNC")
+        self._command(create_batches())
+        self._read_tables()
+
+    def _settle(
+        self, table: str, parts: list[tuple[tuple[str, str, int], pa.Table]]
+    ) -> list[tuple[tuple[str, str, int], pa.Table]]:
+        """Of the parts, those whose rows are not there. Rows of a part that is there by halves are taken out first."""
+        counted = self._query(
+            f"SELECT probe, chain, seq, count() FROM {quote(table)} WHERE core = {{core:String}} "
+            "AND (probe, chain, seq) IN {keys:Array(Tuple(String, String, UInt64))} GROUP BY probe, chain, seq",
+            core=self._core,
+            keys=[key for key, _ in parts],
+        )
+        there = {(probe, chain, seq): count for probe, chain, seq, count in counted}
+        halves = [key for key, data in parts if 0 < there.get(key, 0) != data.num_rows]
+        if halves:
+            self._command(
+                f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} "
+                "AND (probe, chain, seq) IN {keys:Array(Tuple(String, String, UInt64))} SETTINGS mutations_sync = 2",
+                core=self._core,
+                keys=halves,
+            )
+        return [(key, data) for key, data in parts if there.get(key, 0) != data.num_rows]
+
+    def _await_stray_inserts(self) -> None:
+        """Wait until no insert of this Core is running on the server: one that ends later would not be counted."""
+        deadline = time.monotonic() + _STRAY_INSERT_SECONDS
+        while self._query(
+            "SELECT count() FROM system.processes WHERE startsWith(query_id, {prefix:String})",
+            prefix=self._query_prefix,
+        )[0][0]:
+            if time.monotonic() > deadline:
+                raise DatabaseError("an insert whose connection was lost is still running on the server")
+            time.sleep(0.2)
+
+    @property
+    def _query_prefix(self) -> str:
+        return f"dpi-core-{self._core}-"
+
+    def _read_tables(self) -> None:
+        rows = self._query("SELECT table, name, type FROM system.columns WHERE database = currentDatabase()")
+        tables: dict[str, dict[str, str]] = {}
+        for table, name, kind in rows:
+            tables.setdefault(table, {})[name] = kind
+        # Other tables of a shared database are not ours to touch.
+        self._tables = {name: columns for name, columns in tables.items() if {"core", "probe", "chain"} <= set(columns)}
+
+    def _columns(self, table: str) -> dict[str, str]:
+        rows = self._query(
+            "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {table:String}",
+            table=table,
+        )
+        return dict(rows)
+
+    def _insert(self, table: str, data: pa.Table) -> None:
+        if not data.num_rows:
+            return
+        try:
+            self._client.insert_arrow(
+                quote(table), data.combine_chunks(), settings={"query_id": f"{self._query_prefix}{time.time_ns()}"}
+            )
+        except (ClickHouseError, OSError) as error:
+            raise DatabaseError(f"insert into {table}: {str(error).splitlines()[0]}") from error
+
+    def _query(self, sql: str, **parameters: Any) -> list[Any]:
+        try:
+            return list(self._client.query(sql, parameters=parameters).result_rows)
+        except (ClickHouseError, OSError) as error:
+            raise DatabaseError(f"database: {str(error).splitlines()[0]}") from error
+
+    def _command(self, sql: str, **parameters: Any) -> None:
+        try:
+            self._client.command(sql, parameters=parameters)
+        except (ClickHouseError, OSError) as error:
+            raise DatabaseError(f"database: {str(error).splitlines()[0]}") from error
+
+
+def _plain(kind: str) -> str:
+    """A type without what differs only in how it is written."""
+    return kind.replace("`", "").replace(" ", "")
+
+
+def _merged(tables: list[pa.Table]) -> list[pa.Table]:
+    """Tables of one schema as one, in order."""
+    merged: dict[pa.Schema, list[pa.Table]] = {}
+    for table in tables:
+        merged.setdefault(table.schema, []).append(table)
+    return [pa.concat_tables(same) for same in merged.values()]
+
+
+def _batches(group: list[Decoded], core: str) -> pa.Table:
+    entries = [(entry.located.entry, entry.located.place, entry.manifest, entry.error) for entry in group]
+    columns = {
+        "core": pa.array([core] * len(entries), pa.string()),
+        "position": pa.array([entry.position for entry, *_ in entries], pa.int64()),
+        "probe": pa.array([manifest.iss for _, _, manifest, _ in entries], pa.string()),
+        "chain": pa.array([manifest.chain.hex() for _, _, manifest, _ in entries], pa.string()),
+        "seq": pa.array([manifest.seq for _, _, manifest, _ in entries], pa.uint64()),
+        "kind": pa.array([manifest.kind for _, _, manifest, _ in entries], pa.string()),
+        "record": pa.array([entry.kind.name.lower() for entry, *_ in entries], pa.string()),
+        "rows": pa.array([manifest.rows for _, _, manifest, _ in entries], pa.uint32()),
+        "manifest": pa.array([manifest.digest.hex().encode() for _, _, manifest, _ in entries], pa.binary(64)),
+        "prev": pa.array(
+            [manifest.prev.hex().encode() if manifest.prev else None for _, _, manifest, _ in entries], pa.binary(64)
+        ),
+        "sealed": pa.array([min(manifest.iat, 0xFFFFFFFF) for _, _, manifest, _ in entries], pa.uint32()),
+        "received": pa.array([entry.received_ns // 1_000_000 for entry, *_ in entries], pa.timestamp("ms", "UTC")),
+        "segment": pa.array([place.segment for _, place, _, _ in entries], pa.uint32()),
+        "offset": pa.array([place.offset for _, place, _, _ in entries], pa.uint64()),
+        "length": pa.array([place.length for _, place, _, _ in entries], pa.uint64()),
+        "error": pa.array([error for *_, error in entries], pa.string()),
+    }
+    return pa.table(columns)

@@ -1,0 +1,164 @@
+"""The database process: owns ClickHouse, fills it from the archive, answers questions.
+
+In and out: one JSON object a line over a socket that the service holds the other end of. Owns: the database.
+Never: outlives the service (the end of the socket ends it), or takes the processor from ingest: it runs in the
+lowest scheduling class.
+
+Messages from the service: `{"durable": [segment, offset, position]}`; `{"id", "ask", "arguments"}`.
+Messages to it: `{"status": {…}}`; `{"id", "answer"}` or `{"id", "bad"}` or `{"id", "failed"}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from dpi_probe.core.archive import Durable
+from dpi_probe.core.log import set_up_logging
+
+logger = logging.getLogger(__name__)
+
+QUERY_THREADS = 2
+
+
+class _Link:
+    """The socket to the service; lines are written whole."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._reader = connection.makefile("rb")
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            # A service that is gone is noticed where the reader ends.
+            self._connection.sendall(data)
+
+    def receive(self) -> dict[str, Any] | None:
+        line = self._reader.readline()
+        if not line.endswith(b"\n"):
+            return None
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+class _Answers:
+    """Questions on a few threads, each with a client of its own."""
+
+    def __init__(self, link: _Link, dsn: str, memory_bytes: int, query_seconds: float) -> None:
+        self._link = link
+        self._options = (dsn, memory_bytes, query_seconds)
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
+        self.open = threading.Event()
+
+    def ask(self, message: dict[str, Any]) -> None:
+        self._pool.submit(self._answer, message)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        from clickhouse_connect.driver.exceptions import Error as ClickHouseError
+
+        from dpi_probe.core.database import DatabaseError, connect
+        from dpi_probe.core.queries import BadQueryError, Questions
+
+        reply: dict[str, Any] = {"id": message["id"]}
+        try:
+            if not self.open.is_set():
+                reply["failed"] = "the database is not open yet"
+            else:
+                if not hasattr(self._local, "questions"):
+                    dsn, memory, seconds = self._options
+                    self._local.questions = Questions(connect(dsn, memory_bytes=memory, query_seconds=seconds))
+                reply["answer"] = self._local.questions.ask(message["ask"], message["arguments"])
+        except BadQueryError as error:
+            reply["bad"] = str(error)
+        except (ClickHouseError, DatabaseError, OSError) as error:
+            logger.warning("question %s: %s", message["ask"], error)
+            reply["failed"] = str(error).splitlines()[0][:500]
+        except Exception as error:
+            # Every question gets an answer, or its caller would wait for ever.
+            logger.exception("question %s", message["ask"])
+            reply["failed"] = repr(error)[:500]
+        self._link.send(reply)
+
+
+def lowest_scheduling_class() -> None:
+    """Run only when nothing else wants the processor (sched(7), SCHED_IDLE); threads inherit it."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except OSError as error:
+        logger.warning("scheduling class: %s; using the lowest priority instead", error.strerror)
+        os.nice(19)
+
+
+def fresh_temporary_directory(data_dir: Path) -> None:
+    """Inserts pass through temporary files; a crash leaves some behind, which go away here."""
+    directory = data_dir / "tmp"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["TMPDIR"] = str(directory)
+
+
+def main() -> None:
+    """Serve until the service closes its end."""
+    # A signal to the process group is the service's to act on: it closes the socket when it is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    set_up_logging()
+    link = _Link(socket.socket(fileno=int(sys.argv[1])))
+    hello = link.receive()
+    if hello is None:
+        return
+    data_dir, dsn, core = Path(hello["data_dir"]), str(hello["dsn"]), str(hello["core"])
+    memory_bytes = int(hello["memory_bytes"])
+    lowest_scheduling_class()
+    fresh_temporary_directory(data_dir)
+
+    from dpi_probe.core.database import Index, connect, sole_writer
+    from dpi_probe.core.indexer import Indexer, Status
+
+    answers = _Answers(link, dsn, memory_bytes, float(hello["query_seconds"]))
+
+    resources = contextlib.ExitStack()
+
+    def open_index() -> Index:
+        resources.close()
+        resources.enter_context(sole_writer(data_dir, dsn))
+        index = Index(connect(dsn, memory_bytes=memory_bytes), core)
+        answers.open.set()
+        return index
+
+    def tell(status: Status) -> None:
+        link.send({"status": dataclasses.asdict(status)})
+
+    indexer = Indexer(data_dir / "archive", core, open_index, tell)
+    indexer.start()
+    while (message := link.receive()) is not None:
+        if "durable" in message:
+            indexer.extend(Durable(*message["durable"]))
+        else:
+            answers.ask(message)
+    answers.close()
+    indexer.stop()
+    logging.shutdown()
+    # ClickHouse's own threads must not hold up the end: everything that was inserted is on disk.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

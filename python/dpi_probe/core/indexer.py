@@ -1,0 +1,273 @@
+"""The indexer: from the archive into the database, many batches an insert, each once.
+
+In: how far the archive is on disk. Out: rows in the database; a status for whoever shows the lag.
+Owns: nothing that a crash could hurt: how far it has come is in the database itself. Never: reads beyond what is
+durable in the archive, or skips an entry in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dpi_probe.core.archive import (
+    ArchiveError,
+    Damage,
+    Durable,
+    Kind,
+    Located,
+    read_entry,
+    read_segment,
+    segments,
+)
+from dpi_probe.core.catalog import entry_manifest
+from dpi_probe.core.database import DatabaseError, Decoded, Index, Progress
+from dpi_probe.core.manifest import ManifestError
+from dpi_probe.core.schema import UnsupportedBatchError, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+GROUP_MAX_ENTRIES = 64
+# Of sealed batches; and of the rows that they decode to.
+GROUP_MAX_BYTES = 16 << 20
+GROUP_MAX_DECODED_BYTES = 128 << 20
+RETRY_SECONDS = (0.5, 30.0)
+_NS_A_DAY = 86_400 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the indexer is at."""
+
+    up: bool
+    position: int
+    """The next entry to be indexed."""
+    waiting_since_ns: int | None = None
+    """When the oldest entry that waits was archived, or None if none waits."""
+    rows: int = 0
+    """Rows put in since start."""
+    failures: int = 0
+    unindexed: int = 0
+    """Entries since start whose records could not become rows."""
+    error: str | None = None
+
+
+class MismatchError(Exception):
+    """The database belongs to another archive, or is ahead of this one."""
+
+
+class Indexer(threading.Thread):
+    """The thread that fills the database."""
+
+    def __init__(
+        self,
+        archive: Path,
+        core: str,
+        open_index: Callable[[], Index],
+        on_status: Callable[[Status], None],
+        check: Callable[[Located], str | None] | None = None,
+    ) -> None:
+        """`open_index` connects; `check` may say why an entry must not be indexed."""
+        super().__init__(name="indexer", daemon=True)
+        self._archive = archive
+        self._core = core
+        self._open_index = open_index
+        self._on_status = on_status
+        self._check = check
+        self._wake = threading.Condition()
+        self._durable: Durable | None = None
+        self._stopping = False
+        self._next = (0, 0)
+        self._position = 0
+        self._doubt_until = 0
+        self._rows = self._failures = self._unindexed = 0
+        self._reported: set[tuple[str, int]] = set()
+
+    def extend(self, durable: Durable) -> None:
+        """The archive is on disk up to here."""
+        with self._wake:
+            self._durable = durable
+            self._wake.notify_all()
+
+    def stop(self) -> None:
+        """End after the insert that is going on."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+        if self.ident is not None:
+            self.join()
+
+    def run(self) -> None:
+        """Index until stopped; failures are reported, waited out and tried again."""
+        delay = RETRY_SECONDS[0]
+        index: Index | None = None
+        while not self._stopping:
+            try:
+                if index is None:
+                    index = self._open_index()
+                    self._resume(index.progress())
+                    self._say()
+                self._work(index)
+                delay = RETRY_SECONDS[0]
+            except MismatchError as error:
+                logger.error("%s", error)
+                self._say(error=str(error))
+                return
+            except (DatabaseError, ArchiveError) as error:
+                logger.error("%s; trying again in %.1f s", error, delay)
+                delay = self._wait_out(index is not None, str(error), delay)
+            except Exception as error:
+                # A bug must neither end the thread in silence nor skip what it stumbled over.
+                logger.exception("indexer; trying again in %.1f s", delay)
+                delay = self._wait_out(index is not None, repr(error), delay)
+
+    def _wait_out(self, up: bool, error: str, delay: float) -> float:
+        """Report a failure, after which it is not known what was inserted; returns the next delay."""
+        self._failures += 1
+        self._doubt_until = self._position + GROUP_MAX_ENTRIES
+        self._say(up=up, error=error)
+        self._pause(delay)
+        return min(2 * delay, RETRY_SECONDS[1])
+
+    def _pause(self, seconds: float) -> None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping, timeout=seconds)
+
+    def _resume(self, progress: Progress | None) -> None:
+        """Go on where the database says that it is, if it is this archive's."""
+        if progress is None:
+            self._next, self._position = (0, 0), 0
+        else:
+            try:
+                entry = read_entry(self._archive, progress.place)
+            except ArchiveError as error:
+                raise MismatchError(_MISMATCH.format(error)) from error
+            if (entry.position, entry.manifest_hash) != (progress.position, progress.manifest):
+                raise MismatchError(_MISMATCH.format("its last batch is not at its place in the archive"))
+            self._next, self._position = (progress.place.segment, progress.place.end), progress.position + 1
+        self._doubt_until = self._position + GROUP_MAX_ENTRIES
+
+    def _work(self, index: Index) -> None:
+        """Index what is durable, then wait for more."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping or self._behind())
+            durable = self._durable
+        while not self._stopping and durable is not None and self._behind():
+            group, following = self._gather(durable)
+            if group:
+                self._say(waiting=group[0].entry.received_ns)
+                decoded, whole = self._decode_group(index, group)
+                if not whole:
+                    following = (decoded[-1].located.place.segment, decoded[-1].located.place.end)
+                if decoded:
+                    doubt = self._position < self._doubt_until
+                    self._rows += index.insert(decoded, in_doubt=doubt)
+                    self._position = decoded[-1].located.entry.position + 1
+            self._next = following
+            with self._wake:
+                durable = self._durable
+            self._say()
+
+    def _behind(self) -> bool:
+        return self._durable is not None and self._next < (self._durable.segment, self._durable.offset)
+
+    def _gather(self, durable: Durable) -> tuple[list[Located], tuple[int, int]]:
+        """The next group, and where the one after it begins. A group lies within one day: one part in each table."""
+        group: list[Located] = []
+        size = 0
+        following = self._next
+        for item, end in self._items(durable):
+            if isinstance(item, Located):
+                if group and (
+                    len(group) >= GROUP_MAX_ENTRIES
+                    or size + item.place.length > GROUP_MAX_BYTES
+                    or item.entry.received_ns // _NS_A_DAY != group[0].entry.received_ns // _NS_A_DAY
+                ):
+                    return group, following
+                group.append(item)
+                size += item.place.length
+            elif isinstance(item, Damage):
+                self._report_damage(item)
+            following = end
+        return group, following
+
+    def _items(self, durable: Durable) -> Iterator[tuple[Located | Damage | None, tuple[int, int]]]:
+        """Items from `_next` to `durable`, each with the point behind it."""
+        start_segment, start = self._next
+        for number, path in segments(self._archive):
+            if not start_segment <= number <= durable.segment:
+                continue
+            limit = durable.offset if number == durable.segment else None
+            offset = start if number == start_segment else 0
+            for item in read_segment(path, number, newest=False, start=offset, end=limit):
+                if isinstance(item, Located):
+                    yield item, (number, item.place.end)
+                elif isinstance(item, Damage):
+                    yield item, (number, item.offset + item.length)
+            if number < durable.segment:
+                yield None, (number + 1, 0)
+        yield None, (durable.segment, durable.offset)
+
+    def _report_damage(self, damage: Damage) -> None:
+        key = (str(damage.path), damage.offset)
+        if key not in self._reported:
+            self._reported.add(key)
+            self._unindexed += 1
+            logger.error("archive %s: at offset %d: %s; not indexed", damage.path, damage.offset, damage.reason)
+
+    def _decode_group(self, index: Index, group: list[Located]) -> tuple[list[Decoded], bool]:
+        """The rows of the group's entries, or of as many as fit in memory; and whether those are all."""
+        decoded: list[Decoded] = []
+        size = 0
+        for located in group:
+            if size > GROUP_MAX_DECODED_BYTES:
+                return decoded, False
+            entry = self._decode(index, located)
+            if entry is not None:
+                decoded.append(entry)
+                size += sum(rows.data.nbytes for rows in entry.rows)
+        return decoded, True
+
+    def _decode(self, index: Index, located: Located) -> Decoded | None:
+        """The entry's rows; an entry that gives none says why, in the log and in the table `batches`."""
+        entry = located.entry
+        try:
+            manifest = entry_manifest(entry)
+        except ManifestError as error:
+            self._report_damage(Damage(located.path, located.place.offset, located.place.length, str(error)))
+            return None
+        if entry.kind is not Kind.BATCH:
+            return Decoded(located, manifest, [])
+        reason = self._check(located) if self._check else None
+        try:
+            if reason is None:
+                rows = rows_of(entry.body, manifest, self._core, entry.received_ns)
+                decoded = Decoded(located, manifest, rows)
+                index.prepare(decoded)
+                return decoded
+        except UnsupportedBatchError as error:
+            reason = str(error)
+        self._unindexed += 1
+        logger.error(
+            "archive %s: at offset %d: chain %s seq %d: not indexed: %s",
+            located.path, located.place.offset, entry.chain.hex(), entry.seq, reason,
+        )  # fmt: skip
+        return Decoded(located, manifest, [], error=reason or "unknown")
+
+    def _say(self, *, up: bool = True, waiting: int | None = None, error: str | None = None) -> None:
+        if waiting is None and self._behind():
+            waiting = time.time_ns()
+        self._on_status(Status(up, self._position, waiting, self._rows, self._failures, self._unindexed, error))
+
+
+_MISMATCH = (
+    "the database does not belong to this archive ({}); nothing more is indexed: "
+    "rebuild it with: dpi-probe core reindex"
+)

@@ -1,0 +1,68 @@
+"""Receipts and chain heads: what the Core signs (docs/formats/receipt.md)."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Literal
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dpi_probe._pki import load_certificate, load_key, role_of
+from dpi_probe.core.jose import b64url, sign_es256
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dpi_probe.core.manifest import Manifest
+
+
+class CoreSigner:
+    """The Core's certificate and key."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        """Load both and check that they fit and carry the Core role.
+
+        Raises:
+            ConfigError: a file cannot be used, or key and certificate are of different pairs.
+        """
+        self.certificate = load_certificate(certificate, "Core certificate")
+        loaded = load_key(key, "Core key")
+        role = role_of(self.certificate)
+        if role is None or role[0] != "core":
+            raise ConfigError(f"Core certificate {certificate}: carries no Core role (URI urn:dpi-probe:core:NAME)")
+        if not isinstance(loaded, ec.EllipticCurvePrivateKey) or not isinstance(loaded.curve, ec.SECP256R1):
+            raise ConfigError(f"Core key {key}: not an EC P-256 key, which receipts are signed with")
+        if loaded.public_key() != self.certificate.public_key():
+            raise ConfigError(f"Core key {key}: not the key of {certificate}")
+        self.name = role[1]
+        self._key = loaded
+        self._x5c = base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode("ascii")
+
+    def receipt(self, manifest: Manifest, status: Literal["archived", "manifest_only"], archived_ns: int) -> str:
+        """The receipt for a batch, or for the manifest of a dropped one."""
+        claims = {
+            "v": 1,
+            "iss": self.name,
+            "probe": manifest.iss,
+            "chain": manifest.chain.hex(),
+            "seq": manifest.seq,
+            "manifest": b64url(manifest.digest),
+            "iat": archived_ns // 1_000_000_000,
+            "status": status,
+        }
+        return sign_es256({"typ": "dpi-receipt+jwt", "x5c": [self._x5c]}, claims, self._key)
+
+    def head(self, manifest: Manifest, stated_s: int) -> str:
+        """A statement that this is the last manifest of its chain that the Core holds."""
+        claims = {
+            "v": 1,
+            "iss": self.name,
+            "probe": manifest.iss,
+            "chain": manifest.chain.hex(),
+            "seq": manifest.seq,
+            "manifest": b64url(manifest.digest),
+            "iat": stated_s,
+        }
+        return sign_es256({"typ": "dpi-head+jwt", "x5c": [self._x5c]}, claims, self._key)

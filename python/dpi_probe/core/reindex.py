@@ -1,0 +1,103 @@
+"""`dpi-probe core reindex`: the database again, from the archive alone; every batch is verified first."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dpi_probe import _native
+from dpi_probe._pki import load_certificate, role_of
+from dpi_probe.core.archive import Durable, Located, read_segment, segments
+from dpi_probe.core.catalog import Catalog, CatalogError
+from dpi_probe.core.database import DatabaseError, Index, connect, sole_writer
+from dpi_probe.core.indexer import Indexer, Status
+from dpi_probe.errors import ConfigError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def reindex(
+    data_dir: Path, core: str, dsn: str, *, memory_bytes: int, on_progress: Callable[[int, int], None]
+) -> Status:
+    """Drop what the database holds of this Core and put in what the archive holds.
+
+    `on_progress` is told how many entries of how many are done. The status returned counts rows, and entries that
+    could not be indexed because they do not verify.
+
+    Raises:
+        ConfigError: there is no archive.
+        ArchiveError: it cannot be read.
+        DatabaseError: the database cannot be opened or written, or another process writes to it.
+    """
+    archive = data_dir / "archive"
+    if not archive.is_dir() or not segments(archive):
+        raise ConfigError(f"CORE_DATA_DIR = {str(data_dir)!r}: no archive here")
+    end = _end(data_dir)
+    trusted = _certificates(archive)
+    latest = Status(up=False, position=0)
+    done = threading.Event()
+
+    def on_status(status: Status) -> None:
+        nonlocal latest
+        latest = status
+        on_progress(status.position, end.position)
+        if status.error is not None or status.waiting_since_ns is None:
+            done.set()
+
+    def check(located: Located) -> str | None:
+        entry = located.entry
+        try:
+            _native.verify_batch(entry.body, trusted.get(entry.probe.partition("/")[0], []))
+        except VerificationError as error:
+            return f"does not verify: {error}"
+        return None
+
+    with sole_writer(data_dir, dsn):
+        index = Index(connect(dsn, memory_bytes=memory_bytes), core)
+        index.drop()
+        indexer = Indexer(archive, core, lambda: index, on_status, check)
+        indexer.extend(end)
+        indexer.start()
+        done.wait()
+        indexer.stop()
+    if latest.error is not None:
+        raise DatabaseError(latest.error)
+    return latest
+
+
+def _end(data_dir: Path) -> Durable:
+    """How far the archive is on disk: what the catalog says, since a Core may be writing behind it."""
+    with contextlib.suppress(CatalogError):
+        catalog = Catalog(data_dir / "catalog.sqlite")
+        try:
+            covered = catalog.covered()
+        finally:
+            catalog.close()
+        if covered is not None:
+            return covered
+    archive = data_dir / "archive"
+    number, path = segments(archive)[-1]
+    end = Durable(number, 0, 0)
+    for item in read_segment(path, number, newest=True):
+        if isinstance(item, Located):
+            end = Durable(number, item.place.end, item.entry.position + 1)
+    return end
+
+
+def _certificates(archive: Path) -> dict[str, list[bytes]]:
+    """The certificates of each probe by its name. Revoked ones too: what was archived before stays valid."""
+    found: dict[str, list[bytes]] = {}
+    for path in sorted((archive / "certificates").glob("*.pem")):
+        certificate = load_certificate(path, "certificate")
+        role = role_of(certificate)
+        if role is not None and role[0] == "probe":
+            found.setdefault(role[1], []).append(certificate.public_bytes(Encoding.DER))
+    return found

@@ -1,0 +1,248 @@
+"""From the Arrow schema of a sealed batch to ClickHouse tables.
+
+A batch of kind `flow` gives rows to `flows` and, for each protocol struct in it, to a table of the protocol's name.
+Types come from the batch, so that a newer probe's columns need no newer Core; definitions come from the schema
+declaration (`_native.schema()`). Names and types come from probes: they are checked, quoted and bounded.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dpi_probe import _native
+from dpi_probe.core.columns import KEY_COLUMNS, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dpi_probe.core.manifest import Kind, Manifest
+
+KIND_TABLES: Mapping[Kind, str] = {"flow": "flows", "ledger": "ledger", "event": "events"}
+BATCHES = "batches"
+MAX_TABLES = 256
+MAX_COLUMNS = 1024
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_ADDRESS_BYTES = 16
+# Few distinct values, asked for by name: a dictionary makes them small and fast.
+_LOW_CARDINALITY = frozenset(
+    {"app", "app_confidence", "category", "end_reason", "direction_basis", "account", "reason", "severity", "event"}
+)
+# What rows of a protocol's table repeat of their flow, so that most questions need no join.
+CONTEXT_COLUMNS = ("flow_id", "start_time", "src_ip", "dst_ip")
+BATCH_COLUMNS: dict[str, tuple[str, str]] = {
+    "core": KEY_COLUMNS["core"],
+    "position": ("Int64", "Number of the entry in the Core's archive."),
+    "probe": KEY_COLUMNS["probe"],
+    "chain": KEY_COLUMNS["chain"],
+    "seq": KEY_COLUMNS["seq"],
+    "kind": ("LowCardinality(String)", "What the records are: flow, ledger or event."),
+    "record": ("LowCardinality(String)", "batch, manifest (its probe dropped the batch), fork_batch, fork_manifest."),
+    "rows": ("UInt32", "Records that the manifest states."),
+    "manifest": ("FixedString(64)", "SHA-256 of the manifest, hexadecimal."),
+    "prev": ("Nullable(FixedString(64))", "SHA-256 of the manifest before, as the probe states it."),
+    "sealed": ("DateTime('UTC')", "When the probe sealed it, by its own clock."),
+    "received": KEY_COLUMNS["received"],
+    "segment": ("UInt32", "Segment of the archive."),
+    "offset": ("UInt64", "Offset of the entry in it, in bytes."),
+    "length": ("UInt64", "Length of the entry, in bytes."),
+    "error": ("String", "Why its records are not in the database; empty if they are."),
+}
+
+
+class UnsupportedBatchError(ValueError):
+    """The batch's schema cannot become tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one batch for one table."""
+
+    table: str
+    data: pa.Table
+
+
+def text(value: str) -> str:
+    """A string literal."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def rows_of(batch: bytes, manifest: Manifest, core: str, received_ns: int) -> list[Rows]:
+    """The rows that a sealed batch gives to each table. The batch was verified before.
+
+    Raises:
+        UnsupportedBatchError: it does not decode, or its schema is not one that tables can be made of.
+    """
+    try:
+        with pa.ipc.open_stream(batch) as stream:
+            table = stream.read_all().replace_schema_metadata(None)
+    except (pa.ArrowException, OSError) as error:
+        raise UnsupportedBatchError(f"does not decode: {error}") from error
+    count = table.num_rows
+    if count != manifest.rows:
+        raise UnsupportedBatchError(f"{count} rows, and {manifest.rows} in the manifest")
+    keys = {
+        "core": pa.array([core] * count, pa.string()),
+        "probe": pa.array([manifest.iss] * count, pa.string()),
+        "chain": pa.array([manifest.chain.hex()] * count, pa.string()),
+        "seq": pa.array([manifest.seq] * count, pa.uint64()),
+        "row": pa.array(range(count), pa.uint32()),
+        "received": pa.array([received_ns // 1_000_000] * count, pa.timestamp("ms", "UTC")),
+    }
+    if len(set(table.column_names)) != len(table.column_names):
+        raise UnsupportedBatchError("two columns have one name")
+    structs = [name for name in table.column_names if pa.types.is_struct(table.schema.field(name).type)]
+    if manifest.kind != "flow" and structs:
+        raise UnsupportedBatchError(f"a {manifest.kind} batch with a struct column")
+    main = KIND_TABLES[manifest.kind]
+    plain = {name: table.column(name) for name in table.column_names if name not in structs}
+    found = [Rows(main, _checked(main, keys, plain))]
+    for name in structs:
+        column = table.column(name).combine_chunks()
+        present = column.is_valid()
+        context = {name: plain[name] for name in CONTEXT_COLUMNS if name in plain}
+        members = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
+        if len(members) != column.type.num_fields:
+            raise UnsupportedBatchError(f"struct {name}: two members have one name")
+        own = _name(name)
+        if own in (*KIND_TABLES.values(), BATCHES):
+            own += "_"
+        columns = {(key + "_" if key in context else key): value for key, value in members.items()}
+        data = _checked(own, keys, {**context, **columns}).filter(present)
+        if data.num_rows:
+            found.append(Rows(own, data))
+    return found
+
+
+def _checked(table: str, keys: Mapping[str, Any], columns: Mapping[str, Any]) -> pa.Table:
+    if len(columns) > MAX_COLUMNS:
+        raise UnsupportedBatchError(f"{table}: more than {MAX_COLUMNS} columns")
+    named = {(f"{name}_" if name in keys else _name(name)): column for name, column in columns.items()}
+    return pa.table({**keys, **named})
+
+
+def _name(name: str) -> str:
+    if not _IDENTIFIER.fullmatch(name):
+        raise UnsupportedBatchError(f"{name!r} cannot name a table or column")
+    return name
+
+
+def columns_of(rows: Rows) -> dict[str, str]:
+    """The ClickHouse type of each column that is not among the keys.
+
+    Raises:
+        UnsupportedBatchError: a type has no counterpart.
+    """
+    return {
+        field.name: clickhouse_type(field.type, name=field.name)
+        for field in rows.data.schema
+        if field.name not in KEY_COLUMNS
+    }
+
+
+def clickhouse_type(arrow: pa.DataType, *, name: str = "", nested: bool = False) -> str:
+    """The ClickHouse type of an Arrow type of the format; every scalar may be null.
+
+    Lists and structs cannot be null in ClickHouse: a list that is null is stored as empty, and every member of a
+    struct may be null, since a null in a tuple would silently become the type's zero.
+
+    Raises:
+        UnsupportedBatchError: the type has no counterpart.
+    """
+    if pa.types.is_list(arrow):
+        return f"Array({clickhouse_type(arrow.value_type, nested=True)})"
+    if pa.types.is_struct(arrow):
+        members = ", ".join(f"{quote(_name(field.name))} {clickhouse_type(field.type, nested=True)}" for field in arrow)
+        return f"Tuple({members})"
+    scalar = _scalar(arrow)
+    if name in _LOW_CARDINALITY and scalar == "String" and not nested:
+        return "LowCardinality(Nullable(String))"
+    return f"Nullable({scalar})"
+
+
+def _scalar(arrow: pa.DataType) -> str:
+    if pa.types.is_boolean(arrow):
+        return "Bool"
+    if pa.types.is_integer(arrow):
+        return str(arrow).replace("uint", "UInt").replace("int", "Int")
+    if pa.types.is_float64(arrow):
+        return "Float64"
+    if pa.types.is_string(arrow):
+        return "String"
+    if arrow == pa.timestamp("ns", "UTC"):
+        return "DateTime64(9, 'UTC')"
+    if pa.types.is_fixed_size_binary(arrow):
+        return "IPv6" if arrow.byte_width == _ADDRESS_BYTES else f"FixedString({arrow.byte_width})"
+    raise UnsupportedBatchError(f"Arrow type {arrow} has no counterpart")
+
+
+# Columns whose values are needed to order and find rows are never null in a batch and have plain types.
+NEVER_NULL = {"start_time": "DateTime64(9, 'UTC')", "src_ip": "IPv6", "dst_ip": "IPv6", "flow_id": "UInt64"}
+
+
+# docs/formats/sealed-batch.md §8.
+_RECORDS_OF_THE_PROBE = {
+    ("ledger", "time"): "When the account stood so, UTC.",
+    ("ledger", "account"): "Name of the account; cumulative since the start of the chain.",
+    ("ledger", "reason"): "Its part, where the account is split; else empty.",
+    ("ledger", "worker"): "The worker whose account it is; null: the probe's.",
+    ("ledger", "value"): "The count; null where the capture mode cannot know it.",
+    ("events", "time"): "When it happened, UTC.",
+    ("events", "severity"): "info, warning or error.",
+    ("events", "event"): "What happened, in a fixed vocabulary.",
+    ("events", "detail"): "One sentence for people.",
+}
+
+
+@functools.cache
+def definitions() -> dict[tuple[str, str], str]:
+    """The definition of each declared column, by table and column."""
+    # The declaration comes from the record builder, with which the module may have been built or not.
+    declared: list[dict[str, Any]] = getattr(_native, "schema", list)()
+    found = dict(_RECORDS_OF_THE_PROBE)
+    for column in declared:
+        table = "flows" if column["table"] == "flow" else column["table"]
+        found[table, column["name"]] = str(column["doc"])
+    return found
+
+
+def create_table(table: str, columns: Mapping[str, str]) -> str:
+    """The statement that makes a table of records."""
+    lines = [f"{quote(name)} {kind} COMMENT {text(doc)}" for name, (kind, doc) in KEY_COLUMNS.items()]
+    lines += [column_definition(table, name, kind) for name, kind in columns.items()]
+    if "start_time" in columns:
+        lines.append("INDEX start_time_range start_time TYPE minmax GRANULARITY 1")
+    lines += [
+        f"INDEX {name}_filter {name} TYPE bloom_filter GRANULARITY 4"
+        for name in ("src_ip", "dst_ip")
+        if name in columns
+    ]
+    return _create(table, lines, "probe, chain, seq, row")
+
+
+def create_batches() -> str:
+    """The statement that makes the table of batches, which also says how far the index has come."""
+    lines = [f"{quote(name)} {kind} COMMENT {text(doc)}" for name, (kind, doc) in BATCH_COLUMNS.items()]
+    return _create(BATCHES, lines, "core, position")
+
+
+def column_definition(table: str, name: str, kind: str) -> str:
+    """A column as CREATE and ALTER write it."""
+    doc = definitions().get((table, name), "")
+    comment = f" COMMENT {text(doc)}" if doc else ""
+    return f"{quote(name)} {NEVER_NULL.get(name, kind) if kind != '' else kind}{comment}"
+
+
+def _create(table: str, lines: list[str], order: str) -> str:
+    # ClickHouse does not fsync by itself; without these a power cut takes rows that count as indexed.
+    durable = "fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1"
+    body = ",\n  ".join(lines)
+    return (
+        f"CREATE TABLE IF NOT EXISTS {quote(table)} (\n  {body}\n) ENGINE = MergeTree "
+        f"PARTITION BY toDate(received) ORDER BY ({order}) SETTINGS {durable}"
+    )

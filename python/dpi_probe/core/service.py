@@ -1,0 +1,262 @@
+"""The Core's service: puts ingest, archive, database process and the two doors together, and takes them apart again.
+
+Start: lock the data directory, load keys, bring archive and catalog in step, start the database process, listen.
+End (SIGTERM, SIGINT): stop listening, answer what was received, archive it, let the database finish its insert.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+from aiohttp import web
+from cryptography.exceptions import InvalidSignature
+
+from dpi_probe.core.admin import Admin
+from dpi_probe.core.committer import Committer
+from dpi_probe.core.database_link import DatabaseLink
+from dpi_probe.core.ingest import Ingest
+from dpi_probe.core.metrics import Metrics
+from dpi_probe.core.receipt import CoreSigner
+from dpi_probe.core.settings import redact, split_listen
+from dpi_probe.core.trust import Trust
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from dpi_probe.core.archive import Durable
+    from dpi_probe.core.settings import CoreSettings
+
+logger = logging.getLogger(__name__)
+
+ADMIN_HOST = "127.0.0.1"
+HANDSHAKE_SECONDS = 10
+SHUTDOWN_SECONDS = 30
+BACKLOG = 128
+
+
+@contextlib.contextmanager
+def locked(data_dir: Path, name: str = "lock") -> Iterator[None]:
+    """Hold the data directory: one Core writes to it.
+
+    Raises:
+        ConfigError: it cannot be made, or another process holds it.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"CORE_DATA_DIR = {str(data_dir)!r}: {error.strerror}; give a directory that this user may write"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def tls_context(settings: CoreSettings, metrics: Metrics) -> ssl.SSLContext:
+    """TLS 1.3 only, certificates on both sides, our authority only.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    # Session tickets would let a client come back without its certificate being looked at again.
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        context.load_verify_locations(settings.ca)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"Core certificate {settings.certificate}, key {settings.key}: {error}") from error
+    context.sslobject_class = _counting(metrics)
+    return context
+
+
+def _counting(metrics: Metrics) -> type[ssl.SSLObject]:
+    """An SSLObject that counts and logs the handshakes that fail; asyncio drops them in silence."""
+
+    class CountingSSLObject(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError as error:
+                reason = getattr(error, "verify_message", None) or error.reason or "unknown"
+                metrics.handshakes_failed.labels(str(reason).lower()).inc()
+                logger.warning("TLS handshake failed: %s", reason)
+                raise
+
+    return CountingSSLObject
+
+
+class Service:
+    """A running Core. `async with Service(settings) as service: ...`."""
+
+    def __init__(self, settings: CoreSettings) -> None:
+        """Load keys and bring the archive in step; nothing listens yet.
+
+        Raises:
+            ConfigError: a setting or a certificate cannot be used.
+            ArchiveError: the archive cannot be read or written.
+            CatalogError: the catalog cannot be written.
+        """
+        self._settings = settings
+        self.metrics = Metrics()
+        self._signer = CoreSigner(settings.certificate, settings.key)
+        self._tls = tls_context(settings, self.metrics)
+        archive = settings.data_dir / "archive"
+        self.trust = Trust(
+            settings.ca,
+            settings.crl,
+            archive / "certificates",
+            [settings.pki / "probes", settings.pki / "earlier"],
+            self.metrics,
+        )
+        _check_issued(self._signer, self.trust)
+        self.name = self._signer.name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._servers: list[asyncio.Server] = []
+        self.committer = Committer(
+            settings.data_dir,
+            self._signer,
+            self.metrics,
+            segment_max_bytes=settings.segment_size_mb << 20,
+            delay_s=settings.commit_delay_ms / 1000,
+            on_durable=self._on_durable,
+        )
+        self.database = DatabaseLink(
+            {
+                "data_dir": str(settings.data_dir),
+                "dsn": settings.database_dsn,
+                "core": self._signer.name,
+                "memory_bytes": settings.database_memory_mb << 20,
+                "query_seconds": settings.query_timeout_seconds,
+            },
+            self.metrics,
+            settings.query_timeout_seconds,
+        )
+        self.ingest = Ingest(settings, self.trust, self.committer, self.metrics)
+        self.admin = Admin(settings.data_dir / "catalog.sqlite", self.committer, self.database, self.metrics)
+        self.listen_address = ("", 0)
+        self.admin_address = ("", 0)
+
+    def _on_durable(self, durable: Durable) -> None:
+        if self._loop is not None:
+            # The loop is closed only after the committer has ended.
+            self._loop.call_soon_threadsafe(self.database.extend, durable)
+
+    async def __aenter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            ConfigError: an address is in use or cannot be listened on.
+        """
+        self._loop = asyncio.get_running_loop()
+        host, port = split_listen(self._settings.listen)
+        self._ingest_runner = web.AppRunner(
+            self.ingest.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS
+        )
+        self._admin_runner = web.AppRunner(
+            self.admin.application(), access_log=None, handle_signals=False, shutdown_timeout=1
+        )
+        try:
+            await self._ingest_runner.setup()
+            await self._admin_runner.setup()
+            self.listen_address = await self._listen(self._ingest_runner, "CORE_LISTEN", host, port, self._tls)
+            self.admin_address = await self._listen(
+                self._admin_runner, "CORE_ADMIN_PORT", ADMIN_HOST, self._settings.admin_port, None
+            )
+        except BaseException:
+            for server in self._servers:
+                server.close()
+            self.committer.stop()
+            raise
+        self.committer.start()
+        self.database.start()
+        self.database.extend(self.committer.durable)
+        return self
+
+    async def _listen(
+        self, runner: web.AppRunner, setting: str, host: str, port: int, tls: ssl.SSLContext | None
+    ) -> tuple[str, int]:
+        loop = asyncio.get_running_loop()
+        if runner.server is None:
+            raise RuntimeError("the runner was not set up")
+        options: dict[str, Any] = {"ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
+        try:
+            server = await loop.create_server(runner.server, host, port, ssl=tls, backlog=BACKLOG, **options)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason = "the port is in use by another process; stop it or give another port"
+            raise ConfigError(f"{setting} = {host}:{port}: {reason}") from error
+        self._servers.append(server)
+        address = server.sockets[0].getsockname()
+        return str(address[0]), int(address[1])
+
+    async def __aexit__(self, *_: object) -> None:
+        """Answer and archive what was received, let the database finish, close."""
+        for server in self._servers:
+            server.close()
+        await self._ingest_runner.cleanup()
+        await asyncio.to_thread(self.committer.stop)
+        self.ingest.close()
+        await self._admin_runner.cleanup()
+        await self.database.stop()
+        self.admin.close()
+
+
+def _check_issued(signer: CoreSigner, trust: Trust) -> None:
+    try:
+        signer.certificate.verify_directly_issued_by(trust.authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise ConfigError(
+            "Core certificate: not issued by the CA certificate; "
+            f"probes would refuse it (CA: {trust.authority.subject.rfc4514_string()})"
+        ) from error
+    if signer.certificate.not_valid_after_utc.timestamp() < time.time():
+        raise ConfigError(
+            f"Core certificate: expired on {signer.certificate.not_valid_after_utc:%Y-%m-%d}; "
+            f"renew it with: dpi-probe pki issue {signer.name} --core --renew"
+        )
+
+
+async def serve(settings: CoreSettings, ready: Callable[[Service], None]) -> None:
+    """Run a Core until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: a setting, a certificate or an address cannot be used.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with locked(settings.data_dir):
+        service = Service(settings)
+        async with service:
+            logger.info(
+                "core %s: probes at %s:%d, admin at %s:%d, database %s",
+                service.name, *service.listen_address, *service.admin_address, redact(settings.database_dsn),
+            )  # fmt: skip
+            ready(service)
+            await stop.wait()
+            logger.info("stopping: finishing what was received")
+    logger.info("stopped")

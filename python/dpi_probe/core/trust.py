@@ -1,0 +1,188 @@
+"""Whom the Core trusts: its authority, the revocation list as it is now, the certificates of each probe.
+
+In: the DER of a peer's certificate, as TLS handed it over. Out: which probe it is, or why it is refused.
+Owns: `archive/certificates/`. Never: trusts a certificate that its authority did not issue, or that is revoked now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from dpi_probe._pki import fingerprint, load_certificate, load_revocations, role_of
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from dpi_probe.core.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a peer may not deliver."""
+
+    code: Literal[401, 403]
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A probe that may deliver."""
+
+    name: str
+    certificate: x509.Certificate
+
+
+class Trust:
+    """Certificates and revocations; safe to use from several threads."""
+
+    def __init__(self, ca: Path, crl: Path, store: Path, extra: Iterable[Path], metrics: Metrics) -> None:
+        """Load the authority and its list, and the certificates in `store` and in the directories `extra`.
+
+        Raises:
+            ConfigError: a file cannot be used.
+        """
+        self.authority = load_certificate(ca, "CA certificate")
+        self._crl = crl
+        self._store = store
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._revoked: frozenset[int] = frozenset()
+        self._probes: dict[str, dict[bytes, x509.Certificate]] = {}
+        self._load_revocations(first=True)
+        try:
+            store.mkdir(mode=0o700, parents=True, exist_ok=True)
+            pem = self.authority.public_bytes(Encoding.PEM)
+            beside = store.parent / "ca.pem"
+            if not beside.exists():
+                _write(beside, pem)
+            elif beside.read_bytes() != pem:
+                raise ConfigError(
+                    f"CA certificate {ca}: not the authority of the archive ({beside}); "
+                    "give the Core the one it was begun with, or another --data-dir"
+                )
+        except OSError as error:
+            raise ConfigError(f"{error.filename or store}: {error.strerror}") from error
+        for directory in (store, *extra):
+            for path in sorted(directory.glob("*.pem")):
+                self._learn_file(path)
+
+    def _learn_file(self, path: Path) -> None:
+        try:
+            certificate = load_certificate(path, "certificate")
+        except ConfigError as error:
+            logger.warning("%s; ignored", error)
+            return
+        role = role_of(certificate)
+        if role is not None and role[0] == "probe" and self._is_issued(certificate):
+            self._probes.setdefault(role[1], {})[fingerprint(certificate)] = certificate
+
+    def _is_issued(self, certificate: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(self.authority)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
+    def identify(self, der: bytes | None) -> Peer | Refused:
+        """Which probe the peer is. The handshake has checked that the authority issued the certificate."""
+        if der is None:
+            return Refused(401, "no_certificate", "no client certificate was presented")
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            role = role_of(certificate)
+        except ValueError:
+            return Refused(401, "bad_certificate", "the client certificate cannot be read")
+        if role is None or role[0] != "probe" or not self._is_issued(certificate):
+            return Refused(401, "not_a_probe", "the client certificate carries no probe role of this authority")
+        name = role[1]
+        if self.is_revoked(certificate):
+            return Refused(403, "revoked", f"the certificate of probe {name} is revoked; ask for a new one")
+        # A connection may outlive the certificate that opened it.
+        if certificate.not_valid_after_utc < dt.datetime.now(dt.UTC):
+            return Refused(401, "expired", f"the certificate of probe {name} has expired; ask for a new one")
+        self._remember(name, certificate)
+        return Peer(name, certificate)
+
+    def is_revoked(self, certificate: x509.Certificate) -> bool:
+        """Whether the revocation list, as it is now on disk, names the certificate."""
+        self._load_revocations(first=False)
+        return certificate.serial_number in self._revoked
+
+    def certificates(self, name: str) -> list[x509.Certificate]:
+        """The certificates of a probe that are not revoked, present and earlier, expired ones included."""
+        self._load_revocations(first=False)
+        with self._lock:
+            known = list(self._probes.get(name, {}).values())
+        return [certificate for certificate in known if certificate.serial_number not in self._revoked]
+
+    def all_certificates(self) -> list[x509.Certificate]:
+        """Every certificate of a probe that is known, revoked ones included."""
+        with self._lock:
+            return [certificate for known in self._probes.values() for certificate in known.values()]
+
+    def _remember(self, name: str, certificate: x509.Certificate) -> None:
+        digest = fingerprint(certificate)
+        with self._lock:
+            if digest in self._probes.get(name, {}) and (self._store / f"{digest.hex()}.pem").exists():
+                return
+            self._probes.setdefault(name, {})[digest] = certificate
+            try:
+                _write(self._store / f"{digest.hex()}.pem", certificate.public_bytes(Encoding.PEM))
+            except OSError as error:
+                # Nothing is lost: the certificate is written at the next request.
+                logger.error("%s: %s", error.filename or self._store, error.strerror)
+
+    def _load_revocations(self, *, first: bool) -> None:
+        """Read the list again if the file has changed. A list that cannot be used leaves the one before in force."""
+        try:
+            status = self._crl.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError as error:
+            if first:
+                raise ConfigError(f"revocation list {self._crl}: {error.strerror}") from error
+            stamp = (0, 0, 0)
+        if stamp == self._stamp:
+            return
+        with self._lock:
+            try:
+                entries = load_revocations(self._crl, self.authority)
+            except ConfigError as error:
+                if first:
+                    raise
+                logger.error("%s; the list that was read before stays in force", error)
+                self._metrics.revocations_stale.set(1)
+            else:
+                self._revoked = frozenset(entry.serial_number for entry in entries)
+                self._metrics.revocations_stale.set(0)
+                if not first:
+                    logger.info("revocation list %s: read again, %d entries", self._crl, len(self._revoked))
+            self._stamp = stamp
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Make a file appear whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

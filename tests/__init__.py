@@ -1,0 +1,1 @@
+"""Tests, the recorded corpus and the reference meter."""

@@ -1,0 +1,1 @@
+"""Damaged and misleading inputs, made from the cases when they are needed."""

@@ -1,0 +1,119 @@
+"""Reading pcap and pcapng files: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_SECTION_HEADER, _INTERFACE, _PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 2, 3, 6
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A captured frame."""
+
+    number: int
+    time_ns: int
+    link_type: int
+    data: bytes
+    wire_length: int
+
+
+@dataclass
+class _Interface:
+    link_type: int
+    snaplen: int
+    ticks_per_second: int = 1_000_000
+    offset_seconds: int = 0
+
+    def time_ns(self, ticks: int) -> int:
+        """Nanoseconds of a count of ticks, cut off below."""
+        return self.offset_seconds * 1_000_000_000 + ticks * 1_000_000_000 // self.ticks_per_second
+
+
+def read(path: Path) -> Iterator[Frame]:
+    """Every frame of a capture file, in order. A truncated file ends where its last whole record ends."""
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    records = _pcapng(data) if data[:4] == b"\x0a\x0d\x0d\x0a" else _pcap(data)
+    for number, (time_ns, link_type, captured, wire_length) in enumerate(records, 1):
+        yield Frame(number, time_ns, link_type, captured, wire_length)
+
+
+def _pcap(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
+    for order in "<>":
+        (magic,) = struct.unpack_from(order + "I", data)
+        if magic in (0xA1B2C3D4, 0xA1B23C4D):
+            break
+    else:
+        raise ValueError("neither pcap nor pcapng")
+    factor = 1 if magic == 0xA1B23C4D else 1000
+    (link_type,) = struct.unpack_from(order + "I", data, 20)
+    position = 24
+    while position + 16 <= len(data):
+        seconds, fraction, captured, wire = struct.unpack_from(order + "IIII", data, position)
+        position += 16
+        if position + captured > len(data):
+            return
+        yield (
+            seconds * 1_000_000_000 + fraction * factor,
+            link_type & 0xFFFF,
+            data[position : position + captured],
+            wire,
+        )
+        position += captured
+
+
+def _pcapng(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
+    interfaces: list[_Interface] = []
+    order = "<"
+    position = 0
+    while position + 12 <= len(data):
+        kind = data[position : position + 4]
+        if kind == b"\x0a\x0d\x0d\x0a":
+            order = "<" if data[position + 8 : position + 12] == b"\x4d\x3c\x2b\x1a" else ">"
+            interfaces = []
+        number, length = struct.unpack_from(order + "II", data, position)
+        if length < 12 or position + length > len(data):
+            return
+        body = data[position + 8 : position + length - 4]
+        position += length
+        if number == _INTERFACE:
+            interfaces.append(_interface(body, order))
+        elif number == _ENHANCED_PACKET:
+            index, high, low, captured, wire = struct.unpack_from(order + "IIIII", body)
+            interface = interfaces[index]
+            yield interface.time_ns(high << 32 | low), interface.link_type, body[20 : 20 + captured], wire
+        elif number == _PACKET:
+            index, _, high, low, captured, wire = struct.unpack_from(order + "HHIIII", body)
+            interface = interfaces[index]
+            yield interface.time_ns(high << 32 | low), interface.link_type, body[20 : 20 + captured], wire
+        elif number == _SIMPLE_PACKET:
+            (wire,) = struct.unpack_from(order + "I", body)
+            interface = interfaces[0]
+            captured = min(wire, interface.snaplen or wire)
+            yield 0, interface.link_type, body[4 : 4 + captured], wire
+
+
+def _interface(body: bytes, order: str) -> _Interface:
+    link_type, _, snaplen = struct.unpack_from(order + "HHI", body)
+    interface = _Interface(link_type, snaplen)
+    position = 8
+    while position + 4 <= len(body):
+        code, length = struct.unpack_from(order + "HH", body, position)
+        value = body[position + 4 : position + 4 + length]
+        position += 4 + length + -length % 4
+        if code == 0:
+            break
+        if code == 9:
+            interface.ticks_per_second = 2 ** (value[0] & 0x7F) if value[0] & 0x80 else 10 ** value[0]
+        elif code == 14:
+            (interface.offset_seconds,) = struct.unpack(order + "q", value)
+    return interface

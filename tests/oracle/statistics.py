@@ -1,0 +1,31 @@
+"""Exact statistics of integers."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def mean(values: Sequence[int]) -> float:
+    """The arithmetic mean, rounded once."""
+    return float(Fraction(sum(values), len(values)))
+
+
+def standard_deviation(values: Sequence[int]) -> float:
+    """The population standard deviation (divisor n), from the exact variance."""
+    count = len(values)
+    variance = Fraction(count * sum(value * value for value in values) - sum(values) ** 2, count * count)
+    # Scaled so that the integer square root has more digits than a double.
+    scale = 1 << 160
+    return float(Fraction(math.isqrt(variance.numerator * scale * scale // variance.denominator), scale))
+
+
+def summary(values: Sequence[int]) -> tuple[int, float, int, float] | None:
+    """Minimum, mean, maximum and standard deviation; None of no values."""
+    if not values:
+        return None
+    return min(values), mean(values), max(values), standard_deviation(values)

@@ -1,0 +1,307 @@
+"""Every answer of the table in docs/formats/transport.md, over real TLS."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from dpi_probe import _native
+from dpi_probe._pki import Authority
+from harness.core import Client, Core, Probe, flow_table, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def ca_of(pki: Path) -> bytes:
+    return x509.load_pem_x509_certificate((pki / "ca.pem").read_bytes()).public_bytes(Encoding.DER)
+
+
+def manifest_of(batch: bytes) -> bytes:
+    return _native.read_claims(batch)["manifest"].encode()
+
+
+def chain_state(core: Core, chain: str) -> dict:
+    _, answer = core.get("/v1/probes")
+    chains = [entry for probe in answer["probes"] for entry in probe["chains"] if entry["chain"] == chain]
+    assert len(chains) == 1
+    return chains[0]
+
+
+def test_new_batch_201_with_a_receipt_that_its_probe_accepts(
+    lasting_core: Core, probe: Probe, shared_pki: Path
+) -> None:
+    batch = probe.seal()
+    with lasting_core.client() as client:
+        answer = client.post("/v1/batches", batch)
+    assert (answer.code, answer.body["status"]) == (201, "ARCHIVED")
+    receipt = _native.verify_receipt(answer.body["receipt"], ca_of(shared_pki), int(time.time()))
+    assert receipt["manifest"] == _native.read_claims(batch)["manifest_digest"]
+    named = (receipt["iss"], receipt["probe"], receipt["chain"], receipt["seq"], receipt["status"])
+    assert named == ("core", "sensor", probe.chain, 0, "archived")
+
+
+def test_replay_200_with_the_same_receipt(lasting_core: Core, probe: Probe) -> None:
+    batch = probe.seal()
+    with lasting_core.client() as client:
+        first = client.post("/v1/batches", batch)
+        again = client.post("/v1/batches", batch)
+    assert (first.code, again.code) == (201, 200)
+    assert again.body["receipt"] == first.body["receipt"]
+    assert chain_state(lasting_core, probe.chain)["archived"] == 1
+
+
+def test_suffixed_probe_id_is_its_own(lasting_core: Core, shared_pki: Path) -> None:
+    probe = Probe("sensor", shared_pki, suffix="/eth0")
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", probe.seal()).claims["probe"] == "sensor/eth0"
+
+
+def test_fork_409_is_kept_as_evidence_once(lasting_core: Core, probe: Probe) -> None:
+    batch = probe.seal()
+    other = Probe("sensor", probe.pki, chain=probe.chain).seal(flow_table(2))
+    forks = lasting_core.metric("dpi_core_forks_total")
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", batch).code == 201
+        for _ in range(2):
+            answer = client.post("/v1/batches", other)
+            assert (answer.code, answer.body["status"], answer.body["error"]) == (409, "FORK", "fork")
+        assert client.post("/v1/batches", batch).code == 200
+    assert lasting_core.metric("dpi_core_forks_total") == forks + 2
+    state = chain_state(lasting_core, probe.chain)
+    assert (state["archived"], state["forks"]) == (1, 1)
+
+
+def test_gap_is_accepted_and_shown_until_it_is_filled(lasting_core: Core, probe: Probe) -> None:
+    batches = [probe.seal() for _ in range(5)]
+    with lasting_core.client() as client:
+        for at in (4, 0, 2):
+            assert client.post("/v1/batches", batches[at]).code == 201
+        state = chain_state(lasting_core, probe.chain)
+        assert (state["missing"], state["gaps"], state["head"]["seq"]) == (2, [[1, 1], [3, 3]], 4)
+        for at in (1, 3):
+            assert client.post("/v1/batches", batches[at]).code == 201
+    state = chain_state(lasting_core, probe.chain)
+    assert (state["missing"], state["broken_links"], state.get("gaps")) == (0, 0, None)
+    assert state["head"]["manifest"] == probe.prev
+
+
+def test_link_that_does_not_hold_is_shown(lasting_core: Core, probe: Probe) -> None:
+    first = probe.seal()
+    elsewhere = _native.read_claims(Probe("sensor", probe.pki).seal(flow_table(1)))["manifest_digest"]
+    second = probe.seal(prev=elsewhere)
+    with lasting_core.client() as client:
+        assert [client.post("/v1/batches", batch).code for batch in (second, first)] == [201, 201]
+    assert chain_state(lasting_core, probe.chain)["broken_links"] == 1
+
+
+def test_new_chain_names_the_head_of_the_one_before(lasting_core: Core, shared_pki: Path) -> None:
+    before = Probe("sensor", shared_pki)
+    batches = [before.seal() for _ in range(2)]
+    unsent = before.seal()
+    names = {}
+    with lasting_core.client() as client:
+        for batch in batches:
+            client.post("/v1/batches", batch)
+        for state, of, seq in (("whole", batches[1], 1), ("rolled_back", batches[0], 0), ("tail_missing", unsent, 2)):
+            after = Probe("sensor", shared_pki, prev=_native.read_claims(of)["manifest_digest"])
+            assert client.post("/v1/batches", after.seal(prev_chain=before.chain, prev_seq=seq)).code == 201
+            names[after.chain] = state
+    for chain, state in names.items():
+        assert chain_state(lasting_core, chain)["previous"]["state"] == state
+
+
+def test_manifest_of_a_dropped_batch_then_the_batch_after_all(lasting_core: Core, probe: Probe) -> None:
+    batch = probe.seal()
+    headers = {"Content-Type": "application/jose"}
+    with lasting_core.client() as client:
+        first = client.post("/v1/manifests", manifest_of(batch), headers=headers)
+        assert (first.code, first.claims["status"]) == (201, "manifest_only")
+        assert client.post("/v1/manifests", manifest_of(batch)).body["receipt"] == first.body["receipt"]
+        assert chain_state(lasting_core, probe.chain)["manifest_only"] == 1
+        whole = client.post("/v1/batches", batch)
+        assert (whole.code, whole.claims["status"]) == (201, "archived")
+        late = client.post("/v1/manifests", manifest_of(batch))
+        assert (late.code, late.claims["status"]) == (200, "archived")
+    state = chain_state(lasting_core, probe.chain)
+    assert (state["manifest_only"], state["archived"], state["missing"]) == (0, 1, 0)
+
+
+def test_fork_by_manifest_409(lasting_core: Core, probe: Probe) -> None:
+    other = Probe("sensor", probe.pki, chain=probe.chain).seal(flow_table(2))
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", probe.seal()).code == 201
+        assert client.post("/v1/manifests", manifest_of(other)).code == 409
+
+
+@pytest.mark.parametrize("path", ["/v1/batches", "/v1/manifests"])
+@pytest.mark.parametrize("body", [b"{}", b"\x00" * 64, b"\xff\xff\xff\xff" + b"A" * 200, b"eyJ.eyJ.AAAA", "ä".encode()])
+def test_malformed_400(lasting_core: Core, path: str, body: bytes) -> None:
+    with lasting_core.client() as client:
+        answer = client.post(path, body)
+    assert (answer.code, answer.body["status"], answer.body["error"]) == (400, "REJECTED", "malformed")
+    assert answer.body["detail"]
+
+
+def test_empty_400(lasting_core: Core) -> None:
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", b"").body["error"] == "empty"
+
+
+def test_length_missing_400(lasting_core: Core) -> None:
+    with lasting_core.client() as client:
+        headers = {"Content-Length": "", "Transfer-Encoding": "chunked"}
+        answer = client.post("/v1/batches", b"3\r\nabc\r\n0\r\n\r\n", headers=headers)
+    assert (answer.code, answer.body["error"]) == (400, "no_length")
+
+
+def test_too_large_413_before_it_is_read(lasting_core: Core) -> None:
+    with lasting_core.client() as client:
+        # Nothing of the body is sent: the answer comes on the header alone.
+        answer = client.post("/v1/batches", b"", headers={"Content-Length": str((900 << 10) + 1)})
+    assert (answer.code, answer.body["status"], answer.body["error"]) == (413, "REJECTED", "too_large")
+    with lasting_core.client() as client:
+        assert client.post("/v1/manifests", b"", headers={"Content-Length": "4097"}).code == 413
+
+
+def test_flipped_bit_422(lasting_core: Core, probe: Probe) -> None:
+    batch = bytearray(probe.seal())
+    batch[-100] ^= 1
+    with lasting_core.client() as client:
+        answer = client.post("/v1/batches", bytes(batch))
+    assert (answer.code, answer.body["status"], answer.body["error"]) == (422, "REJECTED", "body")
+
+
+def test_forged_signature_422(lasting_core: Core, probe: Probe) -> None:
+    batch = probe.seal()
+    manifest = manifest_of(batch)
+    head, claims, signature = manifest.split(b".")
+    forged = b".".join((head, claims, signature[:10] + (b"A" if signature[10:11] != b"A" else b"B") + signature[11:]))
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", batch.replace(manifest, forged)).body["error"] == "signature"
+        answer = client.post("/v1/manifests", forged)
+    assert (answer.code, answer.body["error"]) == (422, "signature")
+
+
+def test_clock_ahead_422(lasting_core: Core, probe: Probe) -> None:
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", probe.seal(iat=int(time.time()) + 200)).code == 201
+        answer = client.post("/v1/batches", probe.seal(iat=int(time.time()) + 3600))
+    assert (answer.code, answer.body["error"]) == (422, "future")
+
+
+def test_age_never_rejects(lasting_core: Core, probe: Probe) -> None:
+    # As far back as the certificate's validity lets a probe seal.
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", probe.seal(iat=int(time.time()) - 3000)).code == 201
+
+
+def test_issuer_of_another_probe_403(lasting_core: Core, shared_pki: Path) -> None:
+    other = Probe("other", shared_pki)
+    with lasting_core.client("sensor") as client:
+        answer = client.post("/v1/batches", other.seal())
+    assert (answer.code, answer.body["status"], answer.body["error"]) == (403, "REFUSED", "not_yours")
+
+
+def test_server_certificate_ends_in_the_handshake(lasting_core: Core) -> None:
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        Client(lasting_core.port, lasting_core.pki, lasting_core.pki / "core.pem") as client,
+    ):
+        client.post("/v1/batches", b"x")
+
+
+def test_no_certificate_ends_in_the_handshake(lasting_core: Core) -> None:
+    failed = lasting_core.metric("dpi_core_tls_handshakes_failed_total")
+    with pytest.raises((ssl.SSLError, ConnectionError)), Client(lasting_core.port, lasting_core.pki, None) as client:
+        client.post("/v1/batches", b"x")
+    wait_for(
+        lambda: lasting_core.metric("dpi_core_tls_handshakes_failed_total") == failed + 1, "the failure to be counted"
+    )
+
+
+def test_certificate_of_another_authority_ends_in_the_handshake(lasting_core: Core, tmp_path: Path) -> None:
+    Authority.init(tmp_path / "foreign", probes=["sensor"])
+    failed = lasting_core.metric("dpi_core_tls_handshakes_failed_total")
+    with (
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        Client(lasting_core.port, lasting_core.pki, tmp_path / "foreign" / "probes" / "sensor.pem") as client,
+    ):
+        client.post("/v1/batches", b"x")
+    wait_for(
+        lambda: lasting_core.metric("dpi_core_tls_handshakes_failed_total") == failed + 1, "the failure to be counted"
+    )
+
+
+def test_revocation_403_reaches_open_connections(make_core: Callable[..., Core], own_pki: Path) -> None:
+    core = make_core(pki=own_pki)
+    probe = Probe("sensor", own_pki)
+    first = probe.seal()
+    with core.client() as client:
+        assert client.post("/v1/batches", first).code == 201
+        Authority(own_pki).revoke("sensor")
+        answer = client.post("/v1/batches", probe.seal())
+        assert (answer.code, answer.body["status"], answer.body["error"]) == (403, "REFUSED", "revoked")
+    # A new certificate of the same probe is trusted; what the revoked key signed is not, whatever its iat says.
+    Authority(own_pki).issue_probe("sensor")
+    with core.client() as client:
+        answer = client.post("/v1/batches", probe.seal())
+        assert (answer.code, answer.body["error"]) == (422, "unknown_certificate")
+        probe.load()
+        assert client.post("/v1/batches", probe.seal()).code == 201
+
+
+def test_backlog_survives_a_key_rotation(make_core: Callable[..., Core], own_pki: Path) -> None:
+    core = make_core(pki=own_pki)
+    probe = Probe("sensor", own_pki)
+    with core.client() as client:
+        assert client.post("/v1/batches", probe.seal()).code == 201
+    backlog = [probe.seal(), probe.seal()]
+    Authority(own_pki).issue_probe("sensor", renew=True)
+    with core.client() as client:
+        assert client.post("/v1/batches", backlog[0]).code == 201
+        Authority(own_pki).revoke("sensor", earlier_only=True)
+        assert client.post("/v1/batches", backlog[1]).code == 422
+        probe.load()
+        assert client.post("/v1/batches", probe.seal()).code == 201
+
+
+def test_damaged_revocation_list_leaves_the_one_before_in_force(make_core: Callable[..., Core], own_pki: Path) -> None:
+    core = make_core(pki=own_pki)
+    probe = Probe("sensor", own_pki)
+    Authority(own_pki).revoke("other")
+    with core.client("other") as client:
+        assert client.post("/v1/batches", b"x").code == 403
+    (own_pki / "crl.pem").write_text("nonsense")
+    with core.client("other") as client:
+        assert client.post("/v1/batches", b"x").code == 403
+    with core.client() as client:
+        assert client.post("/v1/batches", probe.seal()).code == 201
+    assert core.metric("dpi_core_revocation_list_stale") == 1
+
+
+def test_overload_429_and_slow_body_400(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core("--listen", "127.0.0.1:0", CORE_MAX_REQUESTS_IN_FLIGHT="1", CORE_BODY_TIMEOUT_SECONDS="2")
+    batch = probe.seal()
+    with core.client() as slow, core.client() as quick:
+        slow.socket.sendall(b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        wait_for(lambda: core.metric("dpi_core_requests_in_flight") == 1, "the slow request")
+        answer = quick.post("/v1/batches", batch)
+        assert (answer.code, answer.body["status"]) == (429, "BACKPRESSURE")
+        assert answer.headers["x-backpressure"] == "true"
+        assert int(answer.headers["retry-after"]) >= 1
+        answer = slow.answer()
+        assert (answer.code, answer.body["error"]) == (400, "slow")
+    with core.client() as client:
+        assert client.post("/v1/batches", batch).code == 201
+
+
+def test_connection_stays_usable_after_a_refusal(lasting_core: Core, probe: Probe) -> None:
+    with lasting_core.client() as client:
+        assert client.post("/v1/batches", b"{}").code == 400
+        assert client.post("/v1/batches", probe.seal()).code == 201

@@ -1,0 +1,166 @@
+"""`dpi-probe core` as a user meets it: what goes wrong at start, export, reindex."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from dpi_probe import _native
+from dpi_probe._pki import Authority
+from harness.core import Core, Probe, flow_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAM = str(Path(sys.executable).with_name("dpi-probe"))
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def refused(*arguments: str | Path, status: int = 2, **environment: str) -> str:
+    """The one line that the command ends with."""
+    done = run("core", "--listen", "127.0.0.1:0", "--admin-port", "0", *arguments, **environment)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    return done.stderr.splitlines()[-1]
+
+
+def test_starts_without_importing_the_collector() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import dpi_probe.cli.core, dpi_probe.cli.pki"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert not [
+        name for name in ("aiohttp", "chdb", "pyarrow", "cryptography", "pydantic") if f" {name}\n" in done.stderr
+    ]
+
+
+def test_wrong_certificates_are_one_clear_line(own_pki: Path, tmp_path: Path) -> None:
+    data = ("--data-dir", tmp_path / "data", "--pki", own_pki)
+    assert f"Core certificate {tmp_path}/none/core.pem: No such file" in refused(
+        "--data-dir", tmp_path / "data", "--pki", tmp_path / "none"
+    )
+    key = own_pki / "core.key"
+    key.chmod(0o644)
+    assert f"run: chmod 600 {key}" in refused(*data)
+    key.chmod(0o600)
+    Authority.init(tmp_path / "foreign")
+    foreign = tmp_path / "foreign"
+    assert "not the key of" in refused(*data, CORE_KEY_PATH=str(foreign / "core.key"))
+    pair = {"CORE_CERT_PATH": str(foreign / "core.pem"), "CORE_KEY_PATH": str(foreign / "core.key")}
+    assert "not issued by the CA certificate" in refused(*data, **pair)
+    assert "carries no Core role" in refused(
+        *data, CORE_CERT_PATH=str(own_pki / "probes/sensor.pem"), CORE_KEY_PATH=str(own_pki / "probes/sensor.key")
+    )
+    assert "not signed by" in refused(*data, CORE_CRL_PATH=str(foreign / "crl.pem"))
+    (own_pki / "core.pem").write_text("nonsense")
+    assert "not a PEM certificate" in refused(*data)
+
+
+def test_ports_and_directories_in_use(core: Core, shared_pki: Path, tmp_path: Path) -> None:
+    assert "another Core is running on it" in refused("--data-dir", core.data_dir, "--pki", shared_pki)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--admin-port", str(port))
+        assert f"CORE_ADMIN_PORT = 127.0.0.1:{port}: the port is in use" in line
+        line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--listen", f"127.0.0.1:{port}")
+    assert f"CORE_LISTEN = 127.0.0.1:{port}: the port is in use" in line
+    (tmp_path / "file").write_text("")
+    assert "CORE_DATA_DIR" in refused("--data-dir", tmp_path / "file" / "data", "--pki", shared_pki)
+
+
+def test_authority_of_an_archive_cannot_be_changed(make_core: Callable[..., Core], tmp_path: Path) -> None:
+    core = make_core()
+    assert core.stop() == 0
+    Authority.init(tmp_path / "foreign")
+    assert "not the authority of the archive" in refused("--data-dir", core.data_dir, "--pki", tmp_path / "foreign")
+
+
+def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], probe: Probe, tmp_path: Path) -> None:
+    core = make_core()
+    batches = [probe.seal() for _ in range(3)]
+    fork = Probe("sensor", probe.pki, chain=probe.chain).seal(flow_table(2))
+    with core.client() as client:
+        receipts = [client.post("/v1/batches", batch).body["receipt"] for batch in batches[:2]]
+        manifest = _native.read_claims(batches[2])["manifest"].encode()
+        assert client.post("/v1/manifests", manifest).code == 201
+        assert client.post("/v1/batches", fork).code == 409
+    out = tmp_path / "evidence"
+    done = run("core", "export", "--data-dir", core.data_dir, "--pki", core.pki, "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 batches, 1 manifests of dropped batches, 1 forks, 1 chain heads" in done.stdout
+    name = f"sensor/{probe.chain}"
+    for seq in range(2):
+        assert (out / "batches" / f"{name}-{seq:016x}.arrows").read_bytes() == batches[seq]
+        assert (out / "receipts" / f"{name}-{seq:016x}.jwt").read_text() == receipts[seq]
+    assert (out / "batches" / f"{name}-{2:016x}.manifest").read_bytes() == manifest
+    assert [path.read_bytes() for path in (out / "forks" / "sensor").iterdir()] == [fork]
+    ca = x509.load_pem_x509_certificate((out / "ca.pem").read_bytes()).public_bytes(Encoding.DER)
+    head = _native.verify_head((out / "heads" / f"{name}.jwt").read_text(), ca, int(time.time()))
+    assert (head["seq"], head["manifest"]) == (2, probe.prev)
+    assert len(list((out / "certificates").glob("*.pem"))) == 1
+    again = run("core", "export", "--data-dir", core.data_dir, "--pki", core.pki, "--out", out)
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+
+
+def test_reindex_into_another_database_while_the_core_runs(core: Core, probe: Probe, tmp_path: Path) -> None:
+    with core.client() as client:
+        for _ in range(3):
+            assert client.post("/v1/batches", probe.seal()).code == 201
+    arguments = ("core", "reindex", "--data-dir", core.data_dir, "--pki", core.pki)
+    done = run(*arguments, "--database", f"chdb://{tmp_path}/second")
+    assert (done.returncode, done.stdout) == (0, "indexed 3 batches, 13 rows\n"), done.stderr
+    core.indexed()
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert "another process writes to it; stop the Core" in done.stderr
+    assert core.stop() == 0
+    # Again and in place: the same, not twice.
+    for _ in range(2):
+        done = run(*arguments)
+        assert (done.returncode, done.stdout) == (0, "indexed 3 batches, 13 rows\n"), done.stderr
+    core.start()
+    core.indexed()
+    _, answer = core.get("/v1/query/applications")
+    assert sum(row["flows"] for row in answer["applications"]) == 9
+
+
+def test_reindex_names_what_does_not_verify(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    with core.client() as client:
+        for _ in range(2):
+            assert client.post("/v1/batches", probe.seal()).code == 201
+    assert core.stop() == 0
+    (segment,) = (core.data_dir / "archive").glob("*.dpa")
+    content = bytearray(segment.read_bytes())
+    content[-2000] ^= 4
+    segment.write_bytes(content)
+    done = run("core", "reindex", "--data-dir", core.data_dir, "--pki", core.pki)
+    assert done.returncode == 4
+    assert "does not match its digest" in done.stderr
+    assert "indexed 1 batches" in done.stdout or "1 entries of the archive could not be indexed" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["export", "reindex"])
+def test_no_archive_is_one_clear_line(verb: str, shared_pki: Path, tmp_path: Path) -> None:
+    extra = ("--out", tmp_path / "out") if verb == "export" else ()
+    done = run("core", verb, "--data-dir", tmp_path / "none", "--pki", shared_pki, *extra)
+    assert done.returncode == 2
+    assert "no archive here" in done.stderr

@@ -1,0 +1,286 @@
+"""From the archive into the database, and what can be asked of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pytest
+from harness.core import START_NS, Core, Probe, flow_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harness.core import Client
+
+FLOWS = 40
+
+
+@pytest.fixture(scope="module")
+def filled(lasting_core: Core, shared_pki: Path) -> Core:
+    """40 flows in 4 batches of one probe."""
+    probe = Probe("sensor", shared_pki)
+    with lasting_core.client() as client:
+        for at in range(4):
+            assert client.post("/v1/batches", probe.seal(flow_table(10, base=10 * at))).code == 201
+    lasting_core.indexed()
+    return lasting_core
+
+
+def in_database(path: Path, *statements: str) -> list[list[list[object]]]:
+    """Rows of each statement, asked in a process of its own: an embedded database has one owner."""
+    program = """
+import json, sys, clickhouse_connect
+client = clickhouse_connect.get_client(dsn="chdb://" + sys.argv[1])
+for statement in sys.argv[2:]:
+    print(json.dumps([list(row) for row in client.query(statement).result_rows], default=str))
+client.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path), *statements], capture_output=True, text=True, check=True, timeout=60
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def post(client: Client, batch: bytes) -> None:
+    assert client.post("/v1/batches", batch).code == 201
+
+
+def test_flow_reads_as_people_write(filled: Core) -> None:
+    code, page = filled.get("/v1/flows?community_id=1:1%3D")
+    assert code == 200
+    assert page["next"] is None
+    (flow,) = page["flows"]
+    assert flow["start_time"] == "2025-10-09T08:53:20.000000001Z"
+    assert (flow["src_ip"], flow["dst_ip"]) == ("192.0.2.1", "2001:db8::1")
+    assert flow["src_mac"] == "02:00:5e:00:53:ff"
+    assert flow["flow_id"] == 2**63 + 1
+    assert flow["vlan_ids"] == [1, 7]
+    assert (flow["probe"], flow["seq"], flow["row"]) == ("sensor", 0, 1)
+
+
+def test_pages_hold_every_flow_once_newest_first(filled: Core) -> None:
+    seen, path = [], "/v1/flows?limit=7"
+    while path:
+        _, page = filled.get(path)
+        assert len(page["flows"]) <= 7
+        seen += [flow["flow_id"] - 2**63 for flow in page["flows"]]
+        path = f"/v1/flows?limit=7&cursor={page['next']}" if page["next"] else ""
+    assert seen == list(reversed(range(FLOWS)))
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("app=tls", [row for row in range(FLOWS) if row % 2]),
+        ("app=nothing", []),
+        ("server_name=host3.example.com", [3]),
+        ("server_name=*.example.com", [row for row in range(FLOWS) if row % 2]),
+        ("server_name=*.example.net", []),
+        ("ip=192.0.2.5", [5]),
+        ("ip=192.0.2.4/31", [4, 5]),
+        ("ip=2001:db8::/32", [row for row in range(FLOWS) if row % 3]),
+        ("ip=198.51.100.7", [row for row in range(FLOWS) if row % 3 == 0]),
+        ("port=53", [row for row in range(FLOWS) if row % 2 == 0]),
+        ("port=40006", [6]),
+        ("probe=sensor&app=dns&port=40006", [6]),
+        ("probe=other", []),
+        (f"since=2025-10-09T08:53:20.000000035Z&until={START_NS // 10**9}.000000037", [35, 36]),
+        ("since=2025-10-09T10:53:20.000000038%2B02:00", [38, 39]),
+        ("app=' OR 1=1 --", []),
+        ("app=%5C' OR 1=1", []),
+    ],
+)
+def test_filters(filled: Core, query: str, expected: list[int]) -> None:
+    code, page = filled.get(f"/v1/flows?limit=1000&{query.replace(' ', '%20')}")
+    assert code == 200
+    assert sorted(flow["flow_id"] - 2**63 for flow in page["flows"]) == expected
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0", "limit=1001", "limit=x", "port=65536", "port=-1", "ip=300.1.1.1", "ip=1.2.3.4/33", "since=yesterday",
+        "since=2025-13-01", "cursor=x", "cursor=WzFd", "nonsense=1", "app=a&app=b", "app=" + "a" * 600, "category=web",
+    ],
+)  # fmt: skip
+def test_bad_queries_400_with_one_sentence(filled: Core, query: str) -> None:
+    code, body = filled.get(f"/v1/flows?{query}")
+    assert (code, body["status"]) == (400, "BAD_QUERY")
+    assert "\n" not in body["detail"]
+
+
+def test_sums(filled: Core) -> None:
+    _, answer = filled.get("/v1/query/applications")
+    assert [(row["app"], row["flows"]) for row in answer["applications"]] == [("tls", 20), ("dns", 20)]
+    assert sum(row["bytes"] for row in answer["applications"]) == sum(100 + row + 50 for row in range(FLOWS))
+    assert sum(row["packets"] for row in answer["applications"]) == sum(3 + row for row in range(FLOWS))
+    _, answer = filled.get("/v1/query/top-talkers?limit=2")
+    assert [row["ip"] for row in answer["talkers"]] == ["2001:db8::1", "198.51.100.7"]
+    assert answer["talkers"][1]["bytes_received"] == sum(100 + row for row in range(0, FLOWS, 3))
+    assert answer["talkers"][1]["bytes_sent"] == 50 * 14
+    _, answer = filled.get("/v1/query/server-names?limit=1000")
+    assert len(answer["server_names"]) == 20
+    assert all(row["app"] == "tls" for row in answer["server_names"])
+
+
+def test_health_and_metrics(filled: Core) -> None:
+    code, health = filled.get("/v1/health")
+    assert (code, health["status"], health["problems"]) == (200, "ok", [])
+    assert health["index"]["lag_batches"] == 0
+    assert filled.metric("dpi_core_archived_rows_total") == FLOWS
+    assert filled.metric("dpi_core_index_rows_total") >= FLOWS
+    assert filled.metric("dpi_core_database_up") == 1
+
+
+def test_tables_of_protocols_ledger_events_and_batches(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    ledger = pa.table(
+        {
+            "time": pa.array([START_NS] * 2, pa.timestamp("ns", "UTC")),
+            "account": ["frames", "frames"],
+            "reason": ["", "checksum"],
+            "worker": pa.array([None, 0], pa.uint32()),
+            "value": pa.array([10, None], pa.uint64()),
+        }
+    )
+    later = ledger.set_column(4, "value", pa.array([12, 3], pa.uint64()))
+    event = pa.table(
+        {
+            "time": pa.array([START_NS], pa.timestamp("ns", "UTC")),
+            "severity": ["warning"], "event": ["flow_table_full"], "detail": ["it's full \\ 'x'"],
+        }
+    )  # fmt: skip
+    with core.client() as client:
+        post(client, probe.seal(flow_table(4)))
+        post(client, probe.seal(ledger, kind="ledger"))
+        post(client, probe.seal(event, kind="event"))
+        post(client, probe.seal(later, kind="ledger"))
+    core.indexed()
+    _, answer = core.get("/v1/probes?probe=sensor")
+    books = {(row["account"], row.get("reason")): row.get("value") for row in answer["probes"][0]["books"]}
+    assert books == {("frames", ""): 12, ("frames", "checksum"): 3}
+    assert core.stop() == 0
+    tls, events, ledgers, batches = in_database(
+        core.data_dir / "database",
+        "SELECT probe, chain, seq, row, flow_id, toString(src_ip), sni, version FROM tls ORDER BY row",
+        "SELECT severity, event, detail FROM events",
+        "SELECT seq, account, reason, worker, value FROM ledger ORDER BY seq, row",
+        "SELECT position, seq, kind, record, rows, error FROM batches ORDER BY position",
+    )
+    key = ["sensor", probe.chain, 0]
+    assert tls == [
+        [*key, 1, 2**63 + 1, "::ffff:192.0.2.1", "host1.example.com", None],
+        [*key, 3, 2**63 + 3, "::ffff:192.0.2.3", "host3.example.com", None],
+    ]
+    assert events == [["warning", "flow_table_full", "it's full \\ 'x'"]]
+    assert ledgers == [
+        [1, "frames", "", None, 10], [1, "frames", "checksum", 0, None],
+        [3, "frames", "", None, 12], [3, "frames", "checksum", 0, 3],
+    ]  # fmt: skip
+    kinds = ["flow", "ledger", "event", "ledger"]
+    assert batches == [[at, at, kinds[at], "batch", [4, 2, 1, 2][at], ""] for at in range(4)]
+
+
+def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    newer = flow_table(2, base=5).append_column("dscp", pa.array([46, None], pa.uint8()))
+    older = flow_table(2, base=9)
+    at = older.schema.get_field_index("app")
+    changed = older.set_column(at, "app", pa.array([1, 2], pa.uint32()))
+    with core.client() as client:
+        for table in (flow_table(2), newer, changed, older):
+            post(client, probe.seal(table))
+    core.indexed()
+    _, page = core.get("/v1/flows")
+    assert [(flow["seq"], flow.get("dscp")) for flow in page["flows"]] == [
+        (3, None),
+        (3, None),
+        (1, None),
+        (1, 46),
+        (0, None),
+        (0, None),
+    ]
+    _, health = core.get("/v1/health")
+    assert health["index"]["unindexed"] == 1
+    assert "column flows.app is LowCardinality(Nullable(String)), and here Nullable(UInt32)" in core.log
+
+
+def test_hostile_names_stay_out_of_sql(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    base = flow_table(2)
+    name = "x` UInt8) ENGINE=Memory; DROP TABLE batches; --"
+    struct = pa.array([{"a`b": 1}, None], pa.struct([("a`b", pa.uint8())]))
+    shadow = pa.array(
+        [{"seq": 7, "flow_id": 8, "row": 9}] * 2, pa.struct([(n, pa.uint64()) for n in ("seq", "flow_id", "row")])
+    )
+    with core.client() as client:
+        post(client, probe.seal(base.append_column(name, pa.array([1, 2], pa.uint8()))))
+        post(client, probe.seal(base.append_column("odd", struct)))
+        post(client, probe.seal(base.append_column("batches", shadow)))
+    core.indexed()
+    _, page = core.get("/v1/flows")
+    assert {flow["seq"] for flow in page["flows"]} == {2}
+    assert core.stop() == 0
+    (rows,) = in_database(core.data_dir / "database", "SELECT seq, row, flow_id, seq_, flow_id_, row_ FROM batches_")
+    assert rows == [[2, 0, 2**63, 7, 8, 9], [2, 1, 2**63 + 1, 7, 8, 9]]
+
+
+def test_restart_goes_on_where_it_was(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    batches = [probe.seal() for _ in range(4)]
+    with core.client() as client:
+        first = [client.post("/v1/batches", batch) for batch in batches[:2]]
+    assert core.stop() == 0
+    assert "stopped" in core.log
+    core.start()
+    with core.client() as client:
+        again = [client.post("/v1/batches", batch) for batch in batches]
+    assert [answer.code for answer in again] == [200, 200, 201, 201]
+    assert [answer.body["receipt"] for answer in again[:2]] == [answer.body["receipt"] for answer in first]
+    core.indexed()
+    _, answer = core.get("/v1/query/applications")
+    assert sum(row["flows"] for row in answer["applications"]) == 12
+
+
+def test_database_of_another_archive_is_not_written_to(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    with core.client() as client:
+        post(client, probe.seal())
+    core.indexed()
+    assert core.stop() == 0
+    for path in [*(core.data_dir / "archive").glob("*.dpa"), core.data_dir / "catalog.sqlite"]:
+        path.unlink()
+    core.start()
+    with core.client() as client:
+        post(client, probe.seal())
+    from harness.core import wait_for
+
+    wait_for(lambda: core.get("/v1/health")[1]["status"] == "degraded", "the mismatch to show")
+    wait_for(lambda: "core reindex" in " ".join(core.get("/v1/health")[1]["problems"]), "the reason")
+
+
+def test_database_process_that_dies_is_started_again(make_core: Callable[..., Core], probe: Probe) -> None:
+    import os
+    import signal
+    from pathlib import Path
+
+    from harness.core import wait_for
+
+    core = make_core()
+    with core.client() as client:
+        post(client, probe.seal())
+        core.indexed()
+        assert core.process is not None
+        children = Path(f"/proc/{core.process.pid}/task/{core.process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        # Ingest does not notice.
+        post(client, probe.seal())
+    wait_for(lambda: core.metric("dpi_core_database_restarts_total") == 1, "the restart to be counted")
+    core.indexed()
+    _, page = core.get("/v1/flows")
+    assert len(page["flows"]) == 6

@@ -1,0 +1,65 @@
+"""Flag > environment > file > default; a bad value is one line that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dpi_probe.core.settings import load_settings, redact
+from dpi_probe.errors import ConfigError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text('[core]\nadmin_port = 1\nlisten = "127.0.0.1:1"\nsegment_size_mb = 8\n[probe]\nwhat = 1\n')
+    return path
+
+
+def test_order_of_sources(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORE_ADMIN_PORT", "2")
+    monkeypatch.setenv("CORE_LISTEN", "127.0.0.1:2")
+    settings = load_settings({"listen": "127.0.0.1:3", "admin_port": None}, config)
+    assert (settings.listen, settings.admin_port, settings.segment_size_mb) == ("127.0.0.1:3", 2, 8)
+    assert settings.commit_delay_ms == 5
+
+
+def test_paths_follow_the_directories() -> None:
+    settings = load_settings({"pki": Path("p"), "data_dir": Path("/d"), "key_path": Path("k")})
+    assert (settings.ca, settings.certificate, settings.key, settings.crl) == (
+        Path("p/ca.pem"), Path("p/core.pem"), Path("k"), Path("p/crl.pem"),
+    )  # fmt: skip
+    assert settings.database_dsn == "chdb:///d/database"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"listen": "8443"}, ["CORE_LISTEN", "'8443'", "HOST:PORT"]),
+        ({"listen": "h:99999"}, ["CORE_LISTEN", "65535"]),
+        ({"listen": "[::g]:1"}, ["CORE_LISTEN"]),
+        ({"admin_port": 70000}, ["CORE_ADMIN_PORT", "70000", "65535"]),
+        ({"database": "mysql://x"}, ["CORE_DATABASE", "'mysql://x'", "chdb:///PATH"]),
+        ({"commit_delay_ms": 51}, ["CORE_COMMIT_DELAY_MS", "51", "50"]),
+    ],
+)
+def test_bad_value_is_one_line(flags: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(flags)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("text", ["[core]\nnonsense = 1\n", "[core\n", "core = 1\n"])
+def test_bad_file_is_one_line_that_names_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.toml"):
+        load_settings({}, path)
+    with pytest.raises(ConfigError, match="no such file"):
+        load_settings({}, tmp_path / "missing.toml")
+
+
+def test_secrets_stay_out_of_messages() -> None:
+    assert redact("clickhouse://user:secret@host/db?password=x") == "clickhouse://host/db"

@@ -1,0 +1,150 @@
+"""The authority: what it makes, what it refuses, what it never overwrites."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from dpi_probe._pki import Authority, load_certificate, load_key, load_revocations, role_of
+from dpi_probe.cli.pki import command
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("pki") / "pki"
+    Authority.init(directory, core="core-1", dns=["core.example"], ip=["192.0.2.1"], probes=["sensor"])
+    return directory
+
+
+def revoked(directory: Path) -> set[int]:
+    authority = load_certificate(directory / "ca.pem", "CA")
+    return {entry.serial_number for entry in load_revocations(directory / "crl.pem", authority)}
+
+
+def test_profile_of_the_certificates(made: Path) -> None:
+    authority = load_certificate(made / "ca.pem", "CA")
+    core = load_certificate(made / "core.pem", "Core")
+    probe = load_certificate(made / "probes" / "sensor.pem", "probe")
+    assert isinstance(authority.public_key(), ec.EllipticCurvePublicKey)
+    assert isinstance(core.public_key().curve, ec.SECP256R1)
+    assert isinstance(probe.public_key(), rsa.RSAPublicKey)
+    assert probe.public_key().key_size == 4096
+    assert (role_of(core), role_of(probe), role_of(authority)) == (("core", "core-1"), ("probe", "sensor"), None)
+    names = core.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "core.example"]
+    assert [str(name) for name in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1", "192.0.2.1"]
+    for certificate, usage in ((core, "serverAuth"), (probe, "clientAuth")):
+        certificate.verify_directly_issued_by(authority)
+        assert [oid._name for oid in certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value] == [
+            usage
+        ]
+    for key, path in ((core, "core.key"), (probe, "probes/sensor.key")):
+        assert load_key(made / path, "key").public_key() == key.public_key()
+
+
+def test_openssl_accepts_them_strictly(made: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made / "core.pem", made / "core.key")
+    context.load_verify_locations(made / "ca.pem")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    client.load_verify_locations(made / "ca.pem")
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server_side = context.wrap_bio(to_server, to_client, server_side=True)
+    client_side = client.wrap_bio(to_client, to_server, server_hostname="core.example")
+    for _ in range(4):
+        for side in (client_side, server_side):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    assert client_side.getpeercert()["subject"] == ((("commonName", "core-1"),),)
+
+
+def test_files_are_for_their_owner_alone(made: Path) -> None:
+    for path in [made, *made.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_nothing_is_overwritten(made: Path) -> None:
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="holds an authority already; nothing was changed"):
+        Authority.init(made)
+    with pytest.raises(ConfigError, match="add --renew"):
+        Authority(made).issue_probe("sensor")
+    with pytest.raises(ConfigError, match="add --renew"):
+        Authority(made).issue_core("core-1")
+    assert before == {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+
+
+def test_renewal_keeps_the_earlier_certificate_and_revocation_takes_all(tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "pki", probes=["a", "b"])
+    first = load_certificate(tmp_path / "pki/probes/a.pem", "probe")
+    authority.issue_probe("a", renew=True)
+    second = load_certificate(tmp_path / "pki/probes/a.pem", "probe")
+    assert first.serial_number != second.serial_number
+    assert [(entry.name, entry.state) for entry in authority.list()] == [
+        ("core", "valid"), ("a", "earlier"), ("a", "valid"), ("b", "valid"),
+    ]  # fmt: skip
+    assert authority.revoke("a", earlier_only=True) == [first.serial_number]
+    assert revoked(tmp_path / "pki") == {first.serial_number}
+    assert authority.revoke("a") == [second.serial_number]
+    assert revoked(tmp_path / "pki") == {first.serial_number, second.serial_number}
+    with pytest.raises(ConfigError, match="revoked already"):
+        authority.revoke("a")
+    with pytest.raises(ConfigError, match="no certificate of a probe"):
+        authority.revoke("c")
+    # A revoked certificate makes room without being asked to.
+    authority.issue_probe("a")
+    states = sorted(entry.state for entry in authority.list() if entry.name == "a")
+    assert states == ["revoked", "revoked", "valid"]
+    number = load_revocations(tmp_path / "pki/crl.pem", authority.certificate).extensions
+    assert number.get_extension_for_class(x509.CRLNumber).value.crl_number == 3
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "ä", "a b", "x" * 65, "-f"])
+def test_names_that_are_not_safe_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="letters, digits"):
+        Authority.init(tmp_path / "pki", probes=[name])
+    assert not (tmp_path / "pki").exists()
+
+
+def test_bad_addresses_and_directories(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'x': not an IP address"):
+        Authority.init(tmp_path / "pki", ip=["x"])
+    with pytest.raises(ConfigError, match="no authority here"):
+        Authority(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        Authority.init(tmp_path / "file" / "pki")
+
+
+def test_readable_authority_key_is_refused(tmp_path: Path) -> None:
+    Authority.init(tmp_path / "pki")
+    (tmp_path / "pki/ca.key").chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Authority(tmp_path / "pki")
+
+
+def test_command_line(tmp_path: Path) -> None:
+    directory = str(tmp_path / "pki")
+    runner = CliRunner()
+    assert runner.invoke(command, ["init", directory, "--probe", "a"], catch_exceptions=False).exit_code == 0
+    issued = runner.invoke(command, ["issue", "b", "--dir", directory], catch_exceptions=False)
+    assert issued.stdout == f"{directory}/probes/b.pem\n"
+    assert runner.invoke(command, ["revoke", "b", "--dir", directory]).exit_code == 0
+    listed = runner.invoke(command, ["list", "--dir", directory, "--json"]).stdout
+    assert '"name": "b", "role": "probe", "state": "revoked"' in listed
+    assert runner.invoke(command, ["issue", "c", "--dir", directory, "--dns", "x"]).exit_code == 2
+    renewed = runner.invoke(command, ["issue", "core", "--core", "--renew", "--dns", "x", "--dir", directory])
+    assert renewed.exit_code == 0
+    names = load_certificate(tmp_path / "pki/core.pem", "Core").extensions
+    assert "x" in names.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
