@@ -88,7 +88,7 @@ impl Health {
             tracing::warn!(outstanding, threshold = self.pressure.threshold(), event);
             let detail =
                 format!("{outstanding} events are not acknowledged; the threshold is {}", self.pressure.threshold());
-            self.seal_events(&[Event { time: clock::utc_now(), severity, event, detail }]);
+            self.seal_events(&[Event { time: clock::utc_now(), severity, name: event, detail }]);
         }
         now
     }
