@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
     from dpi_probe import _native
 
+    class TlsFurtherHellos(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        sni: str | None
+        ja3: str
+        ja4: str
+
     class Tls(_native.Record):
         """Values of a flow: the columns are attributes."""
 
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
         ja3s: str | None
         ja3s_string: str | None
         ja4: str | None
+        further_hellos: list[TlsFurtherHellos]
         certificate_subject: str | None
         certificate_issuer: str | None
         certificate_names: list[str]

@@ -9,8 +9,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
-use probe::counters::{Kind, Tally};
 use probe::capture::bpf::{Filters, Instruction, Program};
+use probe::counters::{Kind, Tally};
 use probe::flow::{FlowRecord, MAX_WORKERS, Settings};
 use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
@@ -106,9 +106,16 @@ impl FlowReader {
             }
         };
         if !(1..=MAX_WORKERS).contains(&workers) {
-            return Err(config(format!("workers: {workers} is not allowed; give 1 to {MAX_WORKERS}")));
+            return Err(config(format!(
+                "workers: {workers} is not allowed; give 1 to {MAX_WORKERS}"
+            )));
         }
-        let settings = Settings { workers, idle_timeout_ns, active_timeout_ns, ..Settings::default() };
+        let settings = Settings {
+            workers,
+            idle_timeout_ns,
+            active_timeout_ns,
+            ..Settings::default()
+        };
         settings.validate().map_err(config)?;
         let protocols = if fixed {
             Protocols::Fixed(list)
@@ -398,7 +405,7 @@ pub fn link_types() -> Vec<u32> {
     LinkType::SUPPORTED.iter().map(|link_type| link_type.0).collect()
 }
 
-/// The columns: a list of {name, type, nullable, doc, table}, structs with `members`, lists with `item`. `table` is
+/// The columns: a list of `{name, type, nullable, doc, table}`, structs with `members`, lists with `item`. `table` is
 /// `flow` or the protocol whose record has the column.
 #[pyfunction]
 pub fn schema(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
@@ -443,7 +450,7 @@ fn describe_type(py: Python<'_>, entry: &Bound<'_, PyDict>, kind: &Type, table: 
     }
 }
 
-/// The protocols in the order of their columns: a list of {name, category}.
+/// The protocols in the order of their columns: a list of `{name, category}`.
 #[pyfunction]
 pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);
@@ -456,7 +463,7 @@ pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     Ok(all)
 }
 
-/// The accounts of the books: a list of {name, reason, kind, doc, reason_doc}.
+/// The accounts of the books: a list of `{name, reason, kind, doc, reason_doc}`.
 #[pyfunction]
 pub fn account_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);

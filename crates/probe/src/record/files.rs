@@ -60,12 +60,19 @@ pub fn open(mut options: Options) -> Result<Opened, CaptureError> {
     }
     let bytes_total = source.accounts().bytes_total;
     let shared = Arc::new(Shared::new(Counters::new(options.settings.workers)));
-    Ok(Opened { options, source, bytes_total, shared })
+    Ok(Opened {
+        options,
+        source,
+        bytes_total,
+        shared,
+    })
 }
 
 /// Reads the first block of a file to see whether it is a capture. What cannot be read twice is not looked at.
 fn check(path: &Path, block: &mut OwnedFrames) -> Result<(), CaptureError> {
-    let pipe = path.metadata().is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+    let pipe = path
+        .metadata()
+        .is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
     if path == Path::new("-") || pipe {
         return Ok(());
     }
@@ -101,28 +108,46 @@ impl Opened {
 
     /// Starts reading on a thread of its own.
     pub fn start(self) -> io::Result<Reading> {
-        let Self { options, source, shared, .. } = self;
-        let Options { count, settings, layout, limits, .. } = options;
-        Reading::start(layout, limits, shared, move |feed| read(source, count, &settings, feed))
+        let Self {
+            options,
+            source,
+            shared,
+            ..
+        } = self;
+        let Options {
+            count,
+            settings,
+            layout,
+            limits,
+            ..
+        } = options;
+        Reading::start(layout, limits, shared, move |feed| {
+            read(source, count, &settings, feed)
+        })
     }
 }
 
 /// Meters the source's frames, at most `count`, and feeds the flows.
 fn read(source: FileSource, count: Option<u64>, settings: &Settings, feed: &mut Feed) -> Result<(), Stopped> {
     let shared = Arc::clone(feed.shared());
-    let mut taps = Taps { source, shared: Arc::clone(&shared), frames: 0, left: count.unwrap_or(u64::MAX) };
+    let mut taps = Taps {
+        source,
+        shared: Arc::clone(&shared),
+        frames: 0,
+        left: count.unwrap_or(u64::MAX),
+    };
     let mut stopped = false;
     let result = engine::read(
         |block| Ok::<_, Infallible>(taps.fill(block)),
         settings,
         &Decoder::default(),
         shared.counters(),
-        &mut |flow| match feed.push(&flow) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(Stopped) => {
-                stopped = true;
-                ControlFlow::Break(())
+        &mut |flow| {
+            if feed.push(&flow).is_ok() {
+                return ControlFlow::Continue(());
             }
+            stopped = true;
+            ControlFlow::Break(())
         },
     );
     match result {
@@ -155,12 +180,18 @@ impl Taps {
                 return Next::End;
             }
             let next = self.source.fill(block);
-            block.headers.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            block
+                .headers
+                .truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
             let frames = block.headers.len() as u64;
             self.frames += frames;
             self.left -= frames;
             let accounts = self.source.accounts();
-            self.shared.advance(accounts.bytes_read, self.frames, accounts.frames_filtered.unwrap_or(0));
+            self.shared.advance(
+                accounts.bytes_read,
+                self.frames,
+                accounts.frames_filtered.unwrap_or(0),
+            );
             match next {
                 Ok(next) => return next,
                 Err(error) => self.shared.problem(error.to_string()),
