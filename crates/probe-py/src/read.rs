@@ -405,7 +405,7 @@ pub fn link_types() -> Vec<u32> {
     LinkType::SUPPORTED.iter().map(|link_type| link_type.0).collect()
 }
 
-/// The columns: a list of {name, type, nullable, doc, table}, structs with `members`, lists with `item`. `table` is
+/// The columns: a list of `{name, type, nullable, doc, table}`, structs with `members`, lists with `item`. `table` is
 /// `flow` or the protocol whose record has the column.
 #[pyfunction]
 pub fn schema(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
@@ -450,7 +450,7 @@ fn describe_type(py: Python<'_>, entry: &Bound<'_, PyDict>, kind: &Type, table: 
     }
 }
 
-/// The protocols in the order of their columns: a list of {name, category}.
+/// The protocols in the order of their columns: a list of `{name, category}`.
 #[pyfunction]
 pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use wire::column::Address;
-use wire::decode::Packet;
+use wire::decode::{Packet, Transport};
 use wire::flowkey::FlowKey;
 
 use super::meter::Seen;
@@ -48,6 +48,8 @@ wire::reasons! {
         Memory = "memory",
         /// Fragments overlap or go beyond the end of the datagram.
         Overlap = "overlap",
+        /// The identification was used for a datagram of another flow before all fragments had come.
+        Superseded = "superseded",
         /// A fragment was cut short by the capture.
         Cut = "cut",
         /// The input ended before all fragments had come.
@@ -62,7 +64,15 @@ pub struct Id {
     destination: Address,
     identification: u32,
     scope: u32,
+    /// 0 for IPv6: there the first fragment may name an upper protocol that later ones hide behind an extension header.
     ip_protocol: u8,
+}
+
+impl Id {
+    /// Whether it is known from the start that the datagram is not UDP.
+    fn is_of_another_protocol(&self) -> bool {
+        self.ip_protocol != UDP && self.ip_protocol != 0
+    }
 }
 
 /// The flow of a datagram, as its first fragment says.
@@ -177,13 +187,20 @@ impl Fragments {
         let is_first = fragment.offset == 0;
         let endpoints = Endpoints::of(packet);
         if is_first
-            && self
-                .datagrams
-                .get(&id)
-                .is_some_and(|old| old.is_over() || old.is_other(&endpoints))
+            && let Some(old) = self.datagrams.get_mut(&id)
+            && old.endpoints.is_some()
         {
-            // The identification is used again: what belongs to the old datagram has been counted.
-            self.remove(&id);
+            // The identification is used again: what belongs to the old datagram has been counted for its flow.
+            if old.endpoints != Some(endpoints) {
+                if !old.given_up {
+                    tally.datagrams_lost.add(FragmentLoss::Superseded, 1);
+                }
+                self.remove(&id);
+            } else if old.given_up {
+                old.given_up = id.is_of_another_protocol();
+                old.counted = false;
+                old.length = None;
+            }
         }
         let datagram = self.datagrams.entry(id).or_insert_with(|| {
             self.serial += 1;
@@ -192,7 +209,7 @@ impl Fragments {
             Datagram {
                 deadline,
                 serial: self.serial,
-                given_up: id.ip_protocol != UDP,
+                given_up: id.is_of_another_protocol(),
                 ..Datagram::default()
             }
         });
@@ -212,6 +229,10 @@ impl Fragments {
         tally.datagrams_reassembled += u64::from(payload.is_some());
         if is_first {
             datagram.endpoints = Some(endpoints);
+            if packet.transport != Transport::Udp {
+                // Not for layer 7; what came before it was kept in vain.
+                datagram.drop_pieces(&mut self.bytes);
+            }
         }
         match datagram.endpoints {
             Some(endpoints) => {
@@ -282,8 +303,12 @@ impl Fragments {
     fn id(packet: &Packet<'_>, identification: u32) -> Id {
         let (source, destination) = packet.addresses();
         let FlowKey {
-            scope, ip_protocol, ..
+            scope,
+            ip_protocol,
+            ip_version,
+            ..
         } = packet.key;
+        let ip_protocol = if ip_version == 4 { ip_protocol } else { 0 };
         Id {
             source,
             destination,
@@ -304,15 +329,6 @@ impl Fragments {
 impl Datagram {
     fn bytes(&self) -> usize {
         self.pieces.iter().map(|(_, bytes)| bytes.len()).sum()
-    }
-
-    /// Whether nothing more is expected for it.
-    fn is_over(&self) -> bool {
-        self.given_up && self.endpoints.is_some()
-    }
-
-    fn is_other(&self, endpoints: &Endpoints) -> bool {
-        self.endpoints.is_some_and(|own| own != *endpoints)
     }
 
     /// Keeps a fragment's bytes; returns the payload once it is whole.
@@ -378,11 +394,15 @@ impl Datagram {
     }
 
     fn give_up(&mut self, loss: FragmentLoss, bytes: &mut usize, tally: &mut Tally) {
-        self.given_up = true;
         self.counted = true;
         tally.datagrams_lost.add(loss, 1);
-        *bytes = bytes.saturating_sub(self.bytes());
+        self.drop_pieces(bytes);
+    }
+
+    fn drop_pieces(&mut self, bytes: &mut usize) {
+        *bytes -= self.bytes();
         self.pieces = Vec::new();
+        self.given_up = true;
     }
 }
 
@@ -471,6 +491,47 @@ mod tests {
         let first = fragments.push(&fragment(&one, 0, true), seen(2), &mut tally);
         assert_eq!(payload_of(first), (1, Some(b"0123456789".to_vec())));
         assert_eq!(tally.frames_waiting, 0);
+    }
+
+    #[test]
+    fn ipv6_fragments_may_hide_their_protocol() {
+        let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
+        let six = |mut packet: Packet<'static>, ip_protocol| {
+            packet.key.ip_version = 6;
+            packet.key.ip_protocol = ip_protocol;
+            packet
+        };
+        let one = Frame::udp(10, 20).payload(b"01234567").leak();
+        let two = Frame::udp(10, 20).payload(b"89").leak();
+        // Next header of the fragment header: destination options.
+        let later = six(fragment(two, 16, false), 60);
+        assert!(matches!(
+            fragments.push(&later, seen(1), &mut tally),
+            Verdict::Waits
+        ));
+        let first = fragments.push(&six(fragment(one, 0, true), 17), seen(2), &mut tally);
+        assert_eq!(payload_of(first), (1, Some(b"0123456789".to_vec())));
+
+        // The same of another protocol than UDP: attributed, not kept.
+        let of_another = |offset, more| {
+            Some(Fragment {
+                identification: 2,
+                offset,
+                more,
+            })
+        };
+        let later = Packet {
+            fragment: of_another(16, false),
+            ..later
+        };
+        fragments.push(&later, seen(3), &mut tally);
+        let first = Packet {
+            fragment: of_another(0, true),
+            transport: Transport::Tcp(wire::decode::Tcp::default()),
+            ..six(fragment(one, 0, true), 6)
+        };
+        assert_eq!(payload_of(fragments.push(&first, seen(4), &mut tally)).0, 1);
+        assert_eq!((fragments.bytes, tally.datagrams_lost.total()), (0, 0));
     }
 
     #[test]

@@ -474,7 +474,8 @@ impl Desk {
             _ => return,
         };
         let context = Self::context(flow.hot, direction, seen.time);
-        let ((client, _), _) = export::endpoints(&flow.hot.key, flow.hot.initiator_high);
+        // Who gets the answer is who asked, whichever of the two was seen first.
+        let (_, client) = packet.addresses();
         let Seen {
             time, clock, frame, ..
         } = seen;

@@ -87,7 +87,8 @@ pub fn observe(
     };
     sequence(side, packet.payload_length, tcp);
     if tcp.flags & SYN != 0 {
-        side.maximum_segment_size = tcp.maximum_segment_size.unwrap_or(side.maximum_segment_size);
+        let announced = tcp.maximum_segment_size.filter(|size| *size > 0);
+        side.maximum_segment_size = announced.unwrap_or(side.maximum_segment_size);
     }
     if !(side.fin || other.fin) && tcp.flags & FIN == 0 {
         return Transition::Continue;

@@ -142,12 +142,12 @@ fn read(source: FileSource, count: Option<u64>, settings: &Settings, feed: &mut 
         settings,
         &Decoder::default(),
         shared.counters(),
-        &mut |flow| match feed.push(&flow) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(Stopped) => {
-                stopped = true;
-                ControlFlow::Break(())
+        &mut |flow| {
+            if feed.push(&flow).is_ok() {
+                return ControlFlow::Continue(());
             }
+            stopped = true;
+            ControlFlow::Break(())
         },
     );
     match result {

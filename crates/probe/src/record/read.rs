@@ -266,6 +266,7 @@ mod tests {
     fn ended(flow_id: u64) -> EndedFlow {
         EndedFlow {
             export_time: 0,
+            closing_frame: u64::MAX,
             record: FlowRecord {
                 flow_id,
                 ..FlowRecord::default()

@@ -666,7 +666,7 @@ fn every_column_that_a_record_can_have_can_be_sealed() {
     use crate::record::schema::Layout;
 
     assert!(!describe(&Layout::evidence().full_schema()).unwrap().is_empty());
-    let mut builder = Builder::new(Layout::evidence(), Limits::default());
+    let mut builder = Builder::new(Layout::evidence(), Limits::SEALED);
     builder.push(&FlowRecord::default(), None).unwrap();
     let batch = builder.finish().unwrap().unwrap();
     let sealed = Chain::start(None)

@@ -74,6 +74,11 @@ impl Frame {
         header + self.length.unwrap_or(self.payload.len() as u32)
     }
 
+    /// For packets that must not borrow from a local.
+    pub fn leak(self) -> &'static Self {
+        Box::leak(Box::new(self))
+    }
+
     pub fn packet(&self) -> Packet<'_> {
         let (key, from_high) = FlowKey::new(4, self.ip_protocol, self.source, self.destination);
         Packet {
