@@ -468,7 +468,7 @@ fn reading_goes_on_behind_a_broken_record() {
         assert!(source.accounts().bytes_skipped > 0);
     }
     // Nothing intact behind it.
-    let lost = [&classic[..classic_at], &[0xee; 900_000]].concat();
+    let lost = [&classic[..classic_at], &vec![0xee; 900_000]].concat();
     let (frames, errors) = read(&lost);
     assert_eq!(frames.len(), 10);
     assert!(errors[0].contains("no intact one in the "), "{errors:?}");
