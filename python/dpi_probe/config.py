@@ -101,7 +101,7 @@ class ProbeSettings(BaseSettings):
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._@:-]+)*$",
             max_length=128,
-            description="Name in the manifests: the certificate's name, alone or with `/` and more. Default: NAME/IFACE.",
+            description="Name in the manifests: the name in the certificate, or it and `/…`. Default: NAME/IFACE.",
         ),
     ] = None
     health_report_interval_seconds: Annotated[
