@@ -54,7 +54,10 @@ def main() -> int:
     for source, line, least in THRESHOLDS:
         rate = sources[source][line]["rate"]
         failed |= rate < least
-        print(f"  {'PASS' if rate >= least else 'FAIL'}  [{source}] {line}: {100 * rate:.2f} % (at least {100 * least:g} %)")
+        print(
+            f"  {'PASS' if rate >= least else 'FAIL'}  [{source}] {line}: {100 * rate:.2f} % "
+            f"(at least {100 * least:g} %)"
+        )
     return int(failed)
 
 

@@ -7,7 +7,19 @@ import importlib.metadata
 import sys
 
 # Substrings of the licence text or classifier that are accepted; checked in lower case.
-ACCEPTED = ("apache", "mit", "bsd", "isc", "psf", "python software foundation", "mpl-2.0", "mozilla public license 2.0", "unlicense", "zlib", "cc0")
+ACCEPTED = (
+    "apache",
+    "mit",
+    "bsd",
+    "isc",
+    "psf",
+    "python software foundation",
+    "mpl-2.0",
+    "mozilla public license 2.0",
+    "unlicense",
+    "zlib",
+    "cc0",
+)
 # Packages whose metadata names no licence, with the licence that their source states.
 STATED: dict[str, str] = {}
 

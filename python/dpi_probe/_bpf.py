@@ -72,16 +72,16 @@ def _library() -> ctypes.CDLL:
     raise ConfigError(msg)
 
 
-# libpcap names link types by DLT numbers of its own, which on Linux differ from LINKTYPE numbers for these (pcap/dlt.h):
-# ATM_RFC1483, RAW, and OpenBSD's number for RAW.
+# libpcap names link types by DLT numbers of its own, which on Linux differ from LINKTYPE numbers for these
+# (pcap/dlt.h): ATM_RFC1483, RAW, and OpenBSD's number for RAW.
 _DLT_OF_LINKTYPE = {100: 11, 101: 12, 14: 12}
 
 
 def compile_filter(expression: str, link_type: int, snaplen: int = 262_144) -> list[Instruction]:
     """Compile `expression` for frames of `link_type` (a LINKTYPE number).
 
-    Returns the program as (code, jump if true, jump if false, operand) tuples. Raises ConfigError with libpcap's own words
-    where the expression is wrong or does not fit the link type, and where libpcap is missing.
+    Returns the program as (code, jump if true, jump if false, operand) tuples. Raises ConfigError with libpcap's own
+    words where the expression is wrong or does not fit the link type, and where libpcap is missing.
     """
     if "\0" in expression:
         msg = "the filter contains a NUL character"

@@ -98,7 +98,7 @@ class Probe:
         )
 
     def stop(self) -> None:
-        """Ask the probe to end: open flows are exported, sealed, and delivered or left in the spool. Returns at once."""
+        """Ask the probe to end, at once: open flows are exported, sealed, and delivered or left in the spool."""
         if self._pipeline is not None:
             self._pipeline.stop()
 
@@ -126,8 +126,10 @@ class Probe:
             totals[entry["account"]] = totals.get(entry["account"], 0) + (entry["value"] or 0)
         return (
             f"{totals.get('frames_delivered', 0):,} frames, {totals.get('flows_exported', 0):,} flow records, "
-            f"{totals.get('batches_sealed', 0):,} batches sealed, {totals.get('batches_acknowledged', 0):,} acknowledged, "
-            f"{totals.get('batches_spooled', 0):,} in the spool, {totals.get('source_frames_dropped', 0):,} frames dropped"
+            f"{totals.get('batches_sealed', 0):,} batches sealed, "
+            f"{totals.get('batches_acknowledged', 0):,} acknowledged, "
+            f"{totals.get('batches_spooled', 0):,} in the spool, "
+            f"{totals.get('source_frames_dropped', 0):,} frames dropped"
         )
 
     def __enter__(self) -> Self:
@@ -156,7 +158,7 @@ class Probe:
         try:
             name = _native.read_certificate(ssl.PEM_cert_to_DER_cert(certificate.read_text()))["probe"]
         except OSError as error:
-            msg = f"{certificate}: cannot read the probe certificate: {error.strerror}; `dpi-probe pki issue NAME` makes one"
+            msg = f"{certificate}: cannot read the certificate: {error.strerror}; `dpi-probe pki issue NAME` makes one"
             raise ConfigError(msg) from None
         except (ValueError, VerificationError):
             msg = f"{certificate}: this is not a certificate in PEM form; `dpi-probe pki issue NAME` makes one"

@@ -40,11 +40,12 @@ class ProbeSettings(BaseSettings):
     ] = None
     capture_filter: Annotated[
         str | None,
-        Field(description="BPF filter in tcpdump's language; what it passes over is not metered.", examples=["not port 22"]),
+        Field(
+            description="BPF filter in tcpdump's language; what it passes over is not metered.",
+            examples=["not port 22"],
+        ),
     ] = None
-    promiscuous: Annotated[
-        bool, Field(description="Whether to put the interface into promiscuous mode.")
-    ] = True
+    promiscuous: Annotated[bool, Field(description="Whether to put the interface into promiscuous mode.")] = True
     flow_timeout_seconds: Annotated[
         float,
         Field(gt=0, le=86_400, description="Idle timeout in seconds: a flow ends when no packet came for so long."),
@@ -55,22 +56,32 @@ class ProbeSettings(BaseSettings):
     ] = 1800.0
     max_buffer_size_mb: Annotated[
         int,
-        Field(ge=128, le=1_048_576, description="Bound of the probe's resident memory in MiB: rings, flow table, queues, everything."),
+        Field(
+            ge=128,
+            le=1_048_576,
+            description="Bound of the probe's resident memory in MiB: rings, flow table, queues, everything.",
+        ),
     ] = 1024
     max_spool_size_mb: Annotated[
         int, Field(ge=1, le=1_073_741_824, description="Bound of the spool on disk in MiB.")
     ] = 4096
     spool_when_full: Annotated[
         Literal["drop_oldest", "drop_newest"],
-        Field(description="Which batch gives way when the spool is full. Its manifest is kept, so that the hole is signed."),
+        Field(description="Which batch gives way when the spool is full; its manifest is kept, so the hole is signed."),
     ] = "drop_oldest"
     backpressure_threshold: Annotated[
         int,
-        Field(ge=1, description="Events sealed or waiting but not acknowledged, above which the probe counts itself under back-pressure."),
+        Field(
+            ge=1,
+            description="Events not yet acknowledged above which the probe counts itself under back-pressure.",
+        ),
     ] = 250_000
     core_api_url: Annotated[
         str | None,
-        Field(description="Where the Core listens; without it batches are sealed and spooled only.", examples=["https://core.example:8443"]),
+        Field(
+            description="Where the Core listens; without it batches are sealed and spooled only.",
+            examples=["https://core.example:8443"],
+        ),
     ] = None
     buffer_dir: Annotated[
         Path | None,
@@ -90,7 +101,7 @@ class ProbeSettings(BaseSettings):
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._@:-]+)*$",
             max_length=128,
-            description="Name of this probe in its manifests: the name in its certificate, or that name, `/` and more. Default: NAME/IFACE.",
+            description="Name in the manifests: the certificate's name, alone or with `/` and more. Default: NAME/IFACE.",
         ),
     ] = None
     health_report_interval_seconds: Annotated[
@@ -98,11 +109,19 @@ class ProbeSettings(BaseSettings):
     ] = 60.0
     seal_linger_seconds: Annotated[
         float,
-        Field(gt=0, le=60, description="Longest time in seconds that a record waits for its batch to fill before the batch is sealed."),
+        Field(
+            gt=0,
+            le=60,
+            description="Longest time in seconds that a record waits for its batch to fill before the batch is sealed.",
+        ),
     ] = 0.02
     shutdown_timeout_seconds: Annotated[
         float,
-        Field(ge=0, le=3600, description="Longest time in seconds that a stopping probe waits for receipts; what is left stays in the spool."),
+        Field(
+            ge=0,
+            le=3600,
+            description="Longest time in seconds that a stopping probe waits for receipts; the rest stays spooled.",
+        ),
     ] = 10.0
     spool_fsync: Annotated[
         Literal["batch", "never"],
@@ -135,8 +154,8 @@ class ProbeSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flag > environment > TOML > default."""
         return init_settings, env_settings, _ProbeTable(settings_cls)
@@ -162,8 +181,8 @@ class _ProbeTable(TomlConfigSettingsSource):
 def load(flags: dict[str, Any] | None = None, toml_file: Path | None = None) -> ProbeSettings:
     """Read the settings from `flags`, the environment and `toml_file`, in this order of precedence.
 
-    Without `toml_file`, /etc/dpi-probe/config.toml is read if it exists. Flags that are None count as not given. Raises ConfigError with one line that names the setting, its value, where
-    it came from and what is allowed.
+    Without `toml_file`, /etc/dpi-probe/config.toml is read if it exists. Flags that are None count as not
+    given. Raises ConfigError with one line that names the setting, its value, where it came from and what is allowed.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     if toml_file is None and DEFAULT_CONFIG.is_file():

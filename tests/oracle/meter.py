@@ -264,7 +264,7 @@ class Meter:
             observation.retransmission = not observation.out_of_order and not later(end, side.next_sequence)
             if later(end, side.next_sequence):
                 side.next_sequence = end
-        if tcp.flags & SYN and tcp.maximum_segment_size is not None:
+        if tcp.flags & SYN and tcp.maximum_segment_size:  # an option of 0 announces nothing
             side.segment_size = tcp.maximum_segment_size
         side.fin |= bool(tcp.flags & FIN)
         if tcp.flags & ACK and other.fin and other.next_sequence is not None:

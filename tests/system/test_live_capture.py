@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from harness.books import check_books, database_flows, total, wait_until_indexed
@@ -11,6 +11,9 @@ from harness.programs import Authority, Core, Probe, wait_for
 
 from tests.corpus.cases import cases
 from tests.python.end_to_end.netns import Link
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("name", ["http1-keep-alive", "ip-fragments"])

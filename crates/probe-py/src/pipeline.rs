@@ -78,12 +78,19 @@ impl Pipeline {
                 options: RingOptions {
                     bytes: (memory_bytes / 8).min(RING_BYTES_MAX),
                     promiscuous,
-                    filter: filter.map(filters).transpose()?.map(|filters| only(&filters, &name)).transpose()?,
+                    filter: filter
+                        .map(filters)
+                        .transpose()?
+                        .map(|filters| only(&filters, &name))
+                        .transpose()?,
                     ..RingOptions::default()
                 },
                 name,
             },
-            None => Input::Files { paths: files, filters: filter.map(filters).transpose()? },
+            None => Input::Files {
+                paths: files,
+                filters: filter.map(filters).transpose()?,
+            },
         };
         let settings = Settings {
             input,
@@ -105,7 +112,11 @@ impl Pipeline {
                     "drop_newest" => WhenFull::DropNewest,
                     _ => WhenFull::DropOldest,
                 },
-                sync: if spool_fsync == "never" { Sync::Never } else { Sync::EveryBatch },
+                sync: if spool_fsync == "never" {
+                    Sync::Never
+                } else {
+                    Sync::EveryBatch
+                },
             },
             deliver: core_url.map(DeliverSettings::new),
             linger: seconds(linger_seconds)?,
@@ -131,19 +142,29 @@ impl Pipeline {
 
     /// Waits for the end; returns what could not be read of the inputs, one line each.
     fn join(&self, py: Python<'_>) -> Vec<String> {
-        py.detach(|| self.pipeline.join()).map(|outcome| outcome.problems).unwrap_or_default()
+        py.detach(|| self.pipeline.join())
+            .map(|outcome| outcome.problems)
+            .unwrap_or_default()
     }
 
     /// The books at this moment: a list of {account, reason, worker, value}.
     fn accounts<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        self.pipeline.books().ledger_entries().iter().map(|entry| account(py, entry)).collect()
+        self.pipeline
+            .books()
+            .ledger_entries()
+            .iter()
+            .map(|entry| account(py, entry))
+            .collect()
     }
 }
 
 /// The filter's program for the frames of an interface.
 fn only(filters: &Filters, interface: &str) -> PyResult<Program> {
     let link_type = af_packet::link_type(interface).map_err(capture_error)?;
-    filters.get(link_type).cloned().map_err(|message| python_error(Class::Config, message))
+    filters
+        .get(link_type)
+        .cloned()
+        .map_err(|message| python_error(Class::Config, message))
 }
 
 fn capture_error(error: CaptureError) -> PyErr {

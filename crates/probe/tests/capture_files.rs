@@ -468,7 +468,7 @@ fn reading_goes_on_behind_a_broken_record() {
         assert!(source.accounts().bytes_skipped > 0);
     }
     // Nothing intact behind it.
-    let lost = [&classic[..classic_at], &[0xee; 900_000]].concat();
+    let lost = [&classic[..classic_at], &vec![0xee; 900_000]].concat();
     let (frames, errors) = read(&lost);
     assert_eq!(frames.len(), 10);
     assert!(errors[0].contains("no intact one in the "), "{errors:?}");
@@ -618,6 +618,35 @@ fn filters_apply_by_link_type() {
         "{errors:?}"
     );
     assert_eq!(source.accounts().frames_filtered, Some(3));
+}
+
+/// Gives its bytes in pieces of a few.
+struct Drip(std::io::Cursor<Vec<u8>>, usize);
+
+impl std::io::Read for Drip {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = buffer.len().min(self.1);
+        self.0.read(&mut buffer[..length])
+    }
+}
+
+#[test]
+fn a_stream_gives_the_same_frames_whatever_its_pieces() {
+    for whole in [pcap(60), pcapng(60)] {
+        let (expected, _) = read(&whole);
+        for piece in [1, 7, 4096] {
+            let reader = Drip(std::io::Cursor::new(whole.clone()), piece);
+            let mut source = FileSource::from_reader("a pipe", reader).expect("a capture");
+            let (frames, errors) = drain(&mut source);
+            assert_eq!(frames, expected);
+            assert!(errors.is_empty(), "{errors:?}");
+            assert_eq!(source.accounts().bytes_total, None);
+        }
+    }
+    let error = FileSource::from_reader("a pipe", &b"text, no more"[..])
+        .err()
+        .map(|error| error.to_string());
+    assert!(error.is_some_and(|error| error.starts_with("a pipe: not a capture file, it looks like text;")));
 }
 
 #[test]

@@ -182,11 +182,11 @@ fn a_vlan_tag_that_the_kernel_takes_out_is_put_back() {
         ]);
         frame.extend([0, 9, 0, 9, 0, total - 20, 0, 0]);
         frame.extend(MARK);
-        let hex: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let bytes = format!("{frame:?}");
         let program = "import socket, sys; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
-                       s.bind(('near', 0)); s.send(bytes.fromhex(sys.argv[1]))";
+                       s.bind(('near', 0)); s.send(bytes(map(int, sys.argv[1].strip('[]').split(', '))))";
         let sent = Command::new("python3")
-            .args(["-c", program, &hex])
+            .args(["-c", program, &bytes])
             .status()
             .expect("Python is installed");
         assert!(sent.success());

@@ -2,27 +2,37 @@
 
 use crate::column::Address;
 
-/// The sum of the 16-bit words in native byte order, not folded. One's complement sums do not depend on byte order
-/// (RFC 1071 §2.B), so that nothing is swapped; an odd last byte is padded with zero.
+/// The sum of the 16-bit words in native byte order, taken two at a time and not folded. One's complement sums do not
+/// depend on byte order (RFC 1071 §2.B), so that nothing is swapped; an odd last byte is padded with zero.
 pub(crate) fn sum(bytes: &[u8]) -> u64 {
-    // Eight independent lanes of 32-bit words: the compiler turns this into vector additions.
-    let mut lanes = [0_u64; 8];
     let (chunks, rest) = bytes.as_chunks::<32>();
+    let mut total = if chunks.is_empty() {
+        0
+    } else {
+        sum_of_chunks(chunks)
+    };
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        total = total.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
+    }
+    let last = match *rest {
+        [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
+        [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+        [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+        _ => 0,
+    };
+    total.wrapping_add(u64::from(last))
+}
+
+/// Eight independent lanes of 32-bit words: the compiler turns this into vector additions.
+fn sum_of_chunks(chunks: &[[u8; 32]]) -> u64 {
+    let mut lanes = [0_u64; 8];
     for chunk in chunks {
         for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
             *lane = lane.wrapping_add(u64::from(u32::from_ne_bytes(*word)));
         }
     }
-    let (pairs, odd) = rest.as_chunks::<2>();
-    let tail = pairs.iter().fold(0_u64, |sum, pair| {
-        sum.wrapping_add(u64::from(u16::from_ne_bytes(*pair)))
-    });
-    let last = odd
-        .first()
-        .map_or(0, |&byte| u64::from(u16::from_ne_bytes([byte, 0])));
-    lanes
-        .iter()
-        .fold(tail.wrapping_add(last), |sum, &lane| sum.wrapping_add(lane))
+    lanes.iter().fold(0, |total, &lane| total.wrapping_add(lane))
 }
 
 /// Whether a sum over data and their checksum says that they agree: it is a multiple of 0xffff.

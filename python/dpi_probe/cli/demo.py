@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DEFAULT_CAPTURES = "tests/corpus/*/input.pcap*"
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,7 +119,8 @@ def _show_database(console: Console, core: RunningCore, books: list[dict[str, An
     for probe in core.get("/v1/probes")["probes"]:
         for chain in probe["chains"]:
             console.print(
-                f"probe [bold]{probe['probe']}[/bold], chain {chain['chain'][:8]}…: {chain['archived']} batches archived, "
+                f"probe [bold]{probe['probe']}[/bold], chain {chain['chain'][:8]}…: "
+                f"{chain['archived']} batches archived, "
                 f"{chain['rows']} records, {chain['missing']} missing, {chain['forks']} forks, "
                 f"head {chain['head']['seq']} ({chain['head']['manifest'][:12]}…)"
             )
@@ -161,8 +162,8 @@ def _show_flipped_bit(console: Console, folder: Path, pki: Path) -> None:
 def _telling_flip(batch: bytes, certificates: list[bytes]) -> int | None:
     """The offset of a byte of `batch` whose lowest bit changes one record and leaves the others readable.
 
-    Most bytes lie in compressed column buffers, where a flipped bit takes the whole column with it; `verify` then names the
-    column. This looks for one that shows a single record.
+    Most bytes lie in compressed column buffers, where a flipped bit takes the whole column with it; `verify` then names
+    the column. This looks for one that shows a single record.
     """
     from dpi_probe import _native
 
@@ -197,7 +198,7 @@ class RunningCore:
             msg = f"the Core ended with status {self.process.returncode}: {self.log.read_text().strip()[-300:]}"
             raise DpiProbeError(msg)
         try:
-            return bool(self.get("/v1/health")["status"] == "ok")
+            return bool(self.get("/v1/health")["status"] != "failed")
         except (OSError, urllib.error.URLError):
             return False
 

@@ -16,11 +16,23 @@ if TYPE_CHECKING:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-i", "--capture-iface", metavar="IFACE", help="Capture from this interface [CAPTURE_IFACE].")
 @click.option(
-    "-r", "--file", "files", metavar="FILE", multiple=True, help="Read capture files instead; may be given several times."
+    "-r",
+    "--file",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    help="Read capture files instead; may be given several times.",
 )
-@click.option("-f", "--capture-filter", metavar="BPF", help="Meter only what this tcpdump filter passes [CAPTURE_FILTER].")
 @click.option(
-    "-c", "--config", "config_file", metavar="TOML", type=click.Path(path_type=Path), help="Settings file; names as in the environment, in lower case."
+    "-f", "--capture-filter", metavar="BPF", help="Meter only what this tcpdump filter passes [CAPTURE_FILTER]."
+)
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    metavar="TOML",
+    type=click.Path(path_type=Path),
+    help="Settings file; names as in the environment, in lower case.",
 )
 @click.option("--core-api-url", metavar="URL", help="Deliver to this Core; else seal and spool only [CORE_API_URL].")
 @click.option("--buffer-dir", metavar="DIR", help="Spool directory [BUFFER_DIR].")
@@ -29,12 +41,16 @@ if TYPE_CHECKING:
 @click.option("--ca-cert-path", metavar="PEM", help="The CA of the Core [CA_CERT_PATH].")
 @click.option("--probe-id", metavar="ID", help="Name in the manifests; default: certificate name/IFACE [PROBE_ID].")
 @click.option("--flow-timeout-seconds", metavar="S", help="Idle timeout; default 300 [FLOW_TIMEOUT_SECONDS].")
-@click.option("--flow-active-timeout-seconds", metavar="S", help="Active timeout; default 1800 [FLOW_ACTIVE_TIMEOUT_SECONDS].")
+@click.option(
+    "--flow-active-timeout-seconds", metavar="S", help="Active timeout; default 1800 [FLOW_ACTIVE_TIMEOUT_SECONDS]."
+)
 @click.option("--max-buffer-size-mb", metavar="MB", help="Bound of resident memory; default 1024 [MAX_BUFFER_SIZE_MB].")
 @click.option("--max-spool-size-mb", metavar="MB", help="Bound of the spool; default 4096 [MAX_SPOOL_SIZE_MB].")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final books to this file, as JSON.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final books to this file, as JSON."
+)
 def command(files: tuple[str, ...], config_file: Path | None, report: Path | None, **flags: Any) -> None:
-    """Capture packets, seal their flow records and deliver them to a Core.
+    r"""Capture packets, seal their flow records and deliver them to a Core.
 
     Every setting can be given as a flag, as an environment variable (the name in brackets), or in a TOML file, in this
     order of precedence; docs/reference/config.md lists them all. SIGTERM and Ctrl-C end the probe cleanly: open flows

@@ -1,4 +1,4 @@
-"""Each kind of bad input of `dpi-probe run`: one clear line that names what, where and what to do; a documented status."""
+"""Each kind of bad input of `dpi-probe run`: one clear line that names what, where and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from harness.books import check_books, total
 from harness.programs import Authority, Core, Probe
 
-CAPTURE = sorted((Path(__file__).parents[2] / "corpus").glob("http1-keep-alive/input.pcap*"))[0]
+CAPTURE = min((Path(__file__).parents[2] / "corpus").glob("http1-keep-alive/input.pcap*"))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,9 @@ def test_broken_files_do_not_keep_the_others_from_being_delivered(authority: Aut
     content = CAPTURE.read_bytes()
     cut.write_bytes(content[:-7])
     empty.touch()
-    probe = Probe(authority, tmp_path / "spool", None, *[a for f in (text, empty, cut, CAPTURE) for a in ("-r", str(f))])
+    probe = Probe(
+        authority, tmp_path / "spool", None, *[a for f in (text, empty, cut, CAPTURE) for a in ("-r", str(f))]
+    )
     accounts = probe.start().finish(3)
     assert probe.process is not None
     assert probe.process.returncode == 3

@@ -31,7 +31,8 @@ def test_every_flow_of_the_captures_is_in_the_database_once(tmp_path: Path) -> N
         for flow in map(json.loads, read.stdout.splitlines())
     )
     found = Counter(
-        (flow["flow_id"], flow["packets_fwd"], flow["bytes_rev"], flow.get("server_name")) for flow in database_flows(core)
+        (flow["flow_id"], flow["packets_fwd"], flow["bytes_rev"], flow.get("server_name"))
+        for flow in database_flows(core)
     )
     assert sum(found.values()) == total(accounts, "events_sealed") == sum(expected.values())
     assert found == expected
@@ -62,9 +63,9 @@ def test_without_a_core_everything_stays_in_the_spool_and_is_delivered_later(tmp
     authority = Authority(tmp_path / "pki")
     core = Core(authority, tmp_path / "core")
     # The address is right, and nobody listens there yet.
-    accounts = Probe(
-        authority, tmp_path / "spool", core, "-r", CAPTURES[0], "--config", _impatient(tmp_path)
-    ).start().finish()
+    accounts = (
+        Probe(authority, tmp_path / "spool", core, "-r", CAPTURES[0], "--config", _impatient(tmp_path)).start().finish()
+    )
     check_books(accounts)
     assert total(accounts, "batches_spooled") == total(accounts, "batches_sealed") > 0
     assert dpi_probe("verify", tmp_path / "spool", "--ca", authority.directory / "ca.pem",

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 def total(accounts: list[dict[str, Any]], account: str, reason: str | None = None) -> int:
     """The sum of an account over workers and, unless one is named, reasons."""
     return sum(
-        entry["value"] or 0
-        for entry in accounts
-        if entry["account"] == account and reason in (None, entry["reason"])
+        entry["value"] or 0 for entry in accounts if entry["account"] == account and reason in (None, entry["reason"])
     )
 
 

@@ -11,12 +11,14 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 COMMAND = str(Path(sys.executable).with_name("dpi-probe"))
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 
 
 def free_port() -> int:
@@ -42,7 +44,12 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECO
 def dpi_probe(*arguments: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     done = subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=WAIT_SECONDS * 2, **options
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WAIT_SECONDS * 2,
+        **options,
     )
     if check and done.returncode != 0:
         msg = f"dpi-probe {' '.join(map(str, arguments))}: status {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -81,7 +88,7 @@ class Core:
         """Where probes deliver."""
         return f"https://localhost:{self.port}"
 
-    def start(self, wait: bool = True) -> Core:
+    def start(self, *, wait: bool = True) -> Core:
         """Start the process, and by default wait until it answers."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -133,7 +140,9 @@ class Core:
 class Probe:
     """A probe process."""
 
-    def __init__(self, authority: Authority, spool: Path, core: Core | None, *arguments: str | Path, name: str = "sensor") -> None:
+    def __init__(
+        self, authority: Authority, spool: Path, core: Core | None, *arguments: str | Path, name: str = "sensor"
+    ) -> None:
         self.spool = spool
         self.report = spool.with_suffix(".report.json")
         delivery = [f"--core-api-url={core.url}"] if core else []

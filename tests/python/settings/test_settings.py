@@ -17,7 +17,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "probe.toml"
-    file.write_text("flow_timeout_seconds = 10\nmax_buffer_size_mb = 200\ncapture_iface = 'eth7'\n[core]\nlisten = 'x'\n")
+    file.write_text(
+        "flow_timeout_seconds = 10\nmax_buffer_size_mb = 200\ncapture_iface = 'eth7'\n[core]\nlisten = 'x'\n"
+    )
     monkeypatch.setenv("FLOW_TIMEOUT_SECONDS", "20")
     monkeypatch.setenv("MAX_BUFFER_SIZE_MB", "300")
     settings = load({"flow_timeout_seconds": "30", "max_spool_size_mb": None}, file)
@@ -35,10 +37,10 @@ def test_default_paths_name_the_interface() -> None:
     ("flags", "environment", "file", "parts"),
     [
         ({"max_buffer_size_mb": "3"}, {}, "", ["--max-buffer-size-mb='3'", "command line", "at least 128"]),
-        ({}, {"FLOW_TIMEOUT_SECONDS": "abc"}, "", ["FLOW_TIMEOUT_SECONDS='abc'", "environment", "more than 0, at most 86400"]),
+        ({}, {"FLOW_TIMEOUT_SECONDS": "abc"}, "", ["FLOW_TIMEOUT_SECONDS='abc'", "environment", "at most 86400"]),
         ({}, {"FLOW_TIMEOUT_SECONDS": "nan"}, "", ["FLOW_TIMEOUT_SECONDS='nan'", "more than 0"]),
         ({}, {}, "spool_fsync = 'x'", ["spool_fsync='x'", "probe.toml", "batch, never"]),
-        ({}, {}, "flow_timout_seconds = 3", ["flow_timout_seconds", "no such setting", "did you mean flow_timeout_seconds?"]),
+        ({}, {}, "flow_timout_seconds = 3", ["flow_timout_seconds", "no such", "did you mean flow_timeout_seconds?"]),
         ({}, {}, "x =", ["probe.toml is not TOML"]),
         ({"core_api_url": "http://core"}, {}, "", ["--core-api-url='http://core'", "https://HOST[:PORT]"]),
         ({}, {"CAPTURE_IFACE": "eth0/../x"}, "", ["CAPTURE_IFACE='eth0/../x'", "interface name"]),
@@ -66,5 +68,5 @@ def test_a_bad_value_is_one_line_that_names_all(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.toml: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"nowhere.toml: No such file or directory"):
         load({}, tmp_path / "nowhere.toml")

@@ -125,6 +125,15 @@ impl FileSource {
         }
     }
 
+    /// The frames of whatever `reader` gives; `name` stands for it in messages.
+    pub fn from_reader(name: &str, reader: impl io::Read + Send + 'static) -> Result<Self, CaptureError> {
+        let mut source = Self::new(Vec::new());
+        source.accounts.bytes_total = None;
+        let input = input::decompress(name.to_owned(), Box::new(reader), true, &source.stored_bytes)?;
+        source.current = Some(Reading::open(input)?);
+        Ok(source)
+    }
+
     /// Only frames that pass the filter are delivered.
     #[must_use]
     pub fn with_filters(mut self, filters: Filters) -> Self {

@@ -63,26 +63,39 @@ pub(super) fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
 /// Opens an input and removes its compression. `count` sums up the stored bytes that are read.
 pub(super) fn open(path: &Path, count: &Arc<AtomicU64>) -> Result<Input, CaptureError> {
     let name = name_of(path);
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => CaptureError::NotFound { path: name.clone() },
-        io::ErrorKind::PermissionDenied => CaptureError::FilePermission { path: name.clone() },
-        io::ErrorKind::IsADirectory => CaptureError::Directory { path: name.clone() },
+    if path == Path::new("-") {
+        return decompress(name, Box::new(io::stdin()), true, count);
+    }
+    let file = File::open(path).map_err(|error| cannot_open(&name, error))?;
+    let metadata = file.metadata().map_err(|error| cannot_open(&name, error))?;
+    if metadata.is_dir() {
+        return Err(CaptureError::Directory { path: name });
+    }
+    decompress(name, Box::new(file), !metadata.is_file(), count)
+}
+
+fn cannot_open(name: &str, source: io::Error) -> CaptureError {
+    let path = name.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound => CaptureError::NotFound { path },
+        io::ErrorKind::PermissionDenied => CaptureError::FilePermission { path },
+        io::ErrorKind::IsADirectory => CaptureError::Directory { path },
         _ => CaptureError::Read {
-            path: name.clone(),
+            path,
             offset: 0,
             source,
         },
-    };
-    let (raw, is_stream): (Box<dyn Read + Send>, bool) = if path == Path::new("-") {
-        (Box::new(io::stdin()), true)
-    } else {
-        let file = File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if metadata.is_dir() {
-            return Err(CaptureError::Directory { path: name });
-        }
-        (Box::new(file), !metadata.is_file())
-    };
+    }
+}
+
+/// Removes the compression of an input, if its first bytes are those of one.
+pub(super) fn decompress(
+    name: String,
+    raw: Box<dyn Read + Send>,
+    is_stream: bool,
+    count: &Arc<AtomicU64>,
+) -> Result<Input, CaptureError> {
+    let failed = |error: io::Error| cannot_open(&name, error);
     let mut counting = Counting {
         inner: raw,
         count: Arc::clone(count),

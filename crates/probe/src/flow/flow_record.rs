@@ -4,13 +4,26 @@
 //! over both directions. Nanosecond durations are integers where they are measured and doubles where they are
 //! averaged. A statistic of no observations is null. A column that was not computed because work was shed is null,
 //! and `shed` names the work.
+//!
+//! The definitions are normative. "Packets" are those of this record in capture order, except that fragments that came
+//! ahead of the first fragment of their datagram stand right before that one. Sums and sums of squares are exact
+//! integers; means and standard deviations are computed from them in double precision at the end, so that another
+//! computation may differ in the last digits only.
+//!
+//! A record is a *part* of a flow: an active timeout ends a part, and the packets that follow make the next one; packets
+//! that come after the end of a TCP connection are its last part. Counts and statistics are the part's.
+//!
+//! TCP sequence numbers are compared modulo 2³² (RFC 9293 §3.4). A segment occupies its payload length, plus one for
+//! SYN and one for FIN. The *next expected* number of a direction is the highest number after any segment of the flow so
+//! far; its first segment, whatever it occupies, sets it. RST segments count as packets and for the flags, and are not
+//! looked at otherwise.
 
 use wire::column::{Address, Mac, Time};
 
 wire::record! {
     /// One bidirectional flow, or one interim part of a long one.
     pub struct FlowRecord {
-        /// 64-bit hash of flow key, first timestamp and first frame number: the same for the same capture.
+        /// 64-bit hash of flow key, first timestamp and first frame number, the same in all records of a flow and for the same capture: the first 8 bytes, big-endian, of SHA-256 over lower address, higher address (16 bytes each), their ports, IP protocol, IP version, VLAN and tunnel scope (4 bytes, 0 unless these join the key), timestamp in ns and frame number from 1 (8 bytes each), all big-endian; endpoints are ordered by address, then port.
         flow_id: u64,
         /// Community ID v1, seed 0 (<https://github.com/corelight/community-id-spec>).
         community_id: String,

@@ -442,7 +442,7 @@ mod tests {
             key,
             from_high,
             hash: 0,
-            transport: wire::decode::Transport::Other,
+            transport: Transport::Other,
             ..packet
         }
     }

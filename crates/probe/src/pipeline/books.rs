@@ -55,7 +55,8 @@ impl Books {
     }
 
     pub(super) fn unbuildable(&self, records: usize) {
-        self.records_unbuildable.fetch_add(records as u64, Ordering::Relaxed);
+        self.records_unbuildable
+            .fetch_add(records as u64, Ordering::Relaxed);
     }
 
     pub(super) fn event_lost(&self) {
@@ -74,7 +75,12 @@ impl Books {
 
     /// Every account at this moment, in the order in which a packet meets them.
     pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-        let whole = |account, reason, value| LedgerEntry { account, reason, worker: None, value };
+        let whole = |account, reason, value| LedgerEntry {
+            account,
+            reason,
+            worker: None,
+            value,
+        };
         let source = self.source();
         let mut entries = vec![
             whole("source_frames_delivered", "", Some(source.frames_delivered)),
@@ -84,15 +90,27 @@ impl Books {
         ];
         entries.extend(self.counters.ledger_entries());
         entries.extend([
-            whole("records_building", "", Some(self.records_building.load(Ordering::Relaxed))),
-            whole("records_unbuildable", "", Some(self.records_unbuildable.load(Ordering::Relaxed))),
+            whole(
+                "records_building",
+                "",
+                Some(self.records_building.load(Ordering::Relaxed)),
+            ),
+            whole(
+                "records_unbuildable",
+                "",
+                Some(self.records_unbuildable.load(Ordering::Relaxed)),
+            ),
         ]);
         entries.extend(self.sealing.ledger_entries());
         entries.extend(self.spool.counters().ledger_entries());
         if let Some(delivery) = self.delivery.get() {
             entries.extend(delivery.ledger_entries());
         }
-        entries.push(whole("probe_events_lost", "queue_full", Some(self.events_lost.load(Ordering::Relaxed))));
+        entries.push(whole(
+            "probe_events_lost",
+            "queue_full",
+            Some(self.events_lost.load(Ordering::Relaxed)),
+        ));
         entries
     }
 }

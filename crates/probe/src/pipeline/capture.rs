@@ -18,7 +18,10 @@ use crate::record::{Builder, Layout, Limits, RecordError};
 use crate::seal::{Intake, Kind};
 
 /// A batch is closed at this many rows or bytes before compression; the sealing thread halves what is still too large.
-const LIMITS: Limits = Limits { rows: 8192, bytes: 4 << 20 };
+const LIMITS: Limits = Limits {
+    rows: 8192,
+    bytes: 4 << 20,
+};
 /// How often the kernel is asked what it dropped.
 const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -50,7 +53,9 @@ impl Capture {
         let page = self.books.counters().worker(0).unwrap_or_default();
         let mut worker = Worker::new(&self.flow.share(), Decoder::default(), page);
         let mut outlet = Outlet::new(&self.flow, self.books.counters().merge());
-        let mut desk = Desk::new(&self.books, self.linger, |batch| self.intake.offer(Kind::Flow, batch));
+        let mut desk = Desk::new(&self.books, self.linger, |batch| {
+            self.intake.offer(Kind::Flow, batch)
+        });
         let mut problems = Vec::new();
         let mut asked = clock::monotonic();
         loop {
@@ -95,7 +100,9 @@ impl Capture {
     /// Files: every queue blocks, and nothing is dropped.
     fn run_files(self, mut source: FileSource) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut desk = Desk::new(&self.books, self.linger, |batch| self.intake.submit(Kind::Flow, batch));
+        let mut desk = Desk::new(&self.books, self.linger, |batch| {
+            self.intake.submit(Kind::Flow, batch)
+        });
         let fill = |block: &mut OwnedFrames| -> Result<Next, Infallible> {
             loop {
                 if self.stop.load(Ordering::Relaxed) {
@@ -111,10 +118,16 @@ impl Capture {
                 }
             }
         };
-        let read = engine::read(fill, &self.flow, &Decoder::default(), self.books.counters(), &mut |ended| {
-            desk.push(&ended);
-            ControlFlow::Continue(())
-        });
+        let read = engine::read(
+            fill,
+            &self.flow,
+            &Decoder::default(),
+            self.books.counters(),
+            &mut |ended| {
+                desk.push(&ended);
+                ControlFlow::Continue(())
+            },
+        );
         desk.close();
         if let Err(error) = read {
             problems.push(error.to_string());
@@ -135,7 +148,13 @@ struct Desk<'a, F> {
 
 impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
     fn new(books: &'a Books, linger: Duration, give: F) -> Self {
-        Self { builder: Builder::new(Layout::evidence(), LIMITS), linger, opened: None, books, give }
+        Self {
+            builder: Builder::new(Layout::evidence(), LIMITS),
+            linger,
+            opened: None,
+            books,
+            give,
+        }
     }
 
     fn push(&mut self, ended: &EndedFlow) {
@@ -148,7 +167,10 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
     }
 
     fn close_if_due(&mut self) {
-        if self.opened.is_some_and(|opened| clock::elapsed(opened) >= self.linger) {
+        if self
+            .opened
+            .is_some_and(|opened| clock::elapsed(opened) >= self.linger)
+        {
             self.close();
         }
     }

@@ -83,12 +83,22 @@ impl Health {
             self.pressure.is_under_pressure()
         };
         if now != before {
-            let (event, severity) =
-                if now { ("backpressure_began", Severity::Warning) } else { ("backpressure_ended", Severity::Info) };
+            let (event, severity) = if now {
+                ("backpressure_began", Severity::Warning)
+            } else {
+                ("backpressure_ended", Severity::Info)
+            };
             tracing::warn!(outstanding, threshold = self.pressure.threshold(), event);
-            let detail =
-                format!("{outstanding} events are not acknowledged; the threshold is {}", self.pressure.threshold());
-            self.seal_events(&[Event { time: clock::utc_now(), severity, name: event, detail }]);
+            let detail = format!(
+                "{outstanding} events are not acknowledged; the threshold is {}",
+                self.pressure.threshold()
+            );
+            self.seal_events(&[Event {
+                time: clock::utc_now(),
+                severity,
+                name: event,
+                detail,
+            }]);
         }
         now
     }

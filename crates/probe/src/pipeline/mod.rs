@@ -138,13 +138,20 @@ impl Pipeline {
         let now = clock::utc_now().div_euclid(1_000_000_000);
         let signer = Signer::load(&settings.certificate, &settings.key, &settings.probe_id, now)?;
         let identity = match &settings.deliver {
-            Some(_) => Some(Identity::load(&settings.ca, &settings.certificate, &settings.key)?),
+            Some(_) => Some(Identity::load(
+                &settings.ca,
+                &settings.certificate,
+                &settings.key,
+            )?),
             None => None,
         };
         let stop = Arc::new(AtomicBool::new(false));
         let source = match settings.input {
             Input::Interface { name, options } => {
-                let options = RingOptions { stop: Arc::clone(&stop), ..options };
+                let options = RingOptions {
+                    stop: Arc::clone(&stop),
+                    ..options
+                };
                 capture::Opened::Ring(Box::new(RingSource::open(&name, &options)?))
             }
             Input::Files { paths, filters } => {
@@ -166,14 +173,21 @@ impl Pipeline {
         );
 
         let (events, event_queue) = crossbeam_channel::bounded(EVENT_QUEUE);
-        let sealer_settings = SealerSettings { queue_batches: SEAL_QUEUE_BATCHES, clock: Arc::clone(&clock) };
+        let sealer_settings = SealerSettings {
+            queue_batches: SEAL_QUEUE_BATCHES,
+            clock: Arc::clone(&clock),
+        };
         let store = Arc::clone(&spool);
         let sealer = Sealer::start(signer, chain, sealer_settings, move |sealed| {
             if let Stored::Lost(error) = store.store(&sealed) {
                 tracing::error!(%error, "the chain has a hole here");
             }
         })?;
-        let books = Arc::new(Books::new(&settings.flow, Arc::clone(sealer.intake().counters()), Arc::clone(&spool)));
+        let books = Arc::new(Books::new(
+            &settings.flow,
+            Arc::clone(sealer.intake().counters()),
+            Arc::clone(&spool),
+        ));
         let alarm: Alarm = {
             let books = Arc::clone(&books);
             Arc::new(move |event| {
@@ -183,9 +197,13 @@ impl Pipeline {
             })
         };
         let delivery = match (settings.deliver, identity) {
-            (Some(deliver), Some(identity)) => {
-                Some(Delivery::start(Arc::clone(&spool), &identity, deliver, Arc::clone(&clock), Arc::clone(&alarm))?)
-            }
+            (Some(deliver), Some(identity)) => Some(Delivery::start(
+                Arc::clone(&spool),
+                &identity,
+                deliver,
+                Arc::clone(&clock),
+                Arc::clone(&alarm),
+            )?),
             _ => None,
         };
         if let Some(delivery) = &delivery {
@@ -210,12 +228,23 @@ impl Pipeline {
             pressure,
             events: event_queue,
         };
-        let supervisor = Supervisor { source, capture, health, sealer, delivery, shutdown_timeout: settings.shutdown_timeout };
+        let supervisor = Supervisor {
+            source,
+            capture,
+            health,
+            sealer,
+            delivery,
+            shutdown_timeout: settings.shutdown_timeout,
+        };
         let supervisor_books = Arc::clone(&books);
         let thread = std::thread::Builder::new()
             .name("dpi-supervisor".to_owned())
             .spawn(move || supervisor.run(&supervisor_books))?;
-        Ok(Self { stop, books, supervisor: Mutex::new(Some(thread)) })
+        Ok(Self {
+            stop,
+            books,
+            supervisor: Mutex::new(Some(thread)),
+        })
     }
 
     /// Asks the probe to end. Returns at once; a second call changes nothing.
@@ -261,7 +290,14 @@ struct Supervisor {
 impl Supervisor {
     fn run(self, books: &Books) -> Outcome {
         let (finish, finished) = crossbeam_channel::bounded::<()>(0);
-        let Self { source, capture, mut health, sealer, delivery, shutdown_timeout } = self;
+        let Self {
+            source,
+            capture,
+            mut health,
+            sealer,
+            delivery,
+            shutdown_timeout,
+        } = self;
         let problems = std::thread::scope(|scope| {
             // Reports until the capture is over and everything that it gave is sealed.
             let reports = scope.spawn(|| health.run(&finished));
@@ -280,7 +316,10 @@ impl Supervisor {
         if let Some(delivery) = delivery {
             delivery.shutdown(shutdown_timeout);
         }
-        Outcome { problems, ledger: books.ledger_entries() }
+        Outcome {
+            problems,
+            ledger: books.ledger_entries(),
+        }
     }
 }
 
