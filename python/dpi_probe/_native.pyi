@@ -94,50 +94,6 @@ class Flow:
     def to_dict(self) -> dict[str, Any]:
         """All values by name, structs as dictionaries."""
 
-@final
-class Pipeline:
-    """A running probe. Made by `dpi_probe.Probe`."""
-
-    def __new__(
-        cls,
-        *,
-        interface: str | None,
-        files: Sequence[str | os.PathLike[str]],
-        filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None,
-        promiscuous: bool,
-        idle_timeout_ns: int,
-        active_timeout_ns: int,
-        workers: int,
-        memory_bytes: int,
-        probe_id: str,
-        certificate: str | os.PathLike[str],
-        key: str | os.PathLike[str],
-        ca: str | os.PathLike[str],
-        spool_directory: str | os.PathLike[str],
-        spool_bytes: int,
-        spool_when_full: str,
-        spool_fsync: str,
-        core_url: str | None,
-        linger_seconds: float,
-        health_interval_seconds: float,
-        shutdown_timeout_seconds: float,
-        backpressure_threshold: int,
-    ) -> Pipeline: ...
-    def stop(self) -> None:
-        """Ask the probe to end; returns at once."""
-    def is_finished(self) -> bool:
-        """Whether the probe has ended."""
-    def join(self) -> list[str]:
-        """Wait for the end; what could not be read of the inputs, one line each."""
-    def accounts(self) -> list[dict[str, Any]]:
-        """The books at this moment: account, reason, worker, value."""
-
-def interface_link_type(interface: str) -> int:
-    """The LINKTYPE number of an interface's frames."""
-
-def log_to_stderr(level: str) -> None:
-    """Send the data plane's log to standard error. The first call counts."""
-
 def schema() -> list[dict[str, Any]]:
     """The columns: name, type, nullable, doc, table (`flow` or a protocol), `members` of structs, `item` of lists."""
 
