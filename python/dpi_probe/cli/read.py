@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -13,9 +16,11 @@ from dpi_probe import _flows, _native
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
+    from types import FrameType
 
 INCOMPLETE = 3
+INTERRUPTED = 130
 FORMATS = ("table", "ndjson", "csv", "parquet", "arrow")
 
 
@@ -100,14 +105,38 @@ def command(
         keep_going=True,
     )
     try:
-        complete = deliver(reader, form, output)
+        with graceful_interrupt(reader) as interrupted:
+            complete = deliver(reader, form, output)
     finally:
-        status = report(reader, files)
+        status = report(reader)
     if summary:
         print_summary(reader.accounts(), sys.stderr)
     if not complete:
         silence_stdout()
-    sys.exit(status)
+    sys.exit(INTERRUPTED if interrupted.is_set() else status)
+
+
+@contextmanager
+def graceful_interrupt(reader: _native.FlowReader) -> Iterator[threading.Event]:
+    """Within the block the first Ctrl-C ends the inputs, so that the flows so far are delivered; the second one raises.
+
+    A KeyboardInterrupt in its place could come between a batch's arrival and its use, and the batch would be lost.
+    """
+    interrupted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def end_inputs(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        reader.end_inputs()
+
+    signal.signal(signal.SIGINT, end_inputs)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def output_format(chosen: str | None, output: str | None) -> str:
@@ -142,9 +171,8 @@ def deliver(reader: _native.FlowReader, form: str, output: str | None) -> bool:
             return _table.print_flows(reader, file, progress)
 
 
-def report(reader: _native.FlowReader, files: Sequence[str]) -> int:
+def report(reader: _native.FlowReader) -> int:
     """Tell each problem on a line of its own; the exit status."""
-    del files
     problems = reader.problems()
     for problem in problems:
         click.echo(f"dpi-probe: {problem}", err=True)
