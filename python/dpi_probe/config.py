@@ -52,7 +52,7 @@ class ProbeSettings(BaseSettings):
     ] = 300.0
     flow_active_timeout_seconds: Annotated[
         float,
-        Field(gt=0, le=604_800, description="Active timeout in seconds: a longer flow is cut into interim records."),
+        Field(gt=0, le=86_400, description="Active timeout in seconds: a longer flow is cut into interim records."),
     ] = 1800.0
     max_buffer_size_mb: Annotated[
         int,
