@@ -42,3 +42,17 @@ def test_live_flows_arrive_in_the_database(name: str, tmp_path: Path) -> None:
     live = [flow for flow in database_flows(core) if flow["probe"] == f"sensor/{link.interface}"]
     assert len(live) == flows
     assert core.stop() == 0
+
+
+def test_missing_permission_names_the_capability_and_how_to_give_it(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    probe = Probe(authority, tmp_path / "spool", None, "-i", "lo")
+    # Root without the capability: execve cannot regain what is not in the bounding set.
+    probe.command = ["setpriv", "--bounding-set=-net_raw,-net_admin", *probe.command]
+    assert probe.start().process is not None
+    assert probe.process is not None
+    assert probe.process.wait(60) == 5
+    said = probe.log.read_text()
+    assert "CAP_NET_RAW" in said
+    assert "setcap cap_net_raw" in said
+    assert "Traceback" not in said
