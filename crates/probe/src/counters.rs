@@ -31,6 +31,18 @@ pub struct LedgerEntry {
     pub value: Option<u64>,
 }
 
+impl LedgerEntry {
+    /// A line of the whole probe's account.
+    pub fn of_probe(account: &'static str, reason: &'static str, value: Option<u64>) -> Self {
+        Self {
+            account,
+            reason,
+            worker: None,
+            value,
+        }
+    }
+}
+
 /// Whether an account only ever grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -202,10 +202,8 @@ _RECORDS_OF_THE_PROBE = {
 @functools.cache
 def definitions() -> dict[tuple[str, str], str]:
     """The definition of each declared column, by table and column."""
-    # The declaration comes from the record builder, with which the module may have been built or not.
-    declared: list[dict[str, Any]] = getattr(_native, "schema", list)()
     found = dict(_RECORDS_OF_THE_PROBE)
-    for column in declared:
+    for column in _native.schema():
         table = "flows" if column["table"] == "flow" else column["table"]
         found[table, column["name"]] = str(column["doc"])
     return found

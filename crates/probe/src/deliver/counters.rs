@@ -75,11 +75,8 @@ impl DeliverCounters {
             ("delivery_in_flight", "", &self.in_flight),
         ]
         .into_iter()
-        .map(|(account, reason, value)| LedgerEntry {
-            account,
-            reason,
-            worker: None,
-            value: Some(value.load(Ordering::Relaxed)),
+        .map(|(account, reason, value)| {
+            LedgerEntry::of_probe(account, reason, Some(value.load(Ordering::Relaxed)))
         })
         .collect()
     }

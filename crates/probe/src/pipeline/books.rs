@@ -75,27 +75,21 @@ impl Books {
 
     /// Every account at this moment, in the order in which a packet meets them.
     pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-        let whole = |account, reason, value| LedgerEntry {
-            account,
-            reason,
-            worker: None,
-            value,
-        };
         let source = self.source();
         let mut entries = vec![
-            whole("source_frames_delivered", "", Some(source.frames_delivered)),
-            whole("source_frames_filtered", "", source.frames_filtered),
-            whole("source_frames_dropped", "ring_full", source.kernel_drops),
-            whole("source_bytes_skipped", "", Some(source.bytes_skipped)),
+            LedgerEntry::of_probe("source_frames_delivered", "", Some(source.frames_delivered)),
+            LedgerEntry::of_probe("source_frames_filtered", "", source.frames_filtered),
+            LedgerEntry::of_probe("source_frames_dropped", "ring_full", source.kernel_drops),
+            LedgerEntry::of_probe("source_bytes_skipped", "", Some(source.bytes_skipped)),
         ];
         entries.extend(self.counters.ledger_entries());
         entries.extend([
-            whole(
+            LedgerEntry::of_probe(
                 "records_building",
                 "",
                 Some(self.records_building.load(Ordering::Relaxed)),
             ),
-            whole(
+            LedgerEntry::of_probe(
                 "records_unbuildable",
                 "",
                 Some(self.records_unbuildable.load(Ordering::Relaxed)),
@@ -106,7 +100,7 @@ impl Books {
         if let Some(delivery) = self.delivery.get() {
             entries.extend(delivery.ledger_entries());
         }
-        entries.push(whole(
+        entries.push(LedgerEntry::of_probe(
             "probe_events_lost",
             "queue_full",
             Some(self.events_lost.load(Ordering::Relaxed)),

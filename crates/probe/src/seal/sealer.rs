@@ -79,11 +79,8 @@ impl SealCounters {
             ("seal_failures", "", &self.failures),
         ]
         .into_iter()
-        .map(|(account, reason, value)| LedgerEntry {
-            account,
-            reason,
-            worker: None,
-            value: Some(value.load(Ordering::Relaxed)),
+        .map(|(account, reason, value)| {
+            LedgerEntry::of_probe(account, reason, Some(value.load(Ordering::Relaxed)))
         })
         .collect()
     }

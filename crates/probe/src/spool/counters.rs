@@ -13,12 +13,7 @@ macro_rules! spool_counters {
         impl SpoolCounters {
             /// The accounts. Batches found + offered = acknowledged + spooled + dropped + rejected + lost.
             pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-                vec![$(LedgerEntry {
-                    account: $account,
-                    reason: $reason,
-                    worker: None,
-                    value: Some(self.$field.load(Ordering::Relaxed)),
-                },)+]
+                vec![$(LedgerEntry::of_probe($account, $reason, Some(self.$field.load(Ordering::Relaxed))),)+]
             }
         }
     };
