@@ -234,10 +234,29 @@ def counters_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def doctor_page() -> str:
+    """docs/reference/doctor.md."""
+    from dpi_probe.doctor import CHECKS
+
+    lines = [
+        "# What `dpi-probe doctor` looks at",
+        "",
+        NOTE,
+        "",
+        "A check finds `ok`, `warning` (it works, but not as well as it could), `problem` (capture, delivery or the",
+        "numbers suffer), `not-applicable` (there is no such thing here) or `unknown` (this process may not look).",
+    ]
+    for scope, title in (("interface", "Each interface"), ("machine", "The machine")):
+        lines += ["", f"## {title}", "", "| check | looks at | why it matters |", "|---|---|---|"]
+        lines += [f"| {check.name} | {check.looks_at} | {check.matters} |" for check in CHECKS if check.scope == scope]
+    return "\n".join([*lines, ""])
+
+
 # Path below the repository -> what makes it.
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/config.md": config_page,
     "docs/reference/counters.md": counters_page,
+    "docs/reference/doctor.md": doctor_page,
     "docs/reference/records.md": records_page,
     "python/dpi_probe/_columns.py": columns_module,
 }

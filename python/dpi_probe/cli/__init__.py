@@ -25,6 +25,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "core": ("core", "Run the Core, or rebuild and export what it holds."),
     "verify": ("verify", "Check sealed batches, spools, archives, exports and proofs."),
     "prove": ("prove", "Write one record's inclusion proof."),
+    "doctor": ("doctor", "Say what is wrong for capturing here, and what mends it."),
+    "tune": ("tune", "Set what is safe of that, and take it back."),
     "pki": ("pki", "Make, issue and revoke certificates."),
     "demo": ("demo", "Show the whole path on recorded traffic."),
 }

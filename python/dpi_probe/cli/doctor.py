@@ -1,0 +1,121 @@
+"""`dpi-probe doctor`: what is right on this machine, what is wrong, why it matters, and what mends it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from dpi_probe.doctor.findings import Finding
+
+WIDTH_WITHOUT_TERMINAL = 140
+# status -> word and style.
+WORDS = {
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "problem": ("problem", "bold red"),
+    "not-applicable": ("n/a", "bright_black"),
+    "unknown": ("unknown", "magenta"),
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("interfaces", nargs=-1, metavar="[IFACE]…")
+@click.option(
+    "-c",
+    "--config",
+    "config_file",
+    metavar="TOML",
+    type=click.Path(path_type=Path),
+    help="Settings file of the probe; what is checked depends on it.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool) -> None:
+    r"""Say what is right and wrong for capturing on IFACE, why it matters, and the command that mends it.
+
+    Looks at the interface (rings, queues, offloads, XDP, interrupts), the machine (processors, memory, kernel limits,
+    clock, capabilities), the spool's disk and the certificates, and changes nothing: the spool's disk is measured with
+    at most 24 files that are removed again. Without IFACE, CAPTURE_IFACE is taken, or else every interface that has a
+    device and is up. Works without root, and then says what it could not look at.
+
+    \b
+    dpi-probe doctor eth0
+    dpi-probe doctor --json eth0 | jq '.findings[] | select(.status == "problem")'
+
+    Exit status: 0 no problem was found (there may be warnings), 1 there are problems, 2 bad usage or setting.
+    """
+    from dpi_probe.config import load
+    from dpi_probe.doctor import default_interfaces, examine
+    from dpi_probe.doctor.machine import Machine
+    from dpi_probe.doctor.netlink import Network
+
+    settings = load({"capture_iface": interfaces[0] if len(interfaces) == 1 else None}, config_file)
+    machine = Machine(Network())
+    findings = list(examine(machine, settings, list(interfaces) or default_interfaces(machine, settings)))
+    if as_json:
+        count = {status: sum(finding.status == status for finding in findings) for status in WORDS}
+        click.echo(json.dumps({"count": count, "findings": [finding.to_dict() for finding in findings]}))
+    else:
+        show(findings)
+    sys.exit(any(finding.status == "problem" for finding in findings))
+
+
+def console() -> Console:
+    """A console as wide as the terminal; wide enough for most lines where there is none."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print one table for each interface, one for the machine, and the sum."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    scopes = list(dict.fromkeys(finding.interface for finding in findings))
+    for scope in scopes:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for finding in findings:
+            if finding.interface == scope:
+                word, style = WORDS[finding.status]
+                table.add_row(Text(word, style=style), finding.check.name, _text(finding))
+        out.print(Text(f"interface {scope}" if scope else "this machine", style="bold"))
+        out.print(table)
+        out.print()
+    parts = [
+        Text(f"{count} {word}", style=style)
+        for status, (word, style) in WORDS.items()
+        if (count := sum(finding.status == status for finding in findings))
+    ]
+    out.print(Text(", ").join(parts))
+    if any(finding.outcome.changes for finding in findings):
+        names = " ".join(scope for scope in scopes if scope)
+        out.print(Text.assemble("`", (f"dpi-probe tune {names}".strip(), "cyan"), "` shows what it would set of this"))
+
+
+def _text(finding: Finding) -> Text:
+    """What was found and, where something is wrong, why it matters and what mends it."""
+    from rich.text import Text
+
+    outcome = finding.outcome
+    if outcome.status == "not-applicable":
+        return Text(outcome.found, style="bright_black")
+    text = Text(outcome.found)
+    if outcome.status in {"warning", "problem"}:
+        text.append(f"\n{finding.check.matters}", style="bright_black")
+        if outcome.command:
+            text.append("\n$ ", style="bright_black").append(outcome.command, style="cyan")
+    return text

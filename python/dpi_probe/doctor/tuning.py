@@ -1,0 +1,306 @@
+"""Applying what the findings would change, and undoing it.
+
+What is needed to undo is on disk, whole, before the first value is set. Undoing takes back only what still has the
+value that was set here: what somebody changed since stays, and an interface that is gone takes its values with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dpi_probe.doctor.findings import Change, Finding, Unseen
+from dpi_probe.errors import DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from dpi_probe.doctor.machine import Machine
+    from dpi_probe.doctor.netlink import Link
+
+VERSION = 1
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+State = Literal["planned", "set", "unchanged", "refused", "interrupts", "undone", "gone", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change and what became of it."""
+
+    change: Change
+    state: State
+    before: str | None
+    after: str | None
+    """What it is set to, or would be."""
+    reason: str = ""
+    """Why it was refused, or left."""
+    forbidden: bool = False
+    """Whether it was refused for want of permission."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The step for JSON."""
+        change = self.change
+        return {
+            "what": str(change),
+            "kind": change.kind,
+            "target": change.target,
+            "interface": change.interface,
+            "interrupts": change.interrupts,
+            "state": self.state,
+            "before": self.before,
+            "after": self.after,
+            "reason": self.reason or None,
+        }
+
+
+@dataclass(slots=True)
+class Entry:
+    """One line of the file that says how to undo."""
+
+    kind: Literal["file", "rings", "coalesce", "features"]
+    target: str
+    interface: str | None
+    index: int | None
+    """Interface index: it stays when the interface is renamed, and is not given to another that takes the name."""
+    before: str
+    after: str
+
+    @property
+    def change(self) -> Change:
+        """The change that was made."""
+        return Change(self.kind, self.target, self.after, interface=self.interface)
+
+    def is_same(self, change: Change, index: int | None) -> bool:
+        """Whether the entry is about the same value."""
+        return (self.kind, self.target, self.index) == (change.kind, change.target, index)
+
+
+def changes(findings: Iterable[Finding]) -> list[Change]:
+    """The changes that the findings name, each once."""
+    return list(dict.fromkeys(change for finding in findings for change in finding.outcome.changes))
+
+
+def plan(machine: Machine, wanted: Sequence[Change], *, interrupting: bool = False) -> list[Step]:
+    """What `apply` would do."""
+    links = _Links(machine)
+    return [_planned(machine, links, change, interrupting=interrupting) for change in wanted]
+
+
+def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interrupting: bool = False) -> list[Step]:
+    """Set the values, those that interrupt traffic only if `interrupting`, and keep in `undo_file` how to undo it.
+
+    Values that are as wanted already are not touched, and the file keeps what was there before the first of several
+    calls.
+
+    Raises:
+        DpiProbeError: `undo_file` cannot be used; nothing was changed.
+    """
+    links = _Links(machine)
+    with _locked(undo_file):
+        steps = [_planned(machine, links, change, interrupting=interrupting) for change in wanted]
+        if not any(step.state == "planned" for step in steps):
+            return steps
+        entries = _load(machine, undo_file)
+        known = list(entries)
+        for step in steps:
+            if step.state == "planned" and step.before is not None:
+                index = links.index(step.change.interface)
+                old = next((entry for entry in entries if entry.is_same(step.change, index)), None)
+                if old is not None:
+                    old.after = step.change.wanted
+                else:
+                    change = step.change
+                    entries.append(
+                        Entry(change.kind, change.target, change.interface, index, step.before, change.wanted)
+                    )
+        _save(machine, undo_file, entries)
+        done = []
+        for step in steps:
+            if step.state != "planned":
+                done.append(step)
+                continue
+            index = links.index(step.change.interface)
+            (entry,) = [entry for entry in entries if entry.is_same(step.change, index)]
+            result = _set(machine, step.change, index, step.before)
+            done.append(result)
+            if result.after is not None:
+                # Drivers round to what the hardware can do.
+                entry.after = result.after
+            if result.state == "refused" and entry not in known:
+                entries.remove(entry)
+        _save(machine, undo_file, entries)
+    return done
+
+
+def revert(machine: Machine, undo_file: Path) -> list[Step]:
+    """Set back what `apply` changed, the newest first. What cannot be set back stays in the file.
+
+    Raises:
+        DpiProbeError: `undo_file` cannot be used.
+    """
+    if not undo_file.exists():
+        return []
+    links = _Links(machine)
+    steps: list[Step] = []
+    remaining: list[Entry] = []
+    with _locked(undo_file):
+        for entry in reversed(_load(machine, undo_file)):
+            step = _undone(machine, links, entry)
+            steps.append(step)
+            if step.state == "refused":
+                remaining.insert(0, entry)
+        _save(machine, undo_file, remaining)
+    return steps
+
+
+def _undone(machine: Machine, links: _Links, entry: Entry) -> Step:
+    change, index = entry.change, entry.index
+    if index is not None and not links.exists(index):
+        return Step(change, "gone", entry.after, entry.before, "the interface is gone")
+    try:
+        present = current(machine, change, index)
+    except Unseen as error:
+        return Step(change, "refused", None, entry.before, str(error))
+    if present == entry.before:
+        return Step(change, "unchanged", present, entry.before)
+    if present is None:
+        return Step(change, "gone", None, entry.before, "there is no such value any more")
+    if present != entry.after:
+        return Step(change, "left", present, entry.before, f"somebody else set it to {present} since")
+    back = _set(machine, Change(entry.kind, entry.target, entry.before, interface=entry.interface), index, present)
+    return back if back.state == "refused" else Step(change, "undone", present, back.after)
+
+
+def current(machine: Machine, change: Change, index: int | None) -> str | None:
+    """The present value, or None if there is none.
+
+    Raises:
+        Unseen: this process may not look at it.
+    """
+    if change.kind == "file":
+        text = machine.text(change.target)
+        # Files with a choice of values show the chosen one in brackets.
+        return text.partition("[")[2].partition("]")[0] if text is not None and "[" in text else text
+    if index is None:
+        return None
+    told: dict[str, Any] = machine.network.ethtool(index, change.kind) or {}
+    if change.kind == "features":
+        return ("on" if change.target in told["active"] else "off") if "active" in told else None
+    return str(told[change.target]) if change.target in told else None
+
+
+def _planned(machine: Machine, links: _Links, change: Change, *, interrupting: bool) -> Step:
+    try:
+        present = current(machine, change, links.index(change.interface))
+    except Unseen as error:
+        return Step(change, "refused", None, change.wanted, str(error), forbidden=True)
+    if present is None:
+        return Step(change, "refused", None, change.wanted, "there is no such value here")
+    if present == change.wanted:
+        return Step(change, "unchanged", present, change.wanted)
+    if change.interrupts and not interrupting:
+        return Step(change, "interrupts", present, change.wanted, "may take the link down for a moment")
+    return Step(change, "planned", present, change.wanted)
+
+
+def _set(machine: Machine, change: Change, index: int | None, before: str | None) -> Step:
+    try:
+        if change.kind == "file":
+            machine.write(change.target, change.wanted)
+        elif index is not None:
+            value = change.wanted == "on" if change.kind == "features" else int(change.wanted)
+            machine.network.set_ethtool(index, change.kind, change.target, value)
+        after = current(machine, change, index)
+    except OSError as error:
+        forbidden = error.errno in {errno.EPERM, errno.EACCES}
+        return Step(change, "refused", before, None, error.strerror or str(error), forbidden=forbidden)
+    except Unseen as error:
+        return Step(change, "refused", before, None, str(error))
+    if after == before:
+        # A feature that the driver needs for another, for example, is taken but not switched.
+        return Step(change, "refused", before, after, "the driver took it without effect")
+    return Step(change, "set", before, after)
+
+
+class _Links:
+    """The interfaces at one moment."""
+
+    def __init__(self, machine: Machine) -> None:
+        try:
+            self._links: list[Link] = machine.network.links()
+        except Unseen as error:
+            raise DpiProbeError(f"interfaces cannot be looked at: {error}") from error
+
+    def index(self, name: str | None) -> int | None:
+        return next((link.index for link in self._links if link.name == name), None)
+
+    def exists(self, index: int) -> bool:
+        return any(link.index == index for link in self._links)
+
+
+@contextlib.contextmanager
+def _locked(undo_file: Path) -> Iterator[None]:
+    """One change at a time, whichever process makes it."""
+    try:
+        undo_file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(undo_file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DpiProbeError(f"{undo_file.parent}: {error.strerror}; nothing was changed") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _load(machine: Machine, undo_file: Path) -> list[Entry]:
+    """What the file holds; nothing if it is of an earlier start of the machine, whose settings went with it."""
+    try:
+        held = json.loads(undo_file.read_text(encoding="utf-8"))
+        if held["version"] != VERSION:
+            raise DpiProbeError(f"{undo_file}: version {held['version']}, which this release does not know")
+        return [Entry(**entry) for entry in held["changes"]] if held["boot_id"] == machine.text(_BOOT_ID) else []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DpiProbeError(f"{undo_file}: {error.strerror}; nothing was changed") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DpiProbeError(
+            f"{undo_file}: not a file of `dpi-probe tune` ({error}); nothing was changed: move it away to go on"
+        ) from error
+
+
+def _save(machine: Machine, undo_file: Path, entries: list[Entry]) -> None:
+    """Put the file there whole, or remove it when there is nothing to undo; it is on disk when this returns."""
+    held = {
+        "version": VERSION,
+        "made": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "boot_id": machine.text(_BOOT_ID),
+        "changes": [asdict(entry) for entry in entries],
+    }
+    temporary = undo_file.with_name(f".{undo_file.name}.tmp")
+    try:
+        if entries:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(held, file, indent=1)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(undo_file)
+        else:
+            undo_file.unlink(missing_ok=True)
+        directory = os.open(undo_file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise DpiProbeError(f"{undo_file}: {error.strerror}") from error

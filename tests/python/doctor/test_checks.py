@@ -1,0 +1,352 @@
+"""What the checks find on a physical card (made by hand, see harness.machine), tuned and not."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from dpi_probe.config import ProbeSettings
+from dpi_probe.doctor import CHECKS, examine, netlink, storage
+from dpi_probe.doctor.findings import Finding, Unseen
+from dpi_probe.doctor.interface import is_symmetric
+from dpi_probe.doctor.machine import ClockState, format_list, parse_list
+from harness.machine import SYMMETRIC_KEY, USUAL_KEY, MadeMachine, MadeNetwork, default_card, tuned_card
+from pyroute2.netlink.exceptions import NetlinkError
+
+PKI = Path(__file__).resolve().parents[2] / "vectors" / "pki"
+DISK_AND_KEYS = {"spool space", "spool speed", "certificate", "private key", "CA"}
+
+
+def settings(tmp_path: Path, **named: object) -> ProbeSettings:
+    return ProbeSettings(buffer_dir=tmp_path / "spool", **named)
+
+
+def findings(machine: MadeMachine, tmp_path: Path, *interfaces: str, **named: object) -> dict[str, Finding]:
+    checks = [check for check in CHECKS if check.name not in DISK_AND_KEYS]
+    return {
+        finding.check.name: finding
+        for finding in examine(machine, settings(tmp_path, **named), interfaces or ("eth0",), checks)
+    }
+
+
+def statuses(found: dict[str, Finding]) -> dict[str, str]:
+    return {name: finding.status for name, finding in found.items()}
+
+
+def test_a_tuned_card_has_nothing_wrong(tmp_path):
+    assert set(statuses(findings(tuned_card(tmp_path), tmp_path)).values()) <= {"ok", "not-applicable"}
+
+
+def test_a_card_as_its_driver_leaves_it(tmp_path):
+    found = findings(default_card(tmp_path), tmp_path)
+    assert statuses(found) == {
+        "link": "ok",
+        "receive ring": "problem",
+        "channels": "ok",
+        "RSS": "warning",
+        "GRO": "warning",
+        "LRO": "problem",
+        "TSO": "not-applicable",
+        "coalescing": "warning",
+        "XDP": "ok",
+        "time stamps": "ok",
+        "interrupts": "warning",
+        "NUMA node": "ok",
+        "governor": "warning",
+        "isolation": "ok",
+        "memory": "ok",
+        "huge pages": "warning",
+        "memlock": "warning",
+        "backlog": "problem",
+        "softirq budget": "warning",
+        "BPF compiler": "ok",
+        "clock source": "problem",
+        "time": "ok",
+        "capabilities": "warning",
+    }
+    commands = {name: finding.outcome.command for name, finding in found.items()}
+    assert commands["receive ring"] == "ethtool -G eth0 rx 4096"
+    assert commands["RSS"] == f"ethtool -X eth0 equal 4 && ethtool -X eth0 hkey {':'.join(['6d:5a'] * 20)}"
+    assert commands["LRO"] == "ethtool -K eth0 rx-lro off"
+    assert commands["coalescing"] == "ethtool -C eth0 rx-usecs 50"
+    assert commands["clock source"] == "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource"
+    assert "1,200 frames found no room" in found["receive ring"].outcome.found
+    assert "3 frames dropped" in found["backlog"].outcome.found
+    assert "ran out 7 times" in found["softirq budget"].outcome.found
+    assert "unevenly spread, not all on the interface's node (2-3)" in found["interrupts"].outcome.found
+
+
+def test_each_interrupt_would_get_a_processor_of_the_node(tmp_path):
+    (outcome,) = [
+        f.outcome for f in findings(default_card(tmp_path), tmp_path).values() if f.check.name == "interrupts"
+    ]
+    assert [(change.target, change.wanted) for change in outcome.changes] == [
+        ("/proc/irq/64/smp_affinity_list", "2"),
+        ("/proc/irq/65/smp_affinity_list", "3"),
+        ("/proc/irq/66/smp_affinity_list", "2"),
+        ("/proc/irq/67/smp_affinity_list", "3"),
+    ]
+
+
+def test_irqbalance_would_undo_what_is_set(tmp_path):
+    machine = default_card(tmp_path)
+    machine.put("/proc/812/comm", "irqbalance")
+    outcome = findings(machine, tmp_path)["interrupts"].outcome
+    assert not outcome.changes
+    assert outcome.command == "systemctl disable --now irqbalance"
+
+
+def test_an_interface_that_the_host_uses_keeps_its_offloads(tmp_path):
+    machine = default_card(tmp_path)
+    network: MadeNetwork = machine.network
+    network.present = [replace(network.present[0], addresses=1)]
+    found = findings(machine, tmp_path)
+    assert found["GRO"].status == "warning"
+    assert not found["GRO"].outcome.changes
+    assert found["TSO"].status == "warning"
+    assert found["TSO"].outcome.command == "ethtool -K eth0 tso off gso off"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "status", "says"),
+    [
+        ("link", {"up": False}, "problem", "down"),
+        ("link", {"carrier": False}, "warning", "no carrier"),
+        ("XDP", {"xdp": "native"}, "warning", "a program is attached (native)"),
+    ],
+)
+def test_states_of_the_link(name, change, status, says, tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.network.present = [replace(machine.network.present[0], **change)]
+    finding = findings(machine, tmp_path)[name]
+    assert finding.status == status
+    assert says in finding.outcome.found
+
+
+@pytest.mark.parametrize(
+    ("features", "status", "says"),
+    [
+        (0b1011, "ok", "AF_XDP without copies"),
+        (0b0011, "ok", "AF_XDP with copies"),
+        (0b0001, "not-applicable", "ixgbe has no native XDP"),
+        (None, "unknown", "Linux 6.3"),
+    ],
+)
+def test_what_a_driver_can_do_with_xdp(features, status, says, tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.network.xdp = features
+    finding = findings(machine, tmp_path)["XDP"]
+    assert finding.status == status
+    assert says in finding.outcome.found
+
+
+@pytest.mark.parametrize(
+    ("coalesce", "status"),
+    [
+        ({"rx_usecs": 0, "rx_max_frames": 1}, "warning"),
+        ({"rx_usecs": 0, "rx_max_frames": 64}, "ok"),
+        ({"rx_usecs": 1000}, "ok"),
+        ({"rx_usecs": 1001}, "warning"),
+        ({"rx_usecs": 5000, "use_adaptive_rx": 1}, "ok"),
+        ({}, "not-applicable"),
+    ],
+)
+def test_coalescing(coalesce, status, tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.network.answers["coalesce"] = coalesce
+    assert findings(machine, tmp_path)["coalescing"].status == status
+
+
+def test_a_hypervisor_decides_about_interrupts_of_its_card(tmp_path):
+    machine = default_card(tmp_path)
+    machine.path("/sys/class/net/eth0/device/driver").unlink()
+    machine.put("/sys/class/net/eth0/device/driver", "->../virtio/drivers/virtio_net")
+    assert findings(machine, tmp_path)["coalescing"].status == "not-applicable"
+
+
+@pytest.mark.parametrize(
+    ("rss", "expected"),
+    [
+        ({"hfunc": 1, "hkey": SYMMETRIC_KEY}, True),
+        ({"hfunc": 1, "hkey": USUAL_KEY}, False),
+        ({"hfunc": 1, "hkey": USUAL_KEY, "input_xfrm": 1}, True),
+        ({"hfunc": 1, "hkey": USUAL_KEY, "input_xfrm": 2}, True),
+        ({"hfunc": 2, "hkey": USUAL_KEY}, None),
+        ({"hfunc": 1}, None),
+    ],
+)
+def test_symmetry_of_the_hash(rss, expected):
+    assert is_symmetric(rss) is expected
+
+
+def test_a_card_with_one_queue_could_use_more(tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.network.answers["channels"] = {"rx_count": 1, "rx_max": 8}
+    found = findings(machine, tmp_path)
+    assert found["channels"].outcome.command == "ethtool -L eth0 rx 2"
+    assert found["RSS"].status == "not-applicable"
+
+
+def test_a_process_kept_away_from_the_node_and_from_isolated_processors(tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.put("/proc/self/status", "CapEff:\t0000000000000000\nCpus_allowed_list:\t0-1")
+    machine.put("/sys/devices/system/cpu/isolated", "2-3")
+    found = findings(machine, tmp_path)
+    assert found["NUMA node"].status == "warning"
+    assert found["isolation"].status == "warning"
+    assert found["isolation"].outcome.command == "taskset -c 2-3 dpi-probe run …"
+    assert found["capabilities"].status == "problem"
+    assert "CAP_NET_RAW is missing" in found["capabilities"].outcome.found
+
+
+def test_what_may_not_be_looked_at_is_said(tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.forbidden = {"/proc/interrupts", "/sys/devices/system/cpu/online"}
+    found = findings(machine, tmp_path)
+    assert found["interrupts"].status == found["governor"].status == "unknown"
+    assert found["interrupts"].outcome.found == "/proc/interrupts: Permission denied"
+    assert found["link"].status == "ok"
+
+
+def test_an_interface_that_does_not_exist_is_one_problem(tmp_path):
+    found = list(examine(tuned_card(tmp_path), settings(tmp_path), ["eth7"], CHECKS[:12]))
+    assert [(f.check.name, f.status) for f in found if f.interface == "eth7"] == [("link", "problem")]
+
+
+def test_memory_must_suffice_for_the_bound(tmp_path):
+    finding = findings(tuned_card(tmp_path), tmp_path, max_buffer_size_mb=20_000)["memory"]
+    assert finding.status == "problem"
+    assert finding.outcome.command == "MAX_BUFFER_SIZE_MB=6000 dpi-probe run …"
+
+
+@pytest.mark.parametrize(
+    ("clock", "status"),
+    [
+        (ClockState(synchronised=False, error_seconds=16), "problem"),
+        (ClockState(synchronised=True, error_seconds=0.5), "warning"),
+        (ClockState(synchronised=True, error_seconds=0.01), "ok"),
+    ],
+)
+def test_time(clock, status, tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.clock = clock
+    assert findings(machine, tmp_path)["time"].status == status
+
+
+def outcome(name: str, machine: MadeMachine, chosen: ProbeSettings):
+    checks = [check for check in CHECKS if check.name == name]
+    (finding,) = examine(machine, chosen, [], checks)
+    return finding.outcome
+
+
+def test_spool_space(tmp_path):
+    machine = tuned_card(tmp_path / "root")
+    assert outcome("spool space", machine, settings(tmp_path, max_spool_size_mb=1)).status == "ok"
+    full = outcome("spool space", machine, settings(tmp_path, max_spool_size_mb=1_000_000_000))
+    assert full.status == "problem"
+    machine.put(
+        "/proc/self/mountinfo", f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:9 / {tmp_path} rw - tmpfs tmp rw"
+    )
+    assert "lost with the power" in outcome("spool space", machine, settings(tmp_path, max_spool_size_mb=1)).found
+
+
+def test_the_write_test_is_bounded_and_leaves_nothing(tmp_path):
+    took = storage.measure(tmp_path)
+    assert 1 <= len(took) <= storage.MOST_BATCHES
+    assert all(seconds > 0 for seconds in took)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("each", "status"), [(0.01, "ok"), (0.2, "warning"), (1.0, "problem")])
+def test_spool_speed_is_judged_by_batches_a_second(each, status, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "measure", lambda _: [each] * 4)
+    assert outcome("spool speed", tuned_card(tmp_path / "root"), settings(tmp_path)).status == status
+
+
+def key_of(tmp_path: Path, name: str, mode: int = 0o600) -> Path:
+    path = tmp_path / f"{name}.key"
+    path.write_bytes((PKI / f"{name}.key").read_bytes())
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "ca", "expected"),
+    [
+        ("probe", "probe", "ca", ("ok", "ok", "ok")),
+        ("expired", "expired", "ca", ("problem", "ok", "ok")),
+        ("other-probe", "other-probe", "ca", ("problem", "ok", "ok")),
+        ("probe", "other-probe", "ca", ("ok", "problem", "ok")),
+        ("core", "core", "ca", ("problem", "ok", "ok")),
+        ("missing", "probe", "missing", ("problem", "ok", "problem")),
+    ],
+)
+def test_certificate_key_and_ca(certificate, key, ca, expected, tmp_path):
+    chosen = settings(
+        tmp_path,
+        probe_cert_path=PKI / f"{certificate}.pem",
+        probe_key_path=key_of(tmp_path, key),
+        ca_cert_path=PKI / f"{ca}.pem",
+    )
+    machine = tuned_card(tmp_path / "root")
+    assert tuple(outcome(name, machine, chosen).status for name in ("certificate", "private key", "CA")) == expected
+
+
+def test_a_key_that_others_may_read(tmp_path):
+    key = key_of(tmp_path, "probe", 0o644)
+    chosen = settings(tmp_path, probe_cert_path=PKI / "probe.pem", probe_key_path=key, ca_cert_path=PKI / "ca.pem")
+    found = outcome("private key", tuned_card(tmp_path / "root"), chosen)
+    assert found.status == "problem"
+    assert found.command == f"chmod 600 {key}"
+
+
+def test_lists_of_processors():
+    assert parse_list("0-2,5,7-8") == [0, 1, 2, 5, 7, 8]
+    assert parse_list("") == []
+    assert format_list([8, 7, 0, 1, 2, 5]) == "0-2,5,7-8"
+
+
+def test_answers_of_the_kernel_are_decoded(monkeypatch):
+    key, table = os.urandom(40), struct.pack("=4I", 0, 1, 2, 3)
+    message = netlink._ReceiveSideScaling()
+    header = {"attrs": [["ETHTOOL_A_HEADER_DEV_INDEX", 2]]}
+    message["attrs"] = [
+        ["ETHTOOL_A_RSS_HEADER", header],
+        ["ETHTOOL_A_RSS_HFUNC", 1],
+        ["ETHTOOL_A_RSS_INDIR", table],
+        ["ETHTOOL_A_RSS_HKEY", key],
+    ]
+    message.encode()
+    answer = netlink._ReceiveSideScaling(message.data)
+    answer.decode()
+    monkeypatch.setattr(netlink, "_ask", lambda *_, **__: [answer])
+    assert netlink.Network().ethtool(2, "rss") == {"hfunc": 1, "indir": table, "hkey": key}
+
+
+@pytest.mark.parametrize("number", [95, 2, 22])
+def test_what_a_driver_lacks_is_no_fault(number, monkeypatch):
+    def refuse(*_args, **_named):
+        raise NetlinkError(number)
+
+    monkeypatch.setattr(netlink, "_ask", refuse)
+    assert netlink.Network().ethtool(2, "rings") is None
+    assert netlink.Network().xdp_features(2) is None
+
+
+def test_what_the_kernel_refuses_to_tell_is_unknown(monkeypatch):
+    def refuse(*_args, **_named):
+        raise NetlinkError(1)
+
+    monkeypatch.setattr(netlink, "_ask", refuse)
+    with pytest.raises(Unseen, match="Operation not permitted"):
+        netlink.Network().ethtool(2, "rings")
+
+
+def test_every_check_says_what_and_why():
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+    for check in CHECKS:
+        assert check.matters.endswith(".")
+        assert check.looks_at

@@ -1,0 +1,203 @@
+"""Plan, apply and revert on a made machine: idempotent, undone, and nothing set before it can be undone."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import replace
+
+import pytest
+from dpi_probe.config import ProbeSettings
+from dpi_probe.doctor import CHECKS, examine, tuning
+from dpi_probe.errors import DpiProbeError
+from harness.machine import BOOT_ID, MadeMachine, default_card
+
+BACKLOG = "/proc/sys/net/core/netdev_max_backlog"
+PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return default_card(tmp_path / "root")
+
+
+@pytest.fixture
+def undo(tmp_path):
+    return tmp_path / "state" / "undo.json"
+
+
+def wanted(machine: MadeMachine):
+    checks = [check for check in CHECKS if check.name not in {"spool space", "spool speed"}]
+    return tuning.changes(examine(machine, ProbeSettings(), ["eth0"], checks))
+
+
+def states(steps):
+    return {str(step.change): step.state for step in steps}
+
+
+def present(machine: MadeMachine) -> dict[str, object]:
+    network = machine.network
+    files = {path: machine.text(path) for path in (BACKLOG, PAGES, "/proc/irq/64/smp_affinity_list")}
+    return (
+        files
+        | {name: str(network.answers[name]) for name in ("rings", "coalesce")}
+        | {"features": sorted(network.answers["features"]["active"])}
+    )
+
+
+def test_the_plan_changes_nothing(machine, undo):
+    before = present(machine)
+    steps = states(tuning.plan(machine, wanted(machine)))
+    assert steps[BACKLOG] == steps["eth0: features rx-gro"] == steps["eth0: coalesce rx_usecs"] == "planned"
+    assert steps["eth0: rings rx"] == steps["eth0: features rx-lro"] == "interrupts"
+    assert present(machine) == before
+    assert not undo.parent.exists()
+
+
+def test_apply_sets_what_is_safe_and_revert_undoes_it(machine, undo):
+    before, changes = present(machine), wanted(machine)
+    steps = states(tuning.apply(machine, changes, undo))
+    assert steps["eth0: rings rx"] == "interrupts"
+    assert steps[BACKLOG] == steps["eth0: features rx-gro"] == steps["/proc/irq/64/smp_affinity_list"] == "set"
+    assert machine.text(BACKLOG) == "10000"
+    assert machine.network.answers["coalesce"]["rx_usecs"] == 50
+    assert "rx-gro" not in machine.network.answers["features"]["active"]
+    assert "rx-lro" in machine.network.answers["features"]["active"]
+    done = states(tuning.revert(machine, undo))
+    assert set(done.values()) == {"undone"}
+    assert present(machine) == before
+    assert not undo.exists()
+    assert tuning.revert(machine, undo) == []
+
+
+def test_interrupting_changes_are_set_when_asked_for(machine, undo):
+    steps = states(tuning.apply(machine, wanted(machine), undo, interrupting=True))
+    assert steps["eth0: rings rx"] == steps["eth0: features rx-lro"] == "set"
+    assert machine.network.answers["rings"]["rx"] == 4096
+    tuning.revert(machine, undo)
+    assert machine.network.answers["rings"]["rx"] == 512
+
+
+def test_a_second_apply_keeps_what_was_there_first(machine, undo):
+    changes = wanted(machine)
+    tuning.apply(machine, changes, undo)
+    first, calls = undo.read_text(), list(machine.network.calls)
+    assert set(states(tuning.apply(machine, changes, undo)).values()) == {"unchanged", "interrupts"}
+    assert undo.read_text() == first
+    assert machine.network.calls == calls
+    machine.put(BACKLOG, "2000")
+    tuning.apply(machine, changes, undo)
+    tuning.revert(machine, undo)
+    assert machine.text(BACKLOG) == "1000"
+
+
+def test_how_to_undo_is_on_disk_before_anything_changes(machine, undo, monkeypatch):
+    seen = []
+
+    def look(path, text):
+        entries = json.loads(undo.read_text())["changes"]
+        seen.append(any(entry["target"] == path and entry["after"] == text for entry in entries))
+
+    monkeypatch.setattr(machine, "write", look)
+    tuning.apply(machine, wanted(machine), undo)
+    assert len(seen) > 5
+    assert all(seen)
+
+
+def test_a_crash_while_setting_is_undone(machine, undo, monkeypatch):
+    before, changes, write = present(machine), wanted(machine), machine.write
+
+    def crash(path, text):
+        if path == PAGES:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(machine, "write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.apply(machine, changes, undo)
+    monkeypatch.setattr(machine, "write", write)
+    assert set(states(tuning.revert(machine, undo)).values()) == {"undone", "unchanged"}
+    assert present(machine) == before
+
+
+def test_nothing_is_changed_if_it_could_not_be_undone(machine, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    before = present(machine)
+    with pytest.raises(DpiProbeError, match="nothing was changed"):
+        tuning.apply(machine, wanted(machine), tmp_path / "file" / "undo.json")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    with pytest.raises(DpiProbeError, match="nothing was changed"):
+        tuning.apply(machine, wanted(machine), broken)
+    assert present(machine) == before
+
+
+def test_a_refusal_stops_nothing_else_and_is_not_kept(machine, undo):
+    machine.forbidden.add(BACKLOG)
+    machine.network.refuses["rx_usecs"] = errno.EOPNOTSUPP
+    changes = wanted(default_card(machine.root.parent / "other"))
+    steps = {str(step.change): step for step in tuning.apply(machine, changes, undo)}
+    assert steps[BACKLOG].state == "refused"
+    assert steps[BACKLOG].forbidden
+    assert steps["eth0: coalesce rx_usecs"].reason == "Operation not supported"
+    assert steps["eth0: features rx-gro"].state == "set"
+    kept = {entry["target"] for entry in json.loads(undo.read_text())["changes"]}
+    assert "rx-gro" in kept
+    assert not kept & {"rx_usecs", BACKLOG}
+
+
+def test_what_a_driver_rounds_is_undone_too(machine, undo):
+    machine.network.rounds["rx_usecs"] = 48
+    (step,) = [s for s in tuning.apply(machine, wanted(machine), undo) if s.change.target == "rx_usecs"]
+    assert step.after == "48"
+    machine.network.rounds.clear()
+    tuning.revert(machine, undo)
+    assert machine.network.answers["coalesce"]["rx_usecs"] == 0
+
+
+def test_what_somebody_changed_since_stays(machine, undo):
+    tuning.apply(machine, wanted(machine), undo)
+    machine.put(BACKLOG, "5000")
+    (step,) = [step for step in tuning.revert(machine, undo) if str(step.change) == BACKLOG]
+    assert step.state == "left"
+    assert machine.text(BACKLOG) == "5000"
+    assert not undo.exists()
+
+
+@pytest.mark.parametrize("replacement", [None, 9])
+def test_an_interface_that_is_gone_takes_its_values_with_it(machine, undo, replacement):
+    tuning.apply(machine, wanted(machine), undo)
+    (link,) = machine.network.present
+    # The name may belong to another interface by then.
+    machine.network.present = [] if replacement is None else [replace(link, index=replacement)]
+    calls = list(machine.network.calls)
+    steps = states(tuning.revert(machine, undo))
+    assert steps["eth0: features rx-gro"] == steps["/proc/irq/64/smp_affinity_list"] == "gone"
+    assert steps[BACKLOG] == "undone"
+    assert machine.network.calls == calls
+    assert machine.text("/proc/irq/64/smp_affinity_list") == "2"
+
+
+def test_a_renamed_interface_is_still_the_same(machine, undo):
+    tuning.apply(machine, wanted(machine), undo)
+    machine.network.present = [replace(machine.network.present[0], name="capture0")]
+    assert states(tuning.revert(machine, undo))["eth0: features rx-gro"] == "undone"
+    assert "rx-gro" in machine.network.answers["features"]["active"]
+
+
+def test_what_cannot_be_set_back_stays_in_the_file(machine, undo):
+    tuning.apply(machine, wanted(machine), undo)
+    machine.network.refuses["rx-gro"] = errno.EBUSY
+    assert states(tuning.revert(machine, undo))["eth0: features rx-gro"] == "refused"
+    assert [entry["target"] for entry in json.loads(undo.read_text())["changes"]] == ["rx-gro"]
+    machine.network.refuses.clear()
+    tuning.revert(machine, undo)
+    assert not undo.exists()
+
+
+def test_a_restart_of_the_machine_has_undone_everything(machine, undo):
+    tuning.apply(machine, wanted(machine), undo)
+    machine.put(BOOT_ID, "another")
+    assert tuning.revert(machine, undo) == []
+    assert not undo.exists()
+    assert machine.text(BACKLOG) == "10000"
