@@ -74,6 +74,7 @@ def open_reader(
     workers: int = 1,
     idle_timeout: float = 300.0,
     active_timeout: float = 1800.0,
+    profile: Literal["minimal", "standard", "full"] = "standard",
     protocols: Sequence[str] | None = None,
     addresses: Literal["text", "binary"] = "text",
     fixed: bool = True,
@@ -96,6 +97,7 @@ def open_reader(
         workers=workers,
         idle_timeout_ns=idle,
         active_timeout_ns=active,
+        profile=profile,
         protocols=None if protocols is None else list(protocols),
         addresses=addresses,
         fixed=fixed,
@@ -283,6 +285,7 @@ def read(
     workers: int = 1,
     idle_timeout: float = 300.0,
     active_timeout: float = 1800.0,
+    profile: Literal["minimal", "standard", "full"] = "standard",
     protocols: Sequence[str] | None = None,
     addresses: Literal["text", "binary"] = "text",
 ) -> Flows:
@@ -296,6 +299,8 @@ def read(
         workers: Threads that meter. The result is the same with any number.
         idle_timeout: Seconds without a packet after which a flow ends.
         active_timeout: Seconds after which a flow that goes on is cut into another record.
+        profile: How much is computed: `"minimal"` identity and counters, `"standard"` also statistics and layer 7,
+            `"full"` everything. What is not computed is null.
         protocols: The protocol structs that the output has, such as `["tls", "dns"]`; by default all.
         addresses: `"text"` (`192.0.2.1`) or `"binary"` (16 bytes, IPv4 as IPv4-mapped IPv6, as they are sealed).
 
@@ -318,6 +323,7 @@ def read(
         workers=workers,
         idle_timeout=idle_timeout,
         active_timeout=active_timeout,
+        profile=profile,
         protocols=protocols,
         addresses=addresses,
     )

@@ -63,11 +63,12 @@ def members(entry: Entry) -> list[Entry]:
 
 
 def reference_rows(entries: list[Entry], prefix: str = "") -> Iterator[str]:
-    """Table rows, members below their struct."""
+    """Table rows, members below their struct; with the profile where entries have one."""
     for entry in entries:
         name = prefix + entry["name"]
         null = "yes" if entry["nullable"] else ""
-        yield f"| `{name}` | {type_text(entry)} | {null} | {entry['doc'].replace('|', chr(92) + '|')} |"
+        profile = f" {entry['profile']} |" if "profile" in entry else ""
+        yield f"| `{name}` | {type_text(entry)} | {null} |{profile} {entry['doc'].replace('|', chr(92) + '|')} |"
         yield from reference_rows(members(entry), f"{name}." if entry["type"] == "struct" else f"{name}[].")
 
 
@@ -81,6 +82,8 @@ def records_page() -> str:
         "A record describes one bidirectional flow, or one part of a flow that was cut by the active timeout.",
         "`src` is the initiator; `_fwd` is source to destination, `_rev` the way back.",
         "A protocol's struct is null, and absent in NDJSON, where the flow did not speak it.",
+        "`profile` is the lowest profile (setting `PROFILE`) that computes a column; below it the column is null, and",
+        "there are no protocol structs below `standard`: `app` is then told by IP protocol or port.",
         "",
         "| type | Arrow | in files for people | in sealed batches |",
         "|---|---|---|---|",
@@ -108,7 +111,8 @@ def records_page() -> str:
         lines.append(f"| `{name}` | `{protocol['category']}` | {f'[`{name}`](#{name})' if name in every else ''} |")
     lines.append("")
     for table, columns in every.items():
-        lines += [f"## `{table}`", "", "| column | type | null | definition |", "|---|---|---|---|"]
+        profile = (" profile |", "---|") if table == "flow" else ("", "")
+        lines += [f"## `{table}`", "", f"| column | type | null |{profile[0]} definition |", f"|---|---|---|{profile[1]}---|"]
         lines += [*reference_rows(columns), ""]
     return "\n".join(lines)
 

@@ -80,6 +80,7 @@ class Probe:
             promiscuous=settings.promiscuous,
             idle_timeout_ns=round(settings.flow_timeout_seconds * _NANOSECONDS),
             active_timeout_ns=round(settings.flow_active_timeout_seconds * _NANOSECONDS),
+            profile=settings.profile,
             workers=1,
             memory_bytes=settings.max_buffer_size_mb * _MEBIBYTE,
             probe_id=settings.probe_id or self._default_probe_id(settings.probe_cert_path),

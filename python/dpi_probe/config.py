@@ -54,6 +54,13 @@ class ProbeSettings(BaseSettings):
         float,
         Field(gt=0, le=86_400, description="Active timeout in seconds: a longer flow is cut into interim records."),
     ] = 1800.0
+    profile: Annotated[
+        Literal["minimal", "standard", "full"],
+        Field(
+            description="How much is computed: `minimal` identity and counters, `standard` also statistics and layer 7, "
+            "`full` everything. What is not computed is null; the columns' page says which profile has which."
+        ),
+    ] = "standard"
     max_buffer_size_mb: Annotated[
         int,
         Field(

@@ -44,9 +44,9 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, workers, memory_bytes, probe_id,
-        certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url, linger_seconds,
-        health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold,
+        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, workers, memory_bytes,
+        probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
+        linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
     fn new(
@@ -57,6 +57,7 @@ impl Pipeline {
         promiscuous: bool,
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
+        profile: &str,
         workers: usize,
         memory_bytes: usize,
         probe_id: String,
@@ -98,6 +99,9 @@ impl Pipeline {
             flow: flow::Settings {
                 idle_timeout_ns,
                 active_timeout_ns,
+                profile: profile
+                    .parse()
+                    .map_err(|error| python_error(Class::Config, error))?,
                 workers,
                 ..flow::Settings::for_memory(memory_bytes / 2)
             },

@@ -11,7 +11,7 @@ use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use probe::capture::bpf::{Filters, Instruction, Program};
 use probe::counters::{Kind, Tally};
-use probe::flow::{FlowRecord, MAX_WORKERS, Settings};
+use probe::flow::{FlowRecord, MAX_WORKERS, Profile, Settings};
 use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
 use probe::record::schema::{definition, recorded, type_name};
@@ -79,7 +79,7 @@ impl FlowReader {
     #[new]
     #[pyo3(signature = (
         paths, *, filter=None, workers=1, idle_timeout_ns=300_000_000_000, active_timeout_ns=1_800_000_000_000,
-        protocols=None, addresses="text", fixed=true, count=None, keep_going=false,
+        profile="standard", protocols=None, addresses="text", fixed=true, count=None, keep_going=false,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
     fn new(
@@ -89,6 +89,7 @@ impl FlowReader {
         workers: usize,
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
+        profile: &str,
         protocols: Option<Vec<String>>,
         addresses: &str,
         fixed: bool,
@@ -114,6 +115,7 @@ impl FlowReader {
             workers,
             idle_timeout_ns,
             active_timeout_ns,
+            profile: profile.parse().map_err(config)?,
             ..Settings::default()
         };
         settings.validate().map_err(config)?;
@@ -406,12 +408,14 @@ pub fn link_types() -> Vec<u32> {
 }
 
 /// The columns: a list of `{name, type, nullable, doc, table}`, structs with `members`, lists with `item`. `table` is
-/// `flow` or the protocol whose record has the column.
+/// `flow` or the protocol whose record has the column. Columns of `flow` have `profile`, the lowest that computes them.
 #[pyfunction]
 pub fn schema(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);
     for column in FlowRecord::COLUMNS {
-        all.append(describe(py, column, "flow")?)?;
+        let entry = describe(py, column, "flow")?;
+        entry.set_item("profile", Profile::of(column).to_string())?;
+        all.append(entry)?;
     }
     for protocol in Protocol::ALL {
         for column in protocol.columns() {

@@ -33,7 +33,9 @@ fn arguments() -> Result<Option<Arguments>> {
     let mut given = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = given.next() {
         let mut number = || -> Result<usize> {
-            let value = given.next().with_context(|| format!("{argument} wants a number"))?;
+            let value = given
+                .next()
+                .with_context(|| format!("{argument} wants a number"))?;
             Ok(value.parse()?)
         };
         match argument.as_str() {
@@ -57,7 +59,9 @@ fn usage() -> Result<(f64, i64)> {
 fn main() -> Result<()> {
     // `cargo bench` runs every target: without a file there is nothing to measure.
     let Some(arguments) = arguments()? else {
-        eprintln!("usage: cargo bench -p probe --bench file -- FILE [--workers N] [--repeat N] [--memory-mb N]");
+        eprintln!(
+            "usage: cargo bench -p probe --bench file -- FILE [--workers N] [--repeat N] [--memory-mb N]"
+        );
         return Ok(());
     };
     for _ in 0..arguments.repeat {

@@ -51,6 +51,8 @@ pub struct Column {
     pub nullable: bool,
     /// Definition, with unit and source (RFC section).
     pub doc: &'static str,
+    /// The kind of work that it needs, where that can be left out.
+    pub work: Option<&'static str>,
 }
 
 /// Receives the values of a record in schema order.
@@ -213,10 +215,19 @@ pub const fn name(field: &'static str) -> &'static str {
     }
 }
 
-/// Declares a record: the struct, its columns in order, and how its values are emitted.
+/// The kind of work that a declaration names, if it does.
+pub const fn work(named: &[&'static str]) -> Option<&'static str> {
+    match named {
+        [name, ..] => Some(name),
+        [] => None,
+    }
+}
+
+/// Declares a record: the struct, its columns in order, and how its values are emitted. `=> work` after a column's type
+/// names the kind of work that it needs, where that can be left out.
 #[macro_export]
 macro_rules! record {
-    ($(#[$meta:meta])* pub struct $name:ident { $($(#[doc = $doc:literal])+ $field:ident: $kind:ty,)+ }) => {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[doc = $doc:literal])+ $field:ident: $kind:ty $(=> $work:ident)?,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $name { $($(#[doc = $doc])+ pub $field: $kind,)+ }
@@ -229,6 +240,7 @@ macro_rules! record {
                     kind: <$kind as $crate::column::Value>::TYPE,
                     nullable: <$kind as $crate::column::Value>::NULLABLE,
                     doc: concat!($($doc,)+),
+                    work: $crate::column::work(&[$(stringify!($work))?]),
                 },
             )+];
         }

@@ -72,6 +72,12 @@ pub struct Packet<'a> {
 }
 
 impl Packet<'_> {
+    /// Whether it came without VLAN tag and tunnel.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.vlan_count == 0 && self.tunnel_id.is_none() && matches!(self.tunnels, [None, ..])
+    }
+
     /// Source and destination address.
     pub fn addresses(&self) -> (Address, Address) {
         if self.from_high {

@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import click
 
@@ -73,6 +73,13 @@ The columns are described in docs/reference/records.md.""",
     show_default=True,
     help="Cut a flow that goes on into a record each time this has passed.",
 )
+@click.option(
+    "--profile",
+    type=click.Choice(("minimal", "standard", "full")),
+    default="standard",
+    show_default=True,
+    help="How much is computed: identity and counters; statistics and layer 7 too; everything.",
+)
 @click.option("--summary", is_flag=True, help="Show the books of the input on standard error at the end.")
 def command(
     files: tuple[str, ...],
@@ -83,6 +90,7 @@ def command(
     count: int | None,
     idle_timeout: float,
     active_timeout: float,
+    profile: Literal["minimal", "standard", "full"],
     summary: bool,
 ) -> None:
     """Read capture files and print or write their flows.
@@ -99,6 +107,7 @@ def command(
         workers=workers,
         idle_timeout=idle_timeout,
         active_timeout=active_timeout,
+        profile=profile,
         # A fixed set of structs only where the format needs one: nulls cost time.
         fixed=form not in ("table", "ndjson"),
         count=count,

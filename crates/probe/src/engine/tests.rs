@@ -9,9 +9,9 @@ use wire::malformed::Undecodable;
 use super::*;
 use crate::capture::FrameHeader;
 use crate::counters::check_books;
-use crate::flow::LINGER_NS;
 use crate::flow::meter::tests::{Frame, SECOND};
 use crate::flow::tcp::{ACK, FIN, RST, SYN};
+use crate::flow::{LINGER_NS, Profile, Shed};
 
 const ETHERNET: LinkType = LinkType(1);
 
@@ -358,6 +358,37 @@ fn a_live_worker_lets_time_pass_and_stops() {
         events.into_iter().filter_map(|event| outlet.take(event)).count(),
         2
     );
+}
+
+#[test]
+fn a_worker_changes_profile_and_timeouts_between_blocks() {
+    let mut worker = Worker::new(&settings(1).share(), Decoder::new(7), Arc::default());
+    let mut events = Vec::new();
+    let block = blocks(
+        &[
+            (SECOND, bytes(&Frame::udp(1, 2))),
+            (SECOND, bytes(&Frame::udp(3, 4))),
+        ],
+        2,
+    );
+    worker.process(block[0].as_frames(), &mut |event| events.push(event));
+    worker.set_profile(Profile::Standard, Shed::Statistics);
+    assert_eq!(
+        worker.set_timeouts(SECOND, 0),
+        Err(SettingsError::IdleTimeout(SECOND))
+    );
+    assert_eq!(worker.set_timeouts(SECOND, 100 * SECOND), Ok(()));
+    let block = blocks(&[(2 * SECOND, bytes(&Frame::udp(1, 2)))], 1);
+    worker.process(block[0].as_frames(), &mut |event| events.push(event));
+    worker.advance(4 * SECOND, &mut |event| events.push(event));
+    let shed: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Flow(flow) => Some((flow.record.src_port, flow.record.packets_fwd, flow.record.shed)),
+            Event::Answer(_) => None,
+        })
+        .collect();
+    assert_eq!(shed, [(3, 1, None), (1, 2, Some("statistics"))]);
 }
 
 /// Random traffic between few hosts, so that flows meet, end, and come back.

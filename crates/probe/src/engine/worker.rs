@@ -12,7 +12,7 @@ use crate::clock::PacketClock;
 use crate::counters::{Published, Tally};
 use crate::crypto::Crypto;
 use crate::flow::meter::{Event, Meter, Seen};
-use crate::flow::{Order, Settings};
+use crate::flow::{Order, Profile, Settings, SettingsError, Shed};
 use crate::steer::Block;
 
 static CRYPTO: Crypto = Crypto;
@@ -42,6 +42,7 @@ pub struct Worker<D = Decoder> {
     clock: PacketClock,
     last_frame: u64,
     settings: Settings,
+    shed: Shed,
     page: Arc<Published>,
 }
 
@@ -54,6 +55,7 @@ impl<D: Decode> Worker<D> {
             clock: PacketClock::default(),
             last_frame: 0,
             settings: share.clone(),
+            shed: Shed::default(),
             page,
         }
     }
@@ -113,6 +115,28 @@ impl<D: Decode> Worker<D> {
         self.meter.tally()
     }
 
+    /// From the next block on computes what the profile asks for, less what is shed under pressure. Costs nothing: it may
+    /// be called before every block.
+    pub fn set_profile(&mut self, profile: Profile, shed: Shed) {
+        self.settings.profile = profile;
+        self.shed = shed;
+        self.meter.set_duty(profile, shed);
+    }
+
+    /// From the next block on uses other timeouts, in nanoseconds; refuses what [`Settings::validate`] does. Flows that
+    /// are due by shorter ones end within the next blocks, at the clock of now or later.
+    pub fn set_timeouts(&mut self, idle: i64, active: i64) -> Result<(), SettingsError> {
+        let settings = Settings {
+            idle_timeout_ns: idle,
+            active_timeout_ns: active,
+            ..self.settings.clone()
+        };
+        settings.validate()?;
+        self.settings = settings;
+        self.meter.set_timeouts(idle, active, self.clock.now());
+        Ok(())
+    }
+
     /// Frames that were passed over under pressure, before they reached the worker.
     pub fn shed(&mut self, frames: u64) {
         let tally = self.meter.tally_mut();
@@ -154,7 +178,10 @@ impl<D: Decode> Worker<D> {
 
     fn finish_block(&mut self, sink: &mut dyn FnMut(Event)) {
         let clock = self.clock.now();
-        self.catch(sink, |meter, _, sink| meter.advance(clock, sink));
+        self.catch(sink, |meter, _, sink| {
+            meter.settle();
+            meter.advance(clock, sink);
+        });
         self.page.publish(self.meter.tally());
     }
 
@@ -177,7 +204,8 @@ impl<D: Decode> Worker<D> {
         if in_sink.get() {
             resume_unwind(panic);
         }
-        let fresh = Meter::new(&self.settings, &CRYPTO);
+        let mut fresh = Meter::new(&self.settings, &CRYPTO);
+        fresh.set_duty(self.settings.profile, self.shed);
         let mut tally = std::mem::replace(&mut self.meter, fresh).lose();
         tally.worker_panics += 1;
         let accounted =

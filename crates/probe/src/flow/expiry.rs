@@ -106,6 +106,13 @@ impl Expiry {
         self.in_wheel += 1;
     }
 
+    /// Whether the slot has a timer.
+    pub fn is_scheduled(&self, slot: u32) -> bool {
+        self.links
+            .get(slot as usize)
+            .is_some_and(|link| link.place != NOWHERE)
+    }
+
     /// Takes the timer of a slot away.
     pub fn cancel(&mut self, slot: u32) {
         let Some(link) = self.links.get_mut(slot as usize) else {

@@ -5,8 +5,9 @@ use wire::flowkey::{Direction, FlowKey};
 use wire::l7::{Confidence, Protocol, Session};
 
 use super::path::Path;
+use super::profile::Work;
 use super::splt::Splt;
-use super::state::{Basis, Cold, Handshake, Hot};
+use super::state::{Basis, Cold, Handshake, Hot, Side};
 use super::statistics::Summary;
 use super::{EndReason, FlowRecord, application, community_id};
 
@@ -63,7 +64,7 @@ pub struct Parts<'a> {
 
 /// The record of a flow.
 pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: &Parts<'_>) -> FlowRecord {
-    let ((src_ip, src_port), (dst_ip, dst_port)) = endpoints(&hot.key, hot.initiator_high);
+    let ((src_ip, src_port), (dst_ip, dst_port)) = endpoints(&hot.key, hot.is(Hot::INITIATOR_HIGH));
     let mut record = FlowRecord {
         flow_id: cold.flow_id,
         start_time: Time(hot.first()),
@@ -77,7 +78,7 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: &Parts<'_>) -> F
         direction_basis: hot.basis.name(),
         end_reason: reason.name(),
         interim_number: cold.interim_number,
-        key_ambiguous: cold.key_ambiguous,
+        key_ambiguous: hot.is(Hot::AMBIGUOUS),
         fragments: u64::from(cold.fragments),
         checksum_errors: u64::from(cold.checksum_errors),
         server_name: parts.session.and_then(Session::server_name).map(String::from),
@@ -105,11 +106,16 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: &Parts<'_>) -> F
         record.tunnel_id = path.scope.tunnel_id();
     }
     counters(hot, &mut record);
-    statistics(hot, &mut record);
+    if !hot.left_out.has(Work::STATISTICS) {
+        statistics(hot, &mut record);
+    }
     if hot.key.ip_protocol == TCP {
         tcp(hot, cold, &mut record);
     }
-    splt(hot, parts.splt, &mut record);
+    if !hot.left_out.has(Work::SPLT) {
+        splt(hot, parts.splt, &mut record);
+    }
+    record.shed = hot.left_out.shed();
     app(parts.protocol, &mut record);
     record
 }
@@ -206,16 +212,18 @@ fn statistics(hot: &Hot, record: &mut FlowRecord) {
 
 fn tcp(hot: &Hot, cold: &Cold, record: &mut FlowRecord) {
     let (forward, reverse) = (hot.side(Direction::Forward), hot.side(Direction::Reverse));
-    record.tcp_flags_fwd = Some(forward.flags);
-    record.tcp_flags_rev = Some(reverse.flags);
+    record.tcp_flags_fwd = Some(forward.flags());
+    record.tcp_flags_rev = Some(reverse.flags());
     record.tcp_retransmissions_fwd = Some(forward.retransmissions);
     record.tcp_retransmissions_rev = Some(reverse.retransmissions);
     record.tcp_out_of_order_fwd = Some(forward.out_of_order);
     record.tcp_out_of_order_rev = Some(reverse.out_of_order);
-    record.tcp_initial_window_fwd = forward.begun.then_some(forward.initial_window);
-    record.tcp_initial_window_rev = reverse.begun.then_some(reverse.initial_window);
-    record.tcp_mss_fwd = (forward.maximum_segment_size > 0).then_some(forward.maximum_segment_size);
-    record.tcp_mss_rev = (reverse.maximum_segment_size > 0).then_some(reverse.maximum_segment_size);
+    let [window_fwd, window_rev] = cold.initial_windows;
+    record.tcp_initial_window_fwd = forward.is(Side::BEGUN).then_some(window_fwd);
+    record.tcp_initial_window_rev = reverse.is(Side::BEGUN).then_some(window_rev);
+    let [mss_fwd, mss_rev] = cold.maximum_segment_sizes;
+    record.tcp_mss_fwd = (mss_fwd > 0).then_some(mss_fwd);
+    record.tcp_mss_rev = (mss_rev > 0).then_some(mss_rev);
     if matches!(cold.handshake, Handshake::SynAck | Handshake::Complete) {
         record.tcp_handshake_rtt_server_ns = Some(cold.server_rtt);
     }
@@ -230,8 +238,9 @@ fn splt(hot: &Hot, splt: Option<&Splt>, record: &mut FlowRecord) {
         record.splt_directions = Some(splt.directions());
         record.splt_times_ns = Some(splt.intervals());
     } else if hot.packets() == 1 {
-        record.splt_lengths = Some(vec![hot.sides.iter().map(|side| side.length_max).sum()]);
-        record.splt_directions = Some(vec![if hot.reverse_first { -1 } else { 1 }]);
+        let first = hot.first_direction();
+        record.splt_lengths = Some(vec![hot.side(first).bytes as u32]);
+        record.splt_directions = Some(vec![if first == Direction::Reverse { -1 } else { 1 }]);
         record.splt_times_ns = Some(vec![0]);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! `_fwd` is source to destination (`src` is the initiator), `_rev` the way back; a statistic without either suffix is
 //! over both directions. Nanosecond durations are integers where they are measured and doubles where they are
-//! averaged. A statistic of no observations is null. A column that was not computed because work was shed is null,
-//! and `shed` names the work.
+//! averaged. A statistic of no observations is null. A column that was not computed, because the profile leaves its work
+//! out or because it was shed, is null; `shed` names the work that was shed. `=> work` after a column's type says which
+//! work that is ([`super::profile::Work`]).
 //!
 //! The definitions are normative. "Packets" are those of this record in capture order, except that fragments that came
 //! ahead of the first fragment of their datagram stand right before that one. Sums and sums of squares are exact
@@ -84,53 +85,53 @@ wire::record! {
         checksum_errors: u64,
 
         /// Smallest IP total length in bytes.
-        packet_length_min: Option<u32>,
+        packet_length_min: Option<u32> => statistics,
         /// Arithmetic mean of the IP total length in bytes over all packets.
-        packet_length_mean: Option<f64>,
+        packet_length_mean: Option<f64> => statistics,
         /// Largest IP total length in bytes.
-        packet_length_max: Option<u32>,
+        packet_length_max: Option<u32> => statistics,
         /// Population standard deviation (divisor n) of the IP total length in bytes.
-        packet_length_stddev: Option<f64>,
+        packet_length_stddev: Option<f64> => statistics,
         /// Smallest IP total length in bytes.
-        packet_length_min_fwd: Option<u32>,
+        packet_length_min_fwd: Option<u32> => statistics,
         /// Arithmetic mean of the IP total length in bytes.
-        packet_length_mean_fwd: Option<f64>,
+        packet_length_mean_fwd: Option<f64> => statistics,
         /// Largest IP total length in bytes.
-        packet_length_max_fwd: Option<u32>,
+        packet_length_max_fwd: Option<u32> => statistics,
         /// Population standard deviation (divisor n) of the IP total length in bytes.
-        packet_length_stddev_fwd: Option<f64>,
+        packet_length_stddev_fwd: Option<f64> => statistics,
         /// Smallest IP total length in bytes.
-        packet_length_min_rev: Option<u32>,
+        packet_length_min_rev: Option<u32> => statistics,
         /// Arithmetic mean of the IP total length in bytes.
-        packet_length_mean_rev: Option<f64>,
+        packet_length_mean_rev: Option<f64> => statistics,
         /// Largest IP total length in bytes.
-        packet_length_max_rev: Option<u32>,
+        packet_length_max_rev: Option<u32> => statistics,
         /// Population standard deviation (divisor n) of the IP total length in bytes.
-        packet_length_stddev_rev: Option<f64>,
+        packet_length_stddev_rev: Option<f64> => statistics,
         /// Smallest time in nanoseconds from the latest packet so far to the next one in capture order; 0 where that carries an earlier timestamp. Null below two packets. The sum of these times is the latest timestamp less the first.
-        inter_arrival_min_ns: Option<u64>,
+        inter_arrival_min_ns: Option<u64> => statistics,
         /// Arithmetic mean in nanoseconds of the times between packets (divisor: packets − 1).
-        inter_arrival_mean_ns: Option<f64>,
+        inter_arrival_mean_ns: Option<f64> => statistics,
         /// Largest time in nanoseconds between packets.
-        inter_arrival_max_ns: Option<u64>,
+        inter_arrival_max_ns: Option<u64> => statistics,
         /// Population standard deviation in nanoseconds of the times between packets.
-        inter_arrival_stddev_ns: Option<f64>,
+        inter_arrival_stddev_ns: Option<f64> => statistics,
         /// Smallest time in nanoseconds between packets of this direction.
-        inter_arrival_min_fwd_ns: Option<u64>,
+        inter_arrival_min_fwd_ns: Option<u64> => statistics,
         /// Arithmetic mean in nanoseconds of the times between packets of this direction.
-        inter_arrival_mean_fwd_ns: Option<f64>,
+        inter_arrival_mean_fwd_ns: Option<f64> => statistics,
         /// Largest time in nanoseconds between packets of this direction.
-        inter_arrival_max_fwd_ns: Option<u64>,
+        inter_arrival_max_fwd_ns: Option<u64> => statistics,
         /// Population standard deviation in nanoseconds of the times between packets of this direction.
-        inter_arrival_stddev_fwd_ns: Option<f64>,
+        inter_arrival_stddev_fwd_ns: Option<f64> => statistics,
         /// Smallest time in nanoseconds between packets of this direction.
-        inter_arrival_min_rev_ns: Option<u64>,
+        inter_arrival_min_rev_ns: Option<u64> => statistics,
         /// Arithmetic mean in nanoseconds of the times between packets of this direction.
-        inter_arrival_mean_rev_ns: Option<f64>,
+        inter_arrival_mean_rev_ns: Option<f64> => statistics,
         /// Largest time in nanoseconds between packets of this direction.
-        inter_arrival_max_rev_ns: Option<u64>,
+        inter_arrival_max_rev_ns: Option<u64> => statistics,
         /// Population standard deviation in nanoseconds of the times between packets of this direction.
-        inter_arrival_stddev_rev_ns: Option<f64>,
+        inter_arrival_stddev_rev_ns: Option<f64> => statistics,
 
         /// Smallest IPv4 TTL or IPv6 hop limit.
         ttl_min_fwd: Option<u8>,
@@ -166,21 +167,21 @@ wire::record! {
         tcp_mss_rev: Option<u16>,
 
         /// IP total lengths in bytes of the first 20 packets (sequence of packet lengths and times).
-        splt_lengths: Option<Vec<u32>>,
+        splt_lengths: Option<Vec<u32>> => splt,
         /// Directions of the first 20 packets: 1 forward, -1 reverse.
-        splt_directions: Option<Vec<i8>>,
+        splt_directions: Option<Vec<i8>> => splt,
         /// Nanoseconds from the latest packet so far, of the first 20 packets; 0 for the first and where the timestamp is earlier.
-        splt_times_ns: Option<Vec<u64>>,
+        splt_times_ns: Option<Vec<u64>> => splt,
 
-        /// What was seen on layer 7: a neutral lower-case protocol name, else null.
+        /// What was seen on layer 7: a neutral lower-case protocol name; else what the IP protocol or the ports stand for; else null.
         app: Option<&'static str>,
         /// How `app` was told: `payload`, `handshake`, `dns`, `port` or `unknown`.
         app_confidence: &'static str,
         /// Group of the application: `web`, `name_service`, `remote_access`, `mail`, `network`, ….
         category: Option<&'static str>,
         /// The server's name: SNI, HTTP host or DNS query name; else a name that an earlier DNS answer gave for `dst_ip` (`app_confidence` is then not affected).
-        server_name: Option<String>,
-        /// Work that was shed under pressure: `statistics`, `layer7`; null where none was.
+        server_name: Option<String> => layer7,
+        /// Work that was left out for packets of this record because of pressure, not because of the profile: `statistics`, `layer7` or `statistics,layer7`; null where none was.
         shed: Option<&'static str>,
     }
 }

@@ -28,8 +28,6 @@ struct Layer7 {
     session: Session,
     /// TCP, while the session wants more: forward and reverse.
     streams: Option<Box<[Stream; 2]>>,
-    /// Whether the session wants no more.
-    finished: bool,
     /// How many DNS answers were reported.
     answers: usize,
 }
@@ -41,6 +39,15 @@ pub enum Load<'a> {
     Datagram(&'a [u8]),
     /// A TCP segment with its acknowledgement.
     Segment(Segment<'a>, Option<u32>),
+}
+
+/// Whether layer 7 wants to see more of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It does.
+    More,
+    /// It never will.
+    NoMore,
 }
 
 /// The sessions of one worker.
@@ -86,6 +93,7 @@ impl Sessions {
     }
 
     /// Feeds the session of a flow. `entry` is the flow's; `learn` is told the names and addresses of new DNS answers.
+    /// A flow that layer 7 wants no more of is not fed again.
     pub fn feed(
         &mut self,
         entry: &mut u32,
@@ -93,14 +101,12 @@ impl Sessions {
         context: Context,
         tally: &mut Tally,
         learn: &mut dyn FnMut(&str, Address),
-    ) {
+    ) -> Wish {
         self.open(entry, load, tally);
         let (crypto, budget) = (self.crypto, &mut self.budget);
-        let wanting = self
-            .entries
-            .get_mut(*entry as usize)
-            .filter(|layer7| !layer7.finished);
-        let Some(layer7) = wanting else { return };
+        let Some(layer7) = self.entries.get_mut(*entry as usize) else {
+            return if *entry == OVER { Wish::NoMore } else { Wish::More };
+        };
         let result = match load {
             Load::Datagram(bytes) => {
                 match layer7
@@ -119,7 +125,7 @@ impl Sessions {
                     ..
                 } = layer7
                 else {
-                    return;
+                    return Wish::NoMore;
                 };
                 let [forward, reverse] = &mut **streams;
                 let (own, peer, from_peer) = match context.direction {
@@ -146,10 +152,15 @@ impl Sessions {
             layer7.answers += 1;
             learn(name, address);
         }
-        if let Err(stop) = result {
-            self.stop(entry, stop, tally);
-        }
+        let wish = match result {
+            Ok(()) => Wish::More,
+            Err(stop) => {
+                self.stop(entry, stop, tally);
+                Wish::NoMore
+            }
+        };
         tally.stream_bytes_buffered = self.budget.used() as u64;
+        wish
     }
 
     /// The session of a flow that goes on, as it is now.
@@ -201,7 +212,6 @@ impl Sessions {
         let layer7 = Layer7 {
             session: Session::default(),
             streams,
-            finished: false,
             answers: 0,
         };
         *entry = self.entries.insert(layer7) as u32;
@@ -215,7 +225,6 @@ impl Sessions {
         let Some(layer7) = self.entries.get_mut(*entry as usize) else {
             return;
         };
-        layer7.finished = true;
         let learned = layer7.session.protocol().is_some();
         if let Some(streams) = layer7.streams.take() {
             self.give_back(streams);

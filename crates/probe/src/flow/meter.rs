@@ -10,8 +10,9 @@ use wire::malformed::{Fault, Reason};
 use super::export::{self, Parts};
 use super::facts::Answer;
 use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
-use super::layer7::{self, Load, Sessions};
+use super::layer7::{self, Load, Sessions, Wish};
 use super::path::Paths;
+use super::profile::{Duty, Profile, Shed, Work};
 use super::splt::{SPLT_PACKETS, Splt};
 use super::state::{Flow, Hot, NO_ENTRY, Phase, Timeouts};
 use super::table::{FlowTable, Local, Next, TableFull};
@@ -110,6 +111,7 @@ pub struct Meter<T: FlowTable = Local> {
 #[derive(Debug)]
 struct Desk {
     timeouts: Timeouts,
+    duty: Duty,
     sessions: Sessions,
     splts: Slab<Splt>,
     paths: Paths,
@@ -122,6 +124,7 @@ impl Meter<Local> {
         let timeouts = Timeouts {
             idle: settings.idle_timeout_ns,
             active: settings.active_timeout_ns,
+            since: i64::MIN,
         };
         Self::with_table(Local::new(settings.flows, timeouts), settings, crypto)
     }
@@ -133,9 +136,11 @@ impl<T: FlowTable> Meter<T> {
         let timeouts = Timeouts {
             idle: settings.idle_timeout_ns,
             active: settings.active_timeout_ns,
+            since: i64::MIN,
         };
         let desk = Desk {
             timeouts,
+            duty: Duty::new(settings.profile, Shed::Nothing),
             sessions: Sessions::new(settings, crypto),
             splts: Slab::with_capacity(settings.flows),
             paths: Paths::default(),
@@ -148,6 +153,26 @@ impl<T: FlowTable> Meter<T> {
             fragments,
             events: Vec::new(),
         }
+    }
+
+    /// From the next packet on does what the profile asks for, less what is shed.
+    pub fn set_duty(&mut self, profile: Profile, shed: Shed) {
+        self.desk.duty = Duty::new(profile, shed);
+    }
+
+    /// From the next packet on uses other timeouts. What they make due by now ends at `clock`, not in the past.
+    pub fn set_timeouts(&mut self, idle: i64, active: i64, clock: i64) {
+        self.desk.timeouts = Timeouts {
+            idle,
+            active,
+            since: clock,
+        };
+        self.table.set_timeouts(self.desk.timeouts);
+    }
+
+    /// Between blocks: does a bounded part of what a change of the timeouts left to do.
+    pub fn settle(&mut self) {
+        self.table.settle();
     }
 
     /// What was counted so far.
@@ -357,8 +382,8 @@ impl Desk {
             self.cut(&mut flow, EndReason::ActiveTimeout, now, events);
         }
 
-        self.count(&mut flow, packet, seen);
         let direction = flow.hot.direction(packet);
+        self.count(&mut flow, packet, direction, seen);
         let transition = header.map_or(Transition::Continue, |header| {
             tcp::observe(&mut flow, direction, packet, header, seen.time)
         });
@@ -368,7 +393,9 @@ impl Desk {
         if flow.hot.phase == Phase::Open {
             flow.hot.seen = seen.clock;
         }
-        self.learn(&mut flow, packet, header, direction, seen, content, events);
+        if self.duty.work.has(Work::LAYER7) && !flow.hot.is(Hot::LAYER7_OVER) {
+            self.learn(&mut flow, packet, header, direction, seen, content, events);
+        }
         match transition {
             Transition::Continue => return next,
             Transition::Linger => {
@@ -407,48 +434,56 @@ impl Desk {
 
     /// Counters, statistics and sequence of packets.
     #[inline]
-    fn count(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, seen: Seen) {
+    fn count(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, direction: Direction, seen: Seen) {
         self.tally.frames_metered += 1;
+        let Duty { work, left_out } = self.duty;
         let hot = &mut *flow.hot;
-        let direction = hot.direction(packet);
+        hot.left_out.add(left_out);
         let packets = hot.packets();
         if packets == 0 {
             self.tally.flows_opened += 1;
             self.tally.flows_active += 1;
-        } else if packets < SPLT_PACKETS as u64 {
-            let latest = hot.latest();
-            let interval = if seen.time > latest {
-                seen.time.abs_diff(latest)
-            } else {
-                0
-            };
-            if hot.splt == NO_ENTRY {
-                // The record's second packet: the first is known from its sums.
-                let first = if hot.reverse_first {
-                    Direction::Reverse
-                } else {
-                    Direction::Forward
-                };
-                let mut splt = Splt::default();
-                splt.push(first, hot.side(first).length_max, 0);
-                hot.splt = self.splts.insert(splt) as u32;
-            }
-            if let Some(splt) = self.splts.get_mut(hot.splt as usize) {
-                splt.push(direction, packet.ip_length, interval);
-            }
+        } else if packets < SPLT_PACKETS as u64 && !hot.left_out.has(Work::SPLT) {
+            self.add_to_sequence(hot, packet, direction, seen.time);
         }
-        hot.add(direction, packet, seen.time, seen.wire_length);
+        hot.add(
+            direction,
+            packet,
+            seen.time,
+            seen.wire_length,
+            work.has(Work::STATISTICS),
+        );
         if packet.faults != 0 || packet.fragment.is_some() {
-            let faults = Fault::EVERY
-                .iter()
-                .filter(|fault| packet.faults & fault.bit() != 0);
-            faults.for_each(|fault| self.tally.packet_faults.add(*fault, 1));
-            let checksums = Fault::BadIpChecksum.bit() | Fault::BadTransportChecksum.bit();
-            flow.count_faults(packet.fragment, packet.faults & checksums != 0);
+            self.count_faults(flow, packet);
         }
-        if !flow.cold.key_ambiguous && self.paths.differs(flow.cold.path, packet) {
-            flow.cold.key_ambiguous = true;
+        let both_plain = flow.hot.is(Hot::PLAIN) && packet.is_plain();
+        if !both_plain && !flow.hot.is(Hot::AMBIGUOUS) && self.paths.differs(flow.cold.path, packet) {
+            flow.hot.mark(Hot::AMBIGUOUS, true);
         }
+    }
+
+    fn add_to_sequence(&mut self, hot: &mut Hot, packet: &Packet<'_>, direction: Direction, time: i64) {
+        let latest = hot.latest();
+        let interval = if time > latest { time.abs_diff(latest) } else { 0 };
+        if hot.splt == NO_ENTRY {
+            // The record's second packet: the first is known from its sums.
+            let first = hot.first_direction();
+            let mut splt = Splt::default();
+            splt.push(first, hot.side(first).bytes as u32, 0);
+            hot.splt = self.splts.insert(splt) as u32;
+        }
+        if let Some(splt) = self.splts.get_mut(hot.splt as usize) {
+            splt.push(direction, packet.ip_length, interval);
+        }
+    }
+
+    fn count_faults(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>) {
+        let faults = Fault::EVERY
+            .iter()
+            .filter(|fault| packet.faults & fault.bit() != 0);
+        faults.for_each(|fault| self.tally.packet_faults.add(*fault, 1));
+        let checksums = Fault::BadIpChecksum.bit() | Fault::BadTransportChecksum.bit();
+        flow.count_faults(packet.fragment, packet.faults & checksums != 0);
     }
 
     /// Gives the packet's payload to layer 7.
@@ -489,12 +524,14 @@ impl Desk {
                 name: name.into(),
             }));
         };
-        self.sessions
+        let fed = self
+            .sessions
             .feed(&mut flow.hot.layer7, load, context, &mut self.tally, &mut learn);
+        flow.hot.mark(Hot::LAYER7_OVER, fed == Wish::NoMore);
     }
 
     fn context(hot: &Hot, direction: Direction, time: i64) -> Context {
-        let ((_, src_port), (_, dst_port)) = export::endpoints(&hot.key, hot.initiator_high);
+        let ((_, src_port), (_, dst_port)) = export::endpoints(&hot.key, hot.is(Hot::INITIATOR_HIGH));
         Context {
             direction,
             time,

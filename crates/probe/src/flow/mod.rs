@@ -37,6 +37,8 @@ use wire::l7::Session;
 pub mod flow_record;
 /// Exact integer sums, and the statistics made of them.
 pub mod statistics;
+/// How much is computed: the user's choice, less what is shed under pressure.
+pub mod profile;
 /// One flow's state: the hot part that every packet touches, and the cold part.
 pub mod state;
 /// TCP: sequence number analysis, handshake times, and when a connection is over.
@@ -69,6 +71,7 @@ pub mod meter;
 pub mod facts;
 
 pub use flow_record::FlowRecord;
+pub use profile::{Profile, Shed};
 
 /// How long a TCP connection's key is kept after its end for what still comes, and how long a connection whose FINs
 /// have both been seen waits for the last ACK: 5 s, in nanoseconds.
@@ -143,6 +146,8 @@ pub struct Settings {
     pub idle_timeout_ns: i64,
     /// A record is cut when it has lasted for longer than this. Nanoseconds, at most [`MAX_TIMEOUT_NS`].
     pub active_timeout_ns: i64,
+    /// How much is computed.
+    pub profile: Profile,
     /// Workers, at least 1.
     pub workers: usize,
     /// Flows in the table, at least 1 for each worker.
@@ -198,6 +203,7 @@ impl Settings {
         Self {
             idle_timeout_ns: 300_000_000_000,
             active_timeout_ns: 1_800_000_000_000,
+            profile: Profile::default(),
             workers: 1,
             flows: (bytes / 8 * 5 / flow).clamp(1024, MAX_FLOWS),
             sessions: (bytes / 8 / layer7::SESSION_BYTES).max(256),

@@ -6,6 +6,7 @@ use wire::l7::{Confidence, Protocol};
 
 use super::LINGER_NS;
 use super::path::PathId;
+use super::profile::LeftOut;
 use super::statistics::{Arrivals, Sum96, Summary};
 
 /// No entry of a pool.
@@ -57,76 +58,109 @@ pub struct Timeouts {
     pub idle: i64,
     /// See [`super::Settings::active_timeout_ns`].
     pub active: i64,
+    /// The clock when they were set: what they make due before ends then, so that records leave in order.
+    pub since: i64,
 }
 
-/// What is known of one direction of the present record.
+/// What is known of one direction of the present record. What every profile counts stands first.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub struct Side {
     /// Packets.
     pub packets: u64,
+    /// Latest timestamp of its packets.
+    pub latest: i64,
+    /// Timestamp of its first packet.
+    pub first: i64,
     /// Sum of IP lengths in bytes.
     pub bytes: u64,
     /// Sum of frame lengths in bytes.
     pub wire_bytes: u64,
     /// Sum of transport payload lengths in bytes.
     pub payload_bytes: u64,
-    /// Timestamp of its first packet.
-    pub first: i64,
-    /// Latest timestamp of its packets.
-    pub latest: i64,
-    /// Times between its packets.
-    pub arrivals: Arrivals,
-    /// Squares of the IP lengths.
-    pub length_squares: Sum96,
-    /// Smallest IP length in bytes.
-    pub length_min: u32,
-    /// Largest IP length in bytes.
-    pub length_max: u32,
     /// TCP: the sequence number after the highest one seen.
     pub sequence_end: u32,
     /// TCP: see column `tcp_retransmissions_fwd`.
     pub retransmissions: u32,
     /// TCP: see column `tcp_out_of_order_fwd`.
     pub out_of_order: u32,
-    /// TCP: window of the first segment.
-    pub initial_window: u16,
-    /// TCP: maximum segment size option of the SYN; 0 where there was none.
-    pub maximum_segment_size: u16,
-    /// TCP: union of the flags.
-    pub flags: u16,
+    /// TCP: union of the flags, and what else is known ([`Side::BEGUN`], …).
+    marks: u16,
     /// Smallest TTL or hop limit.
     pub ttl_min: u8,
     /// Largest TTL or hop limit.
     pub ttl_max: u8,
-    /// TCP: `sequence_end` and `initial_window` are known.
-    pub begun: bool,
-    /// TCP: a FIN was seen.
-    pub fin: bool,
-    /// TCP: its FIN was acknowledged.
-    pub fin_acknowledged: bool,
+    /// Smallest IP length in bytes.
+    length_min: u32,
+    /// Largest IP length in bytes.
+    length_max: u32,
+    /// Squares of the IP lengths.
+    length_squares: Sum96,
+    /// Times between its packets.
+    arrivals: Arrivals,
 }
 
 impl Side {
+    /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
+    const FLAGS: u16 = 0x01ff;
+    /// TCP: a segment was seen, so that `sequence_end` and the initial window are known.
+    pub const BEGUN: u16 = 1 << 13;
+    /// TCP: a FIN was seen.
+    pub const FIN: u16 = 1 << 14;
+    /// TCP: its FIN was acknowledged.
+    pub const FIN_ACKNOWLEDGED: u16 = 1 << 15;
+
+    /// Whether this is known.
+    #[inline]
+    pub const fn is(&self, mark: u16) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// From now on this is known.
+    #[inline]
+    pub const fn mark(&mut self, mark: u16) {
+        self.marks |= mark;
+    }
+
+    /// Adds to the union of the TCP flags.
+    #[inline]
+    pub const fn add_flags(&mut self, flags: u16) {
+        self.marks |= flags & Self::FLAGS;
+    }
+
+    /// Union of the TCP flags.
+    pub const fn flags(&self) -> u16 {
+        self.marks & Self::FLAGS
+    }
+
     #[inline]
     fn add(&mut self, packet: &Packet<'_>, time: i64, wire_length: u32) {
         if self.packets == 0 {
             self.first = time;
             self.latest = time;
-            self.length_min = packet.ip_length;
             self.ttl_min = packet.ttl;
         } else {
-            self.arrivals.observe(self.latest, time);
             self.latest = self.latest.max(time);
-            self.length_min = self.length_min.min(packet.ip_length);
             self.ttl_min = self.ttl_min.min(packet.ttl);
         }
         self.packets += 1;
         self.bytes += u64::from(packet.ip_length);
         self.wire_bytes += u64::from(wire_length);
         self.payload_bytes += u64::from(packet.payload_length);
+        self.ttl_max = self.ttl_max.max(packet.ttl);
+    }
+
+    /// Statistics of a packet that is not added yet.
+    #[inline]
+    fn observe(&mut self, packet: &Packet<'_>, time: i64) {
+        if self.packets == 0 {
+            self.length_min = packet.ip_length;
+        } else {
+            self.arrivals.observe(self.latest, time);
+            self.length_min = self.length_min.min(packet.ip_length);
+        }
         self.length_squares.add_square(u64::from(packet.ip_length));
         self.length_max = self.length_max.max(packet.ip_length);
-        self.ttl_max = self.ttl_max.max(packet.ttl);
     }
 
     /// Statistics of the IP lengths; `None` without packets.
@@ -152,18 +186,15 @@ impl Side {
     fn cut(&self) -> Self {
         Self {
             sequence_end: self.sequence_end,
-            initial_window: self.initial_window,
-            maximum_segment_size: self.maximum_segment_size,
-            begun: self.begun,
-            fin: self.fin,
-            fin_acknowledged: self.fin_acknowledged,
+            marks: self.marks & !Self::FLAGS,
             ..Self::default()
         }
     }
 }
 
-/// What every packet touches.
+/// What every packet touches: five cache lines, of which a packet needs four, and three where statistics are left out.
 #[derive(Clone, Debug)]
+#[repr(C, align(64))]
 pub struct Hot {
     /// The key.
     pub key: FlowKey,
@@ -171,10 +202,6 @@ pub struct Hot {
     pub(super) tag: u32,
     /// Clock at the last packet; in other phases than `Open`, clock at the beginning of the phase.
     pub seen: i64,
-    /// Forward and reverse.
-    pub sides: [Side; 2],
-    /// Times between packets of both directions.
-    pub arrivals: Arrivals,
     /// Entry in the pool of layer-7 states.
     pub layer7: u32,
     /// Entry in the pool of packet sequences.
@@ -183,10 +210,14 @@ pub struct Hot {
     pub phase: Phase,
     /// What told the initiator.
     pub basis: Basis,
-    /// Whether the initiator is the key's higher endpoint.
-    pub initiator_high: bool,
-    /// Whether the first packet of the present record went in reverse.
-    pub reverse_first: bool,
+    /// Yes or no ([`Hot::INITIATOR_HIGH`], …).
+    marks: u8,
+    /// The work that was left out for some packet of the present record.
+    pub left_out: LeftOut,
+    /// Times between packets of both directions.
+    arrivals: Arrivals,
+    /// Forward and reverse.
+    pub sides: [Side; 2],
 }
 
 /// How far a TCP handshake has been seen.
@@ -214,6 +245,10 @@ pub struct Cold {
     pub server_rtt: u64,
     /// TCP: sequence number of the initiator's SYN.
     pub initial_sequence: u32,
+    /// TCP: window of the first segment of each direction.
+    pub initial_windows: [u16; 2],
+    /// TCP: maximum segment size option of each direction's SYN; 0 where there was none.
+    pub maximum_segment_sizes: [u16; 2],
     /// Column `interim_number`.
     pub interim_number: u32,
     /// Column `fragments`.
@@ -222,8 +257,6 @@ pub struct Cold {
     pub checksum_errors: u32,
     /// MAC addresses, VLANs and tunnels of the first packet.
     pub path: PathId,
-    /// Column `key_ambiguous`.
-    pub key_ambiguous: bool,
     /// How far the handshake has been seen.
     pub handshake: Handshake,
     /// ICMP: type and code of the first packet.
@@ -239,11 +272,12 @@ impl Default for Cold {
             handshake_time: 0,
             server_rtt: 0,
             initial_sequence: 0,
+            initial_windows: [0; 2],
+            maximum_segment_sizes: [0; 2],
             interim_number: 0,
             fragments: 0,
             checksum_errors: 0,
             path: PathId::NONE,
-            key_ambiguous: false,
             handshake: Handshake::default(),
             icmp: [0; 2],
             protocol: None,
@@ -261,26 +295,51 @@ pub struct Flow<'a> {
 }
 
 impl Hot {
+    /// The initiator is the key's higher endpoint.
+    pub const INITIATOR_HIGH: u8 = 1;
+    /// The first packet of the present record went in reverse.
+    pub const REVERSE_FIRST: u8 = 1 << 1;
+    /// The first packet had neither VLAN nor tunnel.
+    pub const PLAIN: u8 = 1 << 2;
+    /// Packets came with more than one set of VLAN or tunnel ids.
+    pub const AMBIGUOUS: u8 = 1 << 3;
+    /// TCP: the ACK that completes the handshake has not been seen yet.
+    pub const AWAITS_ACK: u8 = 1 << 5;
+    /// Layer 7 wants no more of the flow.
+    pub const LAYER7_OVER: u8 = 1 << 4;
+
     pub(super) fn new(key: FlowKey, tag: u32) -> Self {
         Self {
             key,
             tag,
             seen: i64::MIN,
-            sides: [Side::default(); 2],
-            arrivals: Arrivals::default(),
             layer7: NO_ENTRY,
             splt: NO_ENTRY,
             phase: Phase::default(),
             basis: Basis::default(),
-            initiator_high: false,
-            reverse_first: false,
+            marks: 0,
+            left_out: LeftOut::default(),
+            arrivals: Arrivals::default(),
+            sides: [Side::default(); 2],
         }
+    }
+
+    /// Whether this is so.
+    #[inline]
+    pub const fn is(&self, mark: u8) -> bool {
+        self.marks & mark != 0
+    }
+
+    /// Says whether this is so.
+    #[inline]
+    pub fn mark(&mut self, mark: u8, is_so: bool) {
+        self.marks = self.marks & !mark | if is_so { mark } else { 0 };
     }
 
     /// Which way a packet goes.
     #[inline]
     pub fn direction(&self, packet: &Packet<'_>) -> Direction {
-        if packet.from_high == self.initiator_high {
+        if packet.from_high == self.is(Self::INITIATOR_HIGH) {
             Direction::Forward
         } else {
             Direction::Reverse
@@ -302,7 +361,7 @@ impl Hot {
     /// Timestamp of the first packet of the present record.
     #[inline]
     pub fn first(&self) -> i64 {
-        self.sides[usize::from(self.reverse_first)].first
+        self.sides[usize::from(self.is(Self::REVERSE_FIRST))].first
     }
 
     /// Latest timestamp of the present record.
@@ -316,15 +375,36 @@ impl Hot {
         }
     }
 
-    /// Counts a packet.
+    /// Counts a packet, with its statistics or without.
     #[inline]
-    pub fn add(&mut self, direction: Direction, packet: &Packet<'_>, time: i64, wire_length: u32) {
-        if self.packets() == 0 {
-            self.reverse_first = direction == Direction::Reverse;
-        } else {
-            self.arrivals.observe(self.latest(), time);
+    pub fn add(
+        &mut self,
+        direction: Direction,
+        packet: &Packet<'_>,
+        time: i64,
+        wire_length: u32,
+        statistics: bool,
+    ) {
+        let first = self.packets() == 0;
+        if first {
+            self.mark(Self::REVERSE_FIRST, direction == Direction::Reverse);
+        }
+        if statistics {
+            if !first {
+                self.arrivals.observe(self.latest(), time);
+            }
+            self.sides[usize::from(direction == Direction::Reverse)].observe(packet, time);
         }
         self.sides[usize::from(direction == Direction::Reverse)].add(packet, time, wire_length);
+    }
+
+    /// The direction of the record's first packet.
+    pub fn first_direction(&self) -> Direction {
+        if self.is(Self::REVERSE_FIRST) {
+            Direction::Reverse
+        } else {
+            Direction::Forward
+        }
     }
 
     /// Statistics of the IP lengths of both directions; `None` without packets.
@@ -352,7 +432,7 @@ impl Hot {
     pub fn idle_deadline(&self, timeouts: Timeouts) -> i64 {
         self.seen.saturating_add(match self.phase {
             Phase::Lingering | Phase::Tombstone => LINGER_NS,
-            Phase::Open => timeouts.idle,
+            Phase::Open => return self.seen.saturating_add(timeouts.idle).max(timeouts.since),
         })
     }
 
@@ -364,7 +444,12 @@ impl Hot {
             return idle;
         }
         // A flow whose timestamps are far behind the clock is cut at the clock, not in the past.
-        idle.min(self.first().saturating_add(timeouts.active).max(self.seen))
+        idle.min(
+            self.first()
+                .saturating_add(timeouts.active)
+                .max(self.seen)
+                .max(timeouts.since),
+        )
     }
 }
 
@@ -374,6 +459,7 @@ impl Flow<'_> {
         let hot = &mut *self.hot;
         hot.sides = [hot.sides[0].cut(), hot.sides[1].cut()];
         hot.arrivals = Arrivals::default();
+        hot.left_out = LeftOut::default();
         self.cold.fragments = 0;
         self.cold.checksum_errors = 0;
         self.cold.interim_number = self.cold.interim_number.saturating_add(1);
@@ -395,7 +481,9 @@ impl Flow<'_> {
             _ => (Basis::FirstPacket, true),
         };
         self.hot.basis = basis;
-        self.hot.initiator_high = packet.from_high == from_initiator;
+        self.hot
+            .mark(Hot::INITIATOR_HIGH, packet.from_high == from_initiator);
+        self.hot.mark(Hot::PLAIN, packet.is_plain());
         *self.cold = Cold {
             flow_id,
             ..Cold::default()
@@ -415,6 +503,7 @@ mod tests {
     fn a_flow_fits_its_budget() {
         // Design §6: at most 400 B without layer-7 state and SPLT.
         let state = size_of::<Hot>() + size_of::<Cold>() + crate::flow::expiry::TIMER_BYTES;
+        assert_eq!(size_of::<Hot>(), 5 * 64, "whole cache lines");
         assert!(
             state <= 400,
             "{} + {} + timer = {state}",
@@ -425,7 +514,11 @@ mod tests {
 
     #[test]
     fn deadlines_are_the_earlier_of_the_two_timeouts() {
-        let timeouts = Timeouts { idle: 10, active: 15 };
+        let timeouts = Timeouts {
+            idle: 10,
+            active: 15,
+            since: 0,
+        };
         let mut hot = Hot::new(Frame::udp(1, 2).packet().key, 0);
         hot.seen = 100;
         assert_eq!(
@@ -433,7 +526,7 @@ mod tests {
             110,
             "without packets only idleness counts"
         );
-        hot.add(Direction::Forward, &Frame::udp(1, 2).packet(), 98, 60);
+        hot.add(Direction::Forward, &Frame::udp(1, 2).packet(), 98, 60, true);
         assert_eq!(hot.deadline(timeouts), 110);
         hot.seen = 105;
         assert_eq!(hot.deadline(timeouts), 113);
@@ -451,9 +544,9 @@ mod tests {
             ip_length,
             ..frame.packet()
         };
-        hot.add(Direction::Reverse, &packet(100), 1000, 114);
-        hot.add(Direction::Forward, &packet(40), 1010, 60);
-        hot.add(Direction::Forward, &packet(70), 1005, 84);
+        hot.add(Direction::Reverse, &packet(100), 1000, 114, true);
+        hot.add(Direction::Forward, &packet(40), 1010, 60, true);
+        hot.add(Direction::Forward, &packet(70), 1005, 84, true);
         let lengths = hot.lengths().unwrap();
         assert_eq!((lengths.min, lengths.max), (40, 100));
         assert_eq!(lengths.mean.to_bits(), 70.0_f64.to_bits());

@@ -47,6 +47,13 @@ pub trait FlowTable {
     /// Takes out all flows, in the order of their ids.
     fn drain(&mut self, visit: impl FnMut(Flow<'_>));
 
+    /// Uses other timeouts from now on. Where they are shorter, flows that they make due earlier are found within the
+    /// next calls of [`FlowTable::settle`].
+    fn set_timeouts(&mut self, timeouts: Timeouts);
+
+    /// Does a bounded part of the work that [`FlowTable::set_timeouts`] left.
+    fn settle(&mut self);
+
     /// Flows in the table.
     fn len(&self) -> usize;
 
@@ -60,6 +67,9 @@ pub trait FlowTable {
 /// time that one packet can take.
 const EVICTION_PATIENCE: usize = 64;
 
+/// Slots whose timers [`FlowTable::settle`] sets anew in one call: a fraction of a millisecond.
+const SETTLED_SLOTS: usize = 8192;
+
 /// The table of one worker: no locks, all memory reserved at the start.
 #[derive(Debug)]
 pub struct Local {
@@ -70,6 +80,8 @@ pub struct Local {
     free: Vec<u32>,
     expiry: Expiry,
     timeouts: Timeouts,
+    /// Slots from this one on have timers that fit the timeouts.
+    unsettled: usize,
     capacity: usize,
 }
 
@@ -84,6 +96,7 @@ impl Local {
             free: Vec::new(),
             expiry: Expiry::new(capacity),
             timeouts,
+            unsettled: 0,
             capacity,
         }
     }
@@ -202,6 +215,21 @@ impl FlowTable for Local {
         for (_, slot) in slots {
             visit(self.flow(slot));
             self.remove(slot);
+        }
+    }
+
+    fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+        // Timers are lower bounds: those of longer timeouts come up too late, those of shorter ones set themselves anew.
+        self.unsettled = self.hot.len();
+    }
+
+    fn settle(&mut self) {
+        let from = self.unsettled.saturating_sub(SETTLED_SLOTS);
+        for slot in from..std::mem::replace(&mut self.unsettled, from) {
+            if self.expiry.is_scheduled(slot as u32) {
+                self.schedule(slot as u32);
+            }
         }
     }
 

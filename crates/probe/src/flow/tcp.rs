@@ -6,7 +6,7 @@
 use wire::decode::{Packet, Tcp};
 use wire::flowkey::Direction;
 
-use super::state::{Basis, Flow, Handshake, Phase, Side};
+use super::state::{Basis, Flow, Handshake, Hot, Phase, Side};
 
 /// FIN flag.
 pub const FIN: u16 = 0x01;
@@ -55,9 +55,9 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
         _ => return false,
     };
     let sides = &flow.hot.sides;
-    let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.fin);
-    let silent =
-        clock.saturating_sub(flow.hot.seen) > super::LINGER_NS && sides.iter().all(|side| side.begun);
+    let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.is(Side::FIN));
+    let silent = clock.saturating_sub(flow.hot.seen) > super::LINGER_NS
+        && sides.iter().all(|side| side.is(Side::BEGUN));
     if !over && !silent {
         return false;
     }
@@ -73,12 +73,16 @@ pub fn observe(
     tcp: &Tcp,
     time: i64,
 ) -> Transition {
-    flow.hot.sides[usize::from(direction == Direction::Reverse)].flags |= tcp.flags;
+    let number = usize::from(direction == Direction::Reverse);
+    flow.hot.sides[number].add_flags(tcp.flags);
     if tcp.flags & RST != 0 {
         return Transition::Reset;
     }
-    if tcp.flags & SYN != 0 || flow.cold.handshake == Handshake::SynAck {
+    if tcp.flags & SYN != 0 || flow.hot.is(Hot::AWAITS_ACK) {
         handshake(flow, direction, tcp, time);
+    }
+    if !flow.hot.sides[number].is(Side::BEGUN) {
+        flow.cold.initial_windows[number] = tcp.window;
     }
     let [forward, reverse] = &mut flow.hot.sides;
     let (side, other) = match direction {
@@ -86,21 +90,24 @@ pub fn observe(
         Direction::Reverse => (reverse, forward),
     };
     sequence(side, packet.payload_length, tcp);
-    if tcp.flags & SYN != 0 {
-        let announced = tcp.maximum_segment_size.filter(|size| *size > 0);
-        side.maximum_segment_size = announced.unwrap_or(side.maximum_segment_size);
+    if tcp.flags & SYN != 0
+        && let Some(announced) = tcp.maximum_segment_size.filter(|size| *size > 0)
+    {
+        flow.cold.maximum_segment_sizes[number] = announced;
     }
-    if !(side.fin || other.fin) && tcp.flags & FIN == 0 {
+    if !(side.is(Side::FIN) || other.is(Side::FIN)) && tcp.flags & FIN == 0 {
         return Transition::Continue;
     }
-    let both_before = side.fin && other.fin;
-    side.fin |= tcp.flags & FIN != 0;
-    if tcp.flags & ACK != 0 && other.fin && !is_after(other.sequence_end, tcp.acknowledgement) {
-        other.fin_acknowledged = true;
+    let both_before = side.is(Side::FIN) && other.is(Side::FIN);
+    if tcp.flags & FIN != 0 {
+        side.mark(Side::FIN);
+    }
+    if tcp.flags & ACK != 0 && other.is(Side::FIN) && !is_after(other.sequence_end, tcp.acknowledgement) {
+        other.mark(Side::FIN_ACKNOWLEDGED);
     }
     match (
-        side.fin && other.fin,
-        side.fin_acknowledged && other.fin_acknowledged,
+        side.is(Side::FIN) && other.is(Side::FIN),
+        side.is(Side::FIN_ACKNOWLEDGED) && other.is(Side::FIN_ACKNOWLEDGED),
     ) {
         (true, true) => Transition::Close,
         (true, false) if !both_before => Transition::Linger,
@@ -115,10 +122,9 @@ fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
         .wrapping_add(u32::from(tcp.flags & SYN != 0))
         .wrapping_add(u32::from(tcp.flags & FIN != 0));
     let end = tcp.sequence.wrapping_add(occupied);
-    if !side.begun {
-        side.begun = true;
+    if !side.is(Side::BEGUN) {
+        side.mark(Side::BEGUN);
         side.sequence_end = end;
-        side.initial_window = tcp.window;
     } else if occupied > 0 {
         if is_after(tcp.sequence, side.sequence_end) {
             side.out_of_order = side.out_of_order.saturating_add(1);
@@ -142,7 +148,9 @@ fn handshake(flow: &mut Flow<'_>, direction: Direction, tcp: &Tcp, time: i64) {
             cold.handshake = Handshake::Syn;
         }
         (Handshake::Unseen, Direction::Reverse, flags)
-            if flags == SYN | ACK && flow.hot.basis == Basis::SynAck && !flow.hot.sides[1].begun =>
+            if flags == SYN | ACK
+                && flow.hot.basis == Basis::SynAck
+                && !flow.hot.sides[1].is(Side::BEGUN) =>
         {
             cold.initial_sequence = tcp.acknowledgement.wrapping_sub(1);
         }
@@ -150,10 +158,12 @@ fn handshake(flow: &mut Flow<'_>, direction: Direction, tcp: &Tcp, time: i64) {
             cold.server_rtt = since(cold.handshake_time);
             cold.handshake_time = time;
             cold.handshake = Handshake::SynAck;
+            flow.hot.mark(Hot::AWAITS_ACK, true);
         }
         (Handshake::SynAck, Direction::Forward, ACK) => {
             cold.handshake_time = i64::try_from(since(cold.handshake_time)).unwrap_or(i64::MAX);
             cold.handshake = Handshake::Complete;
+            flow.hot.mark(Hot::AWAITS_ACK, false);
         }
         _ => {}
     }

@@ -215,6 +215,7 @@ impl Dump {
             kind,
             nullable: false,
             doc: "",
+            work: None,
         };
         match self.open.last_mut() {
             Some((Type::List(kind), count)) => {

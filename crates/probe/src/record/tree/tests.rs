@@ -154,12 +154,14 @@ const PAIR: &[Column] = &[
         kind: Type::U8,
         nullable: false,
         doc: "A number.",
+        work: None,
     },
     Column {
         name: "also",
         kind: Type::Bool,
         nullable: false,
         doc: "A bit.",
+        work: None,
     },
 ];
 
