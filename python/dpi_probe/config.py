@@ -46,6 +46,23 @@ class ProbeSettings(BaseSettings):
         ),
     ] = None
     promiscuous: Annotated[bool, Field(description="Whether to put the interface into promiscuous mode.")] = True
+    workers: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1024,
+            description="Workers, each with a capture ring and a flow table of its own. Default: live as many as "
+            "CAPTURE_CORES names, else one for each physical core of the interface's NUMA node but one; of a file 1.",
+        ),
+    ] = None
+    capture_cores: Annotated[
+        str | None,
+        Field(
+            description="Cores that the workers are pinned to, in this order. Default: several workers are pinned to "
+            "cores of the interface's NUMA node, a single one is not pinned.",
+            examples=["2-5,8"],
+        ),
+    ] = None
     flow_timeout_seconds: Annotated[
         float,
         Field(gt=0, le=86_400, description="Idle timeout in seconds: a flow ends when no packet came for so long."),
@@ -147,6 +164,13 @@ class ProbeSettings(BaseSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("capture_cores")
+    @classmethod
+    def _core_list(cls, value: str | None) -> str | None:
+        if value is not None:
+            _cores(value)
+        return value
+
     @field_validator("core_api_url")
     @classmethod
     def _https(cls, value: str | None) -> str | None:
@@ -168,6 +192,11 @@ class ProbeSettings(BaseSettings):
         return init_settings, env_settings, _ProbeTable(settings_cls)
 
     @property
+    def cores(self) -> list[int]:
+        """The cores that are named, in this order."""
+        return _cores(self.capture_cores) if self.capture_cores else []
+
+    @property
     def interface_label(self) -> str:
         """What stands for the interface in default paths and the probe id."""
         return self.capture_iface or "file"
@@ -176,6 +205,27 @@ class ProbeSettings(BaseSettings):
     def spool_directory(self) -> Path:
         """The spool's directory, of this interface alone unless set."""
         return self.buffer_dir or Path("/var/lib/dpi-probe") / self.interface_label
+
+
+# Linux's largest NR_CPUS.
+_MAX_CORES = 8192
+
+
+def _cores(text: str) -> list[int]:
+    """The numbers in a list such as `2-5,8`."""
+    cores: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part, re.ASCII)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or match[1]) if match else -1
+        if last < first or last >= _MAX_CORES:
+            msg = "core numbers and ranges with commas between them are expected, as in 2-5,8"
+            raise ValueError(msg)
+        cores.extend(range(first, last + 1))
+    if len(set(cores)) < len(cores):
+        msg = "every core may be named once"
+        raise ValueError(msg)
+    return cores
 
 
 class _ProbeTable(TomlConfigSettingsSource):

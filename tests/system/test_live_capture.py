@@ -44,6 +44,30 @@ def test_live_flows_arrive_in_the_database(name: str, tmp_path: Path) -> None:
     assert core.stop() == 0
 
 
+def test_several_workers_share_an_interface(tmp_path: Path) -> None:
+    (case,) = [case for case in cases() if case.name == "many-connections"]
+    authority = Authority(tmp_path / "pki")
+    records = {}
+    for workers in ("1", "3"):
+        spool = tmp_path / f"spool-{workers}"
+        with Link() as link:
+            probe = Probe(authority, spool, None, "-i", link.interface, "-f", "ip or ip6", f"--workers={workers}")
+            with link.host.entered():
+                probe.start()
+            wait_for(lambda log=probe.log: "a new chain begins" in log.read_text(), "the probe to capture")
+            link.replay(case.capture, frames_per_second=2000)
+            assert probe.process is not None
+            probe.process.send_signal(signal.SIGTERM)
+            accounts = probe.finish()
+        check_books(accounts)
+        assert total(accounts, "source_frames_dropped") == 0
+        assert {entry["worker"] for entry in accounts if entry["account"] == "source_frames_delivered"} == set(
+            range(int(workers))
+        )
+        records[workers] = total(accounts, "flows_exported")
+    assert records["3"] == records["1"] > 0
+
+
 def test_missing_permission_names_the_capability_and_how_to_give_it(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "pki")
     probe = Probe(authority, tmp_path / "spool", None, "-i", "lo")

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use probe::capture::bpf::{Filters, Program};
-use probe::capture::{CaptureError, RingOptions, af_packet};
+use probe::capture::{CaptureError, RingOptions, af_packet, cores};
 use probe::counters::LedgerEntry;
 use probe::deliver::{DeliverError, DeliverSettings};
 use probe::flow;
@@ -24,7 +24,10 @@ const RING_BYTES_MAX: usize = 256 * MEBIBYTE;
 
 fn class_of(error: &PipelineError) -> Class {
     match error {
-        PipelineError::Capture(CaptureError::CapturePermission { .. }) => Class::CapturePermission,
+        PipelineError::Capture(error) if error.is_capture_permission() => Class::CapturePermission,
+        PipelineError::Capture(CaptureError::NoSuchCore { .. } | CaptureError::TooFewCores { .. }) => {
+            Class::Config
+        }
         PipelineError::Capture(_) => Class::Capture,
         PipelineError::Deliver(DeliverError::Tls(_) | DeliverError::Thread(_)) => Class::Transport,
         PipelineError::Flow(_) | PipelineError::Signer(_) | PipelineError::Deliver(_) => Class::Config,
@@ -44,8 +47,8 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, workers, memory_bytes,
-        probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
+        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, workers, cores,
+        memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
@@ -58,7 +61,8 @@ impl Pipeline {
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
         profile: &str,
-        workers: usize,
+        workers: Option<usize>,
+        cores: Vec<usize>,
         memory_bytes: usize,
         probe_id: String,
         certificate: PathBuf,
@@ -74,6 +78,13 @@ impl Pipeline {
         shutdown_timeout_seconds: f64,
         backpressure_threshold: u64,
     ) -> PyResult<Self> {
+        let exact = workers.is_some() || !cores.is_empty();
+        let cores = match &interface {
+            Some(name) => cores::plan(name, workers, &cores).map_err(capture_error)?,
+            // A file is read as fast as it can be: where its workers run is the scheduler's business.
+            None => vec![None; workers.unwrap_or(1)],
+        };
+        let workers = cores.len();
         let input = match interface {
             Some(name) => Input::Interface {
                 options: RingOptions {
@@ -87,6 +98,8 @@ impl Pipeline {
                     ..RingOptions::default()
                 },
                 name,
+                cores,
+                exact,
             },
             None => Input::Files {
                 paths: files,

@@ -2,18 +2,14 @@
 //!
 //! One rule everywhere: the symmetric hash of the inner-most IP addresses decides (`wire::decode::steering_hash`), so
 //! that both directions of a flow, every fragment of its datagrams and its ICMP errors reach one worker. Frames without
-//! an IP packet have no flow; the first worker counts them.
+//! an IP packet have no flow; the first worker counts them. Live, the same rule runs in the kernel
+//! (`capture::ebpf::steering`).
 
 use wire::decode::steering_hash;
+pub use wire::flowkey::worker_of;
 
 use crate::capture::OwnedFrames;
 use crate::clock::PacketClock;
-
-/// The worker for a steering hash: an even share of the hash's range each.
-#[inline]
-pub fn worker_of(hash: u64, workers: usize) -> usize {
-    ((u128::from(hash) * workers as u128) >> 64) as usize
-}
 
 /// A block of frames for several workers, who share its bytes.
 #[derive(Debug, Default)]
@@ -48,27 +44,5 @@ impl Block {
                 share.push(place as u32);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_hash_has_a_worker_and_shares_are_even() {
-        for workers in 1..9 {
-            let mut frames = vec![0_u32; workers];
-            for step in 0..9000_u64 {
-                frames[worker_of(step.wrapping_mul(u64::MAX / 9000), workers)] += 1;
-            }
-            let even = 9000 / workers as u32;
-            assert!(
-                frames.iter().all(|share| share.abs_diff(even) < even / 10),
-                "{frames:?}"
-            );
-            assert_eq!(worker_of(u64::MAX, workers), workers - 1);
-        }
-        assert_eq!(worker_of(0, 3), 0, "what has no IP packet is the first worker's");
     }
 }

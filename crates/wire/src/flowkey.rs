@@ -152,6 +152,12 @@ pub fn steering(one: Address, other: Address) -> u64 {
     finish(sum).max(1)
 }
 
+/// The worker for a steering hash: an even share of the hash's range each; what has no hash (0) is the first one's.
+#[inline]
+pub fn worker_of(hash: u64, workers: usize) -> usize {
+    (multiply(hash, workers as u64) >> 64) as usize
+}
+
 fn spread(address: Address) -> u64 {
     let (upper, lower) = halves(address);
     finish(upper.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ lower)
@@ -245,5 +251,24 @@ mod tests {
                 "worker {worker} got {share} of 256 pairs"
             );
         }
+    }
+
+    #[test]
+    fn every_hash_has_a_worker_and_shares_are_even() {
+        for workers in 1..9 {
+            let chosen: Vec<usize> = (0..9000_u64)
+                .map(|step| worker_of(step.wrapping_mul(u64::MAX / 9000), workers))
+                .collect();
+            let frames: Vec<u32> = (0..workers)
+                .map(|worker| chosen.iter().filter(|&&one| one == worker).count() as u32)
+                .collect();
+            let even = 9000 / workers as u32;
+            assert!(
+                frames.iter().all(|share| share.abs_diff(even) < even / 10),
+                "{frames:?}"
+            );
+            assert_eq!(worker_of(u64::MAX, workers), workers - 1);
+        }
+        assert_eq!(worker_of(0, 3), 0, "what has no hash is the first worker's");
     }
 }

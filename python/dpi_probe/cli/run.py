@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 @click.option("--probe-key-path", metavar="PEM", help="The probe's private key [PROBE_KEY_PATH].")
 @click.option("--ca-cert-path", metavar="PEM", help="The CA of the Core [CA_CERT_PATH].")
 @click.option("--probe-id", metavar="ID", help="Name in the manifests; default: certificate name/IFACE [PROBE_ID].")
+@click.option("--workers", metavar="N", help="Workers, each with a ring and a flow table of its own [WORKERS].")
+@click.option("--capture-cores", metavar="LIST", help="Pin the workers to these cores, as in 2-5,8 [CAPTURE_CORES].")
 @click.option("--flow-timeout-seconds", metavar="S", help="Idle timeout; default 300 [FLOW_TIMEOUT_SECONDS].")
 @click.option(
     "--flow-active-timeout-seconds", metavar="S", help="Active timeout; default 1800 [FLOW_ACTIVE_TIMEOUT_SECONDS]."

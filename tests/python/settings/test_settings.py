@@ -29,6 +29,11 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeyp
     assert settings.max_spool_size_mb == 4096
 
 
+def test_cores_are_a_list_of_numbers_and_ranges() -> None:
+    assert load({"capture_cores": "4-6, 2"}).cores == [4, 5, 6, 2]
+    assert load({}).cores == []
+
+
 def test_default_paths_name_the_interface() -> None:
     assert load({"capture_iface": "eth1"}).spool_directory == Path("/var/lib/dpi-probe/eth1")
 
@@ -44,6 +49,9 @@ def test_default_paths_name_the_interface() -> None:
         ({}, {}, "x =", ["probe.toml is not TOML"]),
         ({"core_api_url": "http://core"}, {}, "", ["--core-api-url='http://core'", "https://HOST[:PORT]"]),
         ({}, {"CAPTURE_IFACE": "eth0/../x"}, "", ["CAPTURE_IFACE='eth0/../x'", "interface name"]),
+        ({}, {"CAPTURE_CORES": "3-1"}, "", ["CAPTURE_CORES='3-1'", "as in 2-5,8"]),
+        ({}, {"CAPTURE_CORES": "2,1-3"}, "", ["CAPTURE_CORES='2,1-3'", "named once"]),
+        ({"workers": "0"}, {}, "", ["--workers='0'", "at least 1"]),
         ({}, {"PROMISCUOUS": "maybe"}, "", ["PROMISCUOUS='maybe'", "true, false"]),
     ],
 )  # fmt: skip

@@ -14,6 +14,9 @@ use wire::decode::LinkType;
 
 use self::ring::{PacketSocket, Ring};
 use super::bpf::Program;
+use super::cores;
+use super::ebpf::steering::{self, Link};
+use super::ebpf::{LoadedProgram, self_test};
 use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source};
 
 /// Size of a ring block. At low rates every millisecond with traffic uses up a block, so that many small ones last
@@ -101,10 +104,7 @@ fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureErr
     let socket = PacketSocket::open(false).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => CaptureError::CapturePermission {
             interface: interface.to_owned(),
-            program: fs::read_link("/proc/self/exe").map_or_else(
-                |_| "$(readlink -f $(which python3))".to_owned(),
-                |path| path.display().to_string(),
-            ),
+            program: this_program(),
         },
         _ => failed("opening a packet socket")(error),
     })?;
@@ -132,38 +132,76 @@ pub fn link_type(interface: &str) -> Result<LinkType, CaptureError> {
     Ok(link_of(hardware).0)
 }
 
-impl RingSource {
-    /// Starts to capture on an interface.
-    pub fn open(interface: &str, options: &RingOptions) -> Result<Self, CaptureError> {
-        let failed = |action: &'static str| {
-            move |source: io::Error| CaptureError::Ring {
-                interface: interface.to_owned(),
-                action,
-                source,
-            }
-        };
-        let blocks = options.bytes / RING_BLOCK_BYTES;
-        if blocks < MIN_BLOCKS {
-            return Err(CaptureError::RingTooSmall {
-                interface: interface.to_owned(),
-                bytes: options.bytes,
-                least: MIN_BLOCKS * RING_BLOCK_BYTES,
-            });
+/// How the steering program reads frames of a link type; `None` where it cannot.
+fn steering_link(link_type: LinkType) -> Option<Link> {
+    match link_type {
+        LinkType::ETHERNET => Some(Link::Ethernet),
+        LinkType::RAW => Some(Link::Ip),
+        _ => None,
+    }
+}
+
+/// The program behind this process, for a message about its capabilities.
+fn this_program() -> String {
+    fs::read_link("/proc/self/exe").map_or_else(
+        |_| "$(readlink -f $(which python3))".to_owned(),
+        |path| path.display().to_string(),
+    )
+}
+
+/// Starts to capture on an interface with a ring for each of `cores`, set up by that core where one is named. Both
+/// directions of a flow and every fragment come to one ring; `options.bytes` is the memory of all rings together.
+pub fn open_rings(
+    interface: &str,
+    options: &RingOptions,
+    cores: &[Option<usize>],
+) -> Result<Vec<RingSource>, CaptureError> {
+    let failed = |action: &'static str| {
+        move |source: io::Error| CaptureError::Ring {
+            interface: interface.to_owned(),
+            action,
+            source,
         }
-        let (mut socket, index, hardware) = probe(interface)?;
-        let (link_type, cooked) = link_of(hardware);
-        if cooked {
-            socket = PacketSocket::open(true).map_err(failed("opening a packet socket"))?;
-        }
-        // Everything is in place before the first frame can come.
-        let filter = options
-            .filter
-            .clone()
-            .unwrap_or_else(|| Program::accept_all(options.snaplen));
-        socket.attach(&filter).map_err(failed("attaching the filter"))?;
-        let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS)
-            .map_err(failed("setting up the capture ring"))?;
-        if hardware == libc::ARPHRD_LOOPBACK {
+    };
+    let blocks = options.bytes / cores.len().max(1) / RING_BLOCK_BYTES;
+    if blocks < MIN_BLOCKS {
+        return Err(CaptureError::RingTooSmall {
+            interface: interface.to_owned(),
+            bytes: options.bytes,
+            least: MIN_BLOCKS * RING_BLOCK_BYTES * cores.len(),
+        });
+    }
+    let (_, index, hardware) = probe(interface)?;
+    let (link_type, cooked) = link_of(hardware);
+    let is_loopback = hardware == libc::ARPHRD_LOOPBACK;
+    let program = if cores.len() > 1 {
+        Some(steering_program(interface, link_type, cores.len())?)
+    } else {
+        None
+    };
+    let filter = options
+        .filter
+        .clone()
+        .unwrap_or_else(|| Program::accept_all(options.snaplen));
+    let mut group = None;
+    let mut sources = Vec::with_capacity(cores.len());
+    for &core in cores {
+        let (socket, ring) = cores::on_core(core, || {
+            let socket = PacketSocket::open(cooked).map_err(failed("opening a packet socket"))?;
+            // Everything is in place before the first frame can come.
+            let first_filter = if program.is_some() {
+                Program::accept_all(0)
+            } else {
+                filter.clone()
+            };
+            socket
+                .attach(&first_filter)
+                .map_err(failed("attaching the filter"))?;
+            let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS)
+                .map_err(failed("setting up the capture ring"))?;
+            Ok((socket, ring))
+        })?;
+        if is_loopback {
             // A frame on the loopback is sent and received: count it once.
             socket
                 .ignore_outgoing()
@@ -172,12 +210,23 @@ impl RingSource {
         socket
             .bind(index, libc::ETH_P_ALL)
             .map_err(failed("binding to the interface"))?;
-        if options.promiscuous && !cooked && hardware != libc::ARPHRD_LOOPBACK {
+        if let Some(program) = &program {
+            let joined = socket
+                .join_fanout(group, is_loopback)
+                .map_err(failed("joining the fanout group"))?;
+            if group.is_none() {
+                socket
+                    .set_fanout_program(program)
+                    .map_err(failed("setting the steering program"))?;
+            }
+            group = Some(joined);
+        }
+        if options.promiscuous && !cooked && !is_loopback {
             socket
                 .join_promiscuous(index)
                 .map_err(failed("switching to promiscuous mode"))?;
         }
-        Ok(Self {
+        sources.push(RingSource {
             interface: interface.to_owned(),
             socket,
             ring,
@@ -186,12 +235,63 @@ impl RingSource {
             headers: Vec::new(),
             accounts: Accounts {
                 kernel_drops: Some(0),
+                ring_freezes: Some(0),
                 ..Accounts::default()
             },
             stop: Arc::clone(&options.stop),
             draining: false,
             damaged_blocks: 0,
-        })
+        });
+    }
+    if program.is_some() {
+        // As long as the group grows, a frame may go to another socket than later: until now every socket refused all.
+        for source in &sources {
+            source
+                .socket
+                .attach(&filter)
+                .map_err(failed("attaching the filter"))?;
+        }
+    }
+    Ok(sources)
+}
+
+/// Loads the program that shares frames out to `workers` sockets, and tries it.
+fn steering_program(
+    interface: &str,
+    link_type: LinkType,
+    workers: usize,
+) -> Result<LoadedProgram, CaptureError> {
+    let Some(link) = steering_link(link_type) else {
+        return Err(CaptureError::NotSteerable {
+            interface: interface.to_owned(),
+            link_type: link_type.0,
+        });
+    };
+    let count = workers as u32;
+    let program = steering::load(link, count).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => CaptureError::SteeringPermission {
+            interface: interface.to_owned(),
+            workers,
+            program: this_program(),
+        },
+        _ => CaptureError::Ring {
+            interface: interface.to_owned(),
+            action: "loading the steering program",
+            source,
+        },
+    })?;
+    self_test::run(&program, link, count).map_err(|source| CaptureError::SelfTest {
+        interface: interface.to_owned(),
+        source,
+    })?;
+    Ok(program)
+}
+
+impl RingSource {
+    /// Starts to capture on an interface with one ring.
+    pub fn open(interface: &str, options: &RingOptions) -> Result<Self, CaptureError> {
+        let mut sources = open_rings(interface, options, &[None])?;
+        Ok(sources.remove(0))
     }
 
     /// The link type of the frames.
@@ -314,11 +414,16 @@ impl Source for RingSource {
                     .accounts
                     .kernel_drops
                     .map(|drops| drops + u64::from(statistics.drops));
+                self.accounts.ring_freezes = self
+                    .accounts
+                    .ring_freezes
+                    .map(|freezes| freezes + u64::from(statistics.freezes));
             }
             // From here on the number is not known any more, and the books must say so.
             Err(error) => {
                 tracing::error!(interface = %self.interface, %error, "the kernel's drop count cannot be read");
                 self.accounts.kernel_drops = None;
+                self.accounts.ring_freezes = None;
             }
         }
         self.accounts.clone()

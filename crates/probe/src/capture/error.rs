@@ -5,6 +5,7 @@ use std::io;
 use thiserror::Error;
 
 use super::bpf::InvalidProgram;
+use super::ebpf::self_test::SelfTestError;
 
 /// Why frames cannot be had. A file's error ends that file only: what came before was delivered, and the source goes
 /// on with the next file when it is asked again.
@@ -155,6 +156,60 @@ pub enum CaptureError {
         /// What failed.
         source: io::Error,
     },
+    /// The process may not load the program that shares out frames.
+    #[error(
+        "{interface}: no permission to share frames out to {workers} workers: CAP_BPF is missing; run as root, give the interpreter the capability: setcap cap_net_raw,cap_bpf+ep {program}, or set WORKERS=1"
+    )]
+    SteeringPermission {
+        /// The interface.
+        interface: String,
+        /// Workers wanted.
+        workers: usize,
+        /// The program that needs the capability.
+        program: String,
+    },
+    /// Frames of this interface cannot be shared out.
+    #[error(
+        "{interface}: frames with link type {link_type} cannot be shared out to several workers; set WORKERS=1"
+    )]
+    NotSteerable {
+        /// The interface.
+        interface: String,
+        /// LINKTYPE number.
+        link_type: u32,
+    },
+    /// This kernel does not steer frames as it must. Nothing was captured.
+    #[error("{interface}: the self-test of steering failed: {source}; set WORKERS=1")]
+    SelfTest {
+        /// The interface.
+        interface: String,
+        /// What went wrong.
+        source: SelfTestError,
+    },
+    /// A core that does not exist or is not this process's to use.
+    #[error("core {core} is not one that this process may use; these are: {available} (CAPTURE_CORES)")]
+    NoSuchCore {
+        /// The core.
+        core: usize,
+        /// The numbers of those that it may use.
+        available: String,
+    },
+    /// More workers than cores for them.
+    #[error("{workers} workers need a core each, and CAPTURE_CORES names {cores}")]
+    TooFewCores {
+        /// Workers wanted.
+        workers: usize,
+        /// Cores named.
+        cores: usize,
+    },
+    /// A thread cannot be pinned.
+    #[error("pinning a thread to core {core} failed: {source}")]
+    Pin {
+        /// The core.
+        core: usize,
+        /// What failed.
+        source: io::Error,
+    },
     /// The memory for the ring is too small.
     #[error(
         "{interface}: {bytes} bytes are too little for a capture ring; at least {least} are needed (MAX_BUFFER_SIZE_MB)"
@@ -172,6 +227,9 @@ pub enum CaptureError {
 impl CaptureError {
     /// Whether the process lacks the right to capture (exit status 5, `CapturePermissionError`).
     pub const fn is_capture_permission(&self) -> bool {
-        matches!(self, Self::CapturePermission { .. })
+        matches!(
+            self,
+            Self::CapturePermission { .. } | Self::SteeringPermission { .. }
+        )
     }
 }

@@ -18,6 +18,10 @@ mod pcapng;
 pub mod file;
 /// Live capture over an AF_PACKET `TPACKET_V3` ring.
 pub mod af_packet;
+/// eBPF programs.
+pub mod ebpf;
+/// Cores for the workers.
+pub mod cores;
 
 pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;
@@ -128,6 +132,8 @@ pub struct Accounts {
     pub frames_filtered: Option<u64>,
     /// Frames that the kernel dropped because the ring was full.
     pub kernel_drops: Option<u64>,
+    /// Times that the ring ran full.
+    pub ring_freezes: Option<u64>,
     /// Bytes read of the inputs, as stored (compressed).
     pub bytes_read: u64,
     /// Bytes of all inputs, as stored, where all are regular files.

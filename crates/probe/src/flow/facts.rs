@@ -6,11 +6,13 @@
 //! ones. Bounded: of one client and address the latest few answers are kept, and the oldest pairs go first.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wire::column::Address;
+use wire::flowkey::{steering, worker_of};
 
 use super::{EndedFlow, Order};
-use crate::counters::Tally;
+use crate::counters::{Published, Tally};
 
 /// What one name takes in memory, about.
 pub const NAME_BYTES: usize = 256;
@@ -107,6 +109,58 @@ impl Facts {
     }
 }
 
+/// Parts of [`SharedFacts`] that are locked on their own.
+const SHARDS: usize = 64;
+
+/// What the workers of a live probe learn for each other: the client of an answer and the flow that follows may be
+/// different workers'. Locked by client, for the moment of one look-up; a flow takes part once, when it ends.
+#[derive(Debug)]
+pub struct SharedFacts {
+    shards: Box<[Mutex<Facts>]>,
+    /// What was counted, and the page that shows it.
+    books: Mutex<(Tally, Arc<Published>)>,
+}
+
+/// A panic of another worker leaves whole entries behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SharedFacts {
+    /// Room for this many clients and addresses together.
+    pub fn new(capacity: usize, page: Arc<Published>) -> Self {
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(Facts::new(capacity / SHARDS)))
+                .collect(),
+            books: Mutex::new((Tally::default(), page)),
+        }
+    }
+
+    fn shard(&self, client: Address) -> MutexGuard<'_, Facts> {
+        lock(&self.shards[worker_of(steering(client, client), SHARDS)])
+    }
+
+    /// Learns a name.
+    pub fn learn(&self, answer: Answer) {
+        let mut shard = self.shard(answer.client);
+        shard.learn(answer, &mut lock(&self.books).0);
+    }
+
+    /// As [`Facts::apply`].
+    pub fn apply(&self, flow: &mut EndedFlow) {
+        if flow.record.server_name.is_none() {
+            self.shard(flow.record.src_ip).apply(flow);
+        }
+    }
+
+    /// Shows what was counted.
+    pub fn publish(&self) {
+        let books = lock(&self.books);
+        books.1.publish(&books.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use wire::column::Time;
@@ -130,7 +184,7 @@ mod tests {
         }
     }
 
-    fn name_of(facts: &Facts, start: i64, client: u8, server: u8, own: Option<&str>) -> Option<String> {
+    fn flow(start: i64, client: u8, server: u8, own: Option<&str>) -> EndedFlow {
         let record = FlowRecord {
             start_time: Time(start),
             src_ip: address(client),
@@ -138,12 +192,16 @@ mod tests {
             server_name: own.map(String::from),
             ..FlowRecord::default()
         };
-        let mut flow = EndedFlow {
+        EndedFlow {
             export_time: 0,
             closing_frame: 0,
             record,
             session: None,
-        };
+        }
+    }
+
+    fn name_of(facts: &Facts, start: i64, client: u8, server: u8, own: Option<&str>) -> Option<String> {
+        let mut flow = flow(start, client, server, own);
         facts.apply(&mut flow);
         flow.record.server_name
     }
@@ -181,5 +239,27 @@ mod tests {
             (tally.names_forgotten, facts.names.len(), facts.order.len()),
             (2, 2, 2)
         );
+    }
+
+    #[test]
+    fn workers_learn_for_each_other() {
+        let page = Arc::new(Published::default());
+        let facts = SharedFacts::new(SHARDS * 4, Arc::clone(&page));
+        std::thread::scope(|scope| {
+            for client in 1..=8 {
+                let facts = &facts;
+                scope.spawn(move || facts.learn(answer(10, client, 99, &format!("{client}.example"))));
+            }
+        });
+        for client in 1..=8 {
+            let mut later = flow(11, client, 99, None);
+            facts.apply(&mut later);
+            assert_eq!(later.record.server_name, Some(format!("{client}.example")));
+        }
+        facts.publish();
+        let learned = Tally::accounts()
+            .iter()
+            .position(|account| account.name == "names_learned");
+        assert_eq!(learned.map(|place| page.read()[place]), Some(8));
     }
 }

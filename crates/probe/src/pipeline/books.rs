@@ -1,7 +1,8 @@
 //! The accounts of all stages, as one ledger (design §9).
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::capture::Accounts;
 use crate::counters::{Counters, LedgerEntry};
@@ -17,7 +18,7 @@ pub struct Books {
     sealing: Arc<SealCounters>,
     spool: Arc<Spool>,
     delivery: OnceLock<Arc<DeliverCounters>>,
-    source: Mutex<Accounts>,
+    sources: Mutex<BTreeMap<Option<u32>, Accounts>>,
     records_building: AtomicU64,
     records_unbuildable: AtomicU64,
     events_lost: AtomicU64,
@@ -30,7 +31,7 @@ impl Books {
             sealing,
             spool,
             delivery: OnceLock::new(),
-            source: Mutex::default(),
+            sources: Mutex::default(),
             records_building: AtomicU64::new(0),
             records_unbuildable: AtomicU64::new(0),
             events_lost: AtomicU64::new(0),
@@ -46,12 +47,19 @@ impl Books {
         &self.counters
     }
 
-    pub(super) fn set_source(&self, accounts: Accounts) {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
+    /// What a source has done so far: a worker's own, live, or the one that all workers share.
+    pub(super) fn set_source(&self, worker: Option<u32>, accounts: Accounts) {
+        self.sources().insert(worker, accounts);
     }
 
-    pub(super) fn set_building(&self, records: usize) {
-        self.records_building.store(records as u64, Ordering::Relaxed);
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<Option<u32>, Accounts>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The records of a worker's open batch were `before` and are `now`.
+    pub(super) fn set_building(&self, before: usize, now: usize) {
+        let change = (now as u64).wrapping_sub(before as u64);
+        self.records_building.fetch_add(change, Ordering::Relaxed);
     }
 
     pub(super) fn unbuildable(&self, records: usize) {
@@ -68,20 +76,24 @@ impl Books {
         self.sealing.events_waiting()
     }
 
-    /// The source's own accounts.
-    pub fn source(&self) -> Accounts {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Every account at this moment, in the order in which a packet meets them.
     pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-        let source = self.source();
-        let mut entries = vec![
-            LedgerEntry::of_probe("source_frames_delivered", "", Some(source.frames_delivered)),
-            LedgerEntry::of_probe("source_frames_filtered", "", source.frames_filtered),
-            LedgerEntry::of_probe("source_frames_dropped", "ring_full", source.kernel_drops),
-            LedgerEntry::of_probe("source_bytes_skipped", "", Some(source.bytes_skipped)),
-        ];
+        let mut entries = Vec::new();
+        for (&worker, source) in &*self.sources() {
+            let mut entry = |account, reason, value| {
+                entries.push(LedgerEntry {
+                    account,
+                    reason,
+                    worker,
+                    value,
+                });
+            };
+            entry("source_frames_delivered", "", Some(source.frames_delivered));
+            entry("source_frames_filtered", "", source.frames_filtered);
+            entry("source_frames_dropped", "ring_full", source.kernel_drops);
+            entry("source_ring_freezes", "", source.ring_freezes);
+            entry("source_bytes_skipped", "", Some(source.bytes_skipped));
+        }
         entries.extend(self.counters.ledger_entries());
         entries.extend([
             LedgerEntry::of_probe(

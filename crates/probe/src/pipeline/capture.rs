@@ -1,18 +1,21 @@
-//! The capture thread: frames to flows to record batches, handed to the sealing thread.
+//! The capture threads: frames to flows to record batches, handed to the sealing thread.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use wire::decode::Decoder;
 
 use super::Books;
-use crate::capture::{FileSource, Next, OwnedFrames, RingSource, Source};
+use crate::capture::{FileSource, Next, OwnedFrames, RingSource, Source, cores};
 use crate::clock;
-use crate::engine::{self, Outlet, Worker};
+use crate::engine::{self, Worker};
+use crate::flow::facts::SharedFacts;
+use crate::flow::meter::Event;
 use crate::flow::{self, EndedFlow};
 use crate::record::{Builder, Layout, Limits, RecordError};
 use crate::seal::{Intake, Kind};
@@ -27,7 +30,8 @@ const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An opened source.
 pub(super) enum Opened {
-    Ring(Box<RingSource>),
+    /// A ring for each worker, and the core that it runs on.
+    Rings(Vec<(RingSource, Option<usize>)>),
     Files(Box<FileSource>),
 }
 
@@ -43,58 +47,91 @@ impl Capture {
     /// Captures until the source ends or the stop flag is set; returns what could not be read.
     pub fn run(self, source: Opened) -> Vec<String> {
         match source {
-            Opened::Ring(mut ring) => self.run_live(ring.as_mut()),
+            Opened::Rings(rings) => self.run_live(rings),
             Opened::Files(files) => self.run_files(*files),
         }
     }
 
-    /// One ring, one worker, on this thread. Nothing here waits for a later stage.
-    fn run_live(self, source: &mut dyn Source) -> Vec<String> {
-        let page = self.books.counters().worker(0).unwrap_or_default();
+    /// Live: each worker has a thread, a ring, a flow table and a builder of its own; they share only what they learn of
+    /// names.
+    fn run_live(&self, rings: Vec<(RingSource, Option<usize>)>) -> Vec<String> {
+        let facts = SharedFacts::new(self.flow.names, self.books.counters().merge());
+        let mut problems = Vec::new();
+        thread::scope(|scope| {
+            let mut workers = Vec::new();
+            for (number, (mut ring, core)) in rings.into_iter().enumerate() {
+                let facts = &facts;
+                let work = move || {
+                    if let Some(core) = core
+                        && let Err(error) = cores::pin(core)
+                    {
+                        tracing::warn!(worker = number, %error, "the worker runs wherever the scheduler puts it");
+                    }
+                    self.work(number, &mut ring, facts)
+                };
+                let thread = thread::Builder::new().name(format!("dpi-worker-{number}"));
+                match thread.spawn_scoped(scope, work) {
+                    Ok(worker) => workers.push(worker),
+                    Err(error) => {
+                        problems.push(format!("worker {number} cannot start: {error}"));
+                        self.stop.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+            for worker in workers {
+                match worker.join() {
+                    Ok(problem) => problems.extend(problem),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        });
+        facts.publish();
+        // Every ring of an interface that fails says the same.
+        problems.dedup();
+        problems
+    }
+
+    /// One worker, on its thread, until its source ends. Nothing here waits for a later stage.
+    fn work(&self, number: usize, source: &mut dyn Source, facts: &SharedFacts) -> Option<String> {
+        let page = self.books.counters().worker(number).unwrap_or_default();
+        let number = number as u32;
         let mut worker = Worker::new(&self.flow.share(), Decoder::default(), page);
-        let mut outlet = Outlet::new(&self.flow, self.books.counters().merge());
         let mut desk = Desk::new(&self.books, self.linger, |batch| {
             self.intake.offer(Kind::Flow, batch)
         });
-        let mut problems = Vec::new();
+        let take = |desk: &mut Desk<'_, _>, event| match event {
+            Event::Flow(mut flow) => {
+                facts.apply(&mut flow);
+                desk.push(&flow);
+            }
+            Event::Answer(answer) => facts.learn(answer),
+        };
         let mut asked = clock::monotonic();
-        loop {
+        let problem = loop {
             let next = source.next_block(&mut |frames| {
-                worker.process(frames, &mut |event| {
-                    if let Some(ended) = outlet.take(event) {
-                        desk.push(&ended);
-                    }
-                });
+                worker.process(frames, &mut |event| take(&mut desk, event));
             });
             match next {
                 Ok(Next::Block) => {}
-                Ok(Next::Idle) => worker.advance(clock::utc_now(), &mut |event| {
-                    if let Some(ended) = outlet.take(event) {
-                        desk.push(&ended);
-                    }
-                }),
-                Ok(Next::End) => break,
+                Ok(Next::Idle) => worker.advance(clock::utc_now(), &mut |event| take(&mut desk, event)),
+                Ok(Next::End) => break None,
                 Err(error) => {
-                    problems.push(error.to_string());
-                    break;
+                    // One worker alone cannot tell both directions of a flow: all end.
+                    self.stop.store(true, Ordering::Relaxed);
+                    break Some(error.to_string());
                 }
             }
             desk.close_if_due();
             if clock::elapsed(asked) >= ACCOUNTS_INTERVAL {
                 asked = clock::monotonic();
-                outlet.publish();
-                self.books.set_source(source.accounts());
+                facts.publish();
+                self.books.set_source(Some(number), source.accounts());
             }
-        }
-        worker.flush(&mut |event| {
-            if let Some(ended) = outlet.take(event) {
-                desk.push(&ended);
-            }
-        });
-        outlet.publish();
-        self.books.set_source(source.accounts());
+        };
+        worker.flush(&mut |event| take(&mut desk, event));
+        self.books.set_source(Some(number), source.accounts());
         desk.close();
-        problems
+        problem
     }
 
     /// Files: every queue blocks, and nothing is dropped.
@@ -110,7 +147,7 @@ impl Capture {
                     return Ok(Next::End);
                 }
                 let next = source.fill(block);
-                self.books.set_source(source.accounts());
+                self.books.set_source(None, source.accounts());
                 match next {
                     Ok(next) => return Ok(next),
                     // An error ends one file only.
@@ -142,6 +179,8 @@ struct Desk<'a, F> {
     linger: Duration,
     /// When the first record of the open batch came.
     opened: Option<Instant>,
+    /// Records in the open batch, as the books have them.
+    building: usize,
     books: &'a Books,
     give: F,
 }
@@ -152,6 +191,7 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
             builder: Builder::new(Layout::evidence(), LIMITS),
             linger,
             opened: None,
+            building: 0,
             books,
             give,
         }
@@ -193,7 +233,9 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
                 tracing::error!(%error, rows, "records are lost");
             }
         }
-        self.books.set_building(self.builder.rows());
+        let rows = self.builder.rows();
+        self.books.set_building(self.building, rows);
+        self.building = rows;
         if self.builder.rows() == 0 {
             self.opened = None;
         }

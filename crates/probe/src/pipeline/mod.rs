@@ -4,8 +4,8 @@
 //! the books. **Never**: lets a later stage hold up live capture.
 //!
 //! ```text
-//! capture thread: source ─▶ worker ─▶ builder ──queue──▶ seal thread ─▶ spool ◀── deliver thread ═▶ Core
-//! health thread: the books, every HEALTH_REPORT_INTERVAL_SECONDS ──────▲
+//! a thread per worker: ring ─▶ worker ─▶ builder ──queue──▶ seal thread ─▶ spool ◀── deliver thread ═▶ Core
+//! health thread: the books, every HEALTH_REPORT_INTERVAL_SECONDS ───────▲
 //! ```
 //!
 //! The end, in order: capture stops and every open flow is exported; what waits is sealed; the last books are sealed;
@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::capture::bpf::Filters;
-use crate::capture::{CaptureError, FileSource, RingOptions, RingSource};
+use crate::capture::{CaptureError, FileSource, RingOptions, RingSource, af_packet};
 use crate::clock;
 use crate::counters::LedgerEntry;
 use crate::deliver::{Alarm, DeliverError, DeliverSettings, Delivery, Identity, Pressure};
@@ -47,6 +47,10 @@ pub enum Input {
         name: String,
         /// How to capture. The stop flag is replaced by the pipeline's.
         options: RingOptions,
+        /// The core of each worker; `None` where the scheduler chooses.
+        cores: Vec<Option<usize>>,
+        /// Whether there must be as many workers as `cores` says: else one worker does where frames cannot be shared out.
+        exact: bool,
     },
     /// Capture files, in this order.
     Files {
@@ -132,7 +136,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Opens everything and starts the threads. What is wrong with keys, certificates, directory or interface shows here.
-    pub fn start(settings: Settings) -> Result<Self, PipelineError> {
+    pub fn start(mut settings: Settings) -> Result<Self, PipelineError> {
         settings.flow.validate()?;
         let clock: Clock = Arc::new(clock::utc_now);
         let now = clock::utc_now().div_euclid(1_000_000_000);
@@ -147,12 +151,26 @@ impl Pipeline {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let source = match settings.input {
-            Input::Interface { name, options } => {
+            Input::Interface {
+                name,
+                options,
+                cores,
+                exact,
+            } => {
                 let options = RingOptions {
                     stop: Arc::clone(&stop),
                     ..options
                 };
-                capture::Opened::Ring(Box::new(RingSource::open(&name, &options)?))
+                let rings = open_rings(&name, &options, &cores, exact)?;
+                settings.flow.workers = rings.len();
+                tracing::info!(
+                    interface = name,
+                    workers = rings.len(),
+                    ?cores,
+                    ring_bytes = rings.iter().map(RingSource::ring_bytes).sum::<usize>(),
+                    "capturing with AF_PACKET"
+                );
+                capture::Opened::Rings(rings.into_iter().zip(cores).collect())
             }
             Input::Files { paths, filters } => {
                 let source = FileSource::new(paths);
@@ -274,6 +292,26 @@ impl Pipeline {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<Outcome>>> {
         // The handle is taken whole or not at all: it holds after a panic too.
         self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a ring for each core, or one where frames cannot be shared out and nobody insists.
+fn open_rings(
+    interface: &str,
+    options: &RingOptions,
+    cores: &[Option<usize>],
+    exact: bool,
+) -> Result<Vec<RingSource>, CaptureError> {
+    match af_packet::open_rings(interface, options, cores) {
+        Err(
+            error @ (CaptureError::SteeringPermission { .. }
+            | CaptureError::NotSteerable { .. }
+            | CaptureError::SelfTest { .. }),
+        ) if !exact => {
+            tracing::warn!(%error, "one worker captures alone");
+            af_packet::open_rings(interface, options, &cores[..1])
+        }
+        opened => opened,
     }
 }
 

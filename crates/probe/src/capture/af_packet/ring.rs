@@ -1,4 +1,4 @@
-//! The system calls and the shared memory of a packet socket: all unsafe code of the project.
+//! The system calls and the shared memory of a packet socket: all unsafe code that deals with them.
 //!
 //! `SAFETY.md` of this crate states the invariants that the blocks below rest on.
 #![allow(unsafe_code)]
@@ -42,6 +42,8 @@ pub(super) struct PacketSocket {
 pub(super) struct Statistics {
     /// Frames that did not fit into the ring.
     pub(super) drops: u32,
+    /// Times that the ring was full.
+    pub(super) freezes: u32,
 }
 
 impl PacketSocket {
@@ -155,6 +157,30 @@ impl PacketSocket {
         self.set_option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)
     }
 
+    /// Joins the fanout group `group` of an interface, or begins one with a number that the kernel chooses; returns the
+    /// group's number. The program of [`Self::set_fanout_program`] then says which of the group's sockets gets a frame.
+    pub(super) fn join_fanout(&self, group: Option<u16>, ignore_outgoing: bool) -> io::Result<u16> {
+        /// `PACKET_FANOUT_FLAG_IGNORE_OUTGOING`; the socket's own option does not hold for a group.
+        const IGNORE_OUTGOING: u32 = 0x4000;
+        let mut mode = libc::PACKET_FANOUT_EBPF;
+        if ignore_outgoing {
+            mode |= IGNORE_OUTGOING;
+        }
+        if group.is_none() {
+            mode |= libc::PACKET_FANOUT_FLAG_UNIQUEID;
+        }
+        let value = u32::from(group.unwrap_or(0)) | mode << 16;
+        self.set_option(libc::SOL_PACKET, libc::PACKET_FANOUT, &value)?;
+        let mut joined = 0_u32;
+        self.get_option(libc::SOL_PACKET, libc::PACKET_FANOUT, &mut joined)?;
+        Ok(joined as u16)
+    }
+
+    /// Sets the program that shares out the frames of the socket's fanout group.
+    pub(super) fn set_fanout_program(&self, program: &impl AsRawFd) -> io::Result<()> {
+        self.set_option(libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program.as_raw_fd())
+    }
+
     /// Reads the kernel's counts and sets them back to zero.
     pub(super) fn take_statistics(&self) -> io::Result<Statistics> {
         let mut counts = libc::tpacket_stats_v3 {
@@ -165,6 +191,7 @@ impl PacketSocket {
         self.get_option(libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut counts)?;
         Ok(Statistics {
             drops: counts.tp_drops,
+            freezes: counts.tp_freeze_q_cnt,
         })
     }
 

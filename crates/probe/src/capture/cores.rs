@@ -1,0 +1,228 @@
+//! Which cores the workers run on.
+//!
+//! A worker's ring is memory of the core that sets it up, and its frames pass through that core's caches: on a machine
+//! with several NUMA nodes both should be the network card's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::CaptureError;
+
+/// The calling thread.
+const THIS_THREAD: Pid = Pid::from_raw(0);
+
+/// The cores of this machine that this process may use, and where they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Machine {
+    /// Logical processors that the process may use.
+    allowed: Vec<usize>,
+    /// Of each physical core among them one, those of the interface's NUMA node only.
+    near: Vec<usize>,
+}
+
+/// Reads a list as sysfs writes it: `0-3,8`.
+fn parse_list(text: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if last < first || last - first > CpuSet::count() {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
+}
+
+fn read_list(path: PathBuf) -> Option<Vec<usize>> {
+    parse_list(&fs::read_to_string(path).ok()?)
+}
+
+fn allowed() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(THIS_THREAD) else {
+        return Vec::new();
+    };
+    (0..CpuSet::count())
+        .filter(|&core| set.is_set(core).unwrap_or(false))
+        .collect()
+}
+
+impl Machine {
+    /// What sysfs below `root` says.
+    fn read(root: &Path, interface: &str, allowed: Vec<usize>) -> Self {
+        let node = fs::read_to_string(root.join("class/net").join(interface).join("device/numa_node"))
+            .ok()
+            .and_then(|text| text.trim().parse::<usize>().ok());
+        // -1, or no such file: every node is as near (virtual interfaces, machines with one node).
+        let of_node = node
+            .and_then(|node| read_list(root.join(format!("devices/system/node/node{node}/cpulist"))))
+            .filter(|cores| cores.iter().any(|core| allowed.contains(core)));
+        let near = allowed
+            .iter()
+            .copied()
+            .filter(|core| of_node.as_ref().is_none_or(|cores| cores.contains(core)))
+            .filter(|core| {
+                let siblings = root.join(format!(
+                    "devices/system/cpu/cpu{core}/topology/thread_siblings_list"
+                ));
+                let siblings = read_list(siblings).unwrap_or_default();
+                let first = siblings.iter().find(|sibling| allowed.contains(sibling));
+                first.is_none_or(|first| first == core)
+            })
+            .collect();
+        Self { allowed, near }
+    }
+
+    fn plan(&self, workers: Option<usize>, cores: &[usize]) -> Result<Vec<Option<usize>>, CaptureError> {
+        if let Some(&core) = cores.iter().find(|core| !self.allowed.contains(core)) {
+            return Err(CaptureError::NoSuchCore {
+                core,
+                available: list(&self.allowed),
+            });
+        }
+        if !cores.is_empty() {
+            let workers = workers.unwrap_or(cores.len());
+            if workers > cores.len() {
+                return Err(CaptureError::TooFewCores {
+                    workers,
+                    cores: cores.len(),
+                });
+            }
+            return Ok(cores.iter().copied().take(workers).map(Some).collect());
+        }
+        // One physical core is left for sealing, spooling and delivery.
+        let workers = workers.unwrap_or(self.near.len().saturating_sub(1)).max(1);
+        if workers == 1 || workers > self.allowed.len() {
+            // The scheduler knows better what else runs here; several probes must not all choose the same core.
+            return Ok(vec![None; workers]);
+        }
+        let further = self.allowed.iter().filter(|core| !self.near.contains(core));
+        let chosen = self.near.iter().chain(further);
+        Ok(chosen.copied().take(workers).map(Some).collect())
+    }
+}
+
+fn list(cores: &[usize]) -> String {
+    let names: Vec<String> = cores.iter().map(usize::to_string).collect();
+    names.join(",")
+}
+
+/// A core for each worker that captures from an interface; `None` where the scheduler chooses. `workers`: as many as
+/// `cores` names, else one for each physical core of the interface's NUMA node but one, at least one. `cores`: these, in
+/// this order; where none is named, workers are pinned if there are several of them.
+pub fn plan(
+    interface: &str,
+    workers: Option<usize>,
+    cores: &[usize],
+) -> Result<Vec<Option<usize>>, CaptureError> {
+    Machine::read(Path::new("/sys"), interface, allowed()).plan(workers, cores)
+}
+
+/// Pins the calling thread to a core.
+pub fn pin(core: usize) -> Result<(), CaptureError> {
+    let mut set = CpuSet::new();
+    set.set(core)
+        .and_then(|()| sched_setaffinity(THIS_THREAD, &set))
+        .map_err(|errno| CaptureError::Pin {
+            core,
+            source: errno.into(),
+        })
+}
+
+/// Runs `work` on a core: the memory that the kernel hands out meanwhile is of the core's NUMA node.
+pub fn on_core<R: Send>(
+    core: Option<usize>,
+    work: impl FnOnce() -> Result<R, CaptureError> + Send,
+) -> Result<R, CaptureError> {
+    let Some(core) = core else { return work() };
+    thread::scope(|scope| {
+        let pinned = scope.spawn(|| {
+            pin(core)?;
+            work()
+        });
+        match pinned.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two nodes with two cores of two threads each: 0/4, 1/5 and 2/6, 3/7.
+    fn machine(numa_node: &str, allowed: &[usize]) -> Machine {
+        let root = tempfile::tempdir().expect("a directory");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("inside the root")).expect("made");
+            fs::write(path, text).expect("written");
+        };
+        write("class/net/eth0/device/numa_node", numa_node);
+        write("devices/system/node/node0/cpulist", "0-1,4-5\n");
+        write("devices/system/node/node1/cpulist", "2-3,6-7\n");
+        for core in 0..8 {
+            let path = format!("devices/system/cpu/cpu{core}/topology/thread_siblings_list");
+            write(&path, &format!("{},{}\n", core % 4, core % 4 + 4));
+        }
+        Machine::read(root.path(), "eth0", allowed.to_vec())
+    }
+
+    #[test]
+    fn workers_get_the_physical_cores_of_the_card_s_node_but_one() {
+        let all = [0, 1, 2, 3, 4, 5, 6, 7];
+        assert_eq!(machine("1\n", &all).near, [2, 3]);
+        assert_eq!(machine("-1\n", &all).near, [0, 1, 2, 3]);
+        assert_eq!(
+            machine("1\n", &[0, 5, 6]).near,
+            [6],
+            "a sibling that may be used stands for the core"
+        );
+        assert_eq!(
+            machine("1\n", &[0, 1]).near,
+            [0, 1],
+            "better a far core than none"
+        );
+        let plan =
+            |node: &str, workers, cores: &[usize]| machine(node, &all).plan(workers, cores).expect("a plan");
+        assert_eq!(plan("-1\n", None, &[]), [Some(0), Some(1), Some(2)]);
+        assert_eq!(plan("1\n", None, &[]), [None], "one worker is not pinned");
+        assert_eq!(plan("1\n", Some(3), &[]), [Some(2), Some(3), Some(0)]);
+        assert_eq!(plan("1\n", Some(9), &[]), [None; 9]);
+        assert_eq!(plan("1\n", None, &[7, 0]), [Some(7), Some(0)]);
+        assert_eq!(plan("1\n", Some(1), &[7, 0]), [Some(7)]);
+    }
+
+    #[test]
+    fn says_which_core_cannot_be_had() {
+        let machine = machine("0\n", &[0, 1]);
+        let error = machine.plan(None, &[1, 9]).expect_err("no core 9").to_string();
+        assert_eq!(
+            error,
+            "core 9 is not one that this process may use; these are: 0,1 (CAPTURE_CORES)"
+        );
+        let error = machine.plan(Some(3), &[0, 1]).expect_err("too few").to_string();
+        assert!(error.starts_with("3 workers need a core each"), "{error}");
+    }
+
+    #[test]
+    fn lists_are_read_as_sysfs_writes_them() {
+        assert_eq!(parse_list("0-2,8\n"), Some(vec![0, 1, 2, 8]));
+        assert_eq!(parse_list("\n"), Some(vec![]));
+        assert_eq!(parse_list("3-1"), None);
+        assert_eq!(parse_list("0-99999999"), None);
+        assert_eq!(parse_list("x"), None);
+    }
+
+    #[test]
+    fn work_runs_on_the_core() {
+        let core = allowed()[0];
+        assert_eq!(on_core(Some(core), || Ok(allowed())).expect("pinned"), [core]);
+        assert!(on_core(Some(CpuSet::count() + 1), || Ok(())).is_err());
+    }
+}
