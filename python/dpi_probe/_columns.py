@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         retry: bool
         zero_rtt: bool
         user_agent: str | None
+        sni: str | None
 
     class HttpTransactions(_native.Record):
         """Values of a flow: the columns are attributes."""
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
         transactions: list[HttpTransactions]
         transaction_count: int
         upgraded: bool
+        upgraded_to: str | None
 
     class DnsQueries(_native.Record):
         """Values of a flow: the columns are attributes."""
@@ -130,6 +132,89 @@ if TYPE_CHECKING:
         server_version: str | None
         server_software: str | None
         server_comments: str | None
+        hassh: str | None
+        hassh_string: str | None
+        hassh_server: str | None
+        hassh_server_string: str | None
+        server_host_key_algorithms: str | None
+
+    class Smtp(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        greeting: str | None
+        commands: list[str]
+        tls: bool
+
+    class Imap(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        greeting: str | None
+        commands: list[str]
+        tls: bool
+
+    class Pop3(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        greeting: str | None
+        commands: list[str]
+        tls: bool
+
+    class Ftp(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        greeting: str | None
+        commands: list[str]
+        tls: bool
+
+    class Xmpp(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        domain: str | None
+        namespace: str | None
+        tls: bool
+
+    class Ldap(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        operations: list[str]
+        starttls_requested: bool
+        tls: bool
+
+    class Postgresql(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        user: str | None
+        database: str | None
+        application_name: str | None
+        server_version: str | None
+        ssl_requested: bool
+        tls: bool
+
+    class Mysql(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        server_version: str | None
+        user: str | None
+        database: str | None
+        ssl_requested: bool
+        tls: bool
+
+    class Socks(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        version: int | None
+        command: str | None
+        host: str | None
+        port: int | None
+        method: int | None
+        reply: int | None
+
+    class Adb(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        host_identity: str | None
+        device_identity: str | None
+        tls: bool
 
     class Flow(_native.Flow):
         """A flow: the columns are attributes."""
@@ -218,6 +303,16 @@ if TYPE_CHECKING:
         http: Http | None
         dns: Dns | None
         ssh: Ssh | None
+        smtp: Smtp | None
+        imap: Imap | None
+        pop3: Pop3 | None
+        ftp: Ftp | None
+        xmpp: Xmpp | None
+        ldap: Ldap | None
+        postgresql: Postgresql | None
+        mysql: Mysql | None
+        socks: Socks | None
+        adb: Adb | None
 
 else:
     from dpi_probe._native import Flow

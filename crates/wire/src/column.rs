@@ -89,6 +89,10 @@ pub trait Value {
     const NULLABLE: bool = false;
     /// Hands the value to the sink.
     fn emit<S: Sink>(&self, sink: &mut S);
+    /// Bytes that it keeps on the heap, as allocated.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
 }
 
 macro_rules! values {
@@ -116,6 +120,9 @@ impl Value for String {
     fn emit<S: Sink>(&self, sink: &mut S) {
         sink.text(self);
     }
+    fn heap_bytes(&self) -> usize {
+        self.capacity()
+    }
 }
 
 impl Value for &'static str {
@@ -130,6 +137,12 @@ impl Value for Cow<'static, str> {
     const TYPE: Type = Type::Text;
     fn emit<S: Sink>(&self, sink: &mut S) {
         sink.text(self);
+    }
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Cow::Borrowed(_) => 0,
+            Cow::Owned(text) => text.capacity(),
+        }
     }
 }
 
@@ -191,6 +204,9 @@ impl<T: Value> Value for Option<T> {
             None => sink.null(),
         }
     }
+    fn heap_bytes(&self) -> usize {
+        self.as_ref().map_or(0, Value::heap_bytes)
+    }
 }
 
 impl<T: Value + 'static> Value for Vec<T> {
@@ -201,6 +217,12 @@ impl<T: Value + 'static> Value for Vec<T> {
             value.emit(sink);
         }
         sink.end_list();
+    }
+    fn heap_bytes(&self) -> usize {
+        self.iter()
+            .fold(self.capacity().saturating_mul(size_of::<T>()), |sum, value| {
+                sum.saturating_add(value.heap_bytes())
+            })
     }
 }
 
@@ -251,6 +273,9 @@ macro_rules! record {
                 sink.begin_struct();
                 $($crate::column::Value::emit(&self.$field, sink);)+
                 sink.end_struct();
+            }
+            fn heap_bytes(&self) -> usize {
+                0_usize $(.saturating_add($crate::column::Value::heap_bytes(&self.$field)))+
             }
         }
     };

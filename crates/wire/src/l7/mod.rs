@@ -10,7 +10,7 @@
 //! What a session learns does not depend on how a stream is cut into segments: a dissector sees the unconsumed bytes
 //! again until they hold a whole message, and identification waits for the candidates in a fixed order.
 //!
-//! To add a protocol, copy `ssh.rs`, add one row to `table.rs`, and the generic tests (`tests.rs`) take it from there.
+//! To add a protocol, copy `xmpp.rs`, add one row to `table.rs`, and the generic tests (`tests.rs`) take it from there.
 
 use crate::column::Sink;
 use crate::cursor::Short;
@@ -21,14 +21,34 @@ use crate::malformed::reasons;
 mod table;
 /// The search for a flow's protocol, and the facade over its dissector.
 mod session;
+/// The Android debug bridge: who connects.
+pub mod adb;
 /// Domain names and messages: DNS, mDNS, LLMNR (RFC 1035, 6762, 4795).
 pub mod dns;
 /// HTTP/1.0 and HTTP/1.1 (RFC 9112).
 pub mod http1;
+/// Pieces that carry their offset, put together.
+mod pieces;
+/// HTTP/2 in the clear (RFC 9113).
+pub mod http2;
 /// QUIC versions 1 and 2 (RFC 9000, 9001, 9369) and the last drafts, as far as Initial packets show it.
 pub mod quic;
-/// SSH identification strings (RFC 4253): the smallest dissector, and the one to copy.
+/// LDAP (RFC 4511): operations.
+pub mod ldap;
+/// Protocols of command lines: SMTP, IMAP, POP3, FTP.
+pub mod lines;
+/// MySQL and MariaDB: how a session begins.
+pub mod mysql;
+/// PostgreSQL: how a session begins.
+pub mod postgresql;
+/// SOCKS 4, 4a and 5 (RFC 1928): what the client asks the proxy for.
+pub mod socks;
+/// SSH identification strings and offered algorithms (RFC 4253).
 pub mod ssh;
+/// What protocols have in common that go on in TLS.
+mod starttls;
+/// XMPP (RFC 6120): the opening of a stream. A small dissector, and the one to copy.
+pub mod xmpp;
 /// TLS and SSL (RFC 8446, 5246, 6101): hellos and certificates.
 pub mod tls;
 #[cfg(test)]
@@ -75,6 +95,25 @@ pub enum Input<'a> {
     Gap(u64),
     /// The direction is closed: no further bytes will come.
     End,
+}
+
+impl Input<'_> {
+    /// Bytes in it.
+    fn len(&self) -> usize {
+        match self {
+            Self::Datagram(bytes) | Self::Stream(bytes) => bytes.len(),
+            Self::Gap(_) | Self::End => 0,
+        }
+    }
+
+    /// The same without the first `count` bytes.
+    fn behind(self, count: usize) -> Self {
+        match self {
+            Self::Datagram(bytes) => Self::Datagram(bytes.get(count..).unwrap_or_default()),
+            Self::Stream(bytes) => Self::Stream(bytes.get(count..).unwrap_or_default()),
+            Self::Gap(_) | Self::End => self,
+        }
+    }
 }
 
 /// What a packet's position in the flow is.
@@ -194,6 +233,12 @@ trait Dissect {
     fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool;
     /// Frees what only further input would need. Nothing is fed afterwards.
     fn release(&mut self);
+    /// Bytes that it keeps on the heap: of its record and of unfinished messages.
+    fn kept_bytes(&self) -> usize;
+    /// Whether the bytes behind those consumed in a direction belong to another protocol.
+    fn handed_over(&self, _side: usize) -> bool {
+        false
+    }
 }
 
 impl Outcome {

@@ -12,12 +12,18 @@ pub(super) const IDENTIFY_BYTES: usize = 16 * 1024;
 /// A datagram flow that is not identified within this many datagrams, both directions together, is given up.
 pub(super) const IDENTIFY_DATAGRAMS: u8 = 8;
 
+/// Protocols inside one another that are followed: HTTP, a proxy's CONNECT in it, and what runs through that tunnel.
+const MAX_LAYERS: u8 = 4;
+
 /// The layer-7 state of one flow: first the search for its protocol, then that protocol's dissector.
 ///
 /// A few words while it searches; a dissector's state is boxed and, after the last status, holds nothing but the record.
+/// Where a protocol hands its stream over to another one (STARTTLS, CONNECT, Upgrade), a further session follows that.
 #[derive(Clone, Debug, Default)]
 pub struct Session {
     state: State,
+    /// Sessions around this one.
+    depth: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -26,6 +32,8 @@ enum State {
     Known {
         dissector: Dissector,
         ended: Option<Status>,
+        /// What follows in the directions that the dissector has handed over.
+        next: Option<Box<Session>>,
     },
     Unknown,
 }
@@ -124,16 +132,13 @@ impl Search {
 impl Session {
     /// Feeds bytes of one direction. Never panics, never keeps more than its documented limits.
     pub fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
-        let length = match input {
-            Input::Datagram(bytes) | Input::Stream(bytes) => bytes.len(),
-            Input::Gap(_) | Input::End => 0,
-        };
         if let State::Searching(search) = &mut self.state {
             match search.feed(input, context) {
                 Ok(protocol) => {
                     self.state = State::Known {
                         dissector: Dissector::new(protocol),
                         ended: None,
+                        next: None,
                     };
                 }
                 Err(outcome) => {
@@ -144,28 +149,57 @@ impl Session {
                 }
             }
         }
-        match &mut self.state {
-            State::Known { dissector, ended } => {
-                if let Some(status) = *ended {
-                    return Outcome {
-                        consumed: length,
-                        status,
-                    };
-                }
-                let mut outcome = dissector.feed(input, context, crypto);
-                outcome.consumed = outcome.consumed.min(length);
-                if !matches!(outcome.status, Status::Need(_)) {
-                    outcome.consumed = length;
-                    *ended = Some(outcome.status);
-                    dissector.release();
-                }
-                outcome
-            }
-            State::Searching(_) | State::Unknown => Outcome {
-                consumed: length,
+        let State::Known {
+            dissector,
+            ended,
+            next,
+        } = &mut self.state
+        else {
+            return Outcome {
+                consumed: input.len(),
                 status: Status::GaveUp(Limit::Unidentified),
-            },
+            };
+        };
+        if let Some(status) = *ended {
+            return Outcome {
+                consumed: input.len(),
+                status,
+            };
         }
+        let side = side_of(context.direction);
+        let mut outcome = if dissector.handed_over(side) {
+            Outcome::none(Status::Need(0))
+        } else {
+            dissector.feed(input, context, crypto)
+        };
+        outcome.consumed = outcome.consumed.min(input.len());
+        if dissector.handed_over(side) && matches!(outcome.status, Status::Need(_)) {
+            let depth = self.depth.saturating_add(1);
+            if depth >= MAX_LAYERS {
+                outcome.status = Status::Done;
+            } else {
+                let next = next.get_or_insert_with(|| {
+                    Box::new(Self {
+                        state: State::default(),
+                        depth,
+                    })
+                });
+                let inner = next.feed(input.behind(outcome.consumed), context, crypto);
+                outcome.consumed = outcome.consumed.saturating_add(inner.consumed);
+                // What ends the inner session ends this one, once the other direction is in it too.
+                outcome.status = match inner.status {
+                    Status::Need(_) => inner.status,
+                    status if dissector.handed_over(1_usize.saturating_sub(side)) => status,
+                    _ => Status::Need(0),
+                };
+            }
+        }
+        if !matches!(outcome.status, Status::Need(_)) {
+            outcome.consumed = input.len();
+            *ended = Some(outcome.status);
+            dissector.release();
+        }
+        outcome
     }
 
     /// The protocol, once known.
@@ -174,16 +208,31 @@ impl Session {
             .map(|dissector| (dissector.protocol(), dissector.confidence()))
     }
 
-    /// The name of the server as the client gave it: SNI, HTTP host (without port) or DNS query name.
+    /// The name of the server as the client gave it: SNI, HTTP host (without port) or DNS query name; that of the
+    /// outer protocol where several are inside one another and both name one.
     pub fn server_name(&self) -> Option<&str> {
-        self.dissector()?.server_name().filter(|name| !name.is_empty())
+        self.dissector()?
+            .server_name()
+            .filter(|name| !name.is_empty())
+            .or_else(|| self.next()?.server_name())
     }
 
-    /// Emits the record struct of `protocol` if this flow has one (QUIC flows carry `quic` and `tls`); else returns false
-    /// and emits nothing.
+    /// Emits the record struct of `protocol` if this flow has one (QUIC flows carry `quic` and `tls`, SMTP with STARTTLS
+    /// carries `smtp` and `tls`); else returns false and emits nothing.
     pub fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
         self.dissector()
             .is_some_and(|dissector| dissector.emit(protocol, sink))
+            || self.next().is_some_and(|next| next.emit(protocol, sink))
+    }
+
+    /// Bytes on the heap that this session keeps, as far as they can be counted: dissectors, their records, and what
+    /// they hold of unfinished messages.
+    pub fn kept_bytes(&self) -> usize {
+        let own = self.dissector().map_or(0, Dissector::kept_bytes);
+        let next = self
+            .next()
+            .map_or(0, |next| size_of::<Self>().saturating_add(next.kept_bytes()));
+        own.saturating_add(next)
     }
 
     /// The addresses that DNS answers of this flow gave for the names that were asked, in order of arrival: each the
@@ -195,6 +244,13 @@ impl Session {
         }
         .into_iter()
         .flatten()
+    }
+
+    fn next(&self) -> Option<&Self> {
+        match &self.state {
+            State::Known { next, .. } => next.as_deref(),
+            State::Searching(_) | State::Unknown => None,
+        }
     }
 
     fn dissector(&self) -> Option<&Dissector> {

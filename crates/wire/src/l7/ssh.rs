@@ -1,25 +1,35 @@
-//! SSH identification strings (RFC 4253 §4.2): the smallest dissector, and the template for a new one.
+//! SSH identification strings (RFC 4253 §4.2) and the algorithms that each side offers (§7.1).
 //!
-//! Each side sends one line `SSH-protoversion-softwareversion comments`; the server may send other lines before it.
-//! Dissection ends when both lines were seen. What follows, the key exchange, is not read.
+//! Each side sends one line `SSH-protoversion-softwareversion comments`; the server may send other lines before it. Then
+//! come binary packets, of which the first that says `SSH_MSG_KEXINIT` is read: from its lists come HASSH and
+//! hasshServer (<https://github.com/salesforce/hassh>). Dissection ends when both sides' were seen; nothing later is in
+//! the clear.
 
 use super::{
     Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
-    side_of,
+    hex, side_of,
 };
 use crate::column::{Sink, Value};
-use crate::flowkey::Direction;
+use crate::cursor::{Cursor, Short};
 use crate::text;
 
 /// RFC 4253 §4.2: the longest identification string, line end included.
 const MAX_LINE_BYTES: usize = 255;
 /// Lines that a server may send before its own (the RFC sets no number).
 const MAX_LINES_BEFORE: u8 = 64;
+/// RFC 4253 §6.1: the longest packet that every implementation takes.
+const MAX_PACKET_BYTES: u32 = 35_000;
+/// Packets before SSH_MSG_KEXINIT that are passed over (SSH_MSG_IGNORE, SSH_MSG_DEBUG).
+const MAX_PACKETS_BEFORE: u8 = 8;
+/// Bytes that are kept of a fingerprint's string. Clients offer some 1,000.
+const MAX_STRING_BYTES: usize = 4096;
 /// How every identification string begins.
 const PREFIX: &[u8] = b"SSH-";
+/// Ports of servers, for flows of which the beginning was not seen.
+const SERVER_PORTS: [u16; 2] = [22, 2222];
 
 crate::record! {
-    /// The identification strings of an SSH connection.
+    /// The identification strings and the offered algorithms of an SSH connection.
     pub struct Record {
         /// Protocol version of the client: `2.0`; `1.99` means that 1.x is spoken too (RFC 4253 §5.1).
         client_version: Option<String>,
@@ -33,6 +43,16 @@ crate::record! {
         server_software: Option<String>,
         /// Comments behind the server's program.
         server_comments: Option<String>,
+        /// HASSH: MD5 of `hassh_string`, all of it.
+        hassh: Option<String>,
+        /// Key exchange methods; ciphers, MACs and compression from client to server, as the client offers them. Cut at 4,096 bytes.
+        hassh_string: Option<String>,
+        /// hasshServer: MD5 of `hassh_server_string`, all of it.
+        hassh_server: Option<String>,
+        /// Key exchange methods; ciphers, MACs and compression from server to client, as the server offers them. Cut at 4,096 bytes.
+        hassh_server_string: Option<String>,
+        /// Types of host keys that the server has, in order of preference. Cut at 4,096 bytes.
+        server_host_key_algorithms: Option<String>,
     }
 }
 
@@ -48,17 +68,24 @@ pub(super) struct Ssh {
 struct Side {
     /// Lines before the identification string.
     lines_before: u8,
+    /// Whether the identification string was seen: packets follow.
+    identified: bool,
+    /// Packets before SSH_MSG_KEXINIT.
+    packets_before: u8,
     /// Whether nothing more is to be learned from this direction.
     finished: bool,
 }
 
 impl Dissect for Ssh {
-    fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
+    fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
+        let index = side_of(context.direction);
         let mut outcome = match input {
-            Input::Stream(bytes) | Input::Datagram(bytes) => self.lines(context.direction, bytes),
-            // The identification strings are the first bytes: after a gap there are none.
+            Input::Stream(bytes) | Input::Datagram(bytes) => self.stream(index, bytes, context, crypto),
+            // What is read stands at the front: after a gap there is none of it.
             Input::Gap(_) | Input::End => {
-                self.finish(context.direction);
+                if let Some(side) = self.sides.get_mut(index) {
+                    side.finished = true;
+                }
                 Outcome::none(Status::Need(0))
             }
         };
@@ -88,57 +115,147 @@ impl Dissect for Ssh {
     }
 
     fn release(&mut self) {}
+
+    fn kept_bytes(&self) -> usize {
+        self.record.heap_bytes()
+    }
+}
+
+/// Whether direction `index` comes from the client: the initiator, unless only its port is one of a server.
+fn is_client(index: usize, context: &Context) -> bool {
+    let is_server = |port: u16| SERVER_PORTS.contains(&port);
+    let turned = is_server(context.src_port) && !is_server(context.dst_port);
+    (index == 0) != turned
 }
 
 impl Ssh {
-    /// Reads lines up to the identification string.
-    fn lines(&mut self, direction: Direction, bytes: &[u8]) -> Outcome {
-        let Some(side) = self.sides.get_mut(side_of(direction)) else {
-            return Outcome::all(bytes);
-        };
+    fn stream(&mut self, index: usize, bytes: &[u8], context: &Context, crypto: &dyn Crypto) -> Outcome {
+        let client = is_client(index, context);
         let mut consumed: usize = 0;
-        while !side.finished {
+        loop {
             let rest = bytes.get(consumed..).unwrap_or_default();
-            let seen = rest.get(..MAX_LINE_BYTES).unwrap_or(rest);
-            let Some(end) = seen.iter().position(|&byte| byte == b'\n') else {
-                let status = if seen.len() == MAX_LINE_BYTES {
-                    Status::GaveUp(Limit::MessageLength)
-                } else {
-                    Status::Need(0)
-                };
-                return Outcome { consumed, status };
+            let Some(side) = self.sides.get_mut(index) else {
+                return Outcome::all(bytes);
             };
-            consumed = consumed.saturating_add(end).saturating_add(1);
-            let line = rest.get(..end).unwrap_or_default();
-            if let Some(identification) = line.strip_prefix(PREFIX) {
-                side.finished = true;
-                self.record.set(
-                    direction,
-                    identification.strip_suffix(b"\r").unwrap_or(identification),
-                );
-                break;
+            if side.finished {
+                return Outcome::all(bytes);
             }
-            side.lines_before = side.lines_before.saturating_add(1);
-            if side.lines_before > MAX_LINES_BEFORE {
-                return Outcome {
-                    consumed,
-                    status: Status::Malformed(Malformed::BadValue),
-                };
+            let step = if side.identified {
+                side.packet(rest, client, &mut self.record, crypto)
+            } else {
+                side.line(rest, client, &mut self.record)
+            };
+            match step {
+                Ok(count) => consumed = consumed.saturating_add(count),
+                Err(status) => return Outcome { consumed, status },
             }
         }
-        Outcome::all(bytes)
+    }
+}
+
+impl Side {
+    /// A line up to the identification string; its length.
+    fn line(&mut self, bytes: &[u8], client: bool, record: &mut Record) -> Result<usize, Status> {
+        let seen = bytes.get(..MAX_LINE_BYTES).unwrap_or(bytes);
+        let Some(end) = seen.iter().position(|&byte| byte == b'\n') else {
+            return Err(if seen.len() == MAX_LINE_BYTES {
+                Status::GaveUp(Limit::MessageLength)
+            } else {
+                Status::Need(0)
+            });
+        };
+        let line = seen.get(..end).unwrap_or_default();
+        if let Some(identification) = line.strip_prefix(PREFIX) {
+            self.identified = true;
+            // SSH 1 has no SSH_MSG_KEXINIT; 1.99 means that the server speaks 2.0 too.
+            self.finished = identification.starts_with(b"1.") && !identification.starts_with(b"1.99");
+            record.set_identification(
+                client,
+                identification.strip_suffix(b"\r").unwrap_or(identification),
+            );
+        } else {
+            self.lines_before = self.lines_before.saturating_add(1);
+            if self.lines_before > MAX_LINES_BEFORE {
+                return Err(Status::Malformed(Malformed::BadValue));
+            }
+        }
+        Ok(end.saturating_add(1))
     }
 
-    fn finish(&mut self, direction: Direction) {
-        if let Some(side) = self.sides.get_mut(side_of(direction)) {
-            side.finished = true;
+    /// A binary packet in the clear (RFC 4253 §6); its length.
+    fn packet(
+        &mut self,
+        bytes: &[u8],
+        client: bool,
+        record: &mut Record,
+        crypto: &dyn Crypto,
+    ) -> Result<usize, Status> {
+        const KEXINIT: u8 = 20;
+        let mut cursor = Cursor::new(bytes);
+        let Ok(length) = cursor.u32() else {
+            return Err(Status::Need(4));
+        };
+        if length > MAX_PACKET_BYTES {
+            return Err(Status::Malformed(Malformed::BadLength));
         }
+        let whole = (length as usize).saturating_add(4);
+        let Ok(mut packet) = cursor.sub(length as usize) else {
+            return Err(Status::Need(whole));
+        };
+        let bad_length = |Short| Status::Malformed(Malformed::BadLength);
+        packet.skip(1).map_err(bad_length)?; // padding length
+        if packet.u8().map_err(bad_length)? == KEXINIT {
+            let offer = Offer::parse(packet).map_err(bad_length)?;
+            record.set_offer(client, &offer, crypto);
+            self.finished = true;
+        }
+        self.packets_before = self.packets_before.saturating_add(1);
+        self.finished |= self.packets_before > MAX_PACKETS_BEFORE;
+        Ok(whole)
+    }
+}
+
+/// The lists of SSH_MSG_KEXINIT (RFC 4253 §7.1), comma-separated, of one direction where there are two.
+struct Offer<'a> {
+    key_exchange: &'a [u8],
+    host_keys: &'a [u8],
+    /// From client to server, then from server to client.
+    ciphers: [&'a [u8]; 2],
+    macs: [&'a [u8]; 2],
+    compression: [&'a [u8]; 2],
+}
+
+impl<'a> Offer<'a> {
+    /// Reads behind the message number.
+    fn parse(mut cursor: Cursor<'a>) -> Result<Self, Short> {
+        cursor.skip(16)?; // cookie
+        let mut list = || {
+            let length = cursor.u32()?;
+            cursor.take(length as usize)
+        };
+        Ok(Self {
+            key_exchange: list()?,
+            host_keys: list()?,
+            ciphers: [list()?, list()?],
+            macs: [list()?, list()?],
+            compression: [list()?, list()?],
+        })
+    }
+
+    /// What is hashed of the offer.
+    fn fingerprint(&self, client: bool) -> Vec<u8> {
+        let [to_server, to_client] = [0, 1].map(|index: usize| {
+            [self.ciphers, self.macs, self.compression]
+                .map(|lists| lists.get(index).copied().unwrap_or_default())
+        });
+        let [ciphers, macs, compression] = if client { to_server } else { to_client };
+        [self.key_exchange, ciphers, macs, compression].join(&b';')
     }
 }
 
 impl Record {
-    /// Takes over `protoversion-softwareversion comments`. SSH clients connect, so the initiator is the client.
-    fn set(&mut self, direction: Direction, identification: &[u8]) {
+    /// Takes over `protoversion-softwareversion comments`.
+    fn set_identification(&mut self, client: bool, identification: &[u8]) {
         let (identification, comments) = split(identification, b' ');
         let (version, software) = split(identification, b'-');
         let (version, software) = (
@@ -146,15 +263,23 @@ impl Record {
             software.map(to_text),
         );
         let comments = comments.map(to_text);
-        match direction {
-            Direction::Forward => {
-                (self.client_version, self.client_software, self.client_comments) =
-                    (version, software, comments);
-            }
-            Direction::Reverse => {
-                (self.server_version, self.server_software, self.server_comments) =
-                    (version, software, comments);
-            }
+        if client {
+            (self.client_version, self.client_software, self.client_comments) = (version, software, comments);
+        } else {
+            (self.server_version, self.server_software, self.server_comments) = (version, software, comments);
+        }
+    }
+
+    /// Takes over the algorithms that one side offers.
+    fn set_offer(&mut self, client: bool, offer: &Offer<'_>, crypto: &dyn Crypto) {
+        let fingerprint = offer.fingerprint(client);
+        let hash = Some(hex(&crypto.md5(&fingerprint)));
+        let string = Some(text::from_wire(&fingerprint, MAX_STRING_BYTES));
+        if client {
+            (self.hassh, self.hassh_string) = (hash, string);
+        } else {
+            (self.hassh_server, self.hassh_server_string) = (hash, string);
+            self.server_host_key_algorithms = Some(text::from_wire(offer.host_keys, MAX_STRING_BYTES));
         }
     }
 }
@@ -184,32 +309,59 @@ pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::l7::tests::{Feeder, field};
 
+    /// SSH_MSG_KEXINIT with these lists, the others empty.
+    pub(in crate::l7) fn offer(lists: [&str; 8]) -> Vec<u8> {
+        let mut payload = vec![20];
+        payload.extend_from_slice(&[7; 16]);
+        for list in lists.into_iter().chain(["", ""]) {
+            payload.extend_from_slice(&(list.len() as u32).to_be_bytes());
+            payload.extend_from_slice(list.as_bytes());
+        }
+        payload.extend_from_slice(&[0; 5]);
+        let length = (payload.len() as u32).saturating_add(5);
+        [&length.to_be_bytes(), [4].as_slice(), &payload, &[0; 4]].concat()
+    }
+
+    const LISTS: [&str; 8] = [
+        "kex", "ssh-rsa", "enc-up", "enc-down", "mac-up", "mac-down", "none", "zlib",
+    ];
+
     #[test]
-    fn both_strings_end_the_dissection() {
+    fn both_offers_end_the_dissection() {
         let mut flow = Feeder::tcp(50_000, 22);
-        assert_eq!(
-            flow.reverse(b"SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n"),
-            Status::Need(0)
-        );
+        flow.reverse(b"SSH-2.0-OpenSSH_9.6p1 Ubuntu-3ubuntu13\r\n");
         assert_eq!(
             flow.session.protocol(),
             Some((Protocol::Ssh, Confidence::Handshake))
         );
-        assert_eq!(flow.forward(b"SSH-2.0-libssh2_1.11.0\r\n"), Status::Done);
+        flow.forward(b"SSH-2.0-libssh2_1.11.0\r\n");
         assert_eq!(
             flow.session.protocol(),
             Some((Protocol::Ssh, Confidence::Payload))
         );
+        flow.forward(&offer(LISTS));
+        assert_eq!(flow.reverse(&offer(LISTS)), Status::Done);
         let record = flow.record(Protocol::Ssh);
-        assert_eq!(field(&record, "client_software"), "libssh2_1.11.0");
-        assert_eq!(field(&record, "client_comments"), "null");
-        assert_eq!(field(&record, "server_version"), "2.0");
-        assert_eq!(field(&record, "server_software"), "OpenSSH_9.6p1");
-        assert_eq!(field(&record, "server_comments"), "Ubuntu-3ubuntu13");
+        let expected = [
+            ("client_software", "libssh2_1.11.0"),
+            ("client_comments", "null"),
+            ("server_version", "2.0"),
+            ("server_software", "OpenSSH_9.6p1"),
+            ("server_comments", "Ubuntu-3ubuntu13"),
+            ("hassh_string", "kex;enc-up;mac-up;none"),
+            ("hassh_server_string", "kex;enc-down;mac-down;zlib"),
+            // md5sum of these strings.
+            ("hassh", "b24bd9679b2d538c6045b028c2e0dc7c"),
+            ("hassh_server", "62c3aaa5253739a5ce75b4d85ba39881"),
+            ("server_host_key_algorithms", "ssh-rsa"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(field(&record, name), value, "{name}");
+        }
     }
 
     #[test]
@@ -227,6 +379,20 @@ mod tests {
     }
 
     #[test]
+    fn the_port_tells_the_server_where_the_beginning_was_not_seen() {
+        let mut flow = Feeder::tcp(22, 50_000);
+        flow.forward(b"SSH-2.0-server\r\n");
+        assert_eq!(field(&flow.record(Protocol::Ssh), "server_software"), "server");
+    }
+
+    #[test]
+    fn version_1_has_no_offer() {
+        let mut flow = Feeder::tcp(50_000, 22);
+        flow.reverse(b"SSH-1.5-old\n");
+        assert_eq!(flow.forward(b"SSH-1.5-older\n"), Status::Done);
+    }
+
+    #[test]
     fn limits_hold() {
         let mut flow = Feeder::tcp(50_000, 22);
         let long = [b"SSH-2.0-".as_slice(), &[b'x'; MAX_LINE_BYTES]].concat();
@@ -236,6 +402,12 @@ mod tests {
         assert_eq!(
             flow.reverse(&[b'\n'; 100]),
             Status::Malformed(Malformed::BadValue)
+        );
+        let mut flow = Feeder::tcp(50_000, 22);
+        assert_eq!(
+            flow.forward(b"SSH-2.0-client\n\x00\x01\x00\x00"),
+            Status::Malformed(Malformed::BadLength),
+            "65,536 bytes"
         );
     }
 }

@@ -5,7 +5,7 @@
 //! dispatch (no `dyn`, one box a flow), the order of candidates and the order of the structs in a batch.
 
 use super::{Confidence, Context, Crypto, Dissect, Hint, Input, Outcome, Verdict};
-use super::{dns, http1, quic, ssh, tls};
+use super::{adb, dns, http1, http2, ldap, lines, mysql, postgresql, quic, socks, ssh, tls, xmpp};
 use crate::column::{Column, Sink};
 
 /// Which transports a protocol runs over.
@@ -109,6 +109,14 @@ macro_rules! protocols {
             fn release(&mut self) {
                 match self { $(Self::$variant(inner) => inner.release(),)+ }
             }
+            fn kept_bytes(&self) -> usize {
+                match self {
+                    $(Self::$variant(inner) => size_of::<$dissector>().saturating_add(inner.kept_bytes()),)+
+                }
+            }
+            fn handed_over(&self, side: usize) -> bool {
+                match self { $(Self::$variant(inner) => inner.handed_over(side),)+ }
+            }
         }
     };
 }
@@ -124,6 +132,16 @@ protocols! {
         dissector: tls::Tls,
         columns: tls::Record::COLUMNS,
     }
+    /// Datagram Transport Layer Security; its handshake is in the struct `tls`.
+    Dtls {
+        name: "dtls",
+        category: "web",
+        transports: Datagram,
+        ports: [443, 853, 4433, 5061, 5349, 5684],
+        identify: tls::identify_datagram,
+        dissector: tls::Dtls,
+        columns: &[],
+    }
     /// QUIC; the TLS hellos inside are in the struct `tls`.
     Quic {
         name: "quic",
@@ -133,6 +151,16 @@ protocols! {
         identify: quic::identify,
         dissector: quic::Quic,
         columns: quic::Record::COLUMNS,
+    }
+    /// HTTP/2 in the clear; its transactions are in the struct `http`.
+    Http2 {
+        name: "http2",
+        category: "web",
+        transports: Stream,
+        ports: [80, 8080, 50051],
+        identify: http2::identify,
+        dissector: http2::Http2,
+        columns: &[],
     }
     /// HTTP/1.0 and HTTP/1.1.
     Http {
@@ -184,6 +212,16 @@ protocols! {
         dissector: dns::Dns,
         columns: &[],
     }
+    /// NetBIOS name service (RFC 1002); its messages are in the struct `dns`.
+    Netbios {
+        name: "netbios",
+        category: "network",
+        transports: Datagram,
+        ports: [137],
+        identify: dns::identify_netbios,
+        dissector: dns::Dns,
+        columns: &[],
+    }
     /// Secure Shell.
     Ssh {
         name: "ssh",
@@ -193,6 +231,106 @@ protocols! {
         identify: ssh::identify,
         dissector: ssh::Ssh,
         columns: ssh::Record::COLUMNS,
+    }
+    /// Simple Mail Transfer Protocol.
+    Smtp {
+        name: "smtp",
+        category: "mail",
+        transports: Stream,
+        ports: [25, 587, 2525],
+        identify: lines::identify_smtp,
+        dissector: lines::Lines<lines::Smtp>,
+        columns: lines::Record::COLUMNS,
+    }
+    /// Internet Message Access Protocol.
+    Imap {
+        name: "imap",
+        category: "mail",
+        transports: Stream,
+        ports: [143],
+        identify: lines::identify_imap,
+        dissector: lines::Lines<lines::Imap>,
+        columns: lines::Record::COLUMNS,
+    }
+    /// Post Office Protocol, version 3.
+    Pop3 {
+        name: "pop3",
+        category: "mail",
+        transports: Stream,
+        ports: [110],
+        identify: lines::identify_pop3,
+        dissector: lines::Lines<lines::Pop3>,
+        columns: lines::Record::COLUMNS,
+    }
+    /// File Transfer Protocol: the control connection.
+    Ftp {
+        name: "ftp",
+        category: "file_transfer",
+        transports: Stream,
+        ports: [21],
+        identify: lines::identify_ftp,
+        dissector: lines::Lines<lines::Ftp>,
+        columns: lines::Record::COLUMNS,
+    }
+    /// Extensible Messaging and Presence Protocol.
+    Xmpp {
+        name: "xmpp",
+        category: "messaging",
+        transports: Stream,
+        ports: [5222, 5269],
+        identify: xmpp::identify,
+        dissector: xmpp::Xmpp,
+        columns: xmpp::Record::COLUMNS,
+    }
+    /// Lightweight Directory Access Protocol.
+    Ldap {
+        name: "ldap",
+        category: "authentication",
+        transports: Both,
+        ports: [389, 3268],
+        identify: ldap::identify,
+        dissector: ldap::Ldap,
+        columns: ldap::Record::COLUMNS,
+    }
+    /// PostgreSQL.
+    Postgresql {
+        name: "postgresql",
+        category: "database",
+        transports: Stream,
+        ports: [5432],
+        identify: postgresql::identify,
+        dissector: postgresql::Postgresql,
+        columns: postgresql::Record::COLUMNS,
+    }
+    /// MySQL and MariaDB.
+    Mysql {
+        name: "mysql",
+        category: "database",
+        transports: Stream,
+        ports: [3306],
+        identify: mysql::identify,
+        dissector: mysql::Mysql,
+        columns: mysql::Record::COLUMNS,
+    }
+    /// SOCKS 4, 4a and 5.
+    Socks {
+        name: "socks",
+        category: "proxy",
+        transports: Stream,
+        ports: [1080, 1081, 9050, 9150],
+        identify: socks::identify,
+        dissector: socks::Socks,
+        columns: socks::Record::COLUMNS,
+    }
+    /// Android debug bridge.
+    Adb {
+        name: "adb",
+        category: "remote_access",
+        transports: Stream,
+        ports: [5555],
+        identify: adb::identify,
+        dissector: adb::Adb,
+        columns: adb::Record::COLUMNS,
     }
 }
 

@@ -103,6 +103,8 @@ pub(super) struct Resource {
     pub(super) ttl: u32,
     /// Its data as text.
     pub(super) data: String,
+    /// Its data as text, if its type is one of NetBIOS.
+    pub(super) netbios_data: Option<String>,
     /// The address of an A or AAAA record.
     pub(super) address: Option<Address>,
 }
@@ -126,6 +128,7 @@ impl Resource {
             kind,
             ttl,
             data,
+            netbios_data: super::netbios::data_text(kind, bytes),
             address,
         })
     }

@@ -1,10 +1,12 @@
-//! Domain names: DNS over UDP and TCP (RFC 1035), mDNS (RFC 6762) and LLMNR (RFC 4795), which share the message format.
+//! Domain names: DNS over UDP and TCP (RFC 1035), mDNS (RFC 6762), LLMNR (RFC 4795) and the NetBIOS name service
+//! (RFC 1002), which share the message format.
 //!
 //! A datagram is a message; on TCP each message stands behind its length in two bytes (RFC 1035 §4.2.2). A message that
 //! cannot be read is counted and read as far as it goes; it does not end the dissection, since the next one is apart.
 
 mod message;
 mod name;
+mod netbios;
 #[cfg(test)]
 #[allow(
     clippy::indexing_slicing,
@@ -34,9 +36,9 @@ const MAX_RECORDS: u16 = 1024;
 crate::record! {
     /// A question that a flow asked.
     pub struct Query {
-        /// Domain name without the final dot; empty for the root. A byte that is not UTF-8 is written `\xNN`.
+        /// Domain name without the final dot; empty for the root. In presentation form (RFC 1035 §5.1): bytes that are not printable or not UTF-8 are `\DDD` in decimal. NetBIOS names are decoded, with their suffix: `OFFICE<20>`.
         name: String,
-        /// Type: `A`, `AAAA`, `HTTPS`, …, `TYPE1234`.
+        /// Type: `A`, `AAAA`, `HTTPS`, …, `TYPE1234`; `NB` and `NBSTAT` in NetBIOS.
         r#type: Cow<'static, str>,
         /// Class: `IN`, `CH`, …, `CLASS1234`. The top bit, which has another meaning in mDNS, is left out there.
         class: Cow<'static, str>,
@@ -52,13 +54,13 @@ crate::record! {
         r#type: Cow<'static, str>,
         /// Time to live in seconds.
         ttl: u32,
-        /// Data in presentation form (RFC 1035 §5.1) for A, AAAA, CNAME, DNAME, NS, PTR, MX, TXT, SOA, SRV, SVCB and HTTPS; else as in RFC 3597 §5. Cut at 512 bytes of the wire.
+        /// Data in presentation form (RFC 1035 §5.1) for A, AAAA, CNAME, DNAME, NS, PTR, MX, TXT, SOA, SRV, SVCB and HTTPS; addresses and names for NB and NBSTAT of NetBIOS; else as in RFC 3597 §5. Cut at 512 bytes of the wire.
         data: String,
     }
 }
 
 crate::record! {
-    /// The DNS, mDNS or LLMNR messages of a flow.
+    /// The DNS, mDNS, LLMNR or NetBIOS name service messages of a flow.
     pub struct Record {
         /// Questions in order of arrival, each listed once; those of responses too, if they were not asked before. At most 256, and 64 KiB of names.
         queries: Vec<Query>,
@@ -66,7 +68,7 @@ crate::record! {
         answers: Vec<Answer>,
         /// Response code of the latest response, with the upper bits of EDNS (RFC 6891): `NOERROR`, `NXDOMAIN`, ….
         rcode: Option<Cow<'static, str>>,
-        /// Operation of the first message: `QUERY`, `NOTIFY`, `UPDATE`, ….
+        /// Operation of the first message: `QUERY`, `NOTIFY`, `UPDATE`, …; `REGISTRATION`, … in NetBIOS.
         opcode: Option<Cow<'static, str>>,
         /// Messages that are queries.
         query_count: u32,
@@ -110,13 +112,13 @@ pub(super) struct Dns {
 impl Dissect for Dns {
     fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
         let side = side_of(context.direction);
-        let multicast = [context.src_port, context.dst_port].contains(&MDNS_PORT);
+        let dialect = Dialect::of(context);
         match input {
             Input::Datagram(bytes) => {
-                self.message(bytes, multicast);
+                self.message(bytes, dialect);
                 Outcome::all(bytes)
             }
-            Input::Stream(bytes) => self.stream(side, bytes, multicast),
+            Input::Stream(bytes) => self.stream(side, bytes, dialect),
             Input::Gap(length) => Outcome::none(self.gap(side, length)),
             Input::End => {
                 if let Some(closed) = self.closed.get_mut(side) {
@@ -147,10 +149,59 @@ impl Dissect for Dns {
     }
 
     fn release(&mut self) {}
+
+    fn kept_bytes(&self) -> usize {
+        let addresses = self
+            .addresses
+            .capacity()
+            .saturating_mul(size_of::<(u8, Address)>());
+        self.record.heap_bytes().saturating_add(addresses)
+    }
 }
 
 /// The port of multicast DNS.
 const MDNS_PORT: u16 = 5353;
+/// The port of the NetBIOS name service.
+const NETBIOS_PORT: u16 = 137;
+
+/// What the relatives of DNS do differently, which goes by their ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Dns,
+    Multicast,
+    Netbios,
+}
+
+impl Dialect {
+    fn of(context: &Context) -> Self {
+        let on = |port: u16| context.src_port == port || context.dst_port == port;
+        if on(MDNS_PORT) {
+            Self::Multicast
+        } else if on(NETBIOS_PORT) && !context.stream {
+            Self::Netbios
+        } else {
+            Self::Dns
+        }
+    }
+
+    fn name(self, name: String) -> String {
+        if self == Self::Netbios {
+            netbios::name(&name)
+        } else {
+            name
+        }
+    }
+
+    fn type_name(self, kind: u16) -> Cow<'static, str> {
+        let own = (self == Self::Netbios).then(|| netbios::type_name(kind));
+        own.flatten().unwrap_or_else(|| message::type_name(kind))
+    }
+
+    fn opcode_name(self, opcode: u8) -> Cow<'static, str> {
+        let own = (self == Self::Netbios).then(|| netbios::opcode_name(opcode));
+        own.flatten().unwrap_or_else(|| message::opcode_name(opcode))
+    }
+}
 
 impl Dns {
     /// As [`super::Session::dns_addresses`].
@@ -163,7 +214,7 @@ impl Dns {
         })
     }
 
-    fn stream(&mut self, side: usize, bytes: &[u8], multicast: bool) -> Outcome {
+    fn stream(&mut self, side: usize, bytes: &[u8], dialect: Dialect) -> Outcome {
         let mut consumed: usize = 0;
         if self.lost.get(side).copied().unwrap_or(true) {
             return Outcome::all(bytes);
@@ -193,7 +244,7 @@ impl Dns {
                     status: Status::Need(whole),
                 };
             };
-            self.message(message, multicast);
+            self.message(message, dialect);
             consumed = consumed.saturating_add(whole);
         }
     }
@@ -216,19 +267,19 @@ impl Dns {
         }
     }
 
-    fn message(&mut self, bytes: &[u8], multicast: bool) {
-        if self.read(bytes, multicast).is_err() {
+    fn message(&mut self, bytes: &[u8], dialect: Dialect) {
+        if self.read(bytes, dialect).is_err() {
             self.record.malformed_count = self.record.malformed_count.saturating_add(1);
         }
     }
 
-    fn read(&mut self, bytes: &[u8], multicast: bool) -> Result<(), Malformed> {
+    fn read(&mut self, bytes: &[u8], dialect: Dialect) -> Result<(), Malformed> {
         let mut cursor = Cursor::new(bytes);
         let header = Header::parse(&mut cursor)?;
         let record = &mut self.record;
         record
             .opcode
-            .get_or_insert_with(|| message::opcode_name(header.opcode()));
+            .get_or_insert_with(|| dialect.opcode_name(header.opcode()));
         record.truncated |= header.is_truncated();
         if header.is_response() {
             record.response_count = record.response_count.saturating_add(1);
@@ -243,12 +294,12 @@ impl Dns {
         let mut asked = None;
         for _ in 0..header.questions.min(MAX_RECORDS) {
             let question = Question::parse(bytes, &mut cursor)?;
-            let index = self.add_query(question, multicast);
+            let index = self.add_query(question, dialect);
             asked = asked.or(index);
         }
         for _ in 0..header.answers.min(MAX_RECORDS) {
             let resource = Resource::parse(bytes, &mut cursor)?;
-            self.add_answer(resource, asked);
+            self.add_answer(resource, asked, dialect);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
         let others = header
@@ -270,16 +321,16 @@ impl Dns {
     }
 
     /// Lists a question unless it is listed; its index, if it is.
-    fn add_query(&mut self, question: Question, multicast: bool) -> Option<u8> {
+    fn add_query(&mut self, question: Question, dialect: Dialect) -> Option<u8> {
         // RFC 6762 §5.4: the top bit of the class asks for a unicast response.
-        let class = if multicast {
+        let class = if dialect == Dialect::Multicast {
             question.class & 0x7fff
         } else {
             question.class
         };
         let query = Query {
-            name: question.name,
-            r#type: message::type_name(question.kind),
+            name: dialect.name(question.name),
+            r#type: dialect.type_name(question.kind),
             class: message::class_name(class),
         };
         let queries = &mut self.record.queries;
@@ -296,7 +347,8 @@ impl Dns {
         u8::try_from(queries.len().saturating_sub(1)).ok()
     }
 
-    fn add_answer(&mut self, resource: Resource, asked: Option<u8>) {
+    fn add_answer(&mut self, resource: Resource, asked: Option<u8>, dialect: Dialect) {
+        let netbios = dialect == Dialect::Netbios;
         if let (Some(address), Some(index)) = (resource.address, asked) {
             let pair = (index, address);
             if self.addresses.len() < MAX_ANSWERS && !self.addresses.contains(&pair) {
@@ -304,10 +356,10 @@ impl Dns {
             }
         }
         let answer = Answer {
-            name: resource.name,
-            r#type: message::type_name(resource.kind),
+            name: dialect.name(resource.name),
+            r#type: dialect.type_name(resource.kind),
             ttl: resource.ttl,
-            data: resource.data,
+            data: resource.netbios_data.filter(|_| netbios).unwrap_or(resource.data),
         };
         let answers = &mut self.record.answers;
         // The same record with another age is the same record.
@@ -353,6 +405,16 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
 pub(super) fn identify_by_port(bytes: &[u8], hint: Hint) -> Verdict {
     if hint.port {
         identify(bytes, hint)
+    } else {
+        Verdict::No
+    }
+}
+
+/// The NetBIOS name service: its own port, and a first name that is encoded.
+pub(super) fn identify_netbios(bytes: &[u8], hint: Hint) -> Verdict {
+    let front = bytes.get(HEADER_BYTES..).unwrap_or_default();
+    if hint.port && netbios::is_encoded(front) {
+        Verdict::Yes
     } else {
         Verdict::No
     }

@@ -2,7 +2,6 @@
 
 use crate::cursor::{Cursor, Short};
 use crate::l7::Malformed;
-use crate::text;
 use std::fmt::Write;
 
 /// The longest name on the wire (RFC 1035 §3.1).
@@ -37,7 +36,7 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
                 if !name.is_empty() {
                     name.push('.');
                 }
-                push_label(&mut name, label);
+                name.push_str(&label_text(label));
             }
             0b11 => {
                 let low = labels.u8()?;
@@ -62,18 +61,31 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
     Ok(name)
 }
 
-/// Appends a label: as text from the wire, control characters escaped too, since names go to terminals.
-fn push_label(name: &mut String, label: &[u8]) {
-    for character in text::from_wire(label, label.len()).chars() {
-        match character {
-            '.' => name.push_str("\\."),
-            character if character.is_ascii_control() => {
-                // Writing to a String cannot fail.
-                let _ = write!(name, "\\x{:02x}", u32::from(character));
+/// A label in presentation form (RFC 1035 §5.1, RFC 4343 §2.1): a dot and a backslash stand behind a backslash, bytes
+/// that are neither printable nor part of UTF-8 (which mDNS uses, RFC 6762 §16) are `\DDD` in decimal.
+pub(super) fn label_text(label: &[u8]) -> String {
+    let mut text = String::with_capacity(label.len());
+    // Writing to a String cannot fail.
+    let escape = |text: &mut String, byte: u8| {
+        let _ = write!(text, "\\{byte:03}");
+    };
+    for chunk in label.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '.' | '\\' => text.extend(['\\', character]),
+                character if character.is_control() => {
+                    let mut bytes = [0; 4];
+                    character
+                        .encode_utf8(&mut bytes)
+                        .bytes()
+                        .for_each(|byte| escape(&mut text, byte));
+                }
+                character => text.push(character),
             }
-            character => name.push(character),
         }
+        chunk.invalid().iter().for_each(|byte| escape(&mut text, *byte));
     }
+    text
 }
 
 /// Passes over a name without reading it.
@@ -123,7 +135,7 @@ mod tests {
     fn odd_labels_are_escaped() {
         assert_eq!(
             name_at(b"\x03a.b\x04\x01\\\xffc\x00", 0),
-            Ok(("a\\.b.\\x01\\\\\\xffc".to_owned(), 0))
+            Ok(("a\\.b.\\001\\\\\\255c".to_owned(), 0))
         );
     }
 

@@ -38,6 +38,35 @@ pub(in crate::l7) fn response(name: &str, address: [u8; 4]) -> Vec<u8> {
     .concat()
 }
 
+#[test]
+fn netbios_names_are_decoded() {
+    // A registration: flags of opcode 5, broadcast; an additional record that is not listed.
+    let question = b"\x20EPEGEGEJEDEFCACACACACACACACACACA\0\0\x20\0\x01";
+    let mut flow = Feeder::udp(137, 137);
+    flow.forward(&[header(0x2910, 1, 0), question.to_vec()].concat());
+    let answer = [
+        b"\x20EPEGEGEJEDEFCACACACACACACACACACA\0\0\x20\0\x01".as_slice(),
+        &[0, 0, 0, 60, 0, 6, 0, 0, 192, 0, 2, 20],
+    ]
+    .concat();
+    flow.reverse(&[header(0x8500, 0, 1), answer].concat());
+    assert_eq!(
+        flow.session.protocol().map(|(found, _)| found),
+        Some(Protocol::Netbios)
+    );
+    assert_eq!(flow.session.server_name(), Some("OFFICE<20>"));
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "queries"), "[{OFFICE<20>,NB,IN}]");
+    assert_eq!(field(&record, "answers"), "[{OFFICE<20>,NB,60,192.0.2.20}]");
+    assert_eq!(field(&record, "opcode"), "REGISTRATION");
+    let mut other = Feeder::udp(137, 137);
+    other.forward(&query("www.example.org"));
+    assert_ne!(
+        other.session.protocol().map(|(found, _)| found),
+        Some(Protocol::Netbios)
+    );
+}
+
 /// Messages as on TCP.
 pub(in crate::l7) fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
     messages

@@ -147,7 +147,7 @@ fn ends_inside_brackets(name: &str) -> bool {
 }
 
 /// The media type without parameters.
-pub(super) fn media_type(value: &[u8]) -> &[u8] {
+pub(in crate::l7) fn media_type(value: &[u8]) -> &[u8] {
     trim(value.split(|&byte| byte == b';').next().unwrap_or_default())
 }
 
@@ -158,7 +158,7 @@ pub(super) fn token_listed(list: &[u8], token: &[u8]) -> bool {
 }
 
 /// A decimal number; of a list of numbers the first.
-pub(super) fn number(value: &[u8]) -> Option<u64> {
+pub(in crate::l7) fn number(value: &[u8]) -> Option<u64> {
     let digits = trim(value.split(|&byte| byte == b',').next().unwrap_or_default());
     if digits.is_empty() {
         return None;

@@ -1,8 +1,8 @@
 //! HTTP/1.0 and HTTP/1.1 (RFC 9112): start lines and a few header fields of every transaction of a connection.
 //!
 //! The two directions are read apart, line by line. Bodies are passed over by their framing and never kept. Responses
-//! are matched to requests in order, so that pipelining works. CONNECT and Upgrade end the dissection: what follows is
-//! another protocol.
+//! are matched to requests in order, so that pipelining works. After CONNECT and Upgrade the stream is handed over to
+//! the protocol that follows (RFC 9110 §7.8, §9.3.6).
 //!
 //! Lenient where servers are: a line may end in a bare LF, empty lines may stand before a start line, header fields may
 //! be folded (RFC 9112 §2.2, §5.2).
@@ -16,15 +16,15 @@ mod line;
 )]
 mod tests;
 
+use super::http2::Http2;
 use super::{
     Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
     side_of,
 };
 use crate::column::{Sink, Value};
 use crate::text;
-use line::{
-    RequestLine, StatusLine, field, host_of_target, media_type, number, token_listed, trim, without_port,
-};
+use line::{RequestLine, StatusLine, field, host_of_target, token_listed, trim, without_port};
+pub(super) use line::{media_type, number};
 use std::collections::VecDeque;
 
 /// Transactions that are listed for one flow; further ones are counted.
@@ -42,9 +42,9 @@ const MAX_HEADER_BYTES: usize = 256 * 1024;
 /// Bytes after a gap in which a start line is looked for.
 const MAX_RESYNC_BYTES: usize = 256 * 1024;
 /// Bytes that are kept of a host, a media type or a method.
-const MAX_NAME_BYTES: usize = 256;
+pub(super) const MAX_NAME_BYTES: usize = 256;
 /// Bytes that are kept of a path, a user agent or a referrer.
-const MAX_VALUE_BYTES: usize = 1024;
+pub(super) const MAX_VALUE_BYTES: usize = 1024;
 
 crate::record! {
     /// One request and its response.
@@ -83,6 +83,8 @@ crate::record! {
         transaction_count: u32,
         /// Whether the connection became another protocol (CONNECT or Upgrade).
         upgraded: bool,
+        /// Upgrade field of the response that switched protocols (`101`), such as `websocket` or `h2c`. Cut at 256 bytes.
+        upgraded_to: Option<String>,
     }
 }
 
@@ -112,6 +114,8 @@ pub(super) struct Http {
     sides: [Side; 2],
     /// Requests without a final response, oldest first.
     waiting: VecDeque<Waiting>,
+    /// What follows an upgrade to `h2c`; then the record is there.
+    http2: Option<Box<Http2>>,
 }
 
 /// A request that waits for its response.
@@ -152,6 +156,8 @@ enum State {
     Trailer(usize),
     /// In a body that ends with the connection (RFC 9112 §6.3).
     UntilClose,
+    /// After the header section of a CONNECT request: its response says what follows.
+    Connect,
     /// After a gap: at the start of a line or not, so many bytes searched.
     Resync { line_start: bool, searched: usize },
     /// Nothing more is read.
@@ -172,6 +178,8 @@ struct Message {
     transaction: Option<usize>,
     /// The status code of a response; `None` for a request.
     status: Option<u16>,
+    /// Whether it is a CONNECT request.
+    connect: bool,
     /// The request that a response answers.
     answers: Waiting,
     content_length: Option<u64>,
@@ -190,13 +198,14 @@ enum Field {
     ContentType,
     ContentLength,
     TransferEncoding,
+    Upgrade,
     #[default]
     Other,
 }
 
 impl Field {
     fn of(name: &[u8]) -> Self {
-        const FIELDS: [(&[u8], Field); 7] = [
+        const FIELDS: [(&[u8], Field); 8] = [
             (b"host", Field::Host),
             (b"user-agent", Field::UserAgent),
             (b"referer", Field::Referer),
@@ -204,6 +213,7 @@ impl Field {
             (b"content-type", Field::ContentType),
             (b"content-length", Field::ContentLength),
             (b"transfer-encoding", Field::TransferEncoding),
+            (b"upgrade", Field::Upgrade),
         ];
         FIELDS
             .iter()
@@ -213,10 +223,25 @@ impl Field {
 }
 
 impl Dissect for Http {
-    fn feed(&mut self, input: Input<'_>, context: &Context, _: &dyn Crypto) -> Outcome {
+    fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
         let index = side_of(context.direction);
+        if self.is_upgraded(index)
+            && let Some(http2) = &mut self.http2
+        {
+            return http2.feed(input, context, crypto);
+        }
         match input {
-            Input::Stream(bytes) => self.stream(index, bytes),
+            Input::Stream(bytes) => {
+                let mut outcome = self.stream(index, bytes);
+                if self.is_upgraded(index)
+                    && let Some(http2) = &mut self.http2
+                {
+                    let behind = http2.feed(input.behind(outcome.consumed), context, crypto);
+                    outcome.consumed = outcome.consumed.saturating_add(behind.consumed);
+                    outcome.status = behind.status;
+                }
+                outcome
+            }
             Input::Datagram(bytes) => self.datagram(index, bytes),
             Input::Gap(length) => {
                 self.gap(index, length);
@@ -236,14 +261,16 @@ impl Dissect for Http {
     }
 
     fn server_name(&self) -> Option<&str> {
-        self.record
-            .transactions
-            .iter()
-            .find_map(|transaction| transaction.host.as_deref())
-            .map(without_port)
+        match &self.http2 {
+            Some(http2) => http2.server_name(),
+            None => self.record.server_name(),
+        }
     }
 
     fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
+        if let Some(http2) = &self.http2 {
+            return http2.emit(protocol, sink);
+        }
         if protocol == Protocol::Http {
             self.record.emit(sink);
         }
@@ -253,17 +280,73 @@ impl Dissect for Http {
     fn release(&mut self) {
         self.sides = <[Side; 2]>::default();
         self.waiting = VecDeque::new();
+        if let Some(http2) = &mut self.http2 {
+            http2.release();
+        }
+    }
+
+    fn kept_bytes(&self) -> usize {
+        let waiting = self.waiting.capacity().saturating_mul(size_of::<Waiting>());
+        let http2 = self
+            .http2
+            .as_ref()
+            .map_or(0, |http2| size_of::<Http2>().saturating_add(http2.kept_bytes()));
+        self.record
+            .heap_bytes()
+            .saturating_add(waiting)
+            .saturating_add(http2)
+    }
+
+    fn handed_over(&self, side: usize) -> bool {
+        self.http2.is_none() && self.is_upgraded(side)
+    }
+}
+
+impl Record {
+    /// The first host that a request names, without its port.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.transactions
+            .iter()
+            .find_map(|transaction| transaction.host.as_deref())
+            .map(without_port)
+    }
+
+    /// Counts a transaction; its index if it is listed.
+    pub(super) fn add_transaction(&mut self) -> Option<usize> {
+        self.transaction_count = self.transaction_count.saturating_add(1);
+        let index = self.transactions.len();
+        let text = self
+            .transactions
+            .iter()
+            .fold(0_usize, |sum, listed| sum.saturating_add(listed.text_bytes()));
+        if index >= MAX_TRANSACTIONS || text >= MAX_TEXT_BYTES {
+            return None;
+        }
+        self.transactions.push(Transaction::default());
+        Some(index)
     }
 }
 
 impl Http {
+    /// Whether what comes next in a direction is the protocol that was switched to.
+    fn is_upgraded(&self, side: usize) -> bool {
+        // A message that was under way when the protocols were switched is read to its end.
+        (self.record.upgraded || self.http2.is_some())
+            && self.sides.get(side).is_some_and(|side| {
+                !matches!(
+                    side.state,
+                    State::Header(_) | State::Skip(..) | State::ChunkSize | State::Trailer(_)
+                )
+            })
+    }
+
     /// Done when neither direction can bring more; the reason of the direction that was stopped, if one was.
     fn status(&self) -> Status {
         let ended = |side: &Side| side.closed || matches!(side.state, State::Stopped(_));
-        if self.record.upgraded {
+        if self.is_websocket() {
             return Status::Done;
         }
-        if !self.sides.iter().all(ended) {
+        if self.record.upgraded || !self.sides.iter().all(ended) {
             return Status::Need(0);
         }
         let stopped = self.sides.iter().find_map(|side| match side.state {
@@ -271,6 +354,12 @@ impl Http {
             _ => None,
         });
         stopped.unwrap_or(Status::Done)
+    }
+
+    /// Whether frames of WebSocket follow (RFC 6455), of which nothing is shown.
+    fn is_websocket(&self) -> bool {
+        let to = self.record.upgraded_to.as_deref();
+        self.record.upgraded && to.is_some_and(|name| name.eq_ignore_ascii_case("websocket"))
     }
 
     /// A datagram is one message, whatever came before (SSDP). Its requests are not answered in order, or not at all.
@@ -296,6 +385,21 @@ impl Http {
                 };
             }
             let count = match side.state {
+                State::Connect if rest.first().is_some_and(u8::is_ascii_alphabetic) => {
+                    // A further request after a refusal, or the first words of the tunnel: the response tells.
+                    return Outcome {
+                        consumed,
+                        status: self.status(),
+                    };
+                }
+                State::Connect => {
+                    // No request begins so: the tunnel is in use, though its response was not seen (yet).
+                    self.record.upgraded = true;
+                    return Outcome {
+                        consumed,
+                        status: self.status(),
+                    };
+                }
                 State::Skip(left, after) => {
                     let count = left.min(rest.len() as u64);
                     side.skip_to(left.saturating_sub(count), after);
@@ -339,10 +443,10 @@ impl Http {
                 }
             };
             consumed = consumed.saturating_add(count);
-            if self.record.upgraded {
+            if self.is_upgraded(index) {
                 return Outcome {
                     consumed,
-                    status: Status::Done,
+                    status: self.status(),
                 };
             }
         }
@@ -404,7 +508,7 @@ impl Http {
                     self.stop(index, Status::GaveUp(Limit::MessageLength));
                 }
             }
-            State::Skip(..) | State::UntilClose | State::Stopped(_) => {}
+            State::Skip(..) | State::UntilClose | State::Connect | State::Stopped(_) => {}
         }
     }
 
@@ -425,7 +529,7 @@ impl Http {
     }
 
     fn request(&mut self, request: &RequestLine<'_>) -> Message {
-        let transaction = self.new_transaction();
+        let transaction = self.record.add_transaction();
         if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
             let (host, path) = host_of_target(request.method, request.target);
             transaction.method = Some(text::from_wire(request.method, MAX_NAME_BYTES));
@@ -442,6 +546,7 @@ impl Http {
         }
         Message {
             transaction,
+            connect: waiting.connect,
             ..Message::default()
         }
     }
@@ -459,7 +564,7 @@ impl Http {
             None if interim => Waiting::default(),
             // The request was not seen.
             None => Waiting {
-                transaction: self.new_transaction(),
+                transaction: self.record.add_transaction(),
                 ..Waiting::default()
             },
         };
@@ -473,22 +578,6 @@ impl Http {
             answers,
             ..Message::default()
         }
-    }
-
-    /// Counts a transaction; its index if it is listed.
-    fn new_transaction(&mut self) -> Option<usize> {
-        self.record.transaction_count = self.record.transaction_count.saturating_add(1);
-        let index = self.record.transactions.len();
-        let text = self
-            .record
-            .transactions
-            .iter()
-            .fold(0_usize, |sum, listed| sum.saturating_add(listed.text_bytes()));
-        if index >= MAX_TRANSACTIONS || text >= MAX_TEXT_BYTES {
-            return None;
-        }
-        self.record.transactions.push(Transaction::default());
-        Some(index)
     }
 
     fn field_line(&mut self, index: usize, line: &[u8]) {
@@ -511,6 +600,9 @@ impl Http {
             _ => {}
         }
         let request = message.status.is_none();
+        if kind == Field::Upgrade && message.status == Some(101) {
+            self.record.upgraded_to = Some(text::from_wire(value, MAX_NAME_BYTES));
+        }
         let transaction = message
             .transaction
             .and_then(|index| self.record.transactions.get_mut(index));
@@ -556,22 +648,36 @@ impl Http {
             return;
         };
         let message = &side.message;
-        side.state = match message.status {
-            Some(code) => {
-                if code == 101 || (message.answers.connect && (200..300).contains(&code)) {
-                    self.record.upgraded = true;
-                }
-                let empty = message.answers.head || matches!(code, 100..=199 | 204 | 304);
-                match message.content_length {
-                    _ if empty => State::Start,
-                    _ if message.chunked => State::ChunkSize,
-                    Some(length) => State::body(length),
-                    None => State::UntilClose,
-                }
-            }
-            None if message.chunked => State::ChunkSize,
-            None => State::body(message.content_length.unwrap_or(0)),
+        let Some(code) = message.status else {
+            side.state = match message.content_length {
+                // RFC 9110 §9.3.6: what follows the header section belongs to the tunnel.
+                _ if message.connect => State::Connect,
+                _ if message.chunked => State::ChunkSize,
+                length => State::body(length.unwrap_or(0)),
+            };
+            return;
         };
+        let answers = message.answers;
+        let empty = answers.head || matches!(code, 100..=199 | 204 | 304);
+        let tunnel = answers.connect && (200..300).contains(&code);
+        side.state = match message.content_length {
+            _ if empty || tunnel => State::Start,
+            _ if message.chunked => State::ChunkSize,
+            Some(length) => State::body(length),
+            None => State::UntilClose,
+        };
+        self.record.upgraded |= code == 101 || tunnel;
+        let upgraded_to = self.record.upgraded_to.as_deref().unwrap_or_default();
+        if code == 101 && upgraded_to.eq_ignore_ascii_case("h2c") {
+            let record = std::mem::take(&mut self.record);
+            self.http2 = Some(Box::new(Http2::upgraded(record, answers.transaction)));
+        }
+        let final_refusal = answers.connect && code >= 300;
+        if let (true, Some(client)) = (final_refusal, self.sides.get_mut(1_usize.saturating_sub(index)))
+            && client.state == State::Connect
+        {
+            client.state = State::Start;
+        }
     }
 
     fn gap(&mut self, index: usize, length: u64) {

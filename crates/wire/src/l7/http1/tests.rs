@@ -69,18 +69,42 @@ fn lenient_lines() {
 fn another_protocol_ends_it() {
     let mut flow = Feeder::tcp(40_000, 80);
     flow.forward(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n");
-    assert_eq!(
-        flow.reverse(b"HTTP/1.1 200 Connection established\r\n\r\n"),
-        Status::Done
-    );
+    flow.reverse(b"HTTP/1.1 200 Connection established\r\n\r\n");
+    for (direction, bytes) in crate::l7::tls::tests::conversation() {
+        flow.bytes(direction, &bytes);
+    }
+    assert_eq!(flow.status, Status::Done);
     assert_eq!(field(&flow.record(Protocol::Http), "upgraded"), "true");
     assert_eq!(flow.session.server_name(), Some("example.org"));
+    assert_eq!(field(&flow.record(Protocol::Tls), "sni"), "www.example.org");
     let mut flow = Feeder::tcp(40_000, 80);
     flow.forward(b"GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n");
     assert_eq!(
-        flow.reverse(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+        flow.reverse(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"),
         Status::Done
     );
+    assert_eq!(field(&flow.record(Protocol::Http), "upgraded_to"), "websocket");
+}
+
+#[test]
+fn a_tunnel_that_is_refused_stays_http() {
+    let mut flow = Feeder::tcp(40_000, 3128);
+    flow.forward(b"CONNECT one.test:443 HTTP/1.1\r\n\r\nCONNECT two.test:443 HTTP/1.1\r\n\r\n");
+    flow.reverse(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno");
+    flow.forward(b"\x16\x03\x01");
+    let record = flow.record(Protocol::Http);
+    assert_eq!(field(&record, "transaction_count"), "2");
+    assert_eq!(field(&record, "upgraded"), "true", "the second tunnel is in use");
+}
+
+#[test]
+fn tunnels_in_tunnels_are_followed_to_a_depth() {
+    let mut flow = Feeder::tcp(40_000, 3128);
+    for _ in 0..10 {
+        flow.forward(b"CONNECT proxy.test:3128 HTTP/1.1\r\n\r\n");
+        flow.reverse(b"HTTP/1.1 200 OK\r\n\r\n");
+    }
+    assert_eq!(flow.status, Status::Done);
 }
 
 #[test]
@@ -190,7 +214,10 @@ fn other_protocols_are_not_taken_for_http() {
     ] {
         let mut flow = Feeder::tcp(40_000, 80);
         flow.forward(other);
-        assert_eq!(flow.session.protocol(), None);
+        assert_ne!(
+            flow.session.protocol().map(|(found, _)| found),
+            Some(Protocol::Http)
+        );
     }
 }
 

@@ -2,8 +2,10 @@
 //! with keys that anybody can derive from the client's first destination connection id (RFC 9001 §5.2).
 //!
 //! A hello may be spread over several Initial packets and datagrams, in any order. After a Retry the keys change;
-//! after compatible version negotiation (RFC 9368) only their version does.
+//! after compatible version negotiation (RFC 9368) only their version does. Google's versions before TLS show the
+//! server's name and the program in a message of their own.
 
+mod google;
 mod packet;
 mod stream;
 #[cfg(test)]
@@ -22,7 +24,9 @@ use super::{
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
+use crate::l7::pieces::Pieces;
 use crate::text;
+use google::{ClientMessage, GooglePacket};
 use packet::{Body, InitialKeys, LongHeader, PacketKeys, varint};
 use std::borrow::Cow;
 use stream::CryptoStream;
@@ -56,8 +60,10 @@ crate::record! {
         retry: bool,
         /// Whether 0-RTT packets were seen.
         zero_rtt: bool,
-        /// Program that the client names in the transport parameter `user_agent` (0x3129).
+        /// Program that the client names in the transport parameter `user_agent` (0x3129), or in tag UAID of Google's versions `Q0xx`.
         user_agent: Option<String>,
+        /// Server name in tag SNI of Google's versions `Q0xx`; in all others it is in the record `tls`.
+        sni: Option<String>,
     }
 }
 
@@ -73,6 +79,10 @@ pub(super) struct Quic {
     client_side: Option<usize>,
     streams: [CryptoStream; 2],
     server_hello: bool,
+    /// The handshake message of Google's versions up to Q049.
+    google: Pieces,
+    /// That message was read whole.
+    google_complete: bool,
     datagrams: u8,
     derivations: u8,
     closed: [bool; 2],
@@ -96,6 +106,14 @@ impl Dissect for Quic {
             }
         };
         self.datagrams = self.datagrams.saturating_add(1);
+        if let Ok(packet) = GooglePacket::parse(bytes)
+            && let Err(limit) = self.google_packet(&packet)
+        {
+            return Outcome {
+                consumed: bytes.len(),
+                status: Status::GaveUp(limit),
+            };
+        }
         let mut rest = bytes;
         // Short headers, padding and what else is not a long header end the datagram.
         while let Ok((header, behind)) = LongHeader::parse(rest) {
@@ -107,7 +125,7 @@ impl Dissect for Quic {
             }
             rest = behind;
         }
-        let complete = self.tls.has_client_hello() && self.server_hello;
+        let complete = self.google_complete || (self.tls.has_client_hello() && self.server_hello);
         let status = if complete || self.datagrams >= MAX_DATAGRAMS {
             Status::Done
         } else {
@@ -120,7 +138,7 @@ impl Dissect for Quic {
     }
 
     fn confidence(&self) -> Confidence {
-        if self.tls.has_client_hello() {
+        if self.tls.has_client_hello() || self.google_complete {
             Confidence::Payload
         } else {
             Confidence::Handshake
@@ -128,7 +146,7 @@ impl Dissect for Quic {
     }
 
     fn server_name(&self) -> Option<&str> {
-        self.tls.sni.as_deref()
+        self.tls.sni.as_deref().or(self.record.sni.as_deref())
     }
 
     fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
@@ -147,8 +165,22 @@ impl Dissect for Quic {
 
     fn release(&mut self) {
         self.streams = <[CryptoStream; 2]>::default();
+        self.google = Pieces::default();
         self.key_connection_id = Vec::new();
         self.keys = None;
+    }
+
+    fn kept_bytes(&self) -> usize {
+        let streams = self
+            .streams
+            .iter()
+            .fold(self.key_connection_id.capacity(), |sum, stream| {
+                sum.saturating_add(stream.heap_bytes())
+            });
+        streams
+            .saturating_add(self.google.heap_bytes())
+            .saturating_add(self.record.heap_bytes())
+            .saturating_add(self.tls.heap_bytes())
     }
 }
 
@@ -183,6 +215,15 @@ impl Quic {
             }
             (None, Body::Protected { .. }) => {}
         }
+        Ok(())
+    }
+
+    /// A packet of Google's versions up to Q049.
+    fn google_packet(&mut self, packet: &GooglePacket<'_>) -> Result<(), Limit> {
+        self.record.version = Some(format!("Q{:03}", packet.version).into());
+        self.record.dcid.get_or_insert_with(|| hex(packet.connection_id));
+        packet.collect(&mut self.google)?;
+        self.google_complete |= self.record.add_client_message(self.google.front());
         Ok(())
     }
 
@@ -314,9 +355,14 @@ impl Quic {
 
     fn messages(&mut self, index: usize, crypto: &dyn Crypto) -> Result<(), Short> {
         let from_client = self.client_side == Some(index);
+        let google_frames = self.keys.as_ref().is_some_and(|keys| keys.google_frames);
         let Some(stream) = self.streams.get_mut(index) else {
             return Ok(());
         };
+        if google_frames && from_client && stream.front().starts_with(b"CHLO") {
+            self.google_complete |= self.record.add_client_message(stream.front());
+            return Ok(());
+        }
         while let Some((kind, body)) = stream.next_message() {
             match kind {
                 tls::CLIENT_HELLO if from_client => {
@@ -334,6 +380,19 @@ impl Quic {
             }
         }
         Ok(())
+    }
+}
+
+impl Record {
+    /// Takes over what a `CHLO` shows so far; whether it was whole.
+    fn add_client_message(&mut self, front: &[u8]) -> bool {
+        let Ok(message) = ClientMessage::parse(front) else {
+            return false;
+        };
+        let text = |value: &[u8]| text::from_wire(value, MAX_USER_AGENT_BYTES);
+        self.sni = self.sni.take().or(message.server_name.map(text));
+        self.user_agent = self.user_agent.take().or(message.user_agent.map(text));
+        message.complete
     }
 }
 
@@ -368,11 +427,15 @@ fn user_agent(parameters: &[u8]) -> Option<String> {
     }
 }
 
-/// A long header of a known version, a version negotiation that lists one, or a client's first Initial packet with a
+/// A `CHLO` of one of Google's versions, a long header of a known version, a version negotiation that lists one, or a client's first Initial packet with a
 /// version that is meant to be refused.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
     let Ok((header, _)) = LongHeader::parse(bytes) else {
-        return Verdict::No;
+        return if google::is_client_packet(bytes) {
+            Verdict::Yes
+        } else {
+            Verdict::No
+        };
     };
     let plausible = match header.body {
         Body::VersionNegotiation(list) => {

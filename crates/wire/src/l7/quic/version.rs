@@ -106,6 +106,11 @@ const SALT_T051: [u8; 20] = [
     0x6e, 0x03, 0x3d,
 ];
 
+const SALT_Q050: [u8; 20] = [
+    0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0, 0xd3,
+    0xb5, 0x6b, 0x45,
+];
+
 const fn version(number: u32, name: &'static str, salt: [u8; 20]) -> Version {
     Version {
         number,
@@ -146,6 +151,14 @@ const VERSIONS: &[Version] = &[
     version(0xff00_0017, "draft-23", SALT_DRAFT_23),
     version(0xff00_0016, "draft-22", SALT_DRAFT_22),
     version(RESERVED, "reserved", SALT_DRAFT_29),
+    // Google's last version with a handshake of its own.
+    Version {
+        number: 0x5130_3530,
+        name: "Q050",
+        salt: SALT_Q050,
+        second: false,
+        google_frames: true,
+    },
     // Google's versions that carried TLS before the RFC.
     Version {
         number: 0x5430_3530,

@@ -13,6 +13,8 @@ pub(in crate::l7) enum Carrier {
     Tcp,
     /// QUIC.
     Quic,
+    /// DTLS.
+    Dtls,
 }
 
 /// The JA3 string: version, ciphers, extensions, groups and point formats in decimal, without GREASE.
@@ -52,6 +54,7 @@ pub(super) fn ja4(hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto
     text.push(match carrier {
         Carrier::Tcp => 't',
         Carrier::Quic => 'q',
+        Carrier::Dtls => 'd',
     });
     text.push_str(version(hello));
     text.push(if hello.has_server_name() { 'd' } else { 'i' });
@@ -70,9 +73,16 @@ pub(super) fn ja4(hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto
     text
 }
 
-/// The highest version offered, in two characters.
+/// The highest version offered, in two characters. The numbers of DTLS count downwards.
 fn version(hello: &ClientHello<'_>) -> &'static str {
-    match hello.versions().into_iter().max() {
+    let highest = hello
+        .versions()
+        .into_iter()
+        .max_by_key(|&version| if version >= 0xfe00 { !version } else { version });
+    match highest {
+        Some(0xfefc) => "d3",
+        Some(0xfefd) => "d2",
+        Some(0xfeff) => "d1",
         Some(0x0304) => "13",
         Some(0x0303) => "12",
         Some(0x0302) => "11",

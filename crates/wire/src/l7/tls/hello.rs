@@ -68,6 +68,15 @@ pub(in crate::l7) struct ClientHello<'a> {
 impl<'a> ClientHello<'a> {
     /// Reads a handshake message body.
     pub(in crate::l7) fn parse(body: &'a [u8]) -> Result<Self, Short> {
+        Self::read(body, false)
+    }
+
+    /// Reads a handshake message body of DTLS, which has a cookie (RFC 6347 §4.2.1).
+    pub(super) fn parse_datagram(body: &'a [u8]) -> Result<Self, Short> {
+        Self::read(body, true)
+    }
+
+    fn read(body: &'a [u8], cookie: bool) -> Result<Self, Short> {
         let mut cursor = Cursor::new(body);
         let mut hello = Self {
             version: cursor.u16()?,
@@ -76,6 +85,10 @@ impl<'a> ClientHello<'a> {
         cursor.skip(32)?; // random
         let session_id = cursor.u8()?;
         cursor.skip(session_id.into())?;
+        if cookie {
+            let cookie = cursor.u8()?;
+            cursor.skip(cookie.into())?;
+        }
         let ciphers = cursor.u16()?;
         hello.ciphers = u16_list(cursor.sub(ciphers.into())?);
         let compressions = cursor.u8()?;
@@ -211,7 +224,7 @@ impl<'a> ServerHello<'a> {
 
     /// Whether everything after this message is encrypted (RFC 8446 §4.4).
     pub(super) fn encrypts(&self) -> bool {
-        !self.retry && matches!(self.version, 0x0304..)
+        !self.retry && matches!(self.version, 0x0304 | 0x7f00..=0x7fff | 0xfefc)
     }
 }
 
@@ -280,6 +293,10 @@ pub(super) fn version_name(version: u16) -> Cow<'static, str> {
         0x0302 => "TLSv1.1",
         0x0303 => "TLSv1.2",
         0x0304 => "TLSv1.3",
+        0xfeff => "DTLSv1.0",
+        0xfefd => "DTLSv1.2",
+        0xfefc => "DTLSv1.3",
+        0x0100 => "DTLSv0.9",
         0x7f00..=0x7fff => return Cow::Owned(format!("TLSv1.3-draft{}", version & 0xff)),
         _ => return Cow::Owned(format!("0x{version:04x}")),
     })

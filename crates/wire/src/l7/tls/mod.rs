@@ -6,6 +6,7 @@
 
 mod certificate;
 mod cipher_suites;
+mod dtls;
 mod fingerprint;
 mod hello;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod hello;
 )]
 pub(super) mod tests;
 
+pub(super) use dtls::{Dtls, identify as identify_datagram};
 pub(super) use fingerprint::Carrier;
 pub(super) use hello::{CLIENT_HELLO, ClientHello, SERVER_HELLO, ServerHello};
 
@@ -194,6 +196,18 @@ impl Record {
         self.ja3s_string = Some(ja3s);
     }
 
+    /// The server's own certificate, which comes first in the message (RFC 5246 §7.4.2).
+    fn read_certificate_message(&mut self, body: &[u8], crypto: &dyn Crypto) -> Result<(), Short> {
+        let mut cursor = Cursor::new(body);
+        let length = cursor.u24()?;
+        let mut list = cursor.sub(length as usize)?;
+        if !list.is_empty() && self.certificate_sha256.is_none() {
+            let length = list.u24()?;
+            self.set_certificate(list.take(length as usize)?, crypto);
+        }
+        Ok(())
+    }
+
     fn set_certificate(&mut self, der: &[u8], crypto: &dyn Crypto) {
         let certificate = Certificate::parse(der);
         self.certificate_sha256 = Some(hex(&crypto.sha256(der)));
@@ -343,6 +357,12 @@ impl Dissect for Tls {
 
     fn release(&mut self) {
         self.sides = <[Side; 2]>::default();
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.sides.iter().fold(self.record.heap_bytes(), |sum, side| {
+            sum.saturating_add(side.message.capacity())
+        })
     }
 }
 
@@ -530,15 +550,8 @@ impl Tls {
                 self.server_hello = !hello.retry;
                 self.server_complete = hello.encrypts();
             }
-            message::CERTIFICATE if self.is_server(index) && self.record.certificate_sha256.is_none() => {
-                let mut cursor = Cursor::new(body);
-                let length = cursor.u24()?;
-                let mut list = cursor.sub(length as usize)?;
-                if !list.is_empty() {
-                    // The server's own certificate comes first (RFC 5246 §7.4.2).
-                    let length = list.u24()?;
-                    self.record.set_certificate(list.take(length as usize)?, crypto);
-                }
+            message::CERTIFICATE if self.is_server(index) => {
+                self.record.read_certificate_message(body, crypto)?;
                 self.server_complete = true;
             }
             message::SERVER_KEY_EXCHANGE | message::SERVER_HELLO_DONE if self.is_server(index) => {

@@ -1,0 +1,6 @@
+//! Android debug bridge: see `l7_support.rs`.
+#![no_main]
+
+mod l7_support;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| l7_support::check(data, 5555, true));
