@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use wire::decode::{Decoder, FrameMeta, Packet};
 use wire::malformed::Undecodable;
 
@@ -14,6 +15,9 @@ use crate::crypto::Crypto;
 use crate::flow::meter::{Event, Meter, Seen};
 use crate::flow::{Order, Profile, Settings, SettingsError, Shed};
 use crate::steer::Block;
+
+/// Packets that are decoded before the first of them is metered, so that the memory of their flows is under way.
+const BATCH: usize = 32;
 
 static CRYPTO: Crypto = Crypto;
 
@@ -154,23 +158,39 @@ impl<D: Decode> Worker<D> {
     ) {
         self.meter.tally_mut().frames_delivered += count as u64;
         self.catch(sink, |meter, decoder, sink| {
-            for (place, header, clock) in selected {
-                let start = header.offset as usize;
-                let bytes = frames
-                    .bytes
-                    .get(start..start.saturating_add(header.captured_length as usize));
-                match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
-                    Ok(packet) => {
-                        let frame = frames.first_number + place as u64;
-                        let seen = Seen {
-                            time: header.time,
-                            clock,
-                            frame,
-                            wire_length: header.wire_length,
-                        };
-                        meter.packet(&packet, seen, sink);
+            let mut selected = selected;
+            let mut batch = ArrayVec::<(Packet<'_>, Seen), BATCH>::new();
+            loop {
+                let mut taken = 0;
+                for (place, header, clock) in selected.by_ref().take(BATCH) {
+                    taken += 1;
+                    let start = header.offset as usize;
+                    let bytes = frames
+                        .bytes
+                        .get(start..start.saturating_add(header.captured_length as usize));
+                    match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
+                        Ok(packet) => {
+                            meter.prefetch_bucket(&packet);
+                            let seen = Seen {
+                                time: header.time,
+                                clock,
+                                frame: frames.first_number + place as u64,
+                                wire_length: header.wire_length,
+                            };
+                            batch.push((packet, seen));
+                        }
+                        Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
                     }
-                    Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
+                }
+                for (packet, _) in &batch {
+                    meter.prefetch_flow(packet);
+                }
+                for (packet, seen) in &batch {
+                    meter.packet(packet, *seen, sink);
+                }
+                batch.clear();
+                if taken < BATCH {
+                    return;
                 }
             }
         });
