@@ -185,6 +185,9 @@ impl<D: Decode> Worker<D> {
                 for (packet, _) in &batch {
                     meter.prefetch_flow(packet);
                 }
+                for (packet, _) in &batch {
+                    meter.prefetch_sequence(packet);
+                }
                 for (packet, seen) in &batch {
                     meter.packet(packet, *seen, sink);
                 }

@@ -13,7 +13,7 @@ use super::layer7::{self, Load, Sessions, Wish};
 use super::path::Paths;
 use super::profile::{Duty, LeftOut, Profile, Shed, Work};
 use super::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
-use super::state::{Flow, Hot, Phase, Side, Timeouts};
+use super::state::{Flow, Hot, NO_ENTRY, Phase, Side, Timeouts};
 use super::table::{FlowTable, Local, Next, TableFull};
 use super::tcp::{self, RST, Transition};
 use super::{EndReason, EndedFlow, Order, Settings};
@@ -220,7 +220,18 @@ impl<T: FlowTable> Meter<T> {
     /// Asks for the memory of that flow.
     #[inline]
     pub fn prefetch_flow(&self, packet: &Packet<'_>) {
-        self.table.prefetch_flow(packet.hash);
+        self.table.prefetch_flow(packet.hash, packet.faults != 0);
+    }
+
+    /// Asks for what that flow leads to: the sequence of its packets.
+    #[inline]
+    pub fn prefetch_sequence(&self, packet: &Packet<'_>) {
+        if let Some(hot) = self.table.peek(packet.hash)
+            && hot.splt != NO_ENTRY
+            && hot.packets() < SPLT_PACKETS as u64
+        {
+            self.desk.sequences.prefetch(hot.splt);
+        }
     }
 
     /// Meters a packet.

@@ -135,7 +135,11 @@ impl FlowTable for Shared {
 
     fn prefetch_bucket(&self, _: u64) {}
 
-    fn prefetch_flow(&self, _: u64) {}
+    fn prefetch_flow(&self, _: u64, _: bool) {}
+
+    fn peek(&self, _: u64) -> Option<&Hot> {
+        None
+    }
 
     fn expire(&mut self, now: i64, mut visit: impl FnMut(Flow<'_>, i64) -> Next) {
         loop {

@@ -6,6 +6,7 @@
 
 use wire::flowkey::Direction;
 
+use super::prefetch::ask_for;
 use super::state::NO_ENTRY;
 
 /// How many packets are recorded.
@@ -100,6 +101,12 @@ impl Sequences {
     /// From now on takes at most so many bytes more, and never more than at the start.
     pub fn limit_growth(&mut self, bytes: usize) {
         self.limit = (self.chunks.len() + bytes / CHUNK_BYTES).min(self.capacity);
+    }
+
+    /// Asks for the memory of a flow's latest chunk.
+    #[inline]
+    pub fn prefetch(&self, entry: u32) {
+        ask_for(&self.chunks, entry as usize);
     }
 
     /// Adds packet number `position` of a record, from 0, at most [`SPLT_PACKETS`] of them, all in turn. `entry` is the

@@ -38,8 +38,11 @@ pub trait FlowTable {
     /// Asks for the memory that leads to the flow of a packet that will come soon.
     fn prefetch_bucket(&self, hash: u64);
 
-    /// Asks for the memory of that flow, the former having come.
-    fn prefetch_flow(&self, hash: u64);
+    /// Asks for the memory of that flow, the former having come; with `cold`, also for what few packets touch.
+    fn prefetch_flow(&self, hash: u64, cold: bool);
+
+    /// The flow that is probably the one, the former having come, to ask for what it leads to.
+    fn peek(&self, hash: u64) -> Option<&Hot>;
 
     /// Visits every flow whose deadline is before `now`, in the order of deadline and flow id. The visitor is given the
     /// deadline.
@@ -191,10 +194,19 @@ impl FlowTable for Local {
     }
 
     #[inline]
-    fn prefetch_flow(&self, hash: u64) {
+    fn prefetch_flow(&self, hash: u64, cold: bool) {
         if let Some(slot) = self.index.candidate(tag_of(hash)) {
             ask_for(&self.hot, slot as usize);
+            if cold {
+                ask_for(&self.cold, slot as usize);
+            }
         }
+    }
+
+    #[inline]
+    fn peek(&self, hash: u64) -> Option<&Hot> {
+        let slot = self.index.candidate(tag_of(hash))?;
+        self.hot.get(slot as usize)
     }
 
     fn expire(&mut self, now: i64, mut visit: impl FnMut(Flow<'_>, i64) -> Next) {
