@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use wire::decode::{Decoder, FrameMeta, Packet};
 use wire::malformed::Undecodable;
 
@@ -14,6 +15,11 @@ use crate::crypto::Crypto;
 use crate::flow::meter::{Event, Meter, Seen};
 use crate::flow::{Order, Profile, Settings, SettingsError, Shed};
 use crate::steer::{Block, Turn};
+
+/// Packets that are decoded before the first of them is metered, so that the memory of their flows is under way.
+const BATCH: usize = 32;
+
+type Batch<'a> = ArrayVec<(Packet<'a>, Seen), BATCH>;
 
 static CRYPTO: Crypto = Crypto;
 
@@ -180,26 +186,37 @@ impl<D: Decode> Worker<D> {
     ) {
         self.meter.tally_mut().frames_delivered += count as u64;
         self.catch(sink, |meter, decoder, sink| {
-            for (place, header, clock, turn) in selected {
-                if let Some(Turn { epoch, ended, .. }) = turn {
-                    meter.turn_back(ended, epoch, sink);
-                }
-                let start = header.offset as usize;
-                let bytes = frames
-                    .bytes
-                    .get(start..start.saturating_add(header.captured_length as usize));
-                match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
-                    Ok(packet) => {
-                        let frame = frames.first_number + place as u64;
-                        let seen = Seen {
-                            time: header.time,
-                            clock,
-                            frame,
-                            wire_length: header.wire_length,
-                        };
-                        meter.packet(&packet, seen, sink);
+            let mut selected = selected;
+            let mut batch = Batch::new();
+            loop {
+                let mut taken = 0;
+                for (place, header, clock, turn) in selected.by_ref().take(BATCH) {
+                    taken += 1;
+                    if let Some(Turn { epoch, ended, .. }) = turn {
+                        meter_batch(meter, &mut batch, sink);
+                        meter.turn_back(ended, epoch, sink);
                     }
-                    Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
+                    let start = header.offset as usize;
+                    let bytes = frames
+                        .bytes
+                        .get(start..start.saturating_add(header.captured_length as usize));
+                    match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
+                        Ok(packet) => {
+                            meter.prefetch_bucket(&packet);
+                            let seen = Seen {
+                                time: header.time,
+                                clock,
+                                frame: frames.first_number + place as u64,
+                                wire_length: header.wire_length,
+                            };
+                            batch.push((packet, seen));
+                        }
+                        Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
+                    }
+                }
+                meter_batch(meter, &mut batch, sink);
+                if taken < BATCH {
+                    return;
                 }
             }
         });
@@ -247,6 +264,21 @@ impl<D: Decode> Worker<D> {
         tally.frames_lost += tally.frames_delivered.saturating_sub(accounted);
         *self.meter.tally_mut() = tally;
     }
+}
+
+/// Meters the packets of a batch, and empties it.
+#[inline]
+fn meter_batch(meter: &mut Meter, batch: &mut Batch<'_>, sink: &mut dyn FnMut(Event)) {
+    for (packet, _) in batch.iter() {
+        meter.prefetch_flow(packet);
+    }
+    for (packet, _) in batch.iter() {
+        meter.prefetch_sequence(packet);
+    }
+    for (packet, seen) in batch.iter() {
+        meter.packet(packet, *seen, sink);
+    }
+    batch.clear();
 }
 
 fn last_number(frames: Frames<'_>) -> u64 {

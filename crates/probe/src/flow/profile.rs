@@ -169,6 +169,9 @@ impl Duty {
 pub struct LeftOut(u8);
 
 impl LeftOut {
+    /// The sequence of packets, for want of memory.
+    pub const SPLT: Self = Self(Work::SPLT.0);
+
     /// Takes note of what is left out for one more packet.
     #[inline]
     pub const fn add(&mut self, other: Self) {
