@@ -23,9 +23,13 @@ pub mod ebpf;
 /// Cores for the workers.
 pub mod cores;
 
+/// Frames from memory at an exact rate, for benches.
+pub mod memory;
+
 pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;
 pub use file::FileSource;
+pub use memory::MemorySource;
 
 /// The most bytes captured of one frame: libpcap's largest snapshot length, 256 KiB.
 pub const MAX_FRAME_BYTES: u32 = 262_144;
