@@ -13,6 +13,8 @@ __all__ = [
     "FlowReader",
     "Pipeline",
     "Record",
+    "Traffic",
+    "TrafficSender",
     "__version__",
     "account_table",
     "batch_leaves",
@@ -24,6 +26,7 @@ __all__ = [
     "interface_link_type",
     "link_types",
     "log_to_stderr",
+    "measure_stages",
     "protocol_table",
     "prove",
     "read_certificate",
@@ -239,6 +242,7 @@ class Pipeline:
         health_interval_seconds: float,
         shutdown_timeout_seconds: float,
         backpressure_threshold: int,
+        traffic: Traffic | None = None,
     ) -> Pipeline: ...
     def stop(self) -> None:
         """Ask the probe to end; returns at once."""
@@ -246,8 +250,92 @@ class Pipeline:
         """Whether the probe has ended by itself or after `stop`."""
     def join(self) -> list[str]:
         """Wait for the end; what could not be read of the inputs, one line each."""
+    def offer(self) -> Offer | None:
+        """What the traffic of a bench has offered, or nothing."""
     def accounts(self) -> list[dict[str, Any]]:
         """The books at this moment: a list of {account, reason, worker, value}."""
 
 def interface_link_type(interface: str) -> int: ...
 def log_to_stderr(level: str) -> None: ...
+
+# --- traffic for benches (crates/probe-py/src/traffic.rs) ---
+
+@type_check_only
+class Shape(TypedDict):
+    """What traffic came out as; a cycle is the frames that are prepared, and offered again with other clients."""
+
+    mean_frame_bytes: float
+    frames_per_second: float
+    flows_per_second: float
+    cycle_frames: int
+    cycle_flows: int
+    cycle_seconds: float
+
+@type_check_only
+class Offer(TypedDict):
+    """What was offered and what became of it, cumulative; latencies run from the time at which a frame was due."""
+
+    frames_offered: int
+    bytes_offered: int
+    frames_taken: int
+    bytes_taken: int
+    frames_dropped: int
+    bytes_waiting: int
+    source_cpu_ns: int
+    latency_buckets: list[tuple[int, int]]
+    latency_sum_ns: int
+
+@final
+class Traffic:
+    """What traffic to make. Equal values make equal traffic."""
+
+    def __new__(
+        cls,
+        *,
+        seed: int,
+        bits_per_second: int,
+        flows_per_second: int,
+        frame_size: str,
+        ipv6_share: float,
+        vlan_share: float,
+        cycle_bytes: int,
+    ) -> Traffic: ...
+    def shape(self) -> Shape:
+        """What the traffic comes out as."""
+    def write(self, path: str | os.PathLike[str], seconds: float) -> tuple[int, int]:
+        """Write the flows that begin within so many seconds to a pcap file; frames and bytes."""
+
+@type_check_only
+class StageCosts(TypedDict):
+    """Frames, flow records, sealed batches, and nanoseconds over all of them; spool is wall time."""
+
+    frames: int
+    flows: int
+    batches: int
+    decode: int
+    decode_flow: int
+    decode_flow_layer7: int
+    record: int
+    seal: int
+    spool: int
+
+def measure_stages(
+    traffic: Traffic,
+    *,
+    size: int,
+    memory_bytes: int,
+    certificate: str | os.PathLike[str],
+    key: str | os.PathLike[str],
+    probe_id: str,
+    spool_directory: str | os.PathLike[str],
+) -> StageCosts: ...
+
+@final
+class TrafficSender:
+    """Traffic that is being sent on an interface."""
+
+    def __new__(cls, interface: str, traffic: Traffic) -> TrafficSender: ...
+    def offer(self) -> Offer:
+        """What was offered so far, and when it was sent."""
+    def stop(self) -> int:
+        """End sending; how many frames the kernel had no room for."""

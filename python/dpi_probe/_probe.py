@@ -42,16 +42,18 @@ class Probe:
         *,
         files: Sequence[str | Path] = (),
         settings: ProbeSettings | None = None,
+        traffic: _native.Traffic | None = None,
         **named: Any,
     ) -> None:
-        """Check the settings; nothing is opened yet.
+        """Check the settings; nothing is opened yet. `traffic` takes the place of an interface: for benches.
 
         Raises:
             ConfigError: a setting has a value that is not allowed, or there is nothing to capture from.
         """
         self.settings = settings if settings is not None else load({"capture_iface": interface, **named})
         self.files = [Path(file) for file in files]
-        if self.settings.capture_iface is None and not self.files:
+        self.traffic = traffic
+        if self.settings.capture_iface is None and not self.files and traffic is None:
             msg = "nothing to capture from: give an interface (CAPTURE_IFACE) or capture files"
             raise ConfigError(msg)
         if self.settings.capture_iface is not None and self.files:
@@ -98,6 +100,7 @@ class Probe:
             health_interval_seconds=settings.health_report_interval_seconds,
             shutdown_timeout_seconds=settings.shutdown_timeout_seconds,
             backpressure_threshold=settings.backpressure_threshold,
+            traffic=self.traffic,
         )
 
     def stop(self) -> None:
@@ -131,6 +134,14 @@ class Probe:
                 f"of {dropped} of them the manifest is there; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
             )
             raise SpoolError(msg)
+
+    def is_running(self) -> bool:
+        """Whether the probe was started and has not ended."""
+        return self._pipeline is not None and not self._pipeline.is_finished()
+
+    def offer(self) -> _native.Offer | None:
+        """What the traffic of a bench has offered so far; nothing for other inputs."""
+        return self._pipeline.offer() if self._pipeline is not None else None
 
     def accounts(self) -> list[dict[str, Any]]:
         """The books at this moment: `account`, `reason`, `worker` and `value` of each."""

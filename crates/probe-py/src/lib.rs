@@ -8,6 +8,7 @@ mod pipeline;
 mod read;
 mod row;
 mod seal;
+mod traffic;
 
 use pyo3::prelude::*;
 
@@ -25,6 +26,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::format_of, module)?)?;
     seal::register(module)?;
     module.add_class::<pipeline::Pipeline>()?;
+    module.add_class::<traffic::Traffic>()?;
+    module.add_class::<traffic::TrafficSender>()?;
+    module.add_function(wrap_pyfunction!(traffic::measure_stages, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::interface_link_type, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::log_to_stderr, module)?)?;
     Ok(())

@@ -16,13 +16,14 @@ use pyo3::types::PyDict;
 
 use crate::error::{Class, python_error};
 use crate::read::{Compiled, filters};
+use crate::traffic::{Traffic, offer_dict};
 
 /// Bytes of a mebibyte.
 const MEBIBYTE: usize = 1 << 20;
 /// The most memory that the capture ring takes of the budget.
 const RING_BYTES_MAX: usize = 256 * MEBIBYTE;
 
-fn class_of(error: &PipelineError) -> Class {
+pub fn class_of(error: &PipelineError) -> Class {
     match error {
         PipelineError::Capture(error) if error.is_capture_permission() => Class::CapturePermission,
         PipelineError::Capture(CaptureError::NoSuchCore { .. } | CaptureError::TooFewCores { .. }) => {
@@ -30,9 +31,12 @@ fn class_of(error: &PipelineError) -> Class {
         }
         PipelineError::Capture(_) => Class::Capture,
         PipelineError::Deliver(DeliverError::Tls(_) | DeliverError::Thread(_)) => Class::Transport,
-        PipelineError::Flow(_) | PipelineError::Signer(_) | PipelineError::Deliver(_) => Class::Config,
+        PipelineError::Flow(_)
+        | PipelineError::Signer(_)
+        | PipelineError::Deliver(_)
+        | PipelineError::Traffic(_) => Class::Config,
         PipelineError::Spool(_) => Class::Spool,
-        PipelineError::Seal(_) | PipelineError::Thread(_) => Class::Failure,
+        PipelineError::Seal(_) | PipelineError::Thread(_) | PipelineError::Record(_) => Class::Failure,
     }
 }
 
@@ -49,7 +53,7 @@ impl Pipeline {
     #[pyo3(signature = (
         *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, workers, cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
-        linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold,
+        linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
     fn new(
@@ -78,6 +82,7 @@ impl Pipeline {
         health_interval_seconds: f64,
         shutdown_timeout_seconds: f64,
         backpressure_threshold: u64,
+        traffic: Option<PyRef<'_, Traffic>>,
     ) -> PyResult<Self> {
         let exact = workers.is_some() || !cores.is_empty();
         let cores = match &interface {
@@ -86,10 +91,11 @@ impl Pipeline {
             None => vec![None; workers.unwrap_or(1)],
         };
         let workers = cores.len();
-        let input = match interface {
-            Some(name) => Input::Interface {
+        let ring_bytes = (memory_bytes / 8).min(RING_BYTES_MAX);
+        let input = match (interface, traffic) {
+            (Some(name), _) => Input::Interface {
                 options: RingOptions {
-                    bytes: (memory_bytes / 8).min(RING_BYTES_MAX),
+                    bytes: ring_bytes,
                     promiscuous,
                     filter: filter
                         .map(filters)
@@ -103,7 +109,11 @@ impl Pipeline {
                 exact,
                 patience: seconds(interface_wait_seconds)?,
             },
-            None => Input::Files {
+            (None, Some(traffic)) => Input::Traffic {
+                settings: traffic.settings.clone(),
+                queue_bytes: ring_bytes as u64,
+            },
+            (None, None) => Input::Files {
                 paths: files,
                 filters: filter.map(filters).transpose()?,
             },
@@ -164,6 +174,14 @@ impl Pipeline {
         py.detach(|| self.pipeline.join())
             .map(|outcome| outcome.problems)
             .unwrap_or_default()
+    }
+
+    /// What the traffic of a bench has offered, or nothing.
+    fn offer<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let offers = self.pipeline.offers();
+        (!offers.is_empty())
+            .then(|| offer_dict(py, offers))
+            .transpose()
     }
 
     /// The books at this moment: a list of {account, reason, worker, value}.

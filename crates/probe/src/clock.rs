@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::ClockId;
+
 /// UTC nanoseconds since 1970-01-01 by the machine's wall clock: comparable with the timestamps of live packets.
 #[allow(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn utc_now() -> i64 {
@@ -24,6 +26,15 @@ pub fn monotonic() -> Instant {
 /// The time since `earlier`, zero if that lies ahead.
 pub fn elapsed(earlier: Instant) -> Duration {
     monotonic().saturating_duration_since(earlier)
+}
+
+/// CPU time that the calling thread has used since it started.
+pub fn thread_cpu() -> Duration {
+    // Cannot fail on Linux, where every thread has this clock.
+    ClockId::CLOCK_THREAD_CPUTIME_ID
+        .now()
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
 /// So many frames in a row must be far behind the clock to turn it back in the middle of an input.

@@ -2,6 +2,8 @@
 
 /// Where frames come from: capture files and AF_PACKET rings.
 pub mod capture;
+/// Traffic for benches: reproducible flows with real handshakes, offered at an exact rate.
+pub mod traffic;
 /// Which worker gets a frame.
 pub mod steer;
 /// Packets to flows: table, expiry, fragments, TCP reassembly, statistics.

@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Say what is wrong for capturing here, and what mends it."),
     "tune": ("tune", "Set what is safe of that, and take it back."),
     "pki": ("pki", "Make, issue and revoke certificates."),
+    "bench": ("bench", "Measure the probe on this machine, and beside other tools."),
     "demo": ("demo", "Show the whole path on recorded traffic."),
 }
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe._throwaway import make_authority, run_command, running_core
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from rich.console import Console
 
+    from dpi_probe._throwaway import RunningCore
+
 DEFAULT_CAPTURES = "tests/corpus/*/input.pcap*"
-WAIT_SECONDS = 120.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,12 +52,12 @@ def _show(console: Console, folder: Path, captures: list[Path]) -> None:
     start = time.monotonic()
     console.rule("[bold]1. an authority, a Core, a probe", align="left")
     pki = folder / "pki"
-    _run("pki", "init", str(pki), "--dns", "localhost", "--ip", "127.0.0.1", "--probe", "demo")
+    make_authority(pki, "demo")
     console.print(f"authority in {pki}: a Core certificate (P-256) and a probe certificate (RSA-4096)")
-    with _core(folder, pki) as core:
+    with running_core(folder, pki) as core:
         console.print(f"Core on {core.url} (mutual TLS 1.3), queries on {core.admin_url}")
         report = folder / "report.json"
-        _run(
+        run_command(
             "run",
             *[argument for capture in captures for argument in ("-r", str(capture))],
             f"--core-api-url={core.url}",
@@ -144,7 +136,7 @@ def _show_flipped_bit(console: Console, folder: Path, pki: Path) -> None:
     console.rule("[bold]4. one bit flipped in the archive", align="left")
     archive = folder / "core/archive"
     check = ("verify", str(archive), "--ca", str(pki / "ca.pem"), "--certificate", str(pki / "probes/demo.pem"))
-    sound = _run(*check)
+    sound = run_command(*check)
     console.print(f"before: {sound.stdout.strip().splitlines()[-1]}")
     certificates = [_der(pki / "probes/demo.pem")]
     for item in iter_entries(archive):
@@ -155,7 +147,7 @@ def _show_flipped_bit(console: Console, folder: Path, pki: Path) -> None:
             item.path.write_bytes(content)
             console.print(f"flipped the lowest bit of byte {at} in {item.path.name}; now `dpi-probe verify` says:")
             break
-    wrong = _run(*check, status=4)
+    wrong = run_command(*check, status=4)
     console.print(wrong.stdout.strip(), style="yellow", markup=False)
 
 
@@ -176,88 +168,6 @@ def _telling_flip(batch: bytes, certificates: list[bytes]) -> int | None:
         if len(diagnosis["altered_rows"]) == 1 and not diagnosis["undecodable_columns"]:
             return offset
     return None
-
-
-@dataclass
-class RunningCore:
-    """The demo's Core."""
-
-    url: str
-    admin_url: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def get(self, path: str) -> Any:
-        """A JSON answer of the admin port."""
-        with urllib.request.urlopen(self.admin_url + path, timeout=30) as answer:
-            return json.load(answer)
-
-    def is_up(self) -> bool:
-        """Whether the admin port answers; an error with the log's end if the process is gone."""
-        if self.process.poll() is not None:
-            msg = f"the Core ended with status {self.process.returncode}: {self.log.read_text().strip()[-300:]}"
-            raise DpiProbeError(msg)
-        try:
-            return bool(self.get("/v1/health")["status"] != "failed")
-        except (OSError, urllib.error.URLError):
-            return False
-
-    def wait_until_indexed(self) -> None:
-        """Return when everything that is archived is in the database."""
-
-        def indexed() -> bool:
-            health = self.get("/v1/health")
-            return bool(health["archive"]["entries"] and health["index"]["entries"] == health["archive"]["entries"])
-
-        _wait(indexed, "the Core to index the batches")
-
-
-@contextmanager
-def _core(folder: Path, pki: Path) -> Iterator[RunningCore]:
-    port, admin_port = _free_port(), _free_port()
-    log = folder / "core.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*_command(), "core", "--pki", pki, "--data-dir", folder / "core", "--listen", f"127.0.0.1:{port}",
-             "--admin-port", str(admin_port)],
-            stdout=output, stderr=output,
-        )  # fmt: skip
-    core = RunningCore(f"https://localhost:{port}", f"http://127.0.0.1:{admin_port}", process, log)
-    try:
-        _wait(core.is_up, "the Core to answer")
-        yield core
-    finally:
-        process.terminate()
-        process.wait(WAIT_SECONDS)
-
-
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            msg = f"waited {WAIT_SECONDS:.0f} s in vain for {what}"
-            raise DpiProbeError(msg)
-        time.sleep(0.05)
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-m", "dpi_probe"]
-
-
-def _run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
-    done = subprocess.run([*_command(), *arguments], capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != status:
-        said = (done.stderr or done.stdout).strip()[-400:]
-        msg = f"`dpi-probe {arguments[0]}` ended with status {done.returncode}, not {status}: {said}"
-        raise DpiProbeError(msg)
-    return done
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _der(path: Path) -> bytes:

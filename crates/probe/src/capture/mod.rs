@@ -25,9 +25,13 @@ pub mod cores;
 /// What happens to an interface.
 pub mod link;
 
+/// Frames from memory at an exact rate, for benches.
+pub mod memory;
+
 pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;
 pub use file::FileSource;
+pub use memory::MemorySource;
 
 /// The most bytes captured of one frame: libpcap's largest snapshot length, 256 KiB.
 pub const MAX_FRAME_BYTES: u32 = 262_144;

@@ -11,7 +11,6 @@ use arrow::array::RecordBatch;
 use wire::decode::Decoder;
 
 use super::Books;
-use crate::capture::af_packet::LastingSource;
 use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
 use crate::clock;
 use crate::engine::{self, Worker};
@@ -22,7 +21,7 @@ use crate::record::{Builder, Layout, Limits, RecordError};
 use crate::seal::{Intake, Kind};
 
 /// A batch is closed at this many rows or bytes before compression; the sealing thread halves what is still too large.
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     rows: 8192,
     bytes: 4 << 20,
 };
@@ -31,8 +30,8 @@ const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// An opened source.
 pub(super) enum Opened {
-    /// A ring for each worker, and the core that it runs on.
-    Rings(Vec<(LastingSource, Option<usize>)>),
+    /// A live source for each worker, and the core that it runs on.
+    Live(Vec<(Box<dyn Source + Send>, Option<usize>)>),
     Files(Box<FileSource>),
 }
 
@@ -48,19 +47,19 @@ impl Capture {
     /// Captures until the source ends or the stop flag is set; returns what could not be read.
     pub fn run(self, source: Opened) -> Vec<String> {
         match source {
-            Opened::Rings(rings) => self.run_live(rings),
+            Opened::Live(sources) => self.run_live(sources),
             Opened::Files(files) => self.run_files(*files),
         }
     }
 
-    /// Live: each worker has a thread, a ring, a flow table and a builder of its own; they share only what they learn of
+    /// Live: each worker has a thread, a source, a flow table and a builder of its own; they share only what they learn of
     /// names.
-    fn run_live(&self, rings: Vec<(LastingSource, Option<usize>)>) -> Vec<String> {
+    fn run_live(&self, sources: Vec<(Box<dyn Source + Send>, Option<usize>)>) -> Vec<String> {
         let facts = SharedFacts::new(self.flow.names, self.books.counters().merge());
         let mut problems = Vec::new();
         thread::scope(|scope| {
             let mut workers = Vec::new();
-            for (number, (mut ring, core)) in rings.into_iter().enumerate() {
+            for (number, (mut source, core)) in sources.into_iter().enumerate() {
                 let facts = &facts;
                 let work = move || {
                     if let Some(core) = core
@@ -68,7 +67,7 @@ impl Capture {
                     {
                         tracing::warn!(worker = number, %error, "the worker runs wherever the scheduler puts it");
                     }
-                    self.work(number, &mut ring, facts)
+                    self.work(number, source.as_mut(), facts)
                 };
                 let thread = thread::Builder::new().name(format!("dpi-worker-{number}"));
                 match thread.spawn_scoped(scope, work) {

@@ -15,6 +15,8 @@ mod books;
 mod capture;
 mod health;
 mod interface;
+/// What each stage costs.
+pub mod stages;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +27,16 @@ use std::time::Duration;
 use crate::capture::af_packet::LastingSource;
 use crate::capture::bpf::Filters;
 use crate::capture::link::LinkWatch;
-use crate::capture::{CaptureError, FileSource, RingOptions, RingSource, af_packet};
+use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, RingSource, Source, af_packet};
 use crate::clock;
 use crate::counters::LedgerEntry;
 use crate::deliver::{Alarm, DeliverError, DeliverSettings, Delivery, Identity, Pressure};
 use crate::flow;
+use crate::record::RecordError;
 use crate::seal::sealer::Clock;
 use crate::seal::{Chain, SealError, Sealer, SealerSettings, Signer, SignerError};
 use crate::spool::{Spool, SpoolError, SpoolSettings, Stored};
+use crate::traffic::{self, Cycle, OfferBooks, TrafficError};
 
 pub use books::Books;
 
@@ -63,6 +67,13 @@ pub enum Input {
         paths: Vec<PathBuf>,
         /// Which frames to read; `None`: all.
         filters: Option<Filters>,
+    },
+    /// Traffic from memory at an exact rate, treated as live: for benches.
+    Traffic {
+        /// What traffic.
+        settings: traffic::Settings,
+        /// Bytes of frames that may wait: what the ring is for an interface.
+        queue_bytes: u64,
     },
 }
 
@@ -118,6 +129,12 @@ pub enum PipelineError {
     /// The chain.
     #[error("no new chain can be begun: {0}")]
     Seal(#[from] SealError),
+    /// Flow records could not be put into a batch.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The traffic of a bench.
+    #[error(transparent)]
+    Traffic(#[from] TrafficError),
     /// A thread.
     #[error("a thread cannot start: {0}")]
     Thread(#[from] std::io::Error),
@@ -136,6 +153,7 @@ pub struct Outcome {
 pub struct Pipeline {
     stop: Arc<AtomicBool>,
     books: Arc<Books>,
+    offers: Vec<Arc<OfferBooks>>,
     supervisor: Mutex<Option<JoinHandle<Outcome>>>,
 }
 
@@ -156,6 +174,7 @@ impl Pipeline {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let mut link = None;
+        let mut offers = Vec::new();
         let source = match settings.input {
             Input::Interface {
                 name,
@@ -184,7 +203,10 @@ impl Pipeline {
                 })?;
                 let sources = LastingSource::all(&name, &options, &cores, patience, rings);
                 link = Some((watch, name));
-                capture::Opened::Rings(sources.into_iter().zip(cores).collect())
+                let sources = sources
+                    .into_iter()
+                    .map(|source| Box::new(source) as Box<dyn Source + Send>);
+                capture::Opened::Live(sources.zip(cores).collect())
             }
             Input::Files { paths, filters } => {
                 let source = FileSource::new(paths);
@@ -192,6 +214,22 @@ impl Pipeline {
                     Some(filters) => source.with_filters(filters),
                     None => source,
                 }))
+            }
+            Input::Traffic {
+                settings: traffic,
+                queue_bytes,
+            } => {
+                let workers = settings.flow.workers;
+                let mut sources: Vec<(Box<dyn Source + Send>, Option<usize>)> = Vec::new();
+                for worker in 0..workers {
+                    let cycle = Cycle::build(&traffic.share(worker as u32, workers as u32))?;
+                    let books = Arc::new(OfferBooks::default());
+                    offers.push(Arc::clone(&books));
+                    let queue_bytes = queue_bytes / workers as u64;
+                    let source = MemorySource::new(cycle, queue_bytes, Arc::clone(&stop), books);
+                    sources.push((Box::new(source), None));
+                }
+                capture::Opened::Live(sources)
             }
         };
         let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
@@ -293,6 +331,7 @@ impl Pipeline {
         Ok(Self {
             stop,
             books,
+            offers,
             supervisor: Mutex::new(Some(thread)),
         })
     }
@@ -314,6 +353,11 @@ impl Pipeline {
             Ok(outcome) => Some(outcome),
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// What the traffic of a bench has offered to each worker; nothing for other inputs.
+    pub fn offers(&self) -> &[Arc<OfferBooks>] {
+        &self.offers
     }
 
     /// The books at this moment.

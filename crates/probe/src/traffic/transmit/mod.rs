@@ -1,0 +1,129 @@
+//! Traffic on an interface, by AF_PACKET.
+
+mod socket;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use self::socket::{BATCH, SendSocket};
+use super::{Cycle, Offer, OfferBooks};
+use crate::clock;
+
+/// Shortest sleep: what is due meanwhile is sent together.
+const NAP: Duration = Duration::from_micros(100);
+
+/// Why frames cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TransmitError {
+    /// The socket.
+    #[error("{interface}: cannot be opened to send: {source}")]
+    Open {
+        /// The interface.
+        interface: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Sending, other than for lack of room.
+    #[error("{interface}: sending failed: {source}")]
+    Send {
+        /// The interface.
+        interface: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Sends traffic on an interface. A frame that cannot be sent in time is sent late, and its lateness counted.
+pub struct Transmitter {
+    interface: String,
+    socket: SendSocket,
+    offer: Offer,
+    books: Arc<OfferBooks>,
+    refused: AtomicU64,
+}
+
+impl Transmitter {
+    /// Opens the interface. Needs `CAP_NET_RAW`.
+    pub fn open(interface: &str, cycle: Cycle, books: Arc<OfferBooks>) -> Result<Self, TransmitError> {
+        let socket = SendSocket::open(interface).map_err(|source| TransmitError::Open {
+            interface: interface.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            interface: interface.to_owned(),
+            socket,
+            offer: Offer::new(cycle, u64::MAX, u64::MAX, Arc::clone(&books)),
+            books,
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Frames that the kernel had no room for (`ENOBUFS`).
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Sends until `stop` is set. What is due and not sent then stays unsent.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<(), TransmitError> {
+        let begun = clock::monotonic();
+        let now = || u64::try_from(clock::elapsed(begun).as_nanos()).unwrap_or(u64::MAX);
+        let mut taken = Vec::with_capacity(BATCH);
+        while !stop.load(Ordering::Relaxed) {
+            self.offer.advance(now());
+            self.offer.take(u64::MAX, BATCH, &mut taken);
+            if taken.is_empty() {
+                let wait = Duration::from_nanos(self.offer.next_due().saturating_sub(now()));
+                std::thread::sleep(wait.clamp(NAP, Duration::from_millis(20)));
+                continue;
+            }
+            let mut done = 0;
+            while let Some(rest) = taken.get(done..).filter(|rest| !rest.is_empty()) {
+                let bytes = self.offer.bytes();
+                let frames = rest.iter().map(|due| {
+                    let start = due.offset as usize;
+                    bytes.get(start..start + due.length as usize).unwrap_or_default()
+                });
+                match self.socket.send(frames) {
+                    Ok(sent) => done += sent.max(1),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                        self.refused.fetch_add(1, Ordering::Relaxed);
+                        done += 1;
+                    }
+                    Err(source) => {
+                        return Err(TransmitError::Send {
+                            interface: self.interface.clone(),
+                            source,
+                        });
+                    }
+                }
+            }
+            let sent = now();
+            for due in &taken {
+                self.books.latencies.record(sent.saturating_sub(due.at));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::Settings;
+
+    #[test]
+    fn an_interface_that_is_not_there_is_named() {
+        let settings = Settings {
+            cycle_bytes: 256 << 10,
+            ..Settings::default()
+        };
+        let cycle = Cycle::build(&settings).expect("possible");
+        let error = Transmitter::open("nosuchif0", cycle, Arc::default())
+            .err()
+            .expect("there is no such interface");
+        assert!(error.to_string().starts_with("nosuchif0: "), "{error}");
+    }
+}

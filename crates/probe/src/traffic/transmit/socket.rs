@@ -1,0 +1,88 @@
+//! A packet socket that sends: all unsafe code of sending.
+//!
+//! `SAFETY.md` of this crate states the invariants that the blocks below rest on.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+/// Frames that one system call sends at most.
+pub(super) const BATCH: usize = 64;
+
+/// Turns the -1 of a system call into the error.
+fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// A packet socket bound to an interface, which receives nothing.
+pub(super) struct SendSocket {
+    descriptor: OwnedFd,
+}
+
+impl SendSocket {
+    /// Opens a socket and binds it to the interface of that name.
+    pub(super) fn open(interface: &str) -> io::Result<Self> {
+        let name = CString::new(interface)?;
+        // SAFETY: `name` is a valid C string for the duration of the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        if index == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: no pointers are passed. Protocol 0 receives nothing.
+        let descriptor =
+            checked(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: the descriptor was just opened and nobody else owns it.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+        // SAFETY: `sockaddr_ll` is a C structure of integers, for which zero is valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as libc::c_ushort;
+        address.sll_ifindex = libc::c_int::try_from(index).unwrap_or(libc::c_int::MAX);
+        // SAFETY: pointer and length describe `address`, which outlives the call.
+        checked(unsafe {
+            libc::bind(
+                descriptor.as_raw_fd(),
+                ptr::from_ref(&address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        })?;
+        Ok(Self { descriptor })
+    }
+
+    /// Sends up to [`BATCH`] frames; returns how many the interface took, one at least.
+    pub(super) fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
+        let mut parts: [libc::iovec; BATCH] = [libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        }; BATCH];
+        let mut count = 0;
+        for (part, frame) in parts.iter_mut().zip(frames) {
+            part.iov_base = frame.as_ptr().cast_mut().cast();
+            part.iov_len = frame.len();
+            count += 1;
+        }
+        // SAFETY: `mmsghdr` is a C structure of integers and pointers, for which zero is valid.
+        let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        for (message, part) in messages.iter_mut().zip(&mut parts).take(count) {
+            message.msg_hdr.msg_iov = ptr::from_mut(part);
+            message.msg_hdr.msg_iovlen = 1;
+        }
+        // SAFETY: `messages` holds `count` headers, each with one part; the parts and the frames that they point to
+        // outlive the call (the frames by `'a`), and the kernel only reads the frames.
+        let sent = checked(unsafe {
+            libc::sendmmsg(
+                self.descriptor.as_raw_fd(),
+                messages.as_mut_ptr(),
+                count as libc::c_uint,
+                0,
+            )
+        })?;
+        Ok(sent as usize)
+    }
+}

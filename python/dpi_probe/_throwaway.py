@@ -1,0 +1,115 @@
+"""A throw-away authority and Core, for the demo and for benches."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dpi_probe.errors import DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+WAIT_SECONDS = 120.0
+
+
+@dataclass
+class RunningCore:
+    """A Core in a process of its own."""
+
+    url: str
+    admin_url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def get(self, path: str) -> Any:
+        """A JSON answer of the admin port."""
+        with urllib.request.urlopen(self.admin_url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def is_up(self) -> bool:
+        """Whether the admin port answers; an error with the log's end if the process is gone."""
+        if self.process.poll() is not None:
+            msg = f"the Core ended with status {self.process.returncode}: {self.log.read_text().strip()[-300:]}"
+            raise DpiProbeError(msg)
+        try:
+            return bool(self.get("/v1/health")["status"] != "failed")
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def wait_until_indexed(self) -> None:
+        """Return when everything that is archived is in the database."""
+
+        def indexed() -> bool:
+            health = self.get("/v1/health")
+            return bool(health["archive"]["entries"] and health["index"]["entries"] == health["archive"]["entries"])
+
+        wait(indexed, "the Core to index the batches")
+
+
+@contextmanager
+def running_core(folder: Path, pki: Path) -> Iterator[RunningCore]:
+    """A Core on free ports of the loopback, with its data below `folder`; it ends with the block."""
+    port, admin_port = free_port(), free_port()
+    log = folder / "core.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*own_command(), "core", "--pki", pki, "--data-dir", folder / "core", "--listen", f"127.0.0.1:{port}",
+             "--admin-port", str(admin_port)],
+            stdout=output, stderr=output,
+        )  # fmt: skip
+    core = RunningCore(f"https://localhost:{port}", f"http://127.0.0.1:{admin_port}", process, log)
+    try:
+        wait(core.is_up, "the Core to answer")
+        yield core
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+def make_authority(pki: Path, probe: str) -> None:
+    """A certificate authority with a Core certificate for the loopback and a probe's."""
+    run_command("pki", "init", str(pki), "--dns", "localhost", "--ip", "127.0.0.1", "--probe", probe)
+
+
+def wait(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Return once the condition holds; an error that names `what` after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            msg = f"waited {seconds:.0f} s in vain for {what}"
+            raise DpiProbeError(msg)
+        time.sleep(0.05)
+
+
+def own_command() -> list[str]:
+    """What starts this very program."""
+    return [sys.executable, "-m", "dpi_probe"]
+
+
+def run_command(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run one of this program's commands to its end; an error with what it said on another exit status."""
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
+    done = subprocess.run([*own_command(), *arguments], capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != status:
+        said = (done.stderr or done.stdout).strip()[-400:]
+        msg = f"`dpi-probe {arguments[0]}` ended with status {done.returncode}, not {status}: {said}"
+        raise DpiProbeError(msg)
+    return done
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

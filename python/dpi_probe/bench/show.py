@@ -1,0 +1,115 @@
+"""A result on the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from dpi_probe.bench import machine
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dpi_probe.bench.verdict import Result
+
+PLOT_LINES = 11
+
+
+def value(number: float | None, unit: str) -> str:
+    """A figure as a person reads it."""
+    if number is None:
+        return "not measured"
+    if math.isinf(number):
+        return "beyond the last bucket"
+    shown = {
+        "ratio": f"{100 * number:.3g} %",
+        "s": f"{number * 1e3:.3g} ms" if number >= 0.001 else f"{number * 1e6:.3g} µs",
+        "B": f"{number / (1 << 20):,.0f} MiB",
+        "bit/s": f"{number / 1e9:,.3f} Gbit/s",
+        "1/s": f"{number:,.0f}/s",
+    }
+    return shown.get(unit, f"{number:,.0f} {unit}")
+
+
+def word(passed: bool | None) -> str:
+    """PASS, FAIL, or that a criterion does not apply."""
+    return {True: "PASS", False: "FAIL", None: "n/a"}[passed]
+
+
+def show(console: Console, result: Result) -> None:
+    """Criteria, figures, limits and how it went over time."""
+    plan, figures, traffic = result["plan"], result["figures"], result["traffic"]
+    scenario = plan["scenario"]
+    console.rule(
+        f"[bold]{scenario['name']}[/bold]: {value(scenario['bits_per_second'], 'bit/s')}, "
+        f"{scenario['flows_per_second']:,} new flows/s from {plan['source']}, mean frame "
+        f"{traffic['mean_frame_bytes']:.0f} B, {plan['duration']:g} s",
+        align="left",
+    )
+    console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
+    _criteria(console, result)
+    for limit in result["limits"]:
+        console.print(
+            f"[yellow]{limit['criterion']}[/yellow]: limited by [bold]{limit['stage']}[/bold]; {limit['because']}"
+        )
+    for wrong in result["books"]["wrong"]:
+        console.print(f"[red]the books do not balance:[/red] {wrong}", markup=True)
+    subtracted = "taken off already" if plan["source"] == "memory" else "in a process of its own"
+    console.print(
+        f"probe [bold]{figures['probe_cores']:.2f}[/bold] core-seconds a second at "
+        f"{value(figures['bits_per_second'], 'bit/s')} and {figures['frames_per_second']:,.0f} frames/s; "
+        f"source {figures['source_cores']:.2f} ({subtracted}), Core with indexer {figures['core_cores']:.2f}, "
+        f"machine {figures['machine_cores']:.2f} of {result['machine']['cpus']}"
+    )
+    threads = ", ".join(f"{name} {share:.2f}" for name, share in list(figures["probe_threads"].items())[:6])
+    console.print(f"[dim]threads: {threads}[/dim]")
+    console.print(
+        f"records: {figures['records_per_second']:,.0f}/s ended, {figures['records_sealed_per_second']:,.0f}/s sealed; "
+        f"{result['books']['totals'].get('batches_sealed', 0):,} batches sealed, "
+        f"{result['books']['totals'].get('batches_acknowledged', 0):,} acknowledged in all; at most "
+        f"{figures['flows_active_max']:,} flows at once"
+    )
+    _plots(console, result["series"])
+
+
+def _criteria(console: Console, result: Result) -> None:
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for name, justify in (("criterion", "left"), ("target", "right"), ("measured", "right"), ("", "left")):
+        table.add_column(name, justify="left" if justify == "left" else "right")
+    colours = {"PASS": "green", "FAIL": "red", "n/a": "dim"}
+    for criterion in result["criteria"]:
+        said = word(criterion["passed"])
+        table.add_row(
+            criterion["what"],
+            f"{criterion['relation']} {value(criterion['target'], criterion['unit'])}",
+            value(criterion["value"], criterion["unit"]),
+            f"[{colours[said]}]{said}[/{colours[said]}]",
+        )
+    console.print(table)
+
+
+def _plots(console: Console, series: dict[str, list[Any]]) -> None:
+    """Rate, drops and latency over time."""
+    import plotext
+
+    if len(series["time"]) < 2:
+        return
+    for title, names in (
+        ("rate, Gbit/s (0 s: measuring begins)", ("offered_gbps", "gbps")),
+        ("dropped frames, %", ("drops_percent",)),
+        ("packet latency, ms", ("latency_p99_ms", "latency_mean_ms")),
+    ):
+        figure = plotext.figure
+        figure.clear()
+        figure.plot_size(min(console.width, 100), PLOT_LINES)
+        figure.title(title)
+        for name in names:
+            points = [
+                (time, number) for time, number in zip(series["time"], series[name], strict=True) if number is not None
+            ]
+            if points:
+                signal = figure.signal([time for time, _ in points], [number for _, number in points])
+                figure.draw(signal.label(name).lines())
+        console.print(figure.build().string(colorless=True), markup=False, highlight=False)

@@ -1,0 +1,482 @@
+"""`dpi-probe bench`: what this machine sustains, against the budgets of the performance model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dpi_probe.errors import ConfigError, DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from rich.console import Console
+
+# As dpi_probe.bench.scenarios has them; `--help` must not load the data plane.
+SCENARIOS = {
+    "low": "100 Mbit/s and 1,000 new flows/s",
+    "medium": "1 Gbit/s and 10,000 new flows/s",
+    "high": "10 Gbit/s and 100,000 new flows/s",
+    "peak": "40 Gbit/s and 400,000 new flows/s; drops are allowed",
+}
+FRAME_SIZES = ("64", "imix", "1000", "9000")
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9}
+
+
+class Rate(click.ParamType[int]):
+    """A number with k, M or G."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower().removesuffix("bps").removesuffix("bit/s")
+        factor = FACTORS.get(text[-1:], 1)
+        try:
+            number = round(float(text.rstrip("kmg")) * factor)
+        except ValueError:
+            self.fail(f"{value!r} is not a rate such as 500M or 10G", param, ctx)
+        if number <= 0:
+            self.fail(f"{value!r} is not above zero", param, ctx)
+        return number
+
+
+RATE = Rate()
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that scenarios and the search share."""
+    options = (
+        click.option("--source", type=click.Choice(["memory", "veth"]), default="memory", show_default=True,
+                     help="Offer frames from memory, or send them over a veth pair in a namespace of its own (root)."),
+        click.option("--frame-size", type=click.Choice(FRAME_SIZES), default="1000", show_default=True,
+                     help="Smallest frames, IMIX, 1000 B on average, or jumbo frames."),
+        click.option("--warm-up", type=click.FloatRange(min=0), metavar="S",
+                     help="Seconds before measuring; default: the flow timeout and 3."),
+        click.option("--flow-timeout", type=click.FloatRange(min=0.1), default=5.0, show_default=True, metavar="S",
+                     help="Idle timeout of the probe; it takes as long until as many flows end as begin."),
+        click.option("--max-buffer-size-mb", type=click.IntRange(min=128), default=1024, show_default=True,
+                     help="The probe's bound of resident memory."),
+        click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
+                     help="Workers of the probe."),
+        click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic."),
+        click.option("--without-core", is_flag=True, help="Seal and spool only."),
+        click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file."),
+        click.option("--keep", type=click.Path(path_type=Path, file_okay=False),
+                     help="Leave keys, spool and archive in this folder."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings=CONTEXT)
+def command() -> None:
+    r"""Measure the probe on this machine.
+
+    \b
+    dpi-probe bench low                         the whole path at 100 Mbit/s
+    dpi-probe bench high --html report.html     10 Gbit/s, with charts
+    dpi-probe bench search                      the highest rate without loss
+    dpi-probe bench stages                      where the time goes
+    dpi-probe bench compare before.json after.json
+    dpi-probe bench peers capture.pcap          beside other tools
+    dpi-probe bench traffic --out t.pcap        the traffic as a file
+
+    A scenario ends with status 1 if a criterion was not met or the books do not balance.
+    """
+    # Ends as after Ctrl-C: every process that was started goes, and what was made is removed.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _scenario(name: str) -> click.Command:
+    @click.command(name, context_settings=CONTEXT, help=f"The whole path at {SCENARIOS[name]}.")
+    @click.option("--duration", type=click.FloatRange(min=0.5), default=10.0, show_default=True, metavar="S",
+                  help="Seconds that are measured.")  # fmt: skip
+    @click.option("--html", "html_file", type=OUTPUT, help="Write a report with charts to this file.")
+    @_common
+    def run(json_file: Path | None, html_file: Path | None, keep: Path | None, **options: Any) -> None:
+        from dpi_probe.bench import report, show
+        from dpi_probe.bench.scenarios import SCENARIOS as LOADS
+
+        plan = _plan(LOADS[name], options)
+        result = _run(plan, keep)
+        _write(json_file, json.dumps(result, indent=1) + "\n")
+        _write(html_file, report.page([result]))
+        show.show(_console(), result)
+        if not result["passed"]:
+            sys.exit(1)
+
+    return run
+
+
+for _name in SCENARIOS:
+    command.add_command(_scenario(_name))
+
+
+@command.command("traffic", context_settings=CONTEXT)
+@click.option("--out", required=True, type=OUTPUT, help="The pcap file to write.")
+@click.option("--rate", type=RATE, default="100M", show_default=True, help="Bits of frames a second.")
+@click.option("--flows", type=RATE, default="1k", show_default=True, help="New flows a second.")
+@click.option(
+    "--frame-size", type=click.Choice(FRAME_SIZES), default="1000", show_default=True, help="As of a scenario."
+)
+@click.option("--duration", type=click.FloatRange(min=0.001), default=10.0, show_default=True, metavar="S",
+              help="Seconds in which flows begin; each goes on to its end.")  # fmt: skip
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic.")
+@click.option("--ipv6-share", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Flows over IPv6.")
+@click.option(
+    "--vlan-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Flows with a VLAN tag."
+)
+def traffic_command(out: Path, rate: int, flows: int, frame_size: str, duration: float, **shares: Any) -> None:
+    """Write the traffic of a bench to a capture file.
+
+    Equal options give equal files. Conversations are real as far as a probe can see: TLS 1.2 and 1.3 and QUIC
+    handshakes (QUIC with its real encryption), DNS, HTTP/1.1, SSH, RTP and unknown TCP, over IPv4 and IPv6, with valid
+    checksums.
+    """
+    from dpi_probe.bench.scenarios import CYCLE_BYTES, make_traffic
+
+    # A whole file of different conversations where it is not too long; then they come again with other clients.
+    cycle = min(max(round(rate / 8 * duration), 1 << 20), 16 * CYCLE_BYTES)
+    made = make_traffic(
+        bits_per_second=rate, flows_per_second=flows, frame_size=frame_size, cycle_bytes=cycle, **shares
+    )
+    shape = made.shape()
+    frames, size = made.write(out, duration)
+    click.echo(
+        f"{out}: {frames:,} frames, {size / 1e6:,.1f} MB, mean {shape['mean_frame_bytes']:.0f} B, "
+        f"{shape['flows_per_second']:,.0f} new flows/s",
+        err=True,
+    )
+
+
+@command.command("search", context_settings=CONTEXT)
+@click.option("--low", type=RATE, default="100M", show_default=True, help="Lowest rate to try.")
+@click.option("--high", type=RATE, default="40G", show_default=True, help="Highest rate to try.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0.001, 1),
+    default=0.05,
+    show_default=True,
+    help="How near, as a share of the rate.",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0.5),
+    default=5.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds that each rate is measured.",
+)
+@_common
+def search_command(
+    low: int, high: int, tolerance: float, json_file: Path | None, keep: Path | None, **options: Any
+) -> None:
+    """Find the highest rate without loss, by bisection.
+
+    New flows grow with the rate as in the scenarios: one for 12.5 KB. A rate holds if no frame and no record was
+    dropped and the books balance.
+    """
+    from dpi_probe.bench import machine
+    from dpi_probe.bench.run import work_folder
+    from dpi_probe.bench.scenarios import SCENARIOS as LOADS
+    from dpi_probe.bench.search import search
+    from dpi_probe.bench.show import value
+
+    if low >= high:
+        msg = f"--low {low:,} is not below --high {high:,}"
+        raise ConfigError(msg)
+    plan = _plan(LOADS["low"], options)
+    _need_for(plan)
+    with work_folder(keep) as folder, _progress() as progress:
+        result = search(plan, folder, progress, low=low, high=high, tolerance=tolerance, command=_command_line())
+    _write(json_file, json.dumps(result, indent=1) + "\n")
+    console = _console()
+    console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
+    for trial in result["trials"]:
+        said = "[green]held[/green]" if trial["held"] else "[red]lost[/red]"
+        console.print(
+            f"{value(trial['bits_per_second'], 'bit/s'):>16}  {said}  dropped {value(trial['drop_ratio'], 'ratio')}, "
+            f"probe {trial['probe_cores']:.2f} cores, latency p99 {value(trial['latency_p99'], 's')}"
+        )
+        for limit in trial["limits"]:
+            console.print(f"                  [dim]{limit}[/dim]", markup=True)
+    best = result["highest_bits_per_second"]
+    if best is None:
+        console.print(f"[red]{value(low, 'bit/s')} is too much for this machine[/red]")
+        sys.exit(1)
+    console.print(f"highest rate without loss: [bold]{value(best, 'bit/s')}[/bold] (within {100 * tolerance:g} %)")
+
+
+@command.command("stages", context_settings=CONTEXT)
+@click.option(
+    "--frame-size", type=click.Choice(FRAME_SIZES), default="1000", show_default=True, help="As of a scenario."
+)
+@click.option("--rate", type=RATE, default="1G", show_default=True, help="Bits of frames a second.")
+@click.option("--flows", type=RATE, default="10k", show_default=True, help="New flows a second.")
+@click.option("--size-mb", type=click.IntRange(1, 4096), default=256, show_default=True, help="Frames to run over.")
+@click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs; the median counts.")
+@click.option(
+    "--max-buffer-size-mb",
+    type=click.IntRange(min=128),
+    default=1024,
+    show_default=True,
+    help="Memory of the flow table, as of a probe.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic.")
+@click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file.")
+def stages_command(
+    frame_size: str,
+    rate: int,
+    flows: int,
+    size_mb: int,
+    repeat: int,
+    max_buffer_size_mb: int,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Show what each stage costs for a packet and for a flow.
+
+    All stages run over the same frames on one thread; the cost of a stage is what a run with it takes longer than a run
+    without. CPU time, but for the spool, which waits for the disk.
+    """
+    from rich.table import Table
+
+    from dpi_probe._throwaway import make_authority
+    from dpi_probe.bench import machine, stages
+    from dpi_probe.bench.run import PROBE_NAME, work_folder
+    from dpi_probe.bench.scenarios import make_traffic
+
+    traffic = make_traffic(bits_per_second=rate, flows_per_second=flows, frame_size=frame_size, seed=seed)
+    with work_folder() as folder, _progress() as progress:
+        pki = folder / "pki"
+        make_authority(pki, PROBE_NAME)
+        result = stages.measure(
+            traffic, folder, pki, progress,
+            size=size_mb << 20, repeat=repeat, memory_mb=max_buffer_size_mb // 2, command=_command_line(),
+        )  # fmt: skip
+    _write(json_file, json.dumps(result, indent=1) + "\n")
+    console = _console()
+    console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
+    console.print(
+        f"{result['frames']:,} frames of {result['traffic']['mean_frame_bytes']:.0f} B on average, {result['flows']:,} "
+        f"flow records, {result['batches']:,} batches; median of {repeat}"
+    )
+    table = Table(header_style="bold")
+    for name in ("stage", "ns a packet", "ns a flow", "range of ns a packet", "clock"):
+        table.add_column(name, justify="left" if name in ("stage", "clock") else "right")
+    for stage in result["stages"]:
+        runs = stage["runs_ns_per_packet"]
+        table.add_row(
+            stage["stage"], f"{stage['ns_per_packet']:,.1f}", f"{stage['ns_per_flow']:,.0f}",
+            f"{min(runs):,.1f} to {max(runs):,.1f}", stage["clock"],
+        )  # fmt: skip
+    console.print(table)
+
+
+@command.command("compare", context_settings=CONTEXT)
+@click.argument("before", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "json_file", type=OUTPUT, help="Write the comparison to this file.")
+def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
+    """Compare two results that were written with --json.
+
+    For each figure: the means, and the interval in which the ratio lies with 95 % confidence. Where the interval holds
+    1, no difference was shown.
+    """
+    from rich.table import Table
+
+    from dpi_probe.bench import compare
+
+    one, other = _load(before), _load(after)
+    try:
+        lines = compare.compare(one, other)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _write(json_file, json.dumps(lines, indent=1) + "\n")
+    console = _console()
+    for warning in compare.warnings(one, other):
+        console.print(f"[yellow]warning:[/yellow] {warning}")
+    table = Table(header_style="bold")
+    for name in ("figure", before.name, after.name, "ratio", ""):
+        table.add_column(name, justify="left" if name in ("figure", "") else "right")
+    for line in lines:
+        ratio = line["ratio"]
+        table.add_row(
+            line["what"],
+            *("-" if line[side] is None else f"{line[side]:,.4g}" for side in ("before", "after")),
+            "-" if ratio is None else f"{ratio[0]:.3f} to {ratio[1]:.3f}",
+            line["verdict"],
+        )
+    console.print(table)
+
+
+@command.command("peers", context_settings=CONTEXT)
+@click.argument("capture", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--repeat", type=click.IntRange(3, 100), default=3, show_default=True, help="Runs; the median counts.")
+@click.option(
+    "--only", multiple=True, metavar="TOOL", help="Only this tool, and ourselves; may be given several times."
+)
+@click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file.")
+def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: Path | None) -> None:
+    """Run the tools of the field over FILE, and ourselves, in turn.
+
+    Tools: nfstream, ndpireader, softflowd, argus, tshark, mercury, ipfixprobe. What each needs to start (over an empty
+    capture) is taken off its CPU time. Tools that are not installed are named with how to install them. The environment
+    variable DPI_PROBE_PEER_NAME says where one is.
+    """
+    from dpi_probe.bench import machine, peers
+
+    known = {peer.name for peer in peers.PEERS}
+    if unknown := [name for name in only if name not in known]:
+        msg = f"--only {unknown[0]}: there are {', '.join(sorted(known))}"
+        raise ConfigError(msg)
+    with _progress() as progress:
+        result = peers.compare(capture, progress, repeat=repeat, only=only, command=_command_line())
+    _write(json_file, json.dumps(result, indent=1) + "\n")
+    console = _console()
+    console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
+    _show_peers(console, result)
+
+
+def _show_peers(console: Console, result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result['capture']['name']}: {result['capture']['packets']:,} packets, median of {result['repeat']}",
+        title_justify="left",
+        header_style="bold",
+    )
+    headings = ("tool", "does", "packets a CPU second", "peak memory", "flows", "we are faster by")
+    for name in headings:
+        table.add_column(name, justify="left" if name in headings[:2] else "right")
+    for tool in sorted(result["tools"], key=lambda tool: -(tool["packets_per_cpu_second"] or 0)):
+        if tool["failure"]:
+            table.add_row(tool["name"], tool["does"], "failed", "", "", "")
+            continue
+        table.add_row(
+            tool["name"],
+            tool["does"],
+            f"{tool['packets_per_cpu_second']:,.0f}" if tool["packets_per_cpu_second"] else "-",
+            f"{tool['peak_bytes'] / (1 << 20):,.0f} MiB",
+            f"{tool['flows']:,}" if tool["flows"] is not None else "-",
+            f"{tool['ratio']:.2f}x" if tool["ratio"] else "-",
+        )
+    console.print(table)
+    for tool in result["tools"]:
+        if tool["failure"]:
+            console.print(f"[red]{tool['name']}[/red]: {tool['failure']}", markup=True)
+    for one in result["missing"]:
+        console.print(f"{one['name']} is not installed: {one['install']}")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path}: not a result of a bench: {error}"
+        raise ConfigError(msg) from None
+    if not isinstance(result, dict) or "kind" not in result:
+        msg = f"{path}: not a result of a bench; write one with --json"
+        raise ConfigError(msg)
+    return result
+
+
+def _plan(scenario: Any, options: dict[str, Any]) -> Any:
+    """The plan of the common options."""
+    from dpi_probe.bench.scenarios import Plan
+
+    return Plan(
+        scenario=scenario,
+        source=options["source"],
+        frame_size=options["frame_size"],
+        duration=options["duration"],
+        warm_up=options["warm_up"],
+        seed=options["seed"],
+        with_core=not options["without_core"],
+        flow_timeout=options["flow_timeout"],
+        memory_mb=options["max_buffer_size_mb"],
+        workers=options["workers"],
+    )
+
+
+def _run(plan: Any, keep: Path | None) -> dict[str, Any]:
+    """Run a plan and judge it."""
+    from dpi_probe.bench import verdict
+    from dpi_probe.bench.run import observe, work_folder
+
+    _need_for(plan)
+    with work_folder(keep) as folder, _progress() as progress:
+        observation = observe(plan, folder, progress)
+    return verdict.judge(observation, _command_line())
+
+
+def _need_for(plan: Any) -> None:
+    """Check what is needed before anything is made; enter the namespace of a veth pair."""
+    if plan.with_core:
+        missing = [name for name in ("aiohttp", "chdb") if find_spec(name) is None]
+        if missing:
+            msg = f"the Core needs {', '.join(missing)}: pip install 'dpi-probe[core]', or run --without-core"
+            raise DpiProbeError(msg)
+    if plan.source == "veth":
+        from dpi_probe.bench import veth
+
+        veth.enter_namespace()
+
+
+def _command_line() -> str:
+    return " ".join(["dpi-probe", *sys.argv[1:]])
+
+
+def _write(path: Path | None, content: str) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        msg = f"{path}: cannot be written: {error.strerror}"
+        raise ConfigError(msg) from None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """Tells on standard error what happens: in place on a terminal, else a line for each step."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        said = ""
+
+        def tell(what: str, _share: float) -> None:
+            nonlocal said
+            if what != said:
+                said = what
+                console.print(what)
+
+        yield tell
+        return
+    with console.status("starting") as status:
+        yield lambda what, share: status.update(f"{what} {100 * share:.0f} %" if share else what)

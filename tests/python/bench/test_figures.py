@@ -1,0 +1,115 @@
+"""The arithmetic of benches: distributions, bisection, comparison, books, reports."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+from dpi_probe.bench import books, compare, report, stages_of_threads
+from dpi_probe.bench.processes import Use
+from dpi_probe.bench.quantiles import Distribution
+from dpi_probe.bench.search import bisect
+from dpi_probe.cli.bench import RATE, command
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_a_quantile_is_the_bound_of_its_bucket() -> None:
+    durations = Distribution({0.001: 98, 0.01: 1, math.inf: 1}, total=0.2)
+    assert durations.quantile(0.5) == 0.001
+    assert durations.quantile(0.99) == 0.01
+    assert durations.quantile(0.995) == math.inf
+    assert durations.mean == pytest.approx(0.002)
+    assert Distribution().quantile(0.99) is None
+    assert Distribution().mean is None
+
+
+def test_what_was_added_between_two_looks() -> None:
+    before = Distribution({0.001: 5, 0.01: 2}, 0.5)
+    after = Distribution({0.001: 5, 0.01: 4, 0.1: 1}, 0.9)
+    added = after.since(before)
+    assert added.counts == {0.01: 2, 0.1: 1}
+    assert added.total == pytest.approx(0.4)
+    assert Distribution.of_json(after.to_json()) == after
+
+
+def test_a_metric_is_summed_over_its_labels() -> None:
+    buckets = [(0.001, 3), (0.01, 5), (math.inf, 5)]
+    family = {"name": "latency", "samples": [(["0"], (buckets, 0.1)), (["1"], (buckets, 0.2))]}
+    metric = Distribution.of_metric([family, {"name": "other", "samples": []}], "latency")
+    assert metric.counts == {0.001: 6, 0.01: 4, math.inf: 0}
+    assert metric.total == pytest.approx(0.3)
+
+
+@given(st.integers(100, 10**6))
+def test_bisection_finds_the_highest_rate_that_holds(limit: int) -> None:
+    tried: list[int] = []
+
+    def attempt(rate: int) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    found = bisect(attempt, 100, 10**6, tolerance=0.05)
+    assert found is not None
+    assert found <= limit <= found * 1.06
+    assert len(tried) < 20
+
+
+def test_bisection_says_where_nothing_holds() -> None:
+    assert bisect(lambda _rate: False, 1, 100, tolerance=0.1) is None
+
+
+def test_a_comparison_gives_intervals_and_tells_noise_from_change() -> None:
+    steady = [1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 1.0, 1.02] * 4
+    low, high = compare.interval(steady, steady[::-1]) or (0.0, 0.0)
+    assert low <= 1 <= high
+    low, high = compare.interval(steady, [2 * value for value in steady]) or (0.0, 0.0)
+    assert 1.8 < low <= high < 2.2
+    assert compare.interval([1.0], [2.0]) is None
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare.compare({"kind": "run"}, {"kind": "stages"})
+
+
+def entry(account: str, value: int) -> dict[str, object]:
+    return {"account": account, "reason": "", "worker": None, "value": value}
+
+
+def test_books_name_what_is_off() -> None:
+    sound = [entry("source_frames_delivered", 5), entry("frames_delivered", 5), entry("frames_metered", 5)]
+    assert books.imbalances(sound) == []
+    (wrong,) = books.imbalances([*sound[:2], entry("frames_metered", 4)])
+    assert wrong.startswith("frames_delivered = 5, but frames_metered")
+    assert books.imbalances([entry("worker_panics", 1)]) == ["worker_panics = 1, a bug"]
+
+
+def test_the_busiest_stage_is_named_and_the_source_is_told_apart() -> None:
+    before = Use(threads={"dpi-supervisor": 1.0, "seal": 1.0})
+    after = Use(threads={"dpi-supervisor": 1.9, "seal": 1.2})
+    shares = stages_of_threads.share_of_threads(before, after, 1.0)
+    assert shares == pytest.approx({"dpi-supervisor": 0.9, "seal": 0.2})
+    assert stages_of_threads.busiest(shares, 0.1, "memory")[0].startswith("capture")
+    assert stages_of_threads.busiest(shares, 0.6, "memory") == ("source", 0.6)
+    assert stages_of_threads.busiest({"main": 1.0}, 0.0, "veth") == ("none", 0.0)
+
+
+@pytest.mark.parametrize(("text", "number"), [("500M", 500_000_000), ("10G", 10**10), ("1.5k", 1500), ("7", 7)])
+def test_rates(text: str, number: int) -> None:
+    assert RATE.convert(text, None, None) == number
+
+
+@pytest.mark.parametrize("text", ["fast", "0", "-3M", ""])
+def test_what_is_no_rate_is_refused(text: str) -> None:
+    done = CliRunner().invoke(command, ["traffic", "--out", "x.pcap", "--rate", text])
+    assert done.exit_code == 2
+    assert "rate" in done.output or "above zero" in done.output
+
+
+def test_charts_are_well_formed() -> None:
+    series = {"time": [-1.0, 0.0, 1.0, 2.0], "gbps": [0.0, 1.0, 0.9, 1.0], "offered_gbps": [1.0, 1.0, None, 1.0]}
+    chart = report._chart("Rate <of> all", (("offered_gbps", "offered"), ("gbps", "processed")), series)
+    figure = ET.fromstring(chart.replace("&#9644;", ""))  # noqa: S314 - our own
+    lines = figure.findall(".//polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 4]
+    assert report._chart("nothing", (("gbps", "x"),), {"time": [0.0], "gbps": [1.0]}) == ""
