@@ -179,9 +179,7 @@ impl Pipeline {
     /// What the traffic of a bench has offered, or nothing.
     fn offer<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let offers = self.pipeline.offers();
-        (!offers.is_empty())
-            .then(|| offer_dict(py, offers))
-            .transpose()
+        (!offers.is_empty()).then(|| offer_dict(py, offers)).transpose()
     }
 
     /// The books at this moment: a list of {account, reason, worker, value}.

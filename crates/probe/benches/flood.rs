@@ -46,7 +46,9 @@ fn resident() -> Result<u64> {
 }
 
 fn main() -> Result<()> {
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<u64>().ok());
+    let mut numbers = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse::<u64>().ok());
     let flows = numbers.next().unwrap_or(10_000_000);
     let memory = numbers.next().unwrap_or(768);
     let settings = Settings::for_memory((memory as usize) << 20);
@@ -77,7 +79,11 @@ fn main() -> Result<()> {
                 resident().unwrap_or(0)
             );
         }
-        Ok(if block.headers.is_empty() { Next::End } else { Next::Block })
+        Ok(if block.headers.is_empty() {
+            Next::End
+        } else {
+            Next::Block
+        })
     };
     let mut records = 0_u64;
     engine::read(fill, &settings, &Decoder::default(), &counters, &mut |_| {
