@@ -20,9 +20,10 @@ import tempfile
 THRESHOLDS = [
     ("tshark", "flows matched", 0.95),
     ("tshark", "packets equal", 0.97),
-    ("tshark", "SNI recall", 0.97),
-    ("tshark", "HTTP host recall", 0.97),
-    ("tshark", "DNS name recall", 0.90),
+    ("tshark", "SNI recall", 0.998),
+    ("tshark", "HTTP host recall", 0.995),
+    # Of 1,120 names tshark itself cannot show or shows in its own way 78: docs/decisions/0007.
+    ("tshark", "DNS name recall", 0.925),
     ("ja4", "JA4", 0.99),
 ]
 
