@@ -6,8 +6,9 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from harness.books import check_books, database_flows, total, wait_until_indexed
-from harness.programs import Authority, Core, Probe, wait_for
+from harness.books import check_books, database_flows, total
+from harness.core import Core, wait_for
+from harness.programs import Probe
 
 from tests.corpus.cases import cases
 from tests.python.end_to_end.netns import Link
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("name", ["http1-keep-alive", "ip-fragments"])
-def test_live_flows_arrive_in_the_database(name: str, tmp_path: Path) -> None:
+def test_live_flows_arrive_in_the_database(name: str, shared_pki: Path, tmp_path: Path) -> None:
     (case,) = [case for case in cases() if case.name == name]
-    authority = Authority(tmp_path / "pki")
-    core = Core(authority, tmp_path / "core").start()
+    core = Core(tmp_path / "core", shared_pki).start()
     with Link() as link:
         # The namespace has no way to the Core, which listens on the host's loopback: the probe spools here,
         # and a second start on the host delivers.
-        probe = Probe(authority, tmp_path / "spool", None, "-i", link.interface, "-f", "ip or ip6")
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "-f", "ip or ip6")
         with link.host.entered():
             probe.start()
         wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
@@ -37,21 +37,20 @@ def test_live_flows_arrive_in_the_database(name: str, tmp_path: Path) -> None:
     assert 0 < total(accounts, "frames_delivered") <= sent + 20
     flows = total(accounts, "events_sealed")
     assert flows > 0
-    Probe(authority, tmp_path / "spool", core, "-r", case.capture).start().finish(3)
-    wait_until_indexed(core)
+    Probe(shared_pki, tmp_path / "spool", core, "-r", case.capture).start().finish(3)
+    core.indexed()
     live = [flow for flow in database_flows(core) if flow["probe"] == f"sensor/{link.interface}"]
     assert len(live) == flows
     assert core.stop() == 0
 
 
-def test_several_workers_share_an_interface(tmp_path: Path) -> None:
+def test_several_workers_share_an_interface(shared_pki: Path, tmp_path: Path) -> None:
     (case,) = [case for case in cases() if case.name == "many-connections"]
-    authority = Authority(tmp_path / "pki")
     records = {}
     for workers in ("1", "3"):
         spool = tmp_path / f"spool-{workers}"
         with Link() as link:
-            probe = Probe(authority, spool, None, "-i", link.interface, "-f", "ip or ip6", f"--workers={workers}")
+            probe = Probe(shared_pki, spool, None, "-i", link.interface, "-f", "ip or ip6", f"--workers={workers}")
             with link.host.entered():
                 probe.start()
             wait_for(lambda log=probe.log: "a new chain begins" in log.read_text(), "the probe to capture")
@@ -68,9 +67,8 @@ def test_several_workers_share_an_interface(tmp_path: Path) -> None:
     assert records["3"] == records["1"] > 0
 
 
-def test_missing_permission_names_the_capability_and_how_to_give_it(tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "pki")
-    probe = Probe(authority, tmp_path / "spool", None, "-i", "lo")
+def test_missing_permission_names_the_capability_and_how_to_give_it(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-i", "lo")
     # Root without the capability: execve cannot regain what is not in the bounding set.
     probe.command = ["setpriv", "--bounding-set=-net_raw,-net_admin", *probe.command]
     assert probe.start().process is not None

@@ -32,6 +32,15 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+def _keep_lines(command: click.Command) -> None:
+    r"""Let `\b` in a command's raw docstring mean what click means by it: the lines that follow stay as they are."""
+    if command.help:
+        command.help = command.help.replace("\\b\n", "\b\n")
+    if isinstance(command, click.Group):
+        for part in command.commands.values():
+            _keep_lines(part)
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
 
@@ -44,6 +53,7 @@ class LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"dpi_probe.cli.{VERBS[cmd_name][0]}").command
+        _keep_lines(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -64,6 +74,9 @@ def cli() -> None:
     dpi-probe core                              receive, verify, archive, index
     dpi-probe verify BUFFER_DIR                 check what lies on disk
     """
+
+
+_keep_lines(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 
 class Metrics:
@@ -10,6 +10,8 @@ class Metrics:
 
     def __init__(self) -> None:
         """Make every metric, so that each shows from the start."""
+        # The moment at which a counter was made, beside each counter, doubles the page and tells nothing.
+        disable_created_metrics()
         self.registry = registry = CollectorRegistry()
         self.answers = Counter(
             "dpi_core_answers", "Answers to probes.", ["request", "code", "error"], registry=registry

@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from dpi_probe._pki import Authority
-from harness.core import Core, Probe
+from harness.core import Core
+from harness.sealing import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-@pytest.fixture(scope="session")
-def shared_pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority whose certificates no test revokes; RSA-4096 keys take their time."""
-    directory = tmp_path_factory.mktemp("pki") / "pki"
-    Authority.init(directory, probes=["sensor", "other"])
-    return directory
 
 
 @pytest.fixture
@@ -34,7 +26,7 @@ def make_core(tmp_path: Path, shared_pki: Path) -> Iterator[Callable[..., Core]]
     cores: list[Core] = []
 
     def make(*options: str, pki: Path | None = None, start: bool = True, **environment: str) -> Core:
-        core = Core(tmp_path / "core", pki or shared_pki, list(options), environment)
+        core = Core(tmp_path / "core", pki or shared_pki, *options, **environment)
         cores.append(core)
         return core.start() if start else core
 
@@ -59,6 +51,6 @@ def probe(shared_pki: Path) -> Probe:
 @pytest.fixture(scope="module")
 def lasting_core(tmp_path_factory: pytest.TempPathFactory, shared_pki: Path) -> Iterator[Core]:
     """A Core for all tests of a module, which keep apart by their chains."""
-    core = Core(tmp_path_factory.mktemp("lasting") / "core", shared_pki, []).start()
+    core = Core(tmp_path_factory.mktemp("lasting") / "core", shared_pki).start()
     yield core
     assert core.stop() == 0, core.log

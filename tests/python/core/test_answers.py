@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import Authority
-from harness.core import Client, Core, Probe, flow_table, wait_for
+from harness.core import Core, wait_for
+from harness.sealing import Client, Probe, flow_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ def manifest_of(batch: bytes) -> bytes:
 
 
 def chain_state(core: Core, chain: str) -> dict:
-    _, answer = core.get("/v1/probes")
+    answer = core.get("/v1/probes")
     chains = [entry for probe in answer["probes"] for entry in probe["chains"] if entry["chain"] == chain]
     assert len(chains) == 1
     return chains[0]
@@ -286,7 +287,7 @@ def test_damaged_revocation_list_leaves_the_one_before_in_force(make_core: Calla
 
 
 def test_overload_429_and_slow_body_400(make_core: Callable[..., Core], probe: Probe) -> None:
-    core = make_core("--listen", "127.0.0.1:0", CORE_MAX_REQUESTS_IN_FLIGHT="1", CORE_BODY_TIMEOUT_SECONDS="2")
+    core = make_core(CORE_MAX_REQUESTS_IN_FLIGHT="1", CORE_BODY_TIMEOUT_SECONDS="2")
     batch = probe.seal()
     with core.client() as slow, core.client() as quick:
         slow.socket.sendall(b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")

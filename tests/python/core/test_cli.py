@@ -15,10 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import Authority
-from harness.core import Core, Probe, flow_table
+from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from harness.core import Core
 
 PROGRAM = str(Path(sys.executable).with_name("dpi-probe"))
 
@@ -72,7 +74,7 @@ def test_wrong_certificates_are_one_clear_line(own_pki: Path, tmp_path: Path) ->
 
 
 def test_ports_and_directories_in_use(core: Core, shared_pki: Path, tmp_path: Path) -> None:
-    assert "another Core is running on it" in refused("--data-dir", core.data_dir, "--pki", shared_pki)
+    assert "another Core is running on it" in refused("--data-dir", core.data, "--pki", shared_pki)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -89,7 +91,7 @@ def test_authority_of_an_archive_cannot_be_changed(make_core: Callable[..., Core
     core = make_core()
     assert core.stop() == 0
     Authority.init(tmp_path / "foreign")
-    assert "not the authority of the archive" in refused("--data-dir", core.data_dir, "--pki", tmp_path / "foreign")
+    assert "not the authority of the archive" in refused("--data-dir", core.data, "--pki", tmp_path / "foreign")
 
 
 def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], probe: Probe, tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], pr
         assert client.post("/v1/manifests", manifest).code == 201
         assert client.post("/v1/batches", fork).code == 409
     out = tmp_path / "evidence"
-    done = run("core", "export", "--data-dir", core.data_dir, "--pki", core.pki, "--out", out)
+    done = run("core", "export", "--data-dir", core.data, "--pki", core.pki, "--out", out)
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 batches, 1 manifests of dropped batches, 1 forks, 1 chain heads" in done.stdout
     name = f"sensor/{probe.chain}"
@@ -115,7 +117,7 @@ def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], pr
     head = _native.verify_head((out / "heads" / f"{name}.jwt").read_text(), ca, int(time.time()))
     assert (head["seq"], head["manifest"]) == (2, probe.prev)
     assert len(list((out / "certificates").glob("*.pem"))) == 1
-    again = run("core", "export", "--data-dir", core.data_dir, "--pki", core.pki, "--out", out)
+    again = run("core", "export", "--data-dir", core.data, "--pki", core.pki, "--out", out)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
 
@@ -124,7 +126,7 @@ def test_reindex_into_another_database_while_the_core_runs(core: Core, probe: Pr
     with core.client() as client:
         for _ in range(3):
             assert client.post("/v1/batches", probe.seal()).code == 201
-    arguments = ("core", "reindex", "--data-dir", core.data_dir, "--pki", core.pki)
+    arguments = ("core", "reindex", "--data-dir", core.data, "--pki", core.pki)
     done = run(*arguments, "--database", f"chdb://{tmp_path}/second")
     assert (done.returncode, done.stdout) == (0, "indexed 3 batches, 13 rows\n"), done.stderr
     core.indexed()
@@ -138,7 +140,7 @@ def test_reindex_into_another_database_while_the_core_runs(core: Core, probe: Pr
         assert (done.returncode, done.stdout) == (0, "indexed 3 batches, 13 rows\n"), done.stderr
     core.start()
     core.indexed()
-    _, answer = core.get("/v1/query/applications")
+    answer = core.get("/v1/query/applications")
     assert sum(row["flows"] for row in answer["applications"]) == 9
 
 
@@ -148,11 +150,11 @@ def test_reindex_names_what_does_not_verify(make_core: Callable[..., Core], prob
         for _ in range(2):
             assert client.post("/v1/batches", probe.seal()).code == 201
     assert core.stop() == 0
-    (segment,) = (core.data_dir / "archive").glob("*.dpa")
+    (segment,) = (core.data / "archive").glob("*.dpa")
     content = bytearray(segment.read_bytes())
     content[-2000] ^= 4
     segment.write_bytes(content)
-    done = run("core", "reindex", "--data-dir", core.data_dir, "--pki", core.pki)
+    done = run("core", "reindex", "--data-dir", core.data, "--pki", core.pki)
     assert done.returncode == 4
     assert "does not match its digest" in done.stderr
     assert "indexed 1 batches" in done.stdout or "1 entries of the archive could not be indexed" in done.stderr

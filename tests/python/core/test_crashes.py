@@ -9,7 +9,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dpi_probe.core.archive import Damage, Kind, Located, iter_entries
-from harness.core import Core, Probe, flow_table, wait_for
+from harness.core import Core, wait_for
+from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ class Sender(threading.Thread):
 
 def check_archive(core: Core, senders: list[Sender]) -> int:
     """Every acknowledged batch lies in the archive once, byte for byte, with the receipt that was given."""
-    items = list(iter_entries(core.data_dir / "archive"))
+    items = list(iter_entries(core.data / "archive"))
     assert not [item for item in items if isinstance(item, Damage)]
     entries = [item.entry for item in items if isinstance(item, Located)]
     assert [entry.position for entry in entries] == list(range(len(entries)))
@@ -68,7 +69,7 @@ def check_archive(core: Core, senders: list[Sender]) -> int:
 
 
 def test_kill_9_at_random_moments(make_core: Callable[..., Core], shared_pki: Path) -> None:
-    core = make_core("--listen", "127.0.0.1:0")
+    core = make_core()
     senders = [Sender(core, Probe("sensor", shared_pki)) for _ in range(SENDERS)]
     for sender in senders:
         sender.start()
@@ -91,12 +92,12 @@ def test_kill_9_at_random_moments(make_core: Callable[..., Core], shared_pki: Pa
     flows: Counter[tuple[str, int, int]] = Counter()
     path = "/v1/flows?limit=1000"
     while path:
-        _, page = core.get(path)
+        page = core.get(path)
         flows.update((flow["chain"], flow["seq"], flow["row"]) for flow in page["flows"])
         path = f"/v1/flows?limit=1000&cursor={page['next']}" if page["next"] else ""
     assert set(flows.values()) == {1}
     assert len(flows) == ROWS * count
-    _, answer = core.get("/v1/probes")
+    answer = core.get("/v1/probes")
     assert sum(chain["archived"] for found in answer["probes"] for chain in found["chains"]) == count
     assert core.stop() == 0
 
@@ -108,12 +109,12 @@ def test_catalog_can_be_thrown_away(make_core: Callable[..., Core], probe: Probe
     with core.client() as client:
         first = [client.post("/v1/batches", batch) for batch in batches]
         assert client.post("/v1/batches", fork).code == 409
-    _, before = core.get("/v1/probes")
+    before = core.get("/v1/probes")
     assert core.stop() == 0
-    for path in core.data_dir.glob("catalog.sqlite*"):
+    for path in core.data.glob("catalog.sqlite*"):
         path.unlink()
     core.start()
-    assert core.get("/v1/probes")[1]["probes"][0]["chains"] == before["probes"][0]["chains"]
+    assert core.get("/v1/probes")["probes"][0]["chains"] == before["probes"][0]["chains"]
     with core.client() as client:
         again = [client.post("/v1/batches", batch) for batch in batches]
         assert client.post("/v1/batches", fork).code == 409
@@ -127,7 +128,7 @@ def test_torn_append_is_taken_away_and_sent_again(make_core: Callable[..., Core]
     with core.client() as client:
         assert client.post("/v1/batches", batches[0]).code == 201
     core.kill()
-    (segment,) = (core.data_dir / "archive").glob("*.dpa")
+    (segment,) = (core.data / "archive").glob("*.dpa")
     whole = segment.read_bytes()
     segment.write_bytes(whole + whole[36:1000])
     core.start()
@@ -144,11 +145,11 @@ def test_evidence_that_was_taken_away_is_reported(make_core: Callable[..., Core]
         for batch in batches:
             assert client.post("/v1/batches", batch).code == 201
     assert core.stop() == 0
-    (segment,) = (core.data_dir / "archive").glob("*.dpa")
+    (segment,) = (core.data / "archive").glob("*.dpa")
     segment.write_bytes(segment.read_bytes()[:-50])
     core.start()
     assert "acknowledged evidence is gone" in core.log
-    _, health = core.get("/v1/health")
+    health = core.get("/v1/health")
     assert health["status"] == "degraded"
     assert core.metric("dpi_core_archive_lost") == 1
     with core.client() as client:

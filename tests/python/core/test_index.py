@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
-from harness.core import START_NS, Core, Probe, flow_table
+from harness.core import Core, wait_for
+from harness.sealing import START_NS, Probe, flow_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from harness.core import Client
+    from harness.sealing import Client
 
 FLOWS = 40
 
@@ -51,7 +52,7 @@ def post(client: Client, batch: bytes) -> None:
 
 
 def test_flow_reads_as_people_write(filled: Core) -> None:
-    code, page = filled.get("/v1/flows?community_id=1:1%3D")
+    code, page = filled.ask("/v1/flows?community_id=1:1%3D")
     assert code == 200
     assert page["next"] is None
     (flow,) = page["flows"]
@@ -66,7 +67,7 @@ def test_flow_reads_as_people_write(filled: Core) -> None:
 def test_pages_hold_every_flow_once_newest_first(filled: Core) -> None:
     seen, path = [], "/v1/flows?limit=7"
     while path:
-        _, page = filled.get(path)
+        page = filled.get(path)
         assert len(page["flows"]) <= 7
         seen += [flow["flow_id"] - 2**63 for flow in page["flows"]]
         path = f"/v1/flows?limit=7&cursor={page['next']}" if page["next"] else ""
@@ -96,7 +97,7 @@ def test_pages_hold_every_flow_once_newest_first(filled: Core) -> None:
     ],
 )
 def test_filters(filled: Core, query: str, expected: list[int]) -> None:
-    code, page = filled.get(f"/v1/flows?limit=1000&{query.replace(' ', '%20')}")
+    code, page = filled.ask(f"/v1/flows?limit=1000&{query.replace(' ', '%20')}")
     assert code == 200
     assert sorted(flow["flow_id"] - 2**63 for flow in page["flows"]) == expected
 
@@ -109,27 +110,27 @@ def test_filters(filled: Core, query: str, expected: list[int]) -> None:
     ],
 )  # fmt: skip
 def test_bad_queries_400_with_one_sentence(filled: Core, query: str) -> None:
-    code, body = filled.get(f"/v1/flows?{query}")
+    code, body = filled.ask(f"/v1/flows?{query}")
     assert (code, body["status"]) == (400, "BAD_QUERY")
     assert "\n" not in body["detail"]
 
 
 def test_sums(filled: Core) -> None:
-    _, answer = filled.get("/v1/query/applications")
+    answer = filled.get("/v1/query/applications")
     assert [(row["app"], row["flows"]) for row in answer["applications"]] == [("tls", 20), ("dns", 20)]
     assert sum(row["bytes"] for row in answer["applications"]) == sum(100 + row + 50 for row in range(FLOWS))
     assert sum(row["packets"] for row in answer["applications"]) == sum(3 + row for row in range(FLOWS))
-    _, answer = filled.get("/v1/query/top-talkers?limit=2")
+    answer = filled.get("/v1/query/top-talkers?limit=2")
     assert [row["ip"] for row in answer["talkers"]] == ["2001:db8::1", "198.51.100.7"]
     assert answer["talkers"][1]["bytes_received"] == sum(100 + row for row in range(0, FLOWS, 3))
     assert answer["talkers"][1]["bytes_sent"] == 50 * 14
-    _, answer = filled.get("/v1/query/server-names?limit=1000")
+    answer = filled.get("/v1/query/server-names?limit=1000")
     assert len(answer["server_names"]) == 20
     assert all(row["app"] == "tls" for row in answer["server_names"])
 
 
 def test_health_and_metrics(filled: Core) -> None:
-    code, health = filled.get("/v1/health")
+    code, health = filled.ask("/v1/health")
     assert (code, health["status"], health["problems"]) == (200, "ok", [])
     assert health["index"]["lag_batches"] == 0
     assert filled.metric("dpi_core_archived_rows_total") == FLOWS
@@ -161,12 +162,12 @@ def test_tables_of_protocols_ledger_events_and_batches(make_core: Callable[..., 
         post(client, probe.seal(event, kind="event"))
         post(client, probe.seal(later, kind="ledger"))
     core.indexed()
-    _, answer = core.get("/v1/probes?probe=sensor")
+    answer = core.get("/v1/probes?probe=sensor")
     books = {(row["account"], row.get("reason")): row.get("value") for row in answer["probes"][0]["books"]}
     assert books == {("frames", ""): 12, ("frames", "checksum"): 3}
     assert core.stop() == 0
     tls, events, ledgers, batches = in_database(
-        core.data_dir / "database",
+        core.data / "database",
         "SELECT probe, chain, seq, row, flow_id, toString(src_ip), sni, version FROM tls ORDER BY row",
         "SELECT severity, event, detail FROM events",
         "SELECT seq, account, reason, worker, value FROM ledger ORDER BY seq, row",
@@ -196,7 +197,7 @@ def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Calla
         for table in (flow_table(2), newer, changed, older):
             post(client, probe.seal(table))
     core.indexed()
-    _, page = core.get("/v1/flows")
+    page = core.get("/v1/flows")
     assert [(flow["seq"], flow.get("dscp")) for flow in page["flows"]] == [
         (3, None),
         (3, None),
@@ -205,7 +206,7 @@ def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Calla
         (0, None),
         (0, None),
     ]
-    _, health = core.get("/v1/health")
+    health = core.get("/v1/health")
     assert health["index"]["unindexed"] == 1
     assert "column flows.app is LowCardinality(Nullable(String)), and here Nullable(UInt32)" in core.log
 
@@ -223,10 +224,10 @@ def test_hostile_names_stay_out_of_sql(make_core: Callable[..., Core], probe: Pr
         post(client, probe.seal(base.append_column("odd", struct)))
         post(client, probe.seal(base.append_column("batches", shadow)))
     core.indexed()
-    _, page = core.get("/v1/flows")
+    page = core.get("/v1/flows")
     assert {flow["seq"] for flow in page["flows"]} == {2}
     assert core.stop() == 0
-    (rows,) = in_database(core.data_dir / "database", "SELECT seq, row, flow_id, seq_, flow_id_, row_ FROM batches_")
+    (rows,) = in_database(core.data / "database", "SELECT seq, row, flow_id, seq_, flow_id_, row_ FROM batches_")
     assert rows == [[2, 0, 2**63, 7, 8, 9], [2, 1, 2**63 + 1, 7, 8, 9]]
 
 
@@ -243,7 +244,7 @@ def test_restart_goes_on_where_it_was(make_core: Callable[..., Core], probe: Pro
     assert [answer.code for answer in again] == [200, 200, 201, 201]
     assert [answer.body["receipt"] for answer in again[:2]] == [answer.body["receipt"] for answer in first]
     core.indexed()
-    _, answer = core.get("/v1/query/applications")
+    answer = core.get("/v1/query/applications")
     assert sum(row["flows"] for row in answer["applications"]) == 12
 
 
@@ -253,23 +254,19 @@ def test_database_of_another_archive_is_not_written_to(make_core: Callable[..., 
         post(client, probe.seal())
     core.indexed()
     assert core.stop() == 0
-    for path in [*(core.data_dir / "archive").glob("*.dpa"), core.data_dir / "catalog.sqlite"]:
+    for path in [*(core.data / "archive").glob("*.dpa"), core.data / "catalog.sqlite"]:
         path.unlink()
     core.start()
     with core.client() as client:
         post(client, probe.seal())
-    from harness.core import wait_for
-
-    wait_for(lambda: core.get("/v1/health")[1]["status"] == "degraded", "the mismatch to show")
-    wait_for(lambda: "core reindex" in " ".join(core.get("/v1/health")[1]["problems"]), "the reason")
+    wait_for(lambda: core.get("/v1/health")["status"] == "degraded", "the mismatch to show")
+    wait_for(lambda: "core reindex" in " ".join(core.get("/v1/health")["problems"]), "the reason")
 
 
 def test_database_process_that_dies_is_started_again(make_core: Callable[..., Core], probe: Probe) -> None:
     import os
     import signal
     from pathlib import Path
-
-    from harness.core import wait_for
 
     core = make_core()
     with core.client() as client:
@@ -282,5 +279,5 @@ def test_database_process_that_dies_is_started_again(make_core: Callable[..., Co
         post(client, probe.seal())
     wait_for(lambda: core.metric("dpi_core_database_restarts_total") == 1, "the restart to be counted")
     core.indexed()
-    _, page = core.get("/v1/flows")
+    page = core.get("/v1/flows")
     assert len(page["flows"]) == 6

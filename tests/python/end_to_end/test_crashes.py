@@ -8,11 +8,12 @@ from pathlib import Path
 
 from dpi_probe import _native
 from dpi_probe.core.archive import Damage, Located, iter_entries
-from harness.books import check_books, database_flows, total, wait_until_indexed
-from harness.programs import Authority, Core, Probe
+from harness.books import check_books, database_flows, total
+from harness.core import Core, wait_for
+from harness.programs import Probe
 
 CAPTURES = sorted((Path(__file__).parents[2] / "corpus").glob("*/input.pcap*"))
-ROUNDS = 20
+ROUNDS = 24
 
 
 def archived(core: Core) -> list[tuple[str, str, int]]:
@@ -28,34 +29,60 @@ def claims_of(core: Core) -> list[_native.Claims]:
     return [_native.read_claims(item.entry.body)["claims"] for item in items if isinstance(item, Located)]
 
 
-def test_nothing_is_lost_or_doubled_when_probe_and_core_are_killed(tmp_path: Path) -> None:
+def entries(core: Core) -> int:
+    """How many entries the archive has; 0 while the Core does not answer."""
+    try:
+        return int(core.ask("/v1/health")[1]["archive"]["entries"])
+    except OSError:
+        return 0
+
+
+def is_inserting(core: Core, before: int) -> bool:
+    """Whether the database is open and something new is archived, which is being inserted or just was."""
+    _, health = core.ask("/v1/health")
+    return health["status"] == "ok" and health["archive"]["entries"] > before
+
+
+def test_nothing_is_lost_or_doubled_when_probe_and_core_are_killed(shared_pki: Path, tmp_path: Path) -> None:
     dice = random.Random(20_260_101)
-    authority = Authority(tmp_path / "pki")
-    core = Core(authority, tmp_path / "core").start()
+    core = Core(tmp_path / "core", shared_pki).start()
     spool = tmp_path / "spool"
     sealed: set[tuple[str, int]] = set()
     arguments = [argument for capture in CAPTURES for argument in ("-r", str(capture))]
     for number in range(ROUNDS):
-        probe = Probe(authority, spool, core, *arguments).start()
-        # The first rounds kill the probe in delivery, the later ones the Core in commit or insert, some both.
-        time.sleep(dice.uniform(0.2, 1.6))
-        victim = dice.choice(["probe", "core", "both"]) if number else "both"
-        if victim in ("core", "both"):
-            core.kill()
-        if victim in ("probe", "both"):
+        core.wait()
+        before = entries(core)
+        probe = Probe(shared_pki, spool, core, *arguments).start()
+        assert probe.process is not None
+        # Not waits for something: the moment of the crash is what is random.
+        if number % 3 == 0:
+            # The probe, while it reads, seals and delivers; now and then the Core with it.
+            time.sleep(dice.uniform(0.2, 1.6))
+            if number % 2:
+                core.kill()
             probe.kill()
+        elif number % 3 == 1:
+            # The Core, while it commits.
+            wait_for(lambda: entries(core) > before, "something to be archived")  # noqa: B023
+            time.sleep(dice.uniform(0, 0.1))
+            core.kill()
+        else:
+            # The Core, while its database process inserts.
+            wait_for(lambda: is_inserting(core, before), "the database to open")  # noqa: B023
+            time.sleep(dice.uniform(0, 0.5))
+            core.kill()
         sealed |= pending(spool)
-        if victim in ("core", "both"):
+        assert core.process is not None
+        if core.process.poll() is not None:
             core.start(wait=False)
-        if victim == "core":
-            assert probe.process is not None
+        if probe.process.poll() is None:
             probe.process.terminate()
-            probe.process.wait(60)
+            probe.process.wait(100)
     core.wait()
-    accounts = Probe(authority, spool, core, *arguments).start().finish(3)
+    accounts = Probe(shared_pki, spool, core, *arguments).start().finish(3)
     check_books(accounts)
     assert total(accounts, "batches_spooled") == 0, "the last probe delivers what the others left"
-    wait_until_indexed(core)
+    core.indexed()
 
     kept = archived(core)
     assert len(kept) == len(set(kept)), "no batch is archived twice"

@@ -6,25 +6,25 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from harness.books import check_books, database_flows, total, wait_until_indexed
-from harness.programs import Authority, Core, Probe, dpi_probe
+from harness.books import check_books, database_flows, total
+from harness.core import Core
+from harness.programs import Probe, dpi_probe
 
 CORPUS = Path(__file__).parents[2] / "corpus"
 CAPTURES = sorted(CORPUS.glob("*/input.pcap*"))
 
 
-def test_every_flow_of_the_captures_is_in_the_database_once(tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "pki")
-    core = Core(authority, tmp_path / "core").start()
+def test_every_flow_of_the_captures_is_in_the_database_once(shared_pki: Path, tmp_path: Path) -> None:
+    core = Core(tmp_path / "core", shared_pki).start()
     arguments = [argument for capture in CAPTURES for argument in ("-r", str(capture))]
     # The corpus holds a capture that was cut; the probe says so with status 3, and delivers all the same.
-    probe = Probe(authority, tmp_path / "spool", core, *arguments).start()
+    probe = Probe(shared_pki, tmp_path / "spool", core, *arguments).start()
     accounts = probe.finish(3)
     check_books(accounts)
     assert total(accounts, "batches_spooled") == 0
     assert total(accounts, "events_dropped") == 0
 
-    wait_until_indexed(core)
+    core.indexed()
     read = dpi_probe("read", "--format", "ndjson", *CAPTURES, check=False)
     expected = Counter(
         (flow["flow_id"], flow["packets_fwd"], flow["bytes_rev"], flow.get("server_name"))
@@ -43,15 +43,14 @@ def test_every_flow_of_the_captures_is_in_the_database_once(tmp_path: Path) -> N
     assert (chain["missing"], chain["forks"], chain["broken_links"]) == (0, 0, 0)
     assert chain["archived"] == total(accounts, "batches_acknowledged")
     assert core.stop() == 0
-    verified = dpi_probe("verify", core.data / "archive", "--ca", authority.directory / "ca.pem")
+    verified = dpi_probe("verify", core.data / "archive", "--ca", shared_pki / "ca.pem")
     assert "0 failures" in verified.stdout or "hold" in verified.stdout, verified.stdout
 
 
-def test_a_second_start_begins_a_chain_that_names_the_first(tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "pki")
-    core = Core(authority, tmp_path / "core").start()
+def test_a_second_start_begins_a_chain_that_names_the_first(shared_pki: Path, tmp_path: Path) -> None:
+    core = Core(tmp_path / "core", shared_pki).start()
     for _ in range(2):
-        Probe(authority, tmp_path / "spool", core, "-r", CAPTURES[0]).start().finish()
+        Probe(shared_pki, tmp_path / "spool", core, "-r", CAPTURES[0]).start().finish()
     chains = core.get("/v1/probes")["probes"][0]["chains"]
     assert len(chains) == 2
     (later,) = [chain for chain in chains if "previous" in chain]
@@ -59,22 +58,20 @@ def test_a_second_start_begins_a_chain_that_names_the_first(tmp_path: Path) -> N
     assert core.stop() == 0
 
 
-def test_without_a_core_everything_stays_in_the_spool_and_is_delivered_later(tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "pki")
-    core = Core(authority, tmp_path / "core")
+def test_without_a_core_everything_stays_in_the_spool_and_is_delivered_later(shared_pki: Path, tmp_path: Path) -> None:
+    core = Core(tmp_path / "core", shared_pki)
     # The address is right, and nobody listens there yet.
-    accounts = (
-        Probe(authority, tmp_path / "spool", core, "-r", CAPTURES[0], "--config", _impatient(tmp_path)).start().finish()
-    )
+    alone = Probe(shared_pki, tmp_path / "spool", core, "-r", CAPTURES[0], "--config", _impatient(tmp_path))
+    accounts = alone.start().finish()
     check_books(accounts)
     assert total(accounts, "batches_spooled") == total(accounts, "batches_sealed") > 0
-    assert dpi_probe("verify", tmp_path / "spool", "--ca", authority.directory / "ca.pem",
-                     "--certificate", authority.directory / "probes/sensor.pem").returncode == 0  # fmt: skip
+    assert dpi_probe("verify", tmp_path / "spool", "--ca", shared_pki / "ca.pem",
+                     "--certificate", shared_pki / "probes/sensor.pem").returncode == 0  # fmt: skip
     core.start()
-    accounts = Probe(authority, tmp_path / "spool", core, "-r", CAPTURES[0]).start().finish()
+    accounts = Probe(shared_pki, tmp_path / "spool", core, "-r", CAPTURES[0]).start().finish()
     check_books(accounts)
     assert total(accounts, "batches_spooled") == 0
-    wait_until_indexed(core)
+    core.indexed()
     probes = core.get("/v1/probes")["probes"]
     assert [chain["missing"] for chain in probes[0]["chains"]] == [0, 0]
     assert core.stop() == 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.programs import wait_for
-
 if TYPE_CHECKING:
-    from harness.programs import Core
+    from harness.core import Core
 
 
 def total(accounts: list[dict[str, Any]], account: str, reason: str | None = None) -> int:
@@ -34,16 +32,6 @@ def check_books(accounts: list[dict[str, Any]]) -> None:
     )
     for bug in ("frames_lost", "flows_lost", "worker_panics", "records_unbuildable", "seal_failures"):
         assert of(bug) == 0, bug
-
-
-def wait_until_indexed(core: Core) -> None:
-    """Return when the database holds everything that is archived."""
-
-    def indexed() -> bool:
-        health = core.get("/v1/health")
-        return bool(health["index"]["entries"] == health["archive"]["entries"])
-
-    wait_for(indexed, "the index to catch up")
 
 
 def database_flows(core: Core) -> list[dict[str, Any]]:

@@ -1,0 +1,20 @@
+"""What all tests share: a throw-away authority, whose RSA-4096 keys take their time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def shared_pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority with the probes `sensor` and `other`, whose certificates no test revokes."""
+    from dpi_probe._pki import Authority
+
+    directory: Path = tmp_path_factory.mktemp("pki") / "pki"
+    Authority.init(directory, probes=["sensor", "other"])
+    return directory

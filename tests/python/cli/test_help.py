@@ -1,0 +1,23 @@
+"""What `--help` says is laid out as it was written."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from dpi_probe.cli import VERBS, cli
+
+
+@pytest.mark.parametrize("words", [[], *([verb] for verb in VERBS), ["core", "export"], ["pki", "issue"]], ids=" ".join)
+def test_examples_stand_on_lines_of_their_own(words):
+    done = CliRunner().invoke(cli, [*words, "--help"], prog_name="dpi-probe")
+    assert done.exit_code == 0, done.output
+    assert "\\b" not in done.output
+    assert "\b" not in done.output
+    examples = [line for line in done.output.splitlines() if "dpi-probe " in line and not line.startswith("Usage")]
+    for line in examples:
+        assert line.count("dpi-probe ") == 1, line
+
+
+def test_the_first_example_is_whole():
+    done = CliRunner().invoke(cli, ["pki", "--help"], prog_name="dpi-probe")
+    assert "\n  dpi-probe pki init pki --dns core.example.net --probe sensor1\n" in done.output
