@@ -71,32 +71,40 @@ def certificate(name: str, key: Any, uri: str | None, usage: Any, issuer: tuple[
     return builder.sign(signer_key, hashes.SHA256())
 
 
+def write_pair(name: str, key: Any, made: Any) -> None:
+    """A key and its certificate as files."""
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (PKI / f"{name}.key").write_bytes(pem)
+    (PKI / f"{name}.key").chmod(0o600)
+    (PKI / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+
+def make_posing() -> None:
+    """A certificate with the role of a probe, and all else of a Core: its host names, its usage, its kind of key."""
+    ca_key = serialization.load_pem_private_key((PKI / "ca.key").read_bytes(), None)
+    ca = x509.load_pem_x509_certificate((PKI / "ca.pem").read_bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    server = ExtendedKeyUsageOID.SERVER_AUTH
+    write_pair("posing", key, certificate("probe-1", key, "urn:dpi-probe:probe:probe-1", server, (ca, ca_key), 36000))
+
+
 def make_pki() -> None:
     """Keys and certificates for tests: a CA, a Core, two probes, an expired one, and strangers under another CA."""
-
-    def write(name: str, key: Any, made: Any) -> None:
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        (PKI / f"{name}.key").write_bytes(pem)
-        (PKI / f"{name}.key").chmod(0o600)
-        (PKI / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-
     client, server = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
     for prefix in ("", "other-"):
         ca_key = ec.generate_private_key(ec.SECP384R1())
         ca = certificate(f"{prefix}test CA", ca_key, None, None, None, 36500)
-        write(f"{prefix}ca", ca_key, ca)
+        write_pair(f"{prefix}ca", ca_key, ca)
         core_key = ec.generate_private_key(ec.SECP256R1())
         core = certificate("core-1", core_key, "urn:dpi-probe:core:core-1", server, (ca, ca_key), 36500)
-        write(f"{prefix}core", core_key, core)
+        write_pair(f"{prefix}core", core_key, core)
         probes = [("probe", "probe-1", 36500)]
         if not prefix:
             probes += [("probe2", "probe-2", 36500), ("expired", "probe-1", 1)]
         for file, name, days in probes:
             key = rsa.generate_private_key(65537, 4096)
             made = certificate(name, key, f"urn:dpi-probe:probe:{name}", client, (ca, ca_key), days)
-            write(prefix + file, key, made)
+            write_pair(prefix + file, key, made)
 
 
 def load(name: str) -> tuple[Any, bytes]:
@@ -300,6 +308,8 @@ def main() -> None:
     PKI.mkdir(exist_ok=True)
     if not (PKI / "ca.pem").exists():
         make_pki()
+    if not (PKI / "posing.pem").exists():
+        make_posing()
     key, der = load("probe")
     core_key, core_der = load("core")
 

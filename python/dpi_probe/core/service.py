@@ -90,10 +90,14 @@ def tls_context(settings: CoreSettings, metrics: Metrics) -> ssl.SSLContext:
 
 
 def _counting(metrics: Metrics) -> type[ssl.SSLObject]:
-    """An SSLObject that counts and logs the handshakes that fail; asyncio drops them in silence."""
+    """An SSLObject that counts and logs handshakes that fail, and tells the peer; asyncio drops them in silence."""
 
     class CountingSSLObject(ssl.SSLObject):
+        _failure: ssl.SSLError | None = None
+
         def do_handshake(self) -> None:
+            if self._failure is not None:
+                raise self._failure
             try:
                 super().do_handshake()
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -102,7 +106,11 @@ def _counting(metrics: Metrics) -> type[ssl.SSLObject]:
                 reason = getattr(error, "verify_message", None) or error.reason or "unknown"
                 metrics.handshakes_failed.labels(str(reason).lower()).inc()
                 logger.warning("TLS handshake failed: %s", reason)
-                raise
+                self._failure = error
+                # asyncio throws away what OpenSSL has written when a handshake fails, and with it the alert that tells
+                # the peer why; where more is to be read it is sent. The peer's next word, its end of the connection or
+                # the time limit of handshakes ends it.
+                raise ssl.SSLWantReadError(*error.args) from error
 
     return CountingSSLObject
 

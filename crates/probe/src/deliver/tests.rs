@@ -612,6 +612,37 @@ fn certificates_of_another_authority_are_named() {
     );
 }
 
+#[test]
+fn a_probe_that_poses_as_a_core_gets_nothing() {
+    // Same CA, right host, right usage: only the role is another.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let posing = Core::start_on(listener, pki!("posing.pem"), pki!("posing.key"), archived);
+    let mut probe = Probe::new(2).deliver(settings(posing.url()));
+    probe.wait("a failure", |probe| probe.alarm("core_unreachable").is_some());
+    let detail = probe.alarm("core_unreachable").unwrap();
+    assert!(
+        detail.contains("the Core's certificate is not accepted: it does not carry the Core role"),
+        "{detail}"
+    );
+    assert!(!detail.contains('\n'), "{detail}");
+    // An ordinary probe certificate has neither the host's name nor the usage; what is said is what matters.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stolen = Core::start_on(listener, pki!("probe2.pem"), pki!("probe2.key"), archived);
+    let second = Probe::new(1).deliver(settings(stolen.url()));
+    second.wait("a failure", |probe| probe.alarm("core_unreachable").is_some());
+    assert!(
+        second
+            .alarm("core_unreachable")
+            .unwrap()
+            .contains("does not carry the Core role")
+    );
+
+    probe.shutdown(Duration::ZERO);
+    assert_eq!(probe.spool.pending_entries(), 2, "everything is kept");
+    assert!(posing.requests().is_empty(), "and nothing of it was sent");
+    assert!(stolen.requests().is_empty());
+}
+
 #[track_caller]
 fn refused(verdict: &Verdict, part: &str) {
     let Verdict::BackOff {

@@ -1,13 +1,22 @@
 //! TLS 1.3 with certificates on both sides, one CA, and errors that say which certificate and why.
+//!
+//! The peer is a Core only if its certificate says so: every probe has a certificate of the same CA, and one that was
+//! stolen must not do for reading what the other probes deliver.
 
 use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{AlertDescription, CertificateError as Rejection, ClientConfig, RootCertStore};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{
+    AlertDescription, CertificateError as Rejection, ClientConfig, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::DeliverError;
 use crate::seal::certificate::Certificate;
@@ -47,13 +56,16 @@ impl Identity {
             .add(CertificateDer::from(authority.certificate().der().to_vec()))
             .map_err(failed)?;
         let chain = vec![CertificateDer::from(certificate.der().to_vec())];
-        let config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .map_err(failed)?
-                .with_root_certificates(roots)
-                .with_client_auth_cert(chain, key)
-                .map_err(failed)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = CoreVerifier::new(roots, Arc::clone(&provider)).map_err(DeliverError::Tls)?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(failed)?
+            // What is dangerous is to check less than the default verifier; this one checks more.
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(chain, key)
+            .map_err(failed)?;
         Ok(Self {
             authority,
             certificate,
@@ -74,6 +86,67 @@ impl Identity {
     /// The TLS configuration.
     pub(super) fn config(&self) -> ClientConfig {
         self.config.clone()
+    }
+}
+
+/// What the default verifier checks (RFC 5280: chain, validity, usage; RFC 9525: name of the host), and the Core role.
+#[derive(Debug)]
+struct CoreVerifier(Arc<WebPkiServerVerifier>);
+
+impl CoreVerifier {
+    fn new(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        verifier.build().map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl ServerCertVerifier for CoreVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self
+            .0
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        // Of a certificate that our CA did not sign, nothing that it says is worth telling.
+        let foreign = matches!(
+            verified,
+            Err(rustls::Error::InvalidCertificate(
+                Rejection::UnknownIssuer | Rejection::BadSignature | Rejection::BadEncoding
+            ))
+        );
+        let is_core = Certificate::from_der(end_entity).is_ok_and(|peer| peer.core_name().is_some());
+        if is_core || foreign {
+            verified
+        } else {
+            Err(Rejection::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 
@@ -116,6 +189,9 @@ pub fn explain(error: &(dyn Error + 'static), url: &str, probe: &str, authority:
             }
         }
         Some(other) => plain(format!("{url}: TLS failed: {other}")),
+        None if ended_early(error) => {
+            plain(format!("{url}: the Core ended the connection without an answer"))
+        }
         None => plain(format!("{url}: the Core cannot be reached: {}", innermost(error))),
     }
 }
@@ -133,6 +209,10 @@ fn explain_rejection(rejection: &Rejection, authority: &str) -> String {
         }
         Rejection::NotValidForName | Rejection::NotValidForNameContext { .. } => {
             "it is not for the host in CORE_API_URL; issue one with this name (`dpi-probe pki init --dns`, `--ip`)".to_owned()
+        }
+        // Only the check of the role gives this one.
+        Rejection::ApplicationVerificationFailure => {
+            "it does not carry the Core role, so the peer is no Core; issue the Core's with `dpi-probe pki issue NAME --core`".to_owned()
         }
         other => other.to_string(),
     }
@@ -153,6 +233,21 @@ fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Er
         next = error.source();
     }
     None
+}
+
+/// Whether the connection was there, and ended before an answer came.
+fn ended_early(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return matches!(
+                io.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            );
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The text of the cause at the bottom.

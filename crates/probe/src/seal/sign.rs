@@ -41,6 +41,14 @@ pub enum SignerError {
         /// Its permission bits.
         mode: u32,
     },
+    /// What the file holds cannot be used.
+    #[error("{}: {source}", path.display())]
+    Unusable {
+        /// Key or certificate.
+        path: PathBuf,
+        /// Why.
+        source: Box<SignerError>,
+    },
     /// The certificate is none.
     #[error("probe certificate: {0}")]
     Certificate(#[from] CertificateError),
@@ -91,12 +99,24 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Loads key and certificate from PEM files. Refuses a key file that others can read.
+    /// Loads key and certificate from PEM files; an error names the file. Refuses a key file that others can read.
     /// `now` is in seconds since 1970.
     pub fn load(certificate: &Path, key: &Path, probe: &str, now: i64) -> Result<Self, SignerError> {
         let certificate_pem = read_pem(certificate, "probe certificate", false)?;
         let key_pem = read_pem(key, "private key", true)?;
-        Self::new(&key_pem, Certificate::from_pem(&certificate_pem)?, probe, now)
+        let in_file = |path: &Path, source: SignerError| SignerError::Unusable {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let parsed =
+            Certificate::from_pem(&certificate_pem).map_err(|error| in_file(certificate, error.into()))?;
+        Self::new(&key_pem, parsed, probe, now).map_err(|error| {
+            let path = match &error {
+                SignerError::Key(_) | SignerError::Mismatch { .. } => key,
+                _ => certificate,
+            };
+            in_file(path, error)
+        })
     }
 
     /// A signer from a PEM key and its certificate. `now` is in seconds since 1970.
