@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dpi_probe import _bpf, _native
 from dpi_probe._flows import compile_filter
 from dpi_probe.config import ProbeSettings, load
-from dpi_probe.errors import CaptureError, ConfigError, VerificationError
+from dpi_probe.errors import CaptureError, ConfigError, SpoolError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +109,7 @@ class Probe:
 
         Raises:
             CaptureError: an input could not be read, or not to its end. Everything before it was delivered.
+            SpoolError: files were read, and not every record of them could be kept.
         """
         if self._pipeline is None:
             return
@@ -116,6 +117,19 @@ class Probe:
             time.sleep(_PATIENCE_SECONDS)
         if problems := self._pipeline.join():
             raise CaptureError("\n".join(problems))
+        if self.files:
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Of a file, nothing may be dropped; live, the books tell."""
+        totals = self._totals()
+        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0)
+        if dropped or lost:
+            msg = (
+                f"{self.settings.spool_directory}: {dropped + lost} batches could not be kept, "
+                f"of {dropped} of them the manifest is there; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
+            )
+            raise SpoolError(msg)
 
     def accounts(self) -> list[dict[str, Any]]:
         """The books at this moment: `account`, `reason`, `worker` and `value` of each."""
@@ -123,9 +137,7 @@ class Probe:
 
     def summary(self) -> str:
         """The books in one line."""
-        totals: dict[str, int] = {}
-        for entry in self.accounts():
-            totals[entry["account"]] = totals.get(entry["account"], 0) + (entry["value"] or 0)
+        totals = self._totals()
         return (
             f"{totals.get('frames_delivered', 0):,} frames, {totals.get('flows_exported', 0):,} flow records, "
             f"{totals.get('batches_sealed', 0):,} batches sealed, "
@@ -133,6 +145,13 @@ class Probe:
             f"{totals.get('batches_spooled', 0):,} in the spool, "
             f"{totals.get('source_frames_dropped', 0):,} frames dropped"
         )
+
+    def _totals(self) -> dict[str, int]:
+        """The books, each account summed up over reasons and workers."""
+        totals: dict[str, int] = {}
+        for entry in self.accounts():
+            totals[entry["account"]] = totals.get(entry["account"], 0) + (entry["value"] or 0)
+        return totals
 
     def __enter__(self) -> Self:
         """Start."""

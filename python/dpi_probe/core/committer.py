@@ -8,6 +8,7 @@ the first. Never: gives a receipt before the fsync returned.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import queue
 import threading
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 GROUP_MAX_BATCHES = 64
 GROUP_MAX_BYTES = 32 << 20
+_FREE_SPACE = ": free space there, and they deliver them by themselves"
 # The place of an entry of the group that is being committed: never read, since its receipt is at hand.
 _THIS_GROUP = Place(-1, 0, 0)
 
@@ -155,8 +157,9 @@ class Committer(threading.Thread):
             outcomes = self._commit([arrival for arrival, _ in group])
         except (ArchiveError, CatalogError) as error:
             self._metrics.commit_failures.inc()
-            if self.failed != str(error):
-                logger.error("%s; probes keep their batches", error)
+            if self.failed is None:
+                full = isinstance(error, ArchiveError) and error.code in (errno.ENOSPC, errno.EDQUOT)
+                logger.error("%s; probes keep their batches%s", error, _FREE_SPACE if full else "")
             self.failed = str(error)
             for _, future in group:
                 future.set_exception(CommitError(str(error)))
@@ -169,6 +172,8 @@ class Committer(threading.Thread):
             for _, future in group:
                 future.set_exception(CommitError(repr(error)))
             return
+        if self.failed is not None:
+            logger.info("archive %s: takes batches again", self.directory)
         self.failed = None
         for (_, future), outcome in zip(group, outcomes, strict=True):
             future.set_result(outcome)

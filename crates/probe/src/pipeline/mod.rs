@@ -196,9 +196,21 @@ impl Pipeline {
             clock: Arc::clone(&clock),
         };
         let store = Arc::clone(&spool);
+        let mut lost = 0_u64;
         let sealer = Sealer::start(signer, chain, sealer_settings, move |sealed| {
-            if let Stored::Lost(error) = store.store(&sealed) {
-                tracing::error!(%error, "the chain has a hole here");
+            match store.store(&sealed) {
+                Stored::Lost(error) => {
+                    // Said once in a row; the account `batches_lost` has them all.
+                    if lost == 0 {
+                        tracing::error!(%error, "the chain has a hole here");
+                    }
+                    lost += 1;
+                }
+                Stored::Batch | Stored::ManifestOnly if lost > 0 => {
+                    tracing::error!(batches = lost, "the hole in the chain ends here");
+                    lost = 0;
+                }
+                Stored::Batch | Stored::ManifestOnly => {}
             }
         })?;
         let books = Arc::new(Books::new(

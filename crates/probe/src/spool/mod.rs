@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -138,6 +138,14 @@ pub enum NotLoaded {
     Unreadable,
 }
 
+/// Whether there is no space left, on the disk or in the user's quota.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// The spool. Shared between the thread that stores and the thread that delivers.
 #[derive(Debug)]
 pub struct Spool<D: Disk = OsDisk> {
@@ -148,6 +156,8 @@ pub struct Spool<D: Disk = OsDisk> {
     changed: Notify,
     counters: SpoolCounters,
     temporary: AtomicU64,
+    /// The disk has no space left: said once, not for every file.
+    disk_full: AtomicBool,
     head: Option<Head>,
     /// Held as long as this lives.
     lock_file: Option<File>,
@@ -234,6 +244,7 @@ impl<D: Disk> Spool<D> {
             changed: Notify::new(),
             counters: SpoolCounters::default(),
             temporary: AtomicU64::new(0),
+            disk_full: AtomicBool::new(false),
             head: None,
             lock_file: None,
         };
@@ -309,10 +320,34 @@ impl<D: Disk> Spool<D> {
         counter.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Counts and logs a file operation that failed.
+    /// Counts and logs a file operation that failed. That the disk is full is said once, until it takes batches again.
     fn note_disk_error(&self, what: &str, path: &Path, error: &io::Error) {
         Self::count(&self.counters.disk_errors, 1);
-        tracing::warn!(path = %path.display(), %error, "spool: {what} failed");
+        if !is_disk_full(error) {
+            tracing::warn!(path = %path.display(), %error, "spool: {what} failed");
+        } else if !self.disk_full.swap(true, Ordering::Relaxed) {
+            let kept = match self.settings.when_full {
+                WhenFull::DropOldest => "the oldest batches make room",
+                WhenFull::DropNewest => "new batches are not kept",
+            };
+            tracing::error!(
+                "{}: the disk is full ({error}): {kept}, of each its manifest stays where there is space for it; \
+                 free space there, or give another BUFFER_DIR",
+                self.directory.display()
+            );
+        }
+    }
+
+    /// A batch was stored at once: if the disk was full, it is so no more.
+    fn note_disk_has_space(&self) {
+        if self.disk_full.swap(false, Ordering::Relaxed) {
+            tracing::info!(
+                dropped = self.counters.dropped_disk.load(Ordering::Relaxed),
+                lost = self.counters.lost.load(Ordering::Relaxed),
+                "{}: the disk has space again",
+                self.directory.display()
+            );
+        }
     }
 
     /// Removes a file; returns whether it is gone.

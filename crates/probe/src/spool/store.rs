@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use super::entry::{HeadFile, Key, Sizes, accounted};
 use super::{
     Disk, Entry, Form, MANIFEST_SHARE, MAX_EVICTIONS, REJECTED_SHARE, Spool, SpoolError, State, Stored,
-    WhenFull,
+    WhenFull, is_disk_full,
 };
 use crate::seal::manifest::{Head, Kind};
 use crate::seal::{SealedBatch, ipc};
@@ -38,23 +38,23 @@ impl<D: Disk> Spool<D> {
             return self.store_manifest(sealed, &self.counters.dropped_full);
         }
         let path = self.pending_path(&entry);
-        for _ in 0..MAX_EVICTIONS {
+        for attempt in 0..MAX_EVICTIONS {
             match self.write_whole(&path, &sealed.bytes, self.durable()) {
                 Ok(()) => {
                     let mut state = self.lock();
                     let key = state.key(&entry);
                     self.insert(&mut state, key, Form::Batch, sealed.bytes.len() as u64, events);
+                    drop(state);
+                    if attempt == 0 {
+                        self.note_disk_has_space();
+                    }
                     return Stored::Batch;
                 }
                 Err(error) => {
                     self.note_disk_error("storing a batch", &path, &error);
                     // After a failed fsync the file may be there in name.
                     self.try_remove(&path);
-                    let full = matches!(
-                        error.kind(),
-                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                    );
-                    if !full
+                    if !is_disk_full(&error)
                         || self.settings.when_full == WhenFull::DropNewest
                         || self
                             .drop_oldest(&mut self.lock(), &self.counters.dropped_disk)
