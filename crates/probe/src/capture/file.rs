@@ -34,6 +34,8 @@ pub struct FileSource {
     stored_bytes: Arc<AtomicU64>,
     accounts: Accounts,
     block: OwnedFrames,
+    /// No frame of the present input was handed over yet.
+    starts_input: bool,
 }
 
 /// The format of a file with its state.
@@ -122,6 +124,7 @@ impl FileSource {
             stored_bytes: Arc::default(),
             accounts,
             block: OwnedFrames::default(),
+            starts_input: true,
         }
     }
 
@@ -154,6 +157,7 @@ impl FileSource {
                     return Ok(Next::End);
                 };
                 self.current = Some(Reading::open(input::open(&path, &self.stored_bytes)?)?);
+                self.starts_input = true;
                 continue;
             };
             let filtered = self.accounts.frames_filtered.get_or_insert(0);
@@ -168,6 +172,7 @@ impl FileSource {
                 self.current = None;
             }
             if !block.headers.is_empty() {
+                block.starts_input = std::mem::take(&mut self.starts_input);
                 self.accounts.frames_delivered += block.headers.len() as u64;
                 return Ok(Next::Block);
             }

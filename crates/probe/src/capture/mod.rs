@@ -99,6 +99,9 @@ pub struct OwnedFrames {
     pub headers: Vec<FrameHeader>,
     /// See [`Frames::first_number`].
     pub first_number: u64,
+    /// Whether its first frame is the first one of an input: of a file, or of standard input. All frames of a block
+    /// are of one input.
+    pub starts_input: bool,
 }
 
 impl OwnedFrames {

@@ -56,6 +56,7 @@ impl Merge {
     /// Merges what comes from these.
     pub fn new(reports: Vec<Receiver<Report>>) -> Self {
         let before_all = Order {
+            epoch: 0,
             export_time: i64::MIN,
             frame: 0,
             flow_id: 0,
@@ -101,6 +102,7 @@ mod tests {
 
     fn event(clock: i64, frame: u64) -> Event {
         Event::Answer(Answer {
+            epoch: 0,
             clock,
             frame,
             time: 0,

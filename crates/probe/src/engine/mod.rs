@@ -137,7 +137,9 @@ fn read_with<E: Send, D: Decode + Clone + Send>(
     if settings.workers == 1 {
         read_alone(fill, worker(0), outlet, sink)
     } else {
-        read_together(fill, (0..settings.workers).map(worker).collect(), outlet, sink)
+        let clock = PacketClock::new(settings.idle_timeout_ns);
+        let workers = (0..settings.workers).map(worker).collect();
+        read_together(fill, clock, workers, outlet, sink)
     }
 }
 
@@ -159,7 +161,12 @@ fn read_alone<E, D: Decode>(
     let mut over = false;
     let result = loop {
         match fill(&mut block) {
-            Ok(Next::Block) => worker.process(block.as_frames(), &mut |event| over = deliver(event)),
+            Ok(Next::Block) => {
+                if block.starts_input {
+                    worker.start_input();
+                }
+                worker.process(block.as_frames(), &mut |event| over = deliver(event));
+            }
             Ok(Next::Idle) => {}
             Ok(Next::End) => break Ok(()),
             Err(error) => break Err(ReadError::Source(error)),
@@ -178,6 +185,7 @@ fn read_alone<E, D: Decode>(
 /// Several workers, each on a thread of its own, and one thread that reads; this thread merges.
 fn read_together<E: Send, D: Decode + Send>(
     fill: impl FnMut(&mut OwnedFrames) -> Result<Next, E> + Send,
+    clock: PacketClock,
     workers: Vec<Worker<D>>,
     mut outlet: Outlet,
     sink: &mut dyn FnMut(EndedFlow) -> ControlFlow<()>,
@@ -201,7 +209,7 @@ fn read_together<E: Send, D: Decode + Send>(
         let stop = &stop;
         let reader = thread::Builder::new()
             .name("dpi-reader".to_owned())
-            .spawn_scoped(scope, move || steer(fill, &inputs, &recycled, stop))
+            .spawn_scoped(scope, move || steer(fill, clock, &inputs, &recycled, stop))
             .map_err(ReadError::Thread)?;
 
         let mut merge = Merge::new(reports);
@@ -226,11 +234,11 @@ fn read_together<E: Send, D: Decode + Send>(
 /// The reading thread: every worker gets every block.
 fn steer<E>(
     mut fill: impl FnMut(&mut OwnedFrames) -> Result<Next, E>,
+    mut clock: PacketClock,
     inputs: &[Sender<Arc<Block>>],
     recycled: &Receiver<Block>,
     stop: &AtomicBool,
 ) -> Result<(), E> {
-    let mut clock = PacketClock::default();
     while !stop.load(Ordering::Relaxed) {
         let mut block = recycled.try_recv().unwrap_or_default();
         match fill(&mut block.frames)? {

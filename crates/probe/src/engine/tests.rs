@@ -102,24 +102,50 @@ fn source<E>(
 
 /// All records of a reading as text, and its counters; the books are checked.
 fn records(frames: &[(i64, Vec<u8>)], size: usize, settings: &Settings) -> (Vec<String>, Counters) {
+    records_of(blocks(frames, size), settings)
+}
+
+/// The same for several inputs, one after the other.
+fn records_of_inputs(
+    inputs: &[Vec<(i64, Vec<u8>)>],
+    size: usize,
+    settings: &Settings,
+) -> (Vec<String>, Counters) {
+    let mut all: Vec<OwnedFrames> = Vec::new();
+    for input in inputs {
+        let read = all
+            .last()
+            .map_or(0, |block| block.first_number + block.headers.len() as u64 - 1);
+        let mut blocks = blocks(input, size);
+        blocks[0].starts_input = true;
+        for block in &mut blocks {
+            block.first_number += read;
+        }
+        all.extend(blocks);
+    }
+    records_of(all, settings)
+}
+
+fn records_of(blocks: Vec<OwnedFrames>, settings: &Settings) -> (Vec<String>, Counters) {
+    let frames: usize = blocks.iter().map(|block| block.headers.len()).sum();
     let counters = Counters::new(settings.workers);
     let mut records = Vec::new();
     let mut last = None;
-    let fill = source::<Infallible>(blocks(frames, size), None);
+    let fill = source::<Infallible>(blocks, None);
     let result = read(fill, settings, &Decoder::default(), &counters, &mut |flow| {
         assert!(
             last.replace(flow.order()) < Some(flow.order()),
             "in order, and none twice"
         );
         records.push(format!(
-            "{} {:?} {:?}",
-            flow.export_time, flow.record, flow.session
+            "{} {} {:?} {:?}",
+            flow.epoch, flow.export_time, flow.record, flow.session
         ));
         ControlFlow::Continue(())
     });
     assert!(result.is_ok());
     assert_eq!(check_books(&counters.ledger_entries()), Ok(()));
-    assert_eq!(counters.total("frames_delivered"), frames.len() as u64);
+    assert_eq!(counters.total("frames_delivered"), frames as u64);
     assert_eq!(counters.total("flows_exported"), records.len() as u64);
     assert_eq!(
         counters.total("flows_active") + counters.total("frames_waiting"),
@@ -391,6 +417,92 @@ fn a_worker_changes_profile_and_timeouts_between_blocks() {
     assert_eq!(shed, [(3, 1, None), (1, 2, Some("statistics"))]);
 }
 
+/// UDP frames of one pair of ports, a second apart, and every tenth of another host.
+fn seconds(from: i64, count: i64) -> Vec<(i64, Vec<u8>)> {
+    let frame = |second: i64| {
+        let host = if second % 10 == 0 { 8 } else { 2 };
+        bytes(&between(3, host, Frame::udp(5, 6)))
+    };
+    (0..count)
+        .map(|second| ((from + second) * SECOND, frame(second)))
+        .collect()
+}
+
+fn short(workers: usize) -> Settings {
+    Settings {
+        idle_timeout_ns: 20 * SECOND,
+        active_timeout_ns: 45 * SECOND,
+        ..settings(workers)
+    }
+}
+
+/// How many records there are of each epoch and end reason.
+fn reasons(records: &[String]) -> Vec<(String, &'static str, usize)> {
+    let mut found: Vec<(String, &'static str, usize)> = Vec::new();
+    for record in records {
+        let epoch = record.split(' ').next().unwrap_or_default().to_owned();
+        let reason = ["idle_timeout", "active_timeout", "forced_end"]
+            .into_iter()
+            .find(|reason| record.contains(&format!("end_reason: \"{reason}\"")))
+            .unwrap_or("other");
+        match found.iter_mut().find(|(e, r, _)| (e, *r) == (&epoch, reason)) {
+            Some((.., count)) => *count += 1,
+            None => found.push((epoch, reason, 1)),
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn timeouts_go_on_in_a_file_that_is_earlier_than_the_one_before() {
+    let expected = [
+        ("0".to_owned(), "active_timeout", 4),
+        ("0".to_owned(), "forced_end", 1),
+        ("1".to_owned(), "active_timeout", 4),
+        ("1".to_owned(), "forced_end", 1),
+    ];
+    for workers in 1..=3 {
+        let inputs = [seconds(10_000, 100), seconds(2_000, 100)];
+        let (records, _) = records_of_inputs(&inputs, 7, &short(workers));
+        assert_eq!(reasons(&records), expected);
+    }
+    // The next part of a capture, and one that overlaps, go on where the one before ended.
+    for start in [10_100, 10_085] {
+        let inputs = [seconds(10_000, 100), seconds(start, 20)];
+        let (records, _) = records_of_inputs(&inputs, 7, &short(2));
+        assert!(records.iter().all(|record| record.starts_with("0 ")));
+    }
+}
+
+#[test]
+fn timeouts_go_on_after_a_clock_that_was_set_back_or_far_ahead() {
+    let before_it_is_noticed = i64::from(crate::clock::FRAMES_TO_TURN_BACK) - 1;
+    let mut set_back = seconds(10_000, 100);
+    set_back.extend(seconds(2_000, before_it_is_noticed + 100));
+    let mut one_wrong = seconds(2_000, 100);
+    one_wrong.push((4_000_000_000 * SECOND, bytes(&between(3, 9, Frame::udp(5, 6)))));
+    one_wrong.extend(seconds(2_100, before_it_is_noticed + 100));
+    for frames in [set_back, one_wrong] {
+        let (expected, _) = records(&frames, 1000, &short(1));
+        let after: Vec<_> = reasons(&expected)
+            .into_iter()
+            .filter(|(epoch, ..)| epoch == "1")
+            .collect();
+        assert_eq!(
+            after,
+            [
+                ("1".to_owned(), "active_timeout", 3),
+                ("1".to_owned(), "forced_end", 2)
+            ],
+            "of the last 100 frames, as in a file of their own"
+        );
+        for workers in 2..=3 {
+            assert_eq!(records(&frames, 50, &short(workers)).0, expected);
+        }
+    }
+}
+
 /// Random traffic between few hosts, so that flows meet, end, and come back.
 fn traffic() -> impl Strategy<Value = Vec<(i64, Vec<u8>)>> {
     let frame = (
@@ -474,14 +586,27 @@ proptest! {
     /// The same records, byte for byte, with any number of workers and any cutting into blocks.
     #[test]
     fn workers_and_blocks_do_not_matter(frames in traffic(), size in 1_usize..50) {
-        let short = |workers| Settings {
-            idle_timeout_ns: 20 * SECOND,
-            active_timeout_ns: 45 * SECOND,
-            ..settings(workers)
-        };
         let (expected, _) = records(&frames, 1000, &short(1));
         for workers in 1..=3 {
             let (found, _) = records(&frames, size, &short(workers));
+            prop_assert_eq!(&found, &expected, "{} workers", workers);
+        }
+    }
+
+    /// Nor for files in any order of time.
+    #[test]
+    fn workers_and_blocks_do_not_matter_with_several_inputs(
+        inputs in prop::collection::vec((traffic(), -1000_i64..1000), 2..5),
+        size in 1_usize..50,
+    ) {
+        let moved = |(frames, seconds): (Vec<(i64, Vec<u8>)>, i64)| {
+            let later = |(time, frame)| (time + seconds * SECOND, frame);
+            frames.into_iter().map(later).collect()
+        };
+        let inputs: Vec<Vec<_>> = inputs.into_iter().map(moved).collect();
+        let (expected, _) = records_of_inputs(&inputs, 1000, &short(1));
+        for workers in 1..=3 {
+            let (found, _) = records_of_inputs(&inputs, size, &short(workers));
             prop_assert_eq!(&found, &expected, "{} workers", workers);
         }
     }

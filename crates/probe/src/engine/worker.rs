@@ -13,7 +13,7 @@ use crate::counters::{Published, Tally};
 use crate::crypto::Crypto;
 use crate::flow::meter::{Event, Meter, Seen};
 use crate::flow::{Order, Profile, Settings, SettingsError, Shed};
-use crate::steer::Block;
+use crate::steer::{Block, Turn};
 
 static CRYPTO: Crypto = Crypto;
 
@@ -52,7 +52,7 @@ impl<D: Decode> Worker<D> {
         Self {
             meter: Meter::new(share, &CRYPTO),
             decoder,
-            clock: PacketClock::default(),
+            clock: PacketClock::new(share.idle_timeout_ns),
             last_frame: 0,
             settings: share.clone(),
             shed: Shed::default(),
@@ -64,7 +64,16 @@ impl<D: Decode> Worker<D> {
     pub fn process(&mut self, frames: Frames<'_>, sink: &mut dyn FnMut(Event)) {
         let mut clock = self.clock;
         let places = frames.headers.iter().enumerate();
-        let all = places.map(|(place, header)| (place, header, clock.observe(header.time)));
+        let all = places.map(|(place, header)| {
+            let epoch = clock.epoch();
+            let now = clock.observe(header.time);
+            let turn = (clock.epoch() != epoch).then(|| Turn {
+                place: place as u32,
+                epoch: clock.epoch(),
+                ended: clock.ended(),
+            });
+            (place, header, now, turn)
+        });
         self.guarded(frames, frames.headers.len(), all, sink);
         self.clock = clock;
         self.last_frame = last_number(frames);
@@ -75,16 +84,32 @@ impl<D: Decode> Worker<D> {
     pub fn process_share(&mut self, block: &Block, number: usize, sink: &mut dyn FnMut(Event)) {
         let frames = block.frames.as_frames();
         let share = block.shares.get(number).map_or(&[][..], Vec::as_slice);
+        let mut turns = block.turns.iter().copied().peekable();
         let own = share.iter().filter_map(|place| {
+            let mut turn: Option<Turn> = None;
+            while let Some(next) = turns.next_if(|next| next.place <= *place) {
+                // Of several, the first one says when the epoch ended that this worker knows.
+                let ended = turn.map_or(next.ended, |first| first.ended);
+                turn = Some(Turn { ended, ..next });
+            }
             let place = *place as usize;
-            Some((place, frames.headers.get(place)?, *block.clocks.get(place)?))
+            Some((place, frames.headers.get(place)?, *block.clocks.get(place)?, turn))
         });
         self.guarded(frames, share.len(), own, sink);
-        // The frames of the others let time pass here too.
-        self.clock
-            .observe(block.clocks.last().copied().unwrap_or(i64::MIN));
+        // The frames of the others let time pass here too, and turn it back.
+        let known = self.meter.epoch();
+        if let Some(next) = block.turns.iter().find(|turn| turn.epoch > known) {
+            let epoch = block.turns.last().map_or(next.epoch, |last| last.epoch);
+            self.catch(sink, |meter, _, sink| meter.turn_back(next.ended, epoch, sink));
+        }
+        self.clock = block.clock.unwrap_or(self.clock);
         self.last_frame = last_number(frames);
         self.finish_block(sink);
+    }
+
+    /// The next frame is the first one of an input, whose time may begin anew.
+    pub fn start_input(&mut self) {
+        self.clock.start_input();
     }
 
     /// Live: lets time pass where no frames come. `now` is in UTC nanoseconds.
@@ -102,7 +127,8 @@ impl<D: Decode> Worker<D> {
 
     /// Everything that comes later is after this.
     pub fn reached(&self) -> Option<Order> {
-        (self.clock != PacketClock::default()).then(|| Order {
+        (self.clock.now() > i64::MIN).then(|| Order {
+            epoch: self.clock.epoch(),
             export_time: self.clock.now(),
             frame: self.last_frame,
             flow_id: u64::MAX,
@@ -149,12 +175,15 @@ impl<D: Decode> Worker<D> {
         &mut self,
         frames: Frames<'a>,
         count: usize,
-        selected: impl Iterator<Item = (usize, &'a FrameHeader, i64)>,
+        selected: impl Iterator<Item = (usize, &'a FrameHeader, i64, Option<Turn>)>,
         sink: &mut dyn FnMut(Event),
     ) {
         self.meter.tally_mut().frames_delivered += count as u64;
         self.catch(sink, |meter, decoder, sink| {
-            for (place, header, clock) in selected {
+            for (place, header, clock, turn) in selected {
+                if let Some(Turn { epoch, ended, .. }) = turn {
+                    meter.turn_back(ended, epoch, sink);
+                }
                 let start = header.offset as usize;
                 let bytes = frames
                     .bytes
@@ -177,10 +206,14 @@ impl<D: Decode> Worker<D> {
     }
 
     fn finish_block(&mut self, sink: &mut dyn FnMut(Event)) {
-        let clock = self.clock.now();
+        let clock = self.clock;
         self.catch(sink, |meter, _, sink| {
+            // Where no frame turned it back, but the machine's own clock; or a panic came between.
+            if meter.epoch() != clock.epoch() {
+                meter.turn_back(clock.ended(), clock.epoch(), sink);
+            }
             meter.settle();
-            meter.advance(clock, sink);
+            meter.advance(clock.now(), sink);
         });
         self.page.publish(self.meter.tally());
     }
@@ -206,6 +239,7 @@ impl<D: Decode> Worker<D> {
         }
         let mut fresh = Meter::new(&self.settings, &CRYPTO);
         fresh.set_duty(self.settings.profile, self.shed);
+        fresh.begin_epoch(self.meter.epoch());
         let mut tally = std::mem::replace(&mut self.meter, fresh).lose();
         tally.worker_panics += 1;
         let accounted =

@@ -140,6 +140,14 @@ impl Expiry {
         }
     }
 
+    /// Forgets where time stood. There must be no timers.
+    pub fn restart(&mut self) {
+        debug_assert_eq!(self.in_wheel, 0, "a timer is left");
+        // Those that are left in the heap were cancelled.
+        self.heap.clear();
+        self.current_bin = None;
+    }
+
     /// Takes out the next slot whose deadline is before `now`. `deadline_of` gives a slot's deadline and flow id.
     pub fn next_due(&mut self, now: i64, deadline_of: impl Fn(u32) -> (i64, u64)) -> Option<(u32, i64)> {
         loop {

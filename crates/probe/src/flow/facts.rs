@@ -23,6 +23,8 @@ const NAMES_OF_A_PAIR: usize = 4;
 /// An address that a client got for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
+    /// See [`EndedFlow::epoch`].
+    pub epoch: u64,
     /// Clock when it passed.
     pub clock: i64,
     /// The frame that it came in.
@@ -41,6 +43,7 @@ impl Answer {
     /// Its place among the records.
     pub fn order(&self) -> Order {
         Order {
+            epoch: self.epoch,
             export_time: self.clock,
             frame: self.frame,
             flow_id: 0,
@@ -175,6 +178,7 @@ mod tests {
     fn answer(time: i64, client: u8, server: u8, name: &str) -> Answer {
         let (client, address) = (address(client), address(server));
         Answer {
+            epoch: 0,
             clock: time,
             frame: 1,
             time,
@@ -193,6 +197,7 @@ mod tests {
             ..FlowRecord::default()
         };
         EndedFlow {
+            epoch: 0,
             export_time: 0,
             closing_frame: 0,
             record,

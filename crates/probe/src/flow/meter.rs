@@ -27,7 +27,7 @@ const UDP: u8 = 17;
 pub struct Seen {
     /// Its timestamp in UTC nanoseconds.
     pub time: i64,
-    /// The file-wide packet clock: the latest timestamp up to and including this frame's.
+    /// The input-wide packet clock: the latest timestamp up to and including this frame's.
     pub clock: i64,
     /// Its frame number.
     pub frame: u64,
@@ -110,6 +110,8 @@ pub struct Meter<T: FlowTable = Local> {
 /// All that metering needs beside the table itself.
 #[derive(Debug)]
 struct Desk {
+    /// See [`EndedFlow::epoch`].
+    epoch: u64,
     timeouts: Timeouts,
     duty: Duty,
     sessions: Sessions,
@@ -139,6 +141,7 @@ impl<T: FlowTable> Meter<T> {
             since: i64::MIN,
         };
         let desk = Desk {
+            epoch: 0,
             timeouts,
             duty: Duty::new(settings.profile, Shed::Nothing),
             sessions: Sessions::new(settings, crypto),
@@ -234,6 +237,23 @@ impl<T: FlowTable> Meter<T> {
             desk.end(&mut flow, reason, Moment::timeout(clock), events);
             events.drain(..).for_each(&mut *sink);
         });
+    }
+
+    /// The clock was turned back, and `ended` is where it stood: ends everything as at the end of the input, and begins
+    /// the epoch with an empty table.
+    pub fn turn_back(&mut self, ended: i64, epoch: u64, sink: &mut dyn FnMut(Event)) {
+        self.flush(ended, sink);
+        self.begin_epoch(epoch);
+    }
+
+    /// What comes is of this epoch. The table must be empty.
+    pub fn begin_epoch(&mut self, epoch: u64) {
+        self.desk.epoch = epoch;
+    }
+
+    /// The epoch of what comes.
+    pub fn epoch(&self) -> u64 {
+        self.desk.epoch
     }
 
     /// Gives everything up without records: for a worker whose state cannot be trusted any more.
@@ -514,8 +534,10 @@ impl Desk {
         let Seen {
             time, clock, frame, ..
         } = seen;
+        let epoch = self.epoch;
         let mut learn = |name: &str, address: Address| {
             events.push(Event::Answer(Answer {
+                epoch,
                 clock,
                 frame,
                 time,
@@ -624,6 +646,7 @@ impl Desk {
         self.tally.flows_exported.add(reason, 1);
         self.tally.flows_active -= 1;
         let ended = EndedFlow {
+            epoch: self.epoch,
             export_time: moment.time,
             closing_frame: moment.frame,
             record,

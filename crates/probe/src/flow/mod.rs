@@ -22,12 +22,15 @@
 //! | `lack_of_resources` | clock at the packet that took its place |
 //! | `forced_end` | clock at the end of the input |
 //!
-//! Timestamps that step back are metered as they are; they do not turn the clock back. If the clock stands still
-//! because of one timestamp far in the future, a packet still ends a flow that it finds idle by its own timestamp.
+//! Timestamps that step back are metered as they are; they do not turn the clock back. While the clock stands still
+//! because of a timestamp in the future, a packet still ends a flow that it finds idle by its own timestamp. Where time
+//! begins anew (an earlier file is read after a later one, or a long run of frames lies further behind the clock than
+//! the idle timeout; see [`crate::clock::PacketClock`]), all flows end as at the end of the input, `forced_end`, and the
+//! clock goes on from there.
 //!
 //! # Order
 //!
-//! Records leave in the order of [`Order`]: export time, then the frame that ended them (timeouts after frames), then
+//! Records leave in the order of [`Order`]: epoch (how often the clock was turned back), export time, then the frame that ended them (timeouts after frames), then
 //! flow id, then part. The frame number stands before the flow id so that a clock that stands still, as in a capture
 //! whose timestamps are all alike, does not make the probe hold every record back until the clock moves on.
 
@@ -88,7 +91,7 @@ wire::reasons! {
         EndOfFlow = "end_of_flow",
         /// The TCP connection was reset (IPFIX flowEndReason 3).
         Reset = "reset",
-        /// The input ended or the probe was stopped (IPFIX flowEndReason 4).
+        /// The input ended, time in it began anew, or the probe was stopped (IPFIX flowEndReason 4).
         ForcedEnd = "forced_end",
         /// It had to make room for another flow (IPFIX flowEndReason 5).
         LackOfResources = "lack_of_resources",
@@ -100,6 +103,8 @@ wire::reasons! {
 /// A flow, or an interim part of one, that is ready to become a record.
 #[derive(Clone, Debug)]
 pub struct EndedFlow {
+    /// How often the clock was turned back before (see [`crate::clock::PacketClock`]).
+    pub epoch: u64,
     /// When it is exported, in UTC nanoseconds of packet time (see the module's table).
     pub export_time: i64,
     /// Number of the frame that ended it; `u64::MAX` where no frame did but a timeout or the end of the input, and
@@ -115,6 +120,7 @@ impl EndedFlow {
     /// Its place in the output.
     pub fn order(&self) -> Order {
         Order {
+            epoch: self.epoch,
             export_time: self.export_time,
             frame: self.closing_frame,
             flow_id: self.record.flow_id,
@@ -126,6 +132,8 @@ impl EndedFlow {
 /// The order in which records leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Order {
+    /// See [`EndedFlow::epoch`].
+    pub epoch: u64,
     /// See [`EndedFlow::export_time`].
     pub export_time: i64,
     /// See [`EndedFlow::closing_frame`].

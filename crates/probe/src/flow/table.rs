@@ -44,7 +44,7 @@ pub trait FlowTable {
     /// Takes out the flow that has been silent for longest, or nearly so. False if the table is empty.
     fn evict(&mut self, visit: impl FnOnce(Flow<'_>)) -> bool;
 
-    /// Takes out all flows, in the order of their ids.
+    /// Takes out all flows, in the order of their ids. Time may begin anew afterwards, also earlier.
     fn drain(&mut self, visit: impl FnMut(Flow<'_>));
 
     /// Uses other timeouts from now on. Where they are shorter, flows that they make due earlier are found within the
@@ -216,6 +216,7 @@ impl FlowTable for Local {
             visit(self.flow(slot));
             self.remove(slot);
         }
+        self.expiry.restart();
     }
 
     fn set_timeouts(&mut self, timeouts: Timeouts) {

@@ -265,6 +265,7 @@ mod tests {
 
     fn ended(flow_id: u64) -> EndedFlow {
         EndedFlow {
+            epoch: 0,
             export_time: 0,
             closing_frame: u64::MAX,
             record: FlowRecord {

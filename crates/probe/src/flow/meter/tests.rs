@@ -575,6 +575,7 @@ fn dns_answers_become_facts() {
         })
         .collect();
     let expected = Answer {
+        epoch: 0,
         clock: 10,
         frame: 2,
         time: 10,
