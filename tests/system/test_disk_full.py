@@ -30,19 +30,19 @@ def test_full_disk_under_the_spool(policy: str, shared_pki: Path, tmp_path: Path
     settings.write_text(f'seal_linger_seconds = 0.05\nspool_when_full = "{policy}"\nshutdown_timeout_seconds = 60\n')
     spool = tmp_path / "disk" / "spool"
     core = Core(tmp_path / "core", shared_pki)
-    with Link() as link, SmallDisk(spool.parent, 160) as disk:
+    with Link() as link, SmallDisk(spool.parent, 96) as disk:
         probe = Probe(shared_pki, spool, None, "-i", link.interface, "--config", settings, beside=tmp_path / "first")
         with link.host.entered():
             probe.start()
         wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
 
         def full() -> bool:
-            link.replay(case.capture, frames_per_second=2000)
+            link.replay(case.capture, frames_per_second=20_000)
             return "the disk is full" in probe.log.read_text()
 
         wait_for(full, "the disk to fill up")
-        for _ in range(20):
-            link.replay(case.capture, frames_per_second=2000)
+        for _ in range(10):
+            link.replay(case.capture, frames_per_second=20_000)
         (line,) = lines(probe.log.read_text(), "the disk is full")
         assert str(spool) in line
         assert "free space there, or give another BUFFER_DIR" in line
@@ -52,11 +52,14 @@ def test_full_disk_under_the_spool(policy: str, shared_pki: Path, tmp_path: Path
         before = len(probe.pending())
 
         def recovered() -> bool:
-            link.replay(case.capture, frames_per_second=2000)
+            link.replay(case.capture, frames_per_second=20_000)
             return "the disk has space again" in probe.log.read_text()
 
         wait_for(recovered, "the disk to take batches again")
-        wait_for(lambda: link.replay(case.capture) and len(probe.pending()) > before + 5, "more batches")
+        wait_for(
+            lambda: link.replay(case.capture, frames_per_second=20_000) and len(probe.pending()) > before + 3,
+            "more batches",
+        )
         assert probe.process is not None
         probe.process.send_signal(signal.SIGTERM)
         accounts = probe.finish()
@@ -67,7 +70,7 @@ def test_full_disk_under_the_spool(policy: str, shared_pki: Path, tmp_path: Path
         lost = total(accounts, "batches_lost")
         assert dropped + lost > 0
         assert len(lines(probe.log.read_text(), "the disk is full")) == 1
-        assert len(lines(probe.log.read_text(), "spool: ")) == 0, "no line for each file"
+        assert lines(probe.log.read_text(), "failed") == [], "no line for each file"
 
         # What is there holds, and says what is missing.
         sealed = total(accounts, "batches_sealed")

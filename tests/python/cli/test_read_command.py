@@ -138,6 +138,29 @@ def test_timeouts_cut_flows(tmp_path):
     assert records(run("--idle-timeout", 150, "--active-timeout", 150, path))[0]["end_reason"] == "active_timeout"
 
 
+def test_timeouts_go_on_in_files_that_are_out_of_time_order(tmp_path):
+    second = 10**9
+    # Three exchanges a file, each beyond the idle timeout of the one before.
+    later, earlier = tmp_path / "later.pcap", tmp_path / "earlier.pcap"
+    for path, start in ((earlier, captures.START), (later, captures.START + 100_000 * second)):
+        frames = [f for n in range(3) for f in captures.dns_frames(at=start + n * 400 * second)]
+        # Another pair of hosts lets time pass.
+        frames += captures.dns_frames(client="192.0.2.77", at=start + 1_300 * second)
+        path.write_bytes(captures.pcap(frames))
+    outputs = [run("--workers", workers, later, earlier) for workers in (1, 2, 3)]
+    assert {done.returncode for done in outputs} == {0}
+    assert len({done.stdout for done in outputs}) == 1
+    found = [(r["start_time"] > "2023-11-15T12", r["end_reason"]) for r in records(outputs[0])]
+    assert found == [*[(True, "idle_timeout")] * 3, (True, "forced_end"), *[(False, "idle_timeout")] * 3,
+                     (False, "forced_end")]  # fmt: skip
+    # The parts of one capture go on from one file to the next.
+    first, second_part = tmp_path / "1.pcap", tmp_path / "2.pcap"
+    first.write_bytes(captures.pcap(captures.dns_frames()[:1]))
+    second_part.write_bytes(captures.pcap(captures.dns_frames()[1:]))
+    (record,) = records(run(first, second_part))
+    assert (record["packets_fwd"], record["packets_rev"]) == (1, 1)
+
+
 def test_the_summary_shows_the_books(small):
     done = run("--summary", small)
     assert "frames_delivered" in done.stderr
