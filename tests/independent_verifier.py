@@ -1,5 +1,7 @@
 """A second verifier of sealed batches, from docs/formats/sealed-batch.md alone: PyJWT, cbor2, pyarrow and hashlib.
 
+The certificate is read with what PyJWT itself needs for RSA (cryptography).
+
     python tests/independent_verifier.py CERTIFICATE.pem BATCH.arrows...
 
 Prints one line for each batch; exit status 0 if all hold, else 4.

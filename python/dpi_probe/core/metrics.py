@@ -11,7 +11,7 @@ class Metrics:
     def __init__(self) -> None:
         """Make every metric, so that each shows from the start."""
         # The moment at which a counter was made, beside each counter, doubles the page and tells nothing.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self.answers = Counter(
             "dpi_core_answers", "Answers to probes.", ["request", "code", "error"], registry=registry
