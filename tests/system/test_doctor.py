@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness.programs import COMMAND, Authority
+from harness.core import COMMAND
 
 from tests.python.end_to_end.netns import Link
 
@@ -25,19 +25,14 @@ def link() -> Iterator[Link]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority") / "pki")
-
-
 @pytest.fixture
-def environment(authority: Authority, tmp_path: Path) -> dict[str, str]:
-    certificate = authority.directory / "probes" / "sensor.pem"
+def environment(shared_pki: Path, tmp_path: Path) -> dict[str, str]:
+    certificate = shared_pki / "probes" / "sensor.pem"
     return {
         "BUFFER_DIR": str(tmp_path / "spool"),
         "PROBE_CERT_PATH": str(certificate),
         "PROBE_KEY_PATH": str(certificate.with_suffix(".key")),
-        "CA_CERT_PATH": str(authority.directory / "ca.pem"),
+        "CA_CERT_PATH": str(shared_pki / "ca.pem"),
     }
 
 

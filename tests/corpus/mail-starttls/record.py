@@ -61,9 +61,9 @@ def record(output: Path) -> list[str]:
         bed.server.start(["dovecot", "-F", "-c", settings], tcp_port=110)
         login = ["curl", "--silent", "--insecure", "--user", "alice:secret"]
         for options in ([], ["--ssl-reqd"]):
-            for scheme in ("imap", "pop3"):
-                bed.client.run([*login, *options, "--resolve", f"mail.example:{143 if scheme == 'imap' else 110}:192.0.2.20",
-                                f"{scheme}://mail.example/"])  # fmt: skip
+            for scheme, port in (("imap", 143), ("pop3", 110)):
+                name = f"mail.example:{port}:192.0.2.20"
+                bed.client.run([*login, *options, "--resolve", name, f"{scheme}://mail.example/"])
         bed.quiet()
     bed.save(output)
     return [version("curl", "--version"), "Dovecot " + version("dovecot", "--version")]

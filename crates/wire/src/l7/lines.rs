@@ -28,8 +28,8 @@ crate::record! {
     pub struct Record {
         /// First line of the server without its end. Cut at 256 bytes.
         greeting: Option<String>,
-        /// Commands of the client in upper case and in order, each listed once, without arguments; at most 32.
-        commands: Vec<String>,
+        /// Commands of the client in order, each listed once, without arguments; those that the protocol defines, at most 32.
+        commands: Vec<&'static str>,
         /// Whether the stream became TLS; its handshake is in the struct `tls`.
         tls: bool,
     }
@@ -45,8 +45,10 @@ pub(super) trait Grammar {
     fn command(line: &[u8]) -> &[u8] {
         first_word(line)
     }
+    /// Commands that are listed. Other lines may be credentials: what answers `AUTH` looks like a command, too.
+    const COMMANDS: &'static [&'static str];
     /// Commands after which content comes, and TLS does not.
-    const LAST: &'static [&'static [u8]];
+    const LAST: &'static [&'static str];
 }
 
 /// RFC 5321.
@@ -55,7 +57,11 @@ pub(super) struct Smtp;
 
 impl Grammar for Smtp {
     const PROTOCOL: Protocol = Protocol::Smtp;
-    const LAST: &'static [&'static [u8]] = &[b"DATA", b"BDAT", b"QUIT"];
+    const COMMANDS: &'static [&'static str] = &[
+        "EHLO", "HELO", "LHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "VRFY", "EXPN",
+        "HELP", "NOOP", "QUIT", "ETRN",
+    ];
+    const LAST: &'static [&'static str] = &["DATA", "BDAT", "QUIT"];
     fn is_greeting(line: &[u8]) -> bool {
         is_reply(line)
     }
@@ -67,7 +73,41 @@ pub(super) struct Imap;
 
 impl Grammar for Imap {
     const PROTOCOL: Protocol = Protocol::Imap;
-    const LAST: &'static [&'static [u8]] = &[b"FETCH", b"UID", b"APPEND", b"LOGOUT"];
+    const COMMANDS: &'static [&'static str] = &[
+        "CAPABILITY",
+        "NOOP",
+        "LOGOUT",
+        "STARTTLS",
+        "AUTHENTICATE",
+        "LOGIN",
+        "ENABLE",
+        "ID",
+        "SELECT",
+        "EXAMINE",
+        "CREATE",
+        "DELETE",
+        "RENAME",
+        "SUBSCRIBE",
+        "UNSUBSCRIBE",
+        "LIST",
+        "LSUB",
+        "NAMESPACE",
+        "STATUS",
+        "APPEND",
+        "IDLE",
+        "CLOSE",
+        "UNSELECT",
+        "EXPUNGE",
+        "SEARCH",
+        "FETCH",
+        "STORE",
+        "COPY",
+        "MOVE",
+        "UID",
+        "CHECK",
+        "COMPRESS",
+    ];
+    const LAST: &'static [&'static str] = &["FETCH", "UID", "APPEND", "LOGOUT"];
     fn is_greeting(line: &[u8]) -> bool {
         line.starts_with(b"* ")
     }
@@ -83,7 +123,11 @@ pub(super) struct Pop3;
 
 impl Grammar for Pop3 {
     const PROTOCOL: Protocol = Protocol::Pop3;
-    const LAST: &'static [&'static [u8]] = &[b"RETR", b"TOP", b"QUIT"];
+    const COMMANDS: &'static [&'static str] = &[
+        "USER", "PASS", "APOP", "AUTH", "CAPA", "STLS", "STAT", "LIST", "RETR", "DELE", "NOOP", "RSET",
+        "TOP", "UIDL", "UTF8", "QUIT",
+    ];
+    const LAST: &'static [&'static str] = &["RETR", "TOP", "QUIT"];
     fn is_greeting(line: &[u8]) -> bool {
         line.starts_with(b"+OK") || line.starts_with(b"-ERR")
     }
@@ -95,7 +139,13 @@ pub(super) struct Ftp;
 
 impl Grammar for Ftp {
     const PROTOCOL: Protocol = Protocol::Ftp;
-    const LAST: &'static [&'static [u8]] = &[b"QUIT"];
+    const COMMANDS: &'static [&'static str] = &[
+        "USER", "PASS", "ACCT", "CWD", "CDUP", "SMNT", "QUIT", "REIN", "PORT", "PASV", "TYPE", "STRU",
+        "MODE", "RETR", "STOR", "STOU", "APPE", "ALLO", "REST", "RNFR", "RNTO", "ABOR", "DELE", "RMD", "MKD",
+        "PWD", "LIST", "NLST", "SITE", "SYST", "STAT", "HELP", "NOOP", "AUTH", "ADAT", "PROT", "PBSZ", "CCC",
+        "FEAT", "OPTS", "LANG", "EPRT", "EPSV", "MLSD", "MLST", "MDTM", "SIZE", "HOST",
+    ];
+    const LAST: &'static [&'static str] = &["QUIT"];
     fn is_greeting(line: &[u8]) -> bool {
         is_reply(line)
     }
@@ -244,13 +294,11 @@ impl<G: Grammar> Lines<G> {
             return;
         }
         let command = G::command(line);
-        let plain = (3..=16).contains(&command.len()) && command.iter().all(u8::is_ascii_alphabetic);
-        if !plain {
+        let known = |known: &&&str| known.as_bytes().eq_ignore_ascii_case(command);
+        let Some(&command) = G::COMMANDS.iter().find(known) else {
             return;
-        }
-        let command = command.to_ascii_uppercase();
-        self.finished |= G::LAST.contains(&command.as_slice());
-        let command = text::from_wire(&command, MAX_GREETING_BYTES);
+        };
+        self.finished |= G::LAST.contains(&command);
         let commands = &mut self.record.commands;
         if commands.len() < MAX_COMMANDS && !commands.contains(&command) {
             commands.push(command);
@@ -419,7 +467,10 @@ mod tests {
     }
 
     #[test]
-    fn mail_is_not_read() {
+    fn mail_and_credentials_are_not_read() {
+        let mut login = Feeder::tcp(40_000, 587);
+        login.forward(b"EHLO me\r\nAUTH LOGIN\r\nYWJj\r\nZGVm\r\n");
+        assert_eq!(record(&login, Protocol::Smtp, "commands"), "[EHLO,AUTH]");
         let mut flow = Feeder::tcp(40_000, 25);
         flow.forward(b"HELO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
         assert_eq!(flow.forward(b"DATA\r\nSECRET words\r\n"), Status::Done);
