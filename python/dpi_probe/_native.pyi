@@ -224,6 +224,7 @@ class Pipeline:
         profile: str,
         workers: int | None,
         cores: list[int],
+        interface_wait_seconds: float,
         memory_bytes: int,
         probe_id: str,
         certificate: str | os.PathLike[str],

@@ -83,6 +83,7 @@ class Probe:
             profile=settings.profile,
             workers=settings.workers,
             cores=settings.cores,
+            interface_wait_seconds=settings.interface_wait_seconds,
             memory_bytes=settings.max_buffer_size_mb * _MEBIBYTE,
             probe_id=settings.probe_id or self._default_probe_id(settings.probe_cert_path),
             certificate=str(settings.probe_cert_path),

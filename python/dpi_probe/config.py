@@ -63,6 +63,14 @@ class ProbeSettings(BaseSettings):
             examples=["2-5,8"],
         ),
     ] = None
+    interface_wait_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="Longest time in seconds that a vanished interface is waited for before the probe ends.",
+        ),
+    ] = 60.0
     flow_timeout_seconds: Annotated[
         float,
         Field(gt=0, le=86_400, description="Idle timeout in seconds: a flow ends when no packet came for so long."),

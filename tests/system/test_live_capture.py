@@ -78,3 +78,29 @@ def test_missing_permission_names_the_capability_and_how_to_give_it(shared_pki: 
     assert "CAP_NET_RAW" in said
     assert "setcap cap_net_raw" in said
     assert "Traceback" not in said
+
+
+def test_an_interface_that_vanishes_is_reported_and_captured_from_again(tmp_path: Path) -> None:
+    (case,) = [case for case in cases() if case.name == "http1-keep-alive"]
+    authority = Authority(tmp_path / "pki")
+    with Link() as link:
+        probe = Probe(authority, tmp_path / "spool", None, "-i", link.interface, "--workers=2")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        sent = link.replay(case.capture, frames_per_second=2000)
+        link.recreate()
+        wait_for(lambda: "the interface is back" in probe.log.read_text(), "the probe to see the interface again")
+        # The kernel drops what is sent before it has told the carrier, which takes a moment.
+        show = ["ip", "-j", "link", "show", "feed0"]
+        wait_for(lambda: b'"operstate":"UP"' in link.host.run(show).stdout, "the carrier")
+        sent += link.replay(case.capture, frames_per_second=2000)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    assert total(accounts, "interface_changes", "gone") == 1
+    assert total(accounts, "interface_changes", "back") == 1
+    assert total(accounts, "source_frames_dropped") == 0
+    # The kernel's own neighbour messages come on top.
+    assert sent <= total(accounts, "frames_delivered") <= sent + 40

@@ -48,7 +48,7 @@ impl Pipeline {
     #[new]
     #[pyo3(signature = (
         *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, workers, cores,
-        memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
+        interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
@@ -63,6 +63,7 @@ impl Pipeline {
         profile: &str,
         workers: Option<usize>,
         cores: Vec<usize>,
+        interface_wait_seconds: f64,
         memory_bytes: usize,
         probe_id: String,
         certificate: PathBuf,
@@ -100,6 +101,7 @@ impl Pipeline {
                 name,
                 cores,
                 exact,
+                patience: seconds(interface_wait_seconds)?,
             },
             None => Input::Files {
                 paths: files,

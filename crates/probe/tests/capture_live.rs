@@ -2,14 +2,18 @@
 #![cfg(feature = "root-tests")]
 #![allow(missing_docs)]
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use probe::capture::af_packet::LastingSource;
 use probe::capture::bpf::{Instruction, Program};
+use probe::capture::link::{LinkChange, LinkWatch};
 use probe::capture::{CaptureError, Next, RingOptions, RingSource, Source, af_packet};
 use wire::decode::{Decoder, LinkType, Transport};
 use wire::flowkey::worker_of;
@@ -450,5 +454,156 @@ fn a_full_ring_is_one_worker_s_account() {
         assert!(dropped[worker] > 0 && dropped[1 - worker] == 0, "{dropped:?}");
         assert_eq!(seen[worker].len() as u64 + dropped[worker], 20_000);
         assert!(sources[worker].accounts().ring_freezes > Some(0));
+    });
+}
+
+/// Takes from all sources until `wanted` holds, or a bound is reached.
+fn take_until(sources: &mut [LastingSource], mut wanted: impl FnMut(&[usize]) -> bool) -> bool {
+    let mut counts = vec![0; sources.len()];
+    for _ in 0..200 {
+        for (source, count) in sources.iter_mut().zip(&mut counts) {
+            source
+                .next_block(&mut |frames| *count += frames.headers.len())
+                .expect("the interface is waited for");
+        }
+        if wanted(&counts) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_vanished_interface_is_waited_for_and_captured_from_again() {
+    in_namespace(|| {
+        cable();
+        let options = RingOptions {
+            bytes: 4 << 20,
+            filter: Some(to_port(9, 65_535)),
+            ..RingOptions::default()
+        };
+        let cores = [None; 2];
+        let rings = af_packet::open_rings("far", &options, &cores).expect("opens");
+        let mut sources = LastingSource::all("far", &options, &cores, Duration::from_secs(60), rings);
+        let mut watch = LinkWatch::new("far").expect("listens");
+        send(1, "192.0.2.2:9");
+        assert!(take_until(&mut sources, |counts| counts.iter().sum::<usize>() == 1));
+        ip("link set far name other");
+        ip("link set other mtu 4000");
+        // A ring that has told that the interface is down tells nothing more when it is removed.
+        ip("link set other down");
+        assert!(take_until(&mut sources, |_| true));
+        ip("link delete near");
+        assert!(take_until(&mut sources, |_| true));
+        cable();
+        assert!(take_until(&mut sources, |counts| {
+            send(1, "192.0.2.2:9");
+            counts.iter().sum::<usize>() > 0
+        }));
+        let delivered: u64 = sources
+            .iter_mut()
+            .map(|source| source.accounts().frames_delivered)
+            .sum();
+        assert!(delivered >= 2, "the books go on");
+        let mut changes = Vec::new();
+        while !changes.contains(&"back") {
+            let more = watch.changes(5000).expect("listens");
+            assert!(!more.is_empty(), "{changes:?}");
+            changes.extend(more.iter().map(LinkChange::name));
+        }
+        let told: Vec<_> = ["renamed", "mtu", "gone", "back"]
+            .into_iter()
+            .filter(|name| changes.contains(name))
+            .collect();
+        assert_eq!(told, ["renamed", "mtu", "gone", "back"], "{changes:?}");
+    });
+}
+
+#[test]
+fn an_interface_that_stays_away_ends_the_capture() {
+    in_namespace(|| {
+        cable();
+        let options = RingOptions::default();
+        let rings = af_packet::open_rings("far", &options, &[None]).expect("opens");
+        let mut sources = LastingSource::all("far", &options, &[None], Duration::ZERO, rings);
+        ip("link delete near");
+        let error = (0..PATIENCE * 4).find_map(|_| sources[0].next_block(&mut |_| ()).err());
+        assert!(matches!(error, Some(CaptureError::InterfaceGone { interface }) if interface == "far"));
+    });
+}
+
+#[test]
+fn super_frames_are_right_to_the_byte() {
+    const BYTES: usize = 8 << 20;
+    in_namespace(|| {
+        ip("link set lo mtu 1500 up");
+        let mut source = RingSource::open("lo", &RingOptions::default()).expect("opens");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let receiver = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            std::io::copy(&mut stream, &mut std::io::sink()).expect("received")
+        });
+        let sender = thread::spawn(move || {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+            stream.write_all(&vec![7; BYTES]).expect("sent");
+        });
+        let decoder = Decoder::default();
+        let (mut payload, mut ip_bytes, mut wire_bytes, mut frames, mut headers, mut largest) =
+            (0_u64, 0, 0, 0, 0, 0);
+        let (mut stream_bytes, mut stream_end) = (0_u64, None);
+        let mut idle = 0;
+        while idle < 3 {
+            let next = source.next_block(&mut |block| {
+                for (_, header, bytes) in block.iter() {
+                    let packet = decoder.decode(bytes, &header.meta()).expect("only IP here");
+                    let destination = if packet.from_high {
+                        packet.key.low_port
+                    } else {
+                        packet.key.high_port
+                    };
+                    if packet.key.ip_protocol != 6 || destination != port {
+                        continue;
+                    }
+                    assert_eq!(packet.faults, 0);
+                    let Transport::Tcp(tcp) = packet.transport else {
+                        panic!("a TCP header: {packet:?}");
+                    };
+                    if packet.payload_length > 0 {
+                        // A slow machine sends some of it twice: on the wire, but not more of the stream.
+                        let end = tcp.sequence.wrapping_add(packet.payload_length);
+                        let reached = *stream_end.get_or_insert(tcp.sequence);
+                        let new = end.wrapping_sub(reached) as i32;
+                        if new > 0 {
+                            stream_bytes += new as u64;
+                            stream_end = Some(end);
+                        }
+                    }
+                    frames += 1;
+                    payload += u64::from(packet.payload_length);
+                    ip_bytes += u64::from(packet.ip_length);
+                    headers += u64::from(packet.ip_length - packet.payload_length);
+                    wire_bytes += u64::from(header.wire_length);
+                    largest = largest.max(header.wire_length);
+                }
+            });
+            idle = if next.expect("the interface stays") == Next::Idle {
+                idle + 1
+            } else {
+                0
+            };
+        }
+        sender.join().expect("the sender");
+        assert_eq!(receiver.join().expect("the receiver"), BYTES as u64);
+        assert_eq!(source.accounts().kernel_drops, Some(0));
+        assert!(
+            largest > 20_000,
+            "segmentation is left to the hardware that is not there: {largest}"
+        );
+        assert_eq!(stream_bytes, BYTES as u64);
+        assert_eq!(
+            (ip_bytes, wire_bytes),
+            (payload + headers, payload + headers + 14 * frames)
+        );
     });
 }

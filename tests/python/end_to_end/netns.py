@@ -36,9 +36,17 @@ class Link:
         """Make the namespace and both devices, and bring them up."""
         self.host = Host("link", "192.0.2.99", "2001:db8::99")
         self.host.run(["sysctl", "-q", "net.ipv6.conf.default.disable_ipv6=1", "net.ipv6.conf.all.disable_ipv6=1"])
+        self._make()
+
+    def _make(self) -> None:
         self.host.ip("link", "add", "feed0", "type", "veth", "peer", "name", self.interface)
         for device in ("feed0", self.interface):
             self.host.ip("link", "set", device, "mtu", str(LARGEST_MTU), "up")
+
+    def recreate(self) -> None:
+        """Remove the pair and make another one of the same names."""
+        self.host.ip("link", "delete", "feed0")
+        self._make()
 
     def __enter__(self) -> Self:
         """The link is up already."""

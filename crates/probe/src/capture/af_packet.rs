@@ -3,7 +3,10 @@
 //! The kernel fills blocks of shared memory with frames; a block is handed on as it lies there and given back when the
 //! caller has looked at it. Passive by construction: nothing is ever sent, and no frame is taken from the host.
 
+mod reopen;
 mod ring;
+
+pub use reopen::LastingSource;
 
 use std::fs;
 use std::io;
@@ -73,6 +76,8 @@ pub struct RingSource {
     accounts: Accounts,
     stop: Arc<AtomicBool>,
     draining: bool,
+    /// The interface is gone.
+    gone: bool,
     damaged_blocks: u64,
 }
 
@@ -240,6 +245,7 @@ pub fn open_rings(
             },
             stop: Arc::clone(&options.stop),
             draining: false,
+            gone: false,
             damaged_blocks: 0,
         });
     }
@@ -310,6 +316,14 @@ impl RingSource {
         self.damaged_blocks
     }
 
+    /// Counts and numbers frames on from what a ring before this one has done.
+    fn go_on_from(&mut self, before: &Accounts) {
+        let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+        self.accounts.frames_delivered += before.frames_delivered;
+        self.accounts.kernel_drops = sum(self.accounts.kernel_drops, before.kernel_drops);
+        self.accounts.ring_freezes = sum(self.accounts.ring_freezes, before.ring_freezes);
+    }
+
     fn failed(&self, action: &'static str, source: io::Error) -> CaptureError {
         CaptureError::Ring {
             interface: self.interface.clone(),
@@ -345,12 +359,15 @@ impl RingSource {
         true
     }
 
-    /// The socket reports an error: an interface that went down comes back, one that was removed does not.
-    fn look_at_error(&self) -> Result<(), CaptureError> {
-        let error = self
-            .socket
-            .take_error()
-            .map_err(|source| self.failed("asking for the socket's error", source))?;
+    /// An interface that went down comes back, one that was removed does not. `failed`: the socket reports an error.
+    fn look_at_state(&self, failed: bool) -> Result<(), CaptureError> {
+        let error = if failed {
+            self.socket
+                .take_error()
+                .map_err(|source| self.failed("asking for the socket's error", source))?
+        } else {
+            None
+        };
         let (index, _) = self
             .socket
             .bound_to()
@@ -389,21 +406,27 @@ impl Source for RingSource {
         if self.hand_over(take) {
             return Ok(Next::Block);
         }
-        let timeout = if self.draining {
+        let timeout = if self.draining || self.gone {
             DRAIN_TIMEOUT_MS
         } else {
             IDLE_TIMEOUT_MS
         };
-        if self
+        let failed = self
             .socket
             .wait(timeout)
-            .map_err(|source| self.failed("waiting for frames", source))?
-        {
-            self.look_at_error()?;
-        }
+            .map_err(|source| self.failed("waiting for frames", source))?;
         if self.hand_over(take) {
             return Ok(Next::Block);
         }
+        // An interface that was down when it was removed reports no error: whether it is there is asked whenever it is
+        // silent.
+        let state = self.look_at_state(failed);
+        if matches!(state, Err(CaptureError::InterfaceGone { .. })) && !self.gone {
+            // What the ring still holds comes first; the block in use is closed by its timer.
+            self.gone = true;
+            return Ok(Next::Idle);
+        }
+        state?;
         Ok(if self.draining { Next::End } else { Next::Idle })
     }
 

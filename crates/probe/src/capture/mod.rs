@@ -22,6 +22,8 @@ pub mod af_packet;
 pub mod ebpf;
 /// Cores for the workers.
 pub mod cores;
+/// What happens to an interface.
+pub mod link;
 
 pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;

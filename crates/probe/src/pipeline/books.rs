@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::interface::InterfaceCounters;
 use crate::capture::Accounts;
 use crate::counters::{Counters, LedgerEntry};
 use crate::deliver::DeliverCounters;
@@ -22,6 +23,7 @@ pub struct Books {
     records_building: AtomicU64,
     records_unbuildable: AtomicU64,
     events_lost: AtomicU64,
+    interface: InterfaceCounters,
 }
 
 impl Books {
@@ -35,6 +37,7 @@ impl Books {
             records_building: AtomicU64::new(0),
             records_unbuildable: AtomicU64::new(0),
             events_lost: AtomicU64::new(0),
+            interface: InterfaceCounters::default(),
         }
     }
 
@@ -71,6 +74,10 @@ impl Books {
         self.events_lost.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn interface(&self) -> &InterfaceCounters {
+        &self.interface
+    }
+
     /// Flow records that wait for their signature.
     pub fn events_waiting(&self) -> u64 {
         self.sealing.events_waiting()
@@ -94,6 +101,7 @@ impl Books {
             entry("source_ring_freezes", "", source.ring_freezes);
             entry("source_bytes_skipped", "", Some(source.bytes_skipped));
         }
+        entries.extend(self.interface.ledger_entries());
         entries.extend(self.counters.ledger_entries());
         entries.extend([
             LedgerEntry::of_probe(

@@ -11,7 +11,8 @@ use arrow::array::RecordBatch;
 use wire::decode::Decoder;
 
 use super::Books;
-use crate::capture::{FileSource, Next, OwnedFrames, RingSource, Source, cores};
+use crate::capture::af_packet::LastingSource;
+use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
 use crate::clock;
 use crate::engine::{self, Worker};
 use crate::flow::facts::SharedFacts;
@@ -31,7 +32,7 @@ const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
 /// An opened source.
 pub(super) enum Opened {
     /// A ring for each worker, and the core that it runs on.
-    Rings(Vec<(RingSource, Option<usize>)>),
+    Rings(Vec<(LastingSource, Option<usize>)>),
     Files(Box<FileSource>),
 }
 
@@ -54,7 +55,7 @@ impl Capture {
 
     /// Live: each worker has a thread, a ring, a flow table and a builder of its own; they share only what they learn of
     /// names.
-    fn run_live(&self, rings: Vec<(RingSource, Option<usize>)>) -> Vec<String> {
+    fn run_live(&self, rings: Vec<(LastingSource, Option<usize>)>) -> Vec<String> {
         let facts = SharedFacts::new(self.flow.names, self.books.counters().merge());
         let mut problems = Vec::new();
         thread::scope(|scope| {

@@ -14,6 +14,7 @@
 mod books;
 mod capture;
 mod health;
+mod interface;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::capture::af_packet::LastingSource;
 use crate::capture::bpf::Filters;
+use crate::capture::link::LinkWatch;
 use crate::capture::{CaptureError, FileSource, RingOptions, RingSource, af_packet};
 use crate::clock;
 use crate::counters::LedgerEntry;
@@ -51,6 +54,8 @@ pub enum Input {
         cores: Vec<Option<usize>>,
         /// Whether there must be as many workers as `cores` says: else one worker does where frames cannot be shared out.
         exact: bool,
+        /// How long the interface may be away before its absence ends the probe.
+        patience: Duration,
     },
     /// Capture files, in this order.
     Files {
@@ -150,12 +155,14 @@ impl Pipeline {
             None => None,
         };
         let stop = Arc::new(AtomicBool::new(false));
+        let mut link = None;
         let source = match settings.input {
             Input::Interface {
                 name,
                 options,
                 cores,
                 exact,
+                patience,
             } => {
                 let options = RingOptions {
                     stop: Arc::clone(&stop),
@@ -170,7 +177,14 @@ impl Pipeline {
                     ring_bytes = rings.iter().map(RingSource::ring_bytes).sum::<usize>(),
                     "capturing with AF_PACKET"
                 );
-                capture::Opened::Rings(rings.into_iter().zip(cores).collect())
+                let watch = LinkWatch::new(&name).map_err(|source| CaptureError::Ring {
+                    interface: name.clone(),
+                    action: "listening to changes of the interface",
+                    source,
+                })?;
+                let sources = LastingSource::all(&name, &options, &cores, patience, rings);
+                link = Some((watch, name));
+                capture::Opened::Rings(sources.into_iter().zip(cores).collect())
             }
             Input::Files { paths, filters } => {
                 let source = FileSource::new(paths);
@@ -258,7 +272,13 @@ impl Pipeline {
             pressure,
             events: event_queue,
         };
+        if let Some((_, name)) = &link {
+            books.interface().watch_drops(name);
+        }
         let supervisor = Supervisor {
+            link,
+            alarm,
+            stop: Arc::clone(&stop),
             source,
             capture,
             health,
@@ -329,6 +349,10 @@ fn open_rings(
 
 /// Runs the stages from first to last, and ends them in the same order.
 struct Supervisor {
+    /// What is listened to, and the interface's name.
+    link: Option<(LinkWatch, String)>,
+    alarm: Alarm,
+    stop: Arc<AtomicBool>,
     source: capture::Opened,
     capture: capture::Capture,
     health: health::Health,
@@ -341,6 +365,9 @@ impl Supervisor {
     fn run(self, books: &Books) -> Outcome {
         let (finish, finished) = crossbeam_channel::bounded::<()>(0);
         let Self {
+            link,
+            alarm,
+            stop,
             source,
             capture,
             mut health,
@@ -351,6 +378,10 @@ impl Supervisor {
         let problems = std::thread::scope(|scope| {
             // Reports until the capture is over and everything that it gave is sealed.
             let reports = scope.spawn(|| health.run(&finished));
+            if let Some((watch, name)) = link {
+                let (alarm, stop) = (&alarm, &stop);
+                scope.spawn(move || interface::watch(watch, &name, books, alarm, stop));
+            }
             let problems = capture.run(source);
             wait_until_sealed(books);
             drop(finish);
