@@ -112,7 +112,12 @@ def records_page() -> str:
     lines.append("")
     for table, columns in every.items():
         profile = (" profile |", "---|") if table == "flow" else ("", "")
-        lines += [f"## `{table}`", "", f"| column | type | null |{profile[0]} definition |", f"|---|---|---|{profile[1]}---|"]
+        lines += [
+            f"## `{table}`",
+            "",
+            f"| column | type | null |{profile[0]} definition |",
+            f"|---|---|---|{profile[1]}---|",
+        ]
         lines += [*reference_rows(columns), ""]
     return "\n".join(lines)
 

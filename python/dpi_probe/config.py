@@ -74,8 +74,8 @@ class ProbeSettings(BaseSettings):
     profile: Annotated[
         Literal["minimal", "standard", "full"],
         Field(
-            description="How much is computed: `minimal` identity and counters, `standard` also statistics and layer 7, "
-            "`full` everything. What is not computed is null; the columns' page says which profile has which."
+            description="How much is computed: `minimal` identity and counters, `standard` also statistics and layer 7,"
+            " `full` everything. What is not computed is null; the columns' page says which profile has which."
         ),
     ] = "standard"
     max_buffer_size_mb: Annotated[

@@ -108,7 +108,7 @@ impl Pipeline {
         };
         let settings = Settings {
             input,
-            // The other half is for the ring, waiting batches, the Python process itself and its code.
+            // The rest is for the ring, waiting batches, the Python process itself and its code.
             flow: flow::Settings {
                 idle_timeout_ns,
                 active_timeout_ns,
@@ -116,7 +116,7 @@ impl Pipeline {
                     .parse()
                     .map_err(|error| python_error(Class::Config, error))?,
                 workers,
-                ..flow::Settings::for_memory(memory_bytes / 2)
+                ..flow::Settings::for_memory(memory_bytes / 4 * 3)
             },
             probe_id,
             certificate,

@@ -1,6 +1,6 @@
 //! A capture file to record batches, as `dpi_probe.read` does it, and what that costs.
 //!
-//! `cargo bench -p probe --bench file -- FILE [--workers N] [--repeat N]` prints a line of JSON for each pass:
+//! `cargo bench -p probe --bench file -- FILE [--workers N] [--profile NAME] [--repeat N]` prints a line of JSON for each pass:
 //! CPU seconds (user and system, all threads), packets, records, nanoseconds a packet, peak resident memory.
 //! `bench/file_to_records.py` runs it in turns with a bare C loop over the same file.
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
-use probe::flow::Settings;
+use probe::flow::{Profile, Settings};
 use probe::record::files::{self, Options};
 use probe::record::read::Step;
 use probe::record::{Layout, Limits};
@@ -20,7 +20,8 @@ struct Arguments {
     file: PathBuf,
     workers: usize,
     repeat: usize,
-    memory_mb: usize,
+    memory_mb: Option<usize>,
+    profile: Profile,
 }
 
 fn arguments() -> Result<Option<Arguments>> {
@@ -28,20 +29,17 @@ fn arguments() -> Result<Option<Arguments>> {
         file: PathBuf::new(),
         workers: 1,
         repeat: 1,
-        memory_mb: 512,
+        memory_mb: None,
+        profile: Profile::default(),
     };
     let mut given = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = given.next() {
-        let mut number = || -> Result<usize> {
-            let value = given
-                .next()
-                .with_context(|| format!("{argument} wants a number"))?;
-            Ok(value.parse()?)
-        };
+        let mut value = || given.next().with_context(|| format!("{argument} wants a value"));
         match argument.as_str() {
-            "--workers" => arguments.workers = number()?,
-            "--repeat" => arguments.repeat = number()?,
-            "--memory-mb" => arguments.memory_mb = number()?,
+            "--workers" => arguments.workers = value()?.parse()?,
+            "--repeat" => arguments.repeat = value()?.parse()?,
+            "--memory-mb" => arguments.memory_mb = Some(value()?.parse()?),
+            "--profile" => arguments.profile = value()?.parse()?,
             option if option.starts_with('-') => bail!("{option} is not known"),
             file => arguments.file = PathBuf::from(file),
         }
@@ -60,13 +58,16 @@ fn main() -> Result<()> {
     // `cargo bench` runs every target: without a file there is nothing to measure.
     let Some(arguments) = arguments()? else {
         eprintln!(
-            "usage: cargo bench -p probe --bench file -- FILE [--workers N] [--repeat N] [--memory-mb N]"
+            "usage: cargo bench -p probe --bench file -- FILE [--workers N] [--repeat N] [--memory-mb N] [--profile NAME]"
         );
         return Ok(());
     };
     for _ in 0..arguments.repeat {
         let (before, _) = usage()?;
         let start = probe::clock::monotonic();
+        let memory = arguments.memory_mb.map_or_else(Settings::default, |mebibytes| {
+            Settings::for_memory(mebibytes << 20)
+        });
         let opened = files::open(Options {
             inputs: vec![arguments.file.clone()],
             filters: None,
@@ -74,7 +75,8 @@ fn main() -> Result<()> {
             keep_going: false,
             settings: Settings {
                 workers: arguments.workers,
-                ..Settings::for_memory(arguments.memory_mb << 20)
+                profile: arguments.profile,
+                ..memory
             },
             layout: Layout::evidence(),
             limits: Limits::LOCAL,

@@ -200,6 +200,8 @@ tally! {
     Counter flows_lost: u64,
     /// Times that a failure inside the probe was caught. Any value but zero is a bug.
     Counter worker_panics: u64,
+    /// Flow records without the sequence of their packets because too many sequences were kept.
+    Counter sequences_refused: u64,
     /// Flows whose MAC addresses and VLANs could not be kept because too many combinations occurred at once.
     Counter link_paths_overflowed: u64,
     /// IP fragments seen.
@@ -226,7 +228,7 @@ tally! {
     Counter sessions_malformed: By<Malformed>,
     /// Flows that layer 7 gave up.
     Counter sessions_given_up: By<Limit>,
-    /// Flows that layer 7 gave up because they needed more bytes in one piece than may be kept.
+    /// Flows that layer 7 gave up because they needed more bytes in one piece, or held more text, than may be kept.
     Counter sessions_out_of_memory: u64,
     /// Names of servers learned from DNS answers.
     Counter names_learned: u64,

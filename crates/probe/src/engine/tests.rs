@@ -322,7 +322,7 @@ fn a_panic_costs_a_block_and_its_workers_flows_and_is_counted() {
     for workers in [1, 2] {
         let counters = Counters::new(workers);
         let mut ports = Vec::new();
-        let fill = source::<Infallible>(blocks(&frames, 4), None);
+        let fill = source::<Infallible>(blocks(&frames, 2), None);
         let decoder = Buggy(Decoder::default());
         let result = read_with(fill, &settings(workers), &decoder, &counters, &mut |flow| {
             ports.push(flow.record.src_port);

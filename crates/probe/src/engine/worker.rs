@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use wire::decode::{Decoder, FrameMeta, Packet};
 use wire::malformed::Undecodable;
 
@@ -14,6 +15,11 @@ use crate::crypto::Crypto;
 use crate::flow::meter::{Event, Meter, Seen};
 use crate::flow::{Order, Profile, Settings, SettingsError, Shed};
 use crate::steer::{Block, Turn};
+
+/// Packets that are decoded before the first of them is metered, so that the memory of their flows is under way.
+const BATCH: usize = 32;
+
+type Batch<'a> = ArrayVec<(Packet<'a>, Seen), BATCH>;
 
 static CRYPTO: Crypto = Crypto;
 
@@ -180,8 +186,10 @@ impl<D: Decode> Worker<D> {
     ) {
         self.meter.tally_mut().frames_delivered += count as u64;
         self.catch(sink, |meter, decoder, sink| {
+            let mut batch = Batch::new();
             for (place, header, clock, turn) in selected {
                 if let Some(Turn { epoch, ended, .. }) = turn {
+                    meter_batch(meter, &mut batch, sink);
                     meter.turn_back(ended, epoch, sink);
                 }
                 let start = header.offset as usize;
@@ -190,18 +198,22 @@ impl<D: Decode> Worker<D> {
                     .get(start..start.saturating_add(header.captured_length as usize));
                 match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
                     Ok(packet) => {
-                        let frame = frames.first_number + place as u64;
+                        meter.prefetch_bucket(&packet);
                         let seen = Seen {
                             time: header.time,
                             clock,
-                            frame,
+                            frame: frames.first_number + place as u64,
                             wire_length: header.wire_length,
                         };
-                        meter.packet(&packet, seen, sink);
+                        batch.push((packet, seen));
+                        if batch.is_full() {
+                            meter_batch(meter, &mut batch, sink);
+                        }
                     }
                     Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
                 }
             }
+            meter_batch(meter, &mut batch, sink);
         });
     }
 
@@ -247,6 +259,20 @@ impl<D: Decode> Worker<D> {
         tally.frames_lost += tally.frames_delivered.saturating_sub(accounted);
         *self.meter.tally_mut() = tally;
     }
+}
+
+/// Meters the packets of a batch, whose buckets are under way.
+fn meter_batch(meter: &mut Meter, batch: &mut Batch<'_>, sink: &mut dyn FnMut(Event)) {
+    for (packet, _) in &*batch {
+        meter.prefetch_flow(packet);
+    }
+    for (packet, _) in &*batch {
+        meter.prefetch_sequence(packet);
+    }
+    for (packet, seen) in &*batch {
+        meter.packet(packet, *seen, sink);
+    }
+    batch.clear();
 }
 
 fn last_number(frames: Frames<'_>) -> u64 {

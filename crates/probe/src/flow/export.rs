@@ -55,7 +55,7 @@ pub struct Parts<'a> {
     /// MAC addresses, VLANs and tunnels.
     pub path: Option<&'a Path>,
     /// The first packets; `None` below two packets.
-    pub splt: Option<&'a Splt>,
+    pub splt: Option<Splt>,
     /// The layer-7 session.
     pub session: Option<&'a Session>,
     /// What layer 7 said of the protocol, now or earlier.
@@ -63,7 +63,7 @@ pub struct Parts<'a> {
 }
 
 /// The record of a flow.
-pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: &Parts<'_>) -> FlowRecord {
+pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) -> FlowRecord {
     let ((src_ip, src_port), (dst_ip, dst_port)) = endpoints(&hot.key, hot.is(Hot::INITIATOR_HIGH));
     let mut record = FlowRecord {
         flow_id: cold.flow_id,
@@ -232,11 +232,11 @@ fn tcp(hot: &Hot, cold: &Cold, record: &mut FlowRecord) {
     }
 }
 
-fn splt(hot: &Hot, splt: Option<&Splt>, record: &mut FlowRecord) {
+fn splt(hot: &Hot, splt: Option<Splt>, record: &mut FlowRecord) {
     if let Some(splt) = splt {
-        record.splt_lengths = Some(splt.lengths());
-        record.splt_directions = Some(splt.directions());
-        record.splt_times_ns = Some(splt.intervals());
+        record.splt_lengths = Some(splt.lengths);
+        record.splt_directions = Some(splt.directions);
+        record.splt_times_ns = Some(splt.intervals);
     } else if hot.packets() == 1 {
         let first = hot.first_direction();
         record.splt_lengths = Some(vec![hot.side(first).bytes as u32]);

@@ -4,6 +4,8 @@
 //! no tombstones, so no rehashing pause ever, and look-ups touch one cache line nearly always. The hash comes with the
 //! packet and is keyed there, so that nobody outside can make entries collide.
 
+use super::prefetch::ask_for;
+
 /// An index of at most a fixed number of entries.
 #[derive(Debug)]
 pub struct Index {
@@ -42,6 +44,19 @@ impl Index {
             }
             bucket = (bucket + 1) & self.mask;
         }
+    }
+
+    /// Asks for the bucket of a tag.
+    #[inline]
+    pub fn prefetch(&self, tag: u32) {
+        ask_for(&self.buckets, tag as usize & self.mask);
+    }
+
+    /// The slot that [`Index::find`] will most probably look at.
+    #[inline]
+    pub fn candidate(&self, tag: u32) -> Option<u32> {
+        let entry = self.buckets[tag as usize & self.mask];
+        (entry != 0).then(|| (entry as u32).wrapping_sub(1))
     }
 
     /// Adds a slot that is not in the index. There must be room, which the owner of the slots sees to.

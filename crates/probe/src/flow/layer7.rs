@@ -1,11 +1,11 @@
 //! Layer-7 sessions of flows.
 //!
 //! A session is made when a flow's first payload comes, and its streams are given back as soon as nothing more is to be
-//! learned; what was learned stays until the flow is exported. Sessions, and the bytes that their streams keep, are
-//! bounded; flows that find no room go without, which is counted.
+//! learned; what was learned stays until the flow is exported. The memory of sessions with the text that they hold, and
+//! the bytes that their streams keep, are bounded; flows that find no room go without, which is counted.
 
 use slab::Slab;
-use wire::column::Address;
+use wire::column::{Address, Sink};
 use wire::flowkey::Direction;
 use wire::l7::{Confidence, Context, Crypto, Input, Protocol, Session, Status};
 
@@ -14,8 +14,11 @@ use super::state::NO_ENTRY;
 use super::{Settings, tcp};
 use crate::counters::Tally;
 
-/// What a session with its streams takes in memory, about, without the bytes that its streams keep.
-pub const SESSION_BYTES: usize = 2048;
+/// What a session with its streams takes in memory, about, without text and without the bytes that its streams keep.
+pub const SESSION_BYTES: usize = 1024;
+
+/// After so many bytes were fed to a session that goes on, it is looked at again how much text it holds.
+const WEIGH_AFTER_BYTES: usize = 1024;
 
 /// Streams kept for the next flow.
 const SPARE_STREAMS: usize = 1024;
@@ -30,6 +33,51 @@ struct Layer7 {
     streams: Option<Box<[Stream; 2]>>,
     /// How many DNS answers were reported.
     answers: usize,
+    /// Its share of [`Sessions::bytes`].
+    bytes: usize,
+    /// Bytes fed since it was looked at how much it holds.
+    fed: usize,
+}
+
+/// Sums up what the values of a record take on the heap.
+#[derive(Debug, Default)]
+struct Weight(usize);
+
+impl Sink for Weight {
+    fn null(&mut self) {}
+    fn bool(&mut self, _: bool) {}
+    fn unsigned(&mut self, _: u64) {
+        self.0 += size_of::<u64>();
+    }
+    fn signed(&mut self, _: i64) {
+        self.0 += size_of::<i64>();
+    }
+    fn double(&mut self, _: f64) {
+        self.0 += size_of::<f64>();
+    }
+    fn text(&mut self, value: &str) {
+        self.0 += size_of::<String>() + value.len();
+    }
+    fn bytes(&mut self, value: &[u8]) {
+        self.0 += value.len();
+    }
+    fn begin_list(&mut self, _: usize) {
+        self.0 += size_of::<Vec<u8>>();
+    }
+    fn end_list(&mut self) {}
+    fn begin_struct(&mut self) {}
+    fn end_struct(&mut self) {}
+}
+
+/// The memory of a session and of all that it has learned, about.
+fn weigh(session: &Session) -> usize {
+    let mut weight = Weight(SESSION_BYTES);
+    if session.protocol().is_some() {
+        for protocol in Protocol::ALL {
+            session.emit(*protocol, &mut weight);
+        }
+    }
+    weight.0
 }
 
 /// What is fed to a session, beside its context.
@@ -58,6 +106,9 @@ pub struct Sessions {
     spare: Vec<Box<[Stream; 2]>>,
     budget: Budget,
     capacity: usize,
+    /// What all sessions take in memory, about, and how much that may be.
+    bytes: usize,
+    limit: usize,
     crypto: &'static (dyn Crypto + Sync),
 }
 
@@ -68,6 +119,8 @@ impl std::fmt::Debug for Sessions {
             spare: _,
             budget,
             capacity,
+            bytes,
+            limit,
             crypto: _,
         } = self;
         formatter
@@ -75,6 +128,8 @@ impl std::fmt::Debug for Sessions {
             .field("active", &entries.len())
             .field("budget", budget)
             .field("capacity", capacity)
+            .field("bytes", bytes)
+            .field("limit", limit)
             .finish_non_exhaustive()
     }
 }
@@ -84,25 +139,39 @@ impl Sessions {
     pub fn new(settings: &Settings, crypto: &'static (dyn Crypto + Sync)) -> Self {
         let capacity = settings.sessions.min(OVER as usize);
         Self {
-            entries: Slab::with_capacity(capacity),
+            entries: Slab::new(),
             spare: Vec::new(),
             budget: Budget::new(settings.stream_bytes, settings.stream_bytes_per_direction),
             capacity,
+            bytes: 0,
+            limit: settings.session_bytes,
             crypto,
         }
     }
 
-    /// Feeds the session of a flow. `entry` is the flow's; `learn` is told the names and addresses of new DNS answers.
+    /// What all sessions take in memory, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// From now on sessions may take so much.
+    pub fn set_limit(&mut self, bytes: usize) {
+        self.limit = bytes;
+    }
+
+    /// Feeds the session of a flow. `entry` is the flow's; `starts` says where each direction's stream starts, where its
+    /// SYN was seen and nothing after it, for a session that begins with this; `learn` is told the names and addresses of new DNS answers.
     /// A flow that layer 7 wants no more of is not fed again.
     pub fn feed(
         &mut self,
         entry: &mut u32,
         load: Load<'_>,
+        starts: [Option<u32>; 2],
         context: Context,
         tally: &mut Tally,
         learn: &mut dyn FnMut(&str, Address),
     ) -> Wish {
-        self.open(entry, load, tally);
+        self.open(entry, load, starts, tally);
         let (crypto, budget) = (self.crypto, &mut self.budget);
         let Some(layer7) = self.entries.get_mut(*entry as usize) else {
             return if *entry == OVER { Wish::NoMore } else { Wish::More };
@@ -152,6 +221,19 @@ impl Sessions {
             layer7.answers += 1;
             learn(name, address);
         }
+        layer7.fed += match load {
+            Load::Datagram(bytes) => bytes.len(),
+            Load::Segment(segment, _) => segment.payload.len(),
+        };
+        let mut result = result;
+        if result.is_err() || layer7.fed >= WEIGH_AFTER_BYTES.max(layer7.bytes / 4) {
+            layer7.fed = 0;
+            let weight = weigh(&layer7.session);
+            self.bytes = self.bytes - std::mem::replace(&mut layer7.bytes, weight) + weight;
+            if self.bytes > self.limit {
+                result = result.and(Err(Stop::Memory));
+            }
+        }
         let wish = match result {
             Ok(()) => Wish::More,
             Err(stop) => {
@@ -172,6 +254,7 @@ impl Sessions {
     /// Takes the session of a flow that ends: it is fed what its streams still keep, and the end of both.
     pub fn close(&mut self, entry: &mut u32, context: Context, tally: &mut Tally) -> Option<Box<Session>> {
         let mut layer7 = self.entries.try_remove(std::mem::replace(entry, OVER) as usize)?;
+        self.bytes -= layer7.bytes;
         if let Some(mut streams) = layer7.streams.take() {
             for (stream, direction) in streams.iter_mut().zip([Direction::Forward, Direction::Reverse]) {
                 let context = Context { direction, ..context };
@@ -193,18 +276,24 @@ impl Sessions {
     }
 
     /// Makes the state of a flow, if this is the first that layer 7 may learn from.
-    fn open(&mut self, entry: &mut u32, load: Load<'_>, tally: &mut Tally) {
+    fn open(&mut self, entry: &mut u32, load: Load<'_>, starts: [Option<u32>; 2], tally: &mut Tally) {
         if *entry != NO_ENTRY {
             return;
         }
         let streams = match load {
             Load::Datagram([]) => return,
             Load::Datagram(_) => None,
-            // A SYN says where the stream starts; nothing else without payload is worth a session.
-            Load::Segment(segment, _) if segment.length == 0 && !segment.syn => return,
-            Load::Segment(..) => Some(self.spare.pop().unwrap_or_default()),
+            // What has no payload is not worth a session: where the stream starts, the flow remembers.
+            Load::Segment(segment, _) if segment.length == 0 => return,
+            Load::Segment(..) => {
+                let mut streams = self.spare.pop().unwrap_or_default();
+                for (stream, start) in streams.iter_mut().zip(starts) {
+                    stream.start(start);
+                }
+                Some(streams)
+            }
         };
-        if self.entries.len() >= self.capacity {
+        if self.entries.len() >= self.capacity || self.bytes.saturating_add(SESSION_BYTES) > self.limit {
             tally.sessions_refused += 1;
             *entry = OVER;
             return;
@@ -213,7 +302,10 @@ impl Sessions {
             session: Session::default(),
             streams,
             answers: 0,
+            bytes: SESSION_BYTES,
+            fed: 0,
         };
+        self.bytes += SESSION_BYTES;
         *entry = self.entries.insert(layer7) as u32;
         tally.sessions_opened += 1;
         tally.sessions_active = self.entries.len() as u64;
@@ -230,7 +322,7 @@ impl Sessions {
             self.give_back(streams);
         }
         if !learned {
-            self.entries.remove(*entry as usize);
+            self.bytes -= self.entries.remove(*entry as usize).bytes;
             *entry = OVER;
             tally.sessions_active = self.entries.len() as u64;
         }

@@ -1,6 +1,5 @@
 //! Packets to ended flows: the table, fragments and layer 7 put together.
 
-use slab::Slab;
 use wire::column::Address;
 use wire::decode::{Packet, Tcp, Transport};
 use wire::flowkey::Direction;
@@ -12,9 +11,9 @@ use super::facts::Answer;
 use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
 use super::layer7::{self, Load, Sessions, Wish};
 use super::path::Paths;
-use super::profile::{Duty, Profile, Shed, Work};
-use super::splt::{SPLT_PACKETS, Splt};
-use super::state::{Flow, Hot, NO_ENTRY, Phase, Timeouts};
+use super::profile::{Duty, LeftOut, Profile, Shed, Work};
+use super::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
+use super::state::{Flow, Hot, NO_ENTRY, Phase, Side, Timeouts};
 use super::table::{FlowTable, Local, Next, TableFull};
 use super::tcp::{self, RST, Transition};
 use super::{EndReason, EndedFlow, Order, Settings};
@@ -103,6 +102,8 @@ pub struct Meter<T: FlowTable = Local> {
     table: T,
     desk: Desk,
     fragments: Fragments,
+    /// See [`Settings::memory_bytes`].
+    memory_bytes: usize,
     /// Events of the present frame.
     events: Vec<Event>,
 }
@@ -115,7 +116,7 @@ struct Desk {
     timeouts: Timeouts,
     duty: Duty,
     sessions: Sessions,
-    splts: Slab<Splt>,
+    sequences: Sequences,
     paths: Paths,
     tally: Tally,
 }
@@ -145,7 +146,7 @@ impl<T: FlowTable> Meter<T> {
             timeouts,
             duty: Duty::new(settings.profile, Shed::Nothing),
             sessions: Sessions::new(settings, crypto),
-            splts: Slab::with_capacity(settings.flows),
+            sequences: Sequences::new(settings.sequence_chunks),
             paths: Paths::default(),
             tally: Tally::default(),
         };
@@ -154,6 +155,7 @@ impl<T: FlowTable> Meter<T> {
             table,
             desk,
             fragments,
+            memory_bytes: settings.memory_bytes,
             events: Vec::new(),
         }
     }
@@ -176,6 +178,25 @@ impl<T: FlowTable> Meter<T> {
     /// Between blocks: does a bounded part of what a change of the timeouts left to do.
     pub fn settle(&mut self) {
         self.table.settle();
+        self.share_memory();
+    }
+
+    /// Flows, sequences of packets and sessions share one budget: each may grow into what the others do not use, but
+    /// the latter two not beyond a part of it.
+    fn share_memory(&mut self) {
+        let (flows, sequences, sessions) = (
+            self.table.bytes(),
+            self.desk.sequences.bytes(),
+            self.desk.sessions.bytes(),
+        );
+        let free = self.memory_bytes.saturating_sub(flows + sequences + sessions);
+        self.table.limit_growth(free);
+        self.desk
+            .sequences
+            .limit_growth(free.min((self.memory_bytes / 8).saturating_sub(sequences)));
+        self.desk
+            .sessions
+            .set_limit((sessions + free).min(self.memory_bytes / 2));
     }
 
     /// What was counted so far.
@@ -191,6 +212,29 @@ impl<T: FlowTable> Meter<T> {
     /// Flows in the table, tombstones included.
     pub fn flows(&self) -> usize {
         self.table.len()
+    }
+
+    /// Asks for the memory that leads to the flow of a packet of this batch.
+    #[inline]
+    pub fn prefetch_bucket(&self, packet: &Packet<'_>) {
+        self.table.prefetch_bucket(packet.hash);
+    }
+
+    /// Asks for the memory of that flow.
+    #[inline]
+    pub fn prefetch_flow(&self, packet: &Packet<'_>) {
+        self.table.prefetch_flow(packet.hash, packet.faults != 0);
+    }
+
+    /// Asks for what that flow leads to: the sequence of its packets.
+    #[inline]
+    pub fn prefetch_sequence(&self, packet: &Packet<'_>) {
+        if let Some(hot) = self.table.peek(packet.hash)
+            && hot.splt != NO_ENTRY
+            && hot.packets() < SPLT_PACKETS as u64
+        {
+            self.desk.sequences.prefetch(hot.splt);
+        }
     }
 
     /// Meters a packet.
@@ -249,6 +293,9 @@ impl<T: FlowTable> Meter<T> {
     /// What comes is of this epoch. The table must be empty.
     pub fn begin_epoch(&mut self, epoch: u64) {
         self.desk.epoch = epoch;
+        // When the timeouts were last set is a moment of the epoch before.
+        self.desk.timeouts.since = i64::MIN;
+        self.table.set_timeouts(self.desk.timeouts);
     }
 
     /// The epoch of what comes.
@@ -403,6 +450,8 @@ impl Desk {
         }
 
         let direction = flow.hot.direction(packet);
+        // A first segment with payload starts the streams after their SYNs, whichever segment that is.
+        let starts = flow.hot.sides.each_ref().map(Side::stream_start);
         self.count(&mut flow, packet, direction, seen);
         let transition = header.map_or(Transition::Continue, |header| {
             tcp::observe(&mut flow, direction, packet, header, seen.time)
@@ -414,7 +463,9 @@ impl Desk {
             flow.hot.seen = seen.clock;
         }
         if self.duty.work.has(Work::LAYER7) && !flow.hot.is(Hot::LAYER7_OVER) {
-            self.learn(&mut flow, packet, header, direction, seen, content, events);
+            self.learn(
+                &mut flow, packet, header, direction, starts, seen, content, events,
+            );
         }
         match transition {
             Transition::Continue => return next,
@@ -485,15 +536,27 @@ impl Desk {
     fn add_to_sequence(&mut self, hot: &mut Hot, packet: &Packet<'_>, direction: Direction, time: i64) {
         let latest = hot.latest();
         let interval = if time > latest { time.abs_diff(latest) } else { 0 };
-        if hot.splt == NO_ENTRY {
+        let position = hot.packets() as usize;
+        let mut result = Ok(());
+        if position == 1 {
             // The record's second packet: the first is known from its sums.
-            let first = hot.first_direction();
-            let mut splt = Splt::default();
-            splt.push(first, hot.side(first).bytes as u32, 0);
-            hot.splt = self.splts.insert(splt) as u32;
+            let direction = hot.first_direction();
+            let first = Step {
+                direction,
+                length: hot.side(direction).bytes as u32,
+                interval: 0,
+            };
+            result = self.sequences.push(&mut hot.splt, 0, first);
         }
-        if let Some(splt) = self.splts.get_mut(hot.splt as usize) {
-            splt.push(direction, packet.ip_length, interval);
+        let step = Step {
+            direction,
+            length: packet.ip_length,
+            interval,
+        };
+        result = result.and_then(|()| self.sequences.push(&mut hot.splt, position, step));
+        if result == Err(PoolFull) {
+            hot.left_out.add(LeftOut::SPLT);
+            self.tally.sequences_refused += 1;
         }
     }
 
@@ -518,6 +581,7 @@ impl Desk {
         packet: &Packet<'_>,
         header: Option<&Tcp>,
         direction: Direction,
+        starts: [Option<u32>; 2],
         seen: Seen,
         content: Content<'_>,
         events: &mut Vec<Event>,
@@ -546,9 +610,14 @@ impl Desk {
                 name: name.into(),
             }));
         };
-        let fed = self
-            .sessions
-            .feed(&mut flow.hot.layer7, load, context, &mut self.tally, &mut learn);
+        let fed = self.sessions.feed(
+            &mut flow.hot.layer7,
+            load,
+            starts,
+            context,
+            &mut self.tally,
+            &mut learn,
+        );
         flow.hot.mark(Hot::LAYER7_OVER, fed == Wish::NoMore);
     }
 
@@ -626,9 +695,8 @@ impl Desk {
         session: Option<Box<wire::l7::Session>>,
         events: &mut Vec<Event>,
     ) {
-        let splt = self
-            .splts
-            .try_remove(std::mem::replace(&mut flow.hot.splt, NO_ENTRY) as usize);
+        let packets = flow.hot.packets() as usize;
+        let splt = self.sequences.take(&mut flow.hot.splt, packets);
         if flow.hot.packets() == 0 {
             return;
         }
@@ -636,9 +704,9 @@ impl Desk {
             flow.hot,
             flow.cold,
             reason,
-            &Parts {
+            Parts {
                 path: self.paths.get(flow.cold.path),
-                splt: splt.as_ref(),
+                splt,
                 session: session.as_deref(),
                 protocol: layer7::protocol_of(session.as_deref()).or(flow.cold.protocol),
             },

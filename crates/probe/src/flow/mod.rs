@@ -50,12 +50,17 @@ pub mod tcp;
 pub mod splt;
 /// Interned MAC addresses, VLAN ids and tunnels.
 pub mod path;
+/// Memory that is asked for ahead of its use.
+mod prefetch;
 /// The hash index from keys to slots.
 mod index;
 /// Timers: which flow is due next.
 pub mod expiry;
 /// The flow table.
 pub mod table;
+/// One flow table for all workers, to be measured.
+#[cfg(feature = "shared-table")]
+pub mod shared;
 /// IP fragments: to the flow of their datagram, and to whole datagrams.
 pub mod fragment;
 /// TCP streams in order, for layer 7.
@@ -160,8 +165,14 @@ pub struct Settings {
     pub workers: usize,
     /// Flows in the table, at least 1 for each worker.
     pub flows: usize,
+    /// Pieces of the sequences of packets that flows keep, [`splt::CHUNK_PACKETS`] packets each.
+    pub sequence_chunks: usize,
+    /// Bytes that flows, sequences of packets and sessions take together.
+    pub memory_bytes: usize,
     /// Flows whose layer-7 state is in memory at the same time.
     pub sessions: usize,
+    /// Bytes that layer-7 sessions take with the text that they hold.
+    pub session_bytes: usize,
     /// Bytes of TCP streams kept for layer 7.
     pub stream_bytes: usize,
     /// Bytes of one direction of one TCP stream kept for layer 7.
@@ -176,7 +187,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self::for_memory(512 << 20)
+        Self::for_memory(768 << 20)
     }
 }
 
@@ -206,16 +217,20 @@ pub const MAX_FLOWS: usize = 1 << 28;
 impl Settings {
     /// The default timeouts, and limits such that metering needs no more than about `bytes` of memory.
     pub fn for_memory(bytes: usize) -> Self {
-        // Shares of the budget: 5/8 flows with their statistics, 2/8 sessions and their streams, 1/8 the rest.
-        let flow = state::FLOW_BYTES + splt::SPLT_BYTES;
+        // 14/16 of the budget are shared by flows, sequences of packets and sessions as they need it; 1/16 is for the
+        // bytes of streams, 1/16 for the rest. Memory that is not needed is not touched.
+        let shared = bytes / 16 * 14;
         Self {
             idle_timeout_ns: 300_000_000_000,
             active_timeout_ns: 1_800_000_000_000,
             profile: Profile::default(),
             workers: 1,
-            flows: (bytes / 8 * 5 / flow).clamp(1024, MAX_FLOWS),
-            sessions: (bytes / 8 / layer7::SESSION_BYTES).max(256),
-            stream_bytes: (bytes / 8).max(1 << 20),
+            flows: (shared / state::FLOW_BYTES).clamp(1024, MAX_FLOWS),
+            sequence_chunks: (shared / 8 / splt::CHUNK_BYTES).max(1024),
+            memory_bytes: shared.max(1 << 20),
+            sessions: (shared / 2 / layer7::SESSION_BYTES).max(256),
+            session_bytes: (shared / 2).max(256 << 10),
+            stream_bytes: (bytes / 16).max(1 << 20),
             stream_bytes_per_direction: 256 << 10,
             datagrams: (bytes / 64 / fragment::DATAGRAM_BYTES).clamp(64, 1 << 16),
             datagram_bytes: (bytes / 32).clamp(256 << 10, 64 << 20),
@@ -247,7 +262,10 @@ impl Settings {
         Self {
             workers: 1,
             flows: of(self.flows),
+            sequence_chunks: of(self.sequence_chunks),
+            memory_bytes: of(self.memory_bytes),
             sessions: of(self.sessions),
+            session_bytes: of(self.session_bytes),
             stream_bytes: of(self.stream_bytes),
             datagrams: of(self.datagrams),
             datagram_bytes: of(self.datagram_bytes),

@@ -169,6 +169,9 @@ impl Duty {
 pub struct LeftOut(u8);
 
 impl LeftOut {
+    /// The sequence of packets, for want of memory.
+    pub const SPLT: Self = Self(Work::SPLT.0);
+
     /// Takes note of what is left out for one more packet.
     #[inline]
     pub const fn add(&mut self, other: Self) {
@@ -392,6 +395,21 @@ mod tests {
             Some(&("forced_end", 2)),
             "longer ones hold at once"
         );
+    }
+
+    #[test]
+    fn changed_timeouts_hold_when_the_clock_is_turned_back() {
+        let mut bench = Bench::new(|_| {});
+        bench.at(1000 * SECOND, &Frame::udp(1, 2));
+        bench.meter.set_timeouts(2 * SECOND, 20 * SECOND, bench.clock);
+        let mut events = Vec::new();
+        bench
+            .meter
+            .turn_back(bench.clock, 1, &mut |event| events.push(event));
+        bench.clock = i64::MIN;
+        bench.at(0, &Frame::udp(3, 4));
+        bench.at(3 * SECOND, &Frame::udp(5, 6));
+        assert_eq!((events.len(), bench.export_times()), (1, vec![2 * SECOND]));
     }
 
     #[test]

@@ -128,6 +128,11 @@ pub struct Sinks<'a, F> {
 }
 
 impl Stream {
+    /// Says where a new stream starts, where that is known.
+    pub fn start(&mut self, next: Option<u32>) {
+        self.next = next;
+    }
+
     /// Takes a segment of this direction.
     pub fn segment<F>(&mut self, segment: Segment<'_>, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
     where

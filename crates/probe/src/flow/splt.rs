@@ -1,76 +1,252 @@
 //! The first packets' lengths, directions and times.
+//!
+//! Most flows have few packets, so that a sequence takes memory as it grows: chunks of one cache line for
+//! [`CHUNK_PACKETS`] packets each, in a pool of fixed size. A flow holds the number of its latest chunk, which knows the
+//! one before.
 
 use wire::flowkey::Direction;
+
+use super::prefetch::ask_for;
+use super::state::NO_ENTRY;
 
 /// How many packets are recorded.
 pub const SPLT_PACKETS: usize = 20;
 
-/// Memory of one flow's sequence in bytes, its place in the pool included.
-pub const SPLT_BYTES: usize = size_of::<Splt>() + 2 * size_of::<usize>();
+/// Packets of a chunk.
+pub const CHUNK_PACKETS: usize = 5;
 
-/// Sequence of packet lengths and times of one record.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Splt {
-    lengths: [u32; SPLT_PACKETS],
-    intervals: [u64; SPLT_PACKETS],
-    /// Bit i is set where packet i went in reverse.
-    reverse: u32,
-    packets: u8,
+/// Memory of a chunk in bytes.
+pub const CHUNK_BYTES: usize = size_of::<Chunk>();
+
+/// Bits of `link` that say which packets went in reverse; the rest is the number of the chunk before.
+const DIRECTION_BITS: u32 = CHUNK_PACKETS as u32;
+
+/// Stands for no chunk in `link`.
+const NO_CHUNK: u32 = u32::MAX >> DIRECTION_BITS;
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Chunk {
+    intervals: [u64; CHUNK_PACKETS],
+    lengths: [u32; CHUNK_PACKETS],
+    link: u32,
 }
 
-impl Splt {
-    /// Records a packet, while there is room: its IP length, and the nanoseconds by which it is later than all before.
-    pub fn push(&mut self, direction: Direction, length: u32, interval: u64) {
-        let packet = usize::from(self.packets);
-        if let (Some(slot), Some(time)) = (self.lengths.get_mut(packet), self.intervals.get_mut(packet)) {
-            *slot = length;
-            *time = interval;
-            self.reverse |= u32::from(direction == Direction::Reverse) << packet;
-            self.packets += 1;
+/// The sequence of a record, taken out of the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Splt {
+    /// Column `splt_lengths`.
+    pub lengths: Vec<u32>,
+    /// Column `splt_directions`.
+    pub directions: Vec<i8>,
+    /// Column `splt_times_ns`.
+    pub intervals: Vec<u64>,
+}
+
+/// One packet of a sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Which way it went.
+    pub direction: Direction,
+    /// Its IP length in bytes.
+    pub length: u32,
+    /// The nanoseconds by which it is later than all before.
+    pub interval: u64,
+}
+
+impl Step {
+    /// Its value in column `splt_directions`.
+    pub const fn sign(&self) -> i8 {
+        match self.direction {
+            Direction::Forward => 1,
+            Direction::Reverse => -1,
+        }
+    }
+}
+
+/// There is no room for another chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFull;
+
+/// The sequences of one worker.
+#[derive(Debug)]
+pub struct Sequences {
+    chunks: Vec<Chunk>,
+    /// The latest chunk that was given back; its `link` leads to the others.
+    free: u32,
+    used: usize,
+    capacity: usize,
+    /// Chunks that there may be now.
+    limit: usize,
+}
+
+impl Sequences {
+    /// Room for this many chunks. The memory is touched as it is used.
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.min(NO_CHUNK as usize);
+        Self {
+            chunks: Vec::with_capacity(capacity),
+            free: NO_CHUNK,
+            used: 0,
+            capacity,
+            limit: capacity,
         }
     }
 
-    /// Whether no more packets are recorded.
-    pub fn is_full(&self) -> bool {
-        usize::from(self.packets) == SPLT_PACKETS
+    /// Memory in bytes, also of what was given back.
+    pub fn bytes(&self) -> usize {
+        self.chunks.len() * CHUNK_BYTES
     }
 
-    /// Column `splt_lengths`.
-    pub fn lengths(&self) -> Vec<u32> {
-        self.lengths[..usize::from(self.packets)].to_vec()
+    /// From now on takes at most so many bytes more, and never more than at the start.
+    pub fn limit_growth(&mut self, bytes: usize) {
+        self.limit = (self.chunks.len() + bytes / CHUNK_BYTES).min(self.capacity);
     }
 
-    /// Column `splt_times_ns`.
-    pub fn intervals(&self) -> Vec<u64> {
-        self.intervals[..usize::from(self.packets)].to_vec()
+    /// Asks for the memory of a flow's latest chunk.
+    #[inline]
+    pub fn prefetch(&self, entry: u32) {
+        ask_for(&self.chunks, entry as usize);
     }
 
-    /// Column `splt_directions`.
-    pub fn directions(&self) -> Vec<i8> {
-        (0..self.packets)
-            .map(|packet| if self.reverse >> packet & 1 == 1 { -1 } else { 1 })
-            .collect()
+    /// Adds packet number `position` of a record, from 0, at most [`SPLT_PACKETS`] of them, all in turn. `entry` is the
+    /// flow's.
+    #[inline]
+    pub fn push(&mut self, entry: &mut u32, position: usize, step: Step) -> Result<(), PoolFull> {
+        let place = position % CHUNK_PACKETS;
+        if place == 0 {
+            let before = if *entry == NO_ENTRY { NO_CHUNK } else { *entry };
+            *entry = self.allocate(before)?;
+        }
+        if let Some(chunk) = self.chunks.get_mut(*entry as usize) {
+            chunk.lengths[place] = step.length;
+            chunk.intervals[place] = step.interval;
+            chunk.link |= u32::from(step.direction == Direction::Reverse) << place;
+        }
+        Ok(())
+    }
+
+    /// Gives back what a flow holds; the first `packets` of it as columns.
+    pub fn take(&mut self, entry: &mut u32, packets: usize) -> Option<Splt> {
+        let latest = std::mem::replace(entry, NO_ENTRY);
+        self.chunks.get(latest as usize)?;
+        let packets = packets.min(SPLT_PACKETS);
+        let mut splt = Splt {
+            lengths: vec![0; packets],
+            directions: vec![1; packets],
+            intervals: vec![0; packets],
+        };
+        let mut number = latest;
+        // The latest chunk first: the one that holds the last packet.
+        let mut start = packets.saturating_sub(1) / CHUNK_PACKETS * CHUNK_PACKETS;
+        while let Some(chunk) = self.chunks.get_mut(number as usize) {
+            let count = packets.saturating_sub(start).min(CHUNK_PACKETS);
+            splt.lengths[start..start + count].copy_from_slice(&chunk.lengths[..count]);
+            splt.intervals[start..start + count].copy_from_slice(&chunk.intervals[..count]);
+            for place in 0..count {
+                if chunk.link >> place & 1 == 1 {
+                    splt.directions[start + place] = -1;
+                }
+            }
+            let before = chunk.link >> DIRECTION_BITS;
+            chunk.link = self.free << DIRECTION_BITS;
+            self.free = number;
+            self.used -= 1;
+            number = before;
+            start = start.saturating_sub(CHUNK_PACKETS);
+        }
+        Some(splt)
+    }
+
+    /// Whether no flow holds any.
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    fn allocate(&mut self, before: u32) -> Result<u32, PoolFull> {
+        let link = before << DIRECTION_BITS;
+        self.used += 1;
+        if let Some(chunk) = self.chunks.get_mut(self.free as usize) {
+            let number = self.free;
+            self.free = chunk.link >> DIRECTION_BITS;
+            chunk.link = link;
+            return Ok(number);
+        }
+        if self.chunks.len() >= self.limit {
+            self.used -= 1;
+            return Err(PoolFull);
+        }
+        self.chunks.push(Chunk {
+            intervals: [0; CHUNK_PACKETS],
+            lengths: [0; CHUNK_PACKETS],
+            link,
+        });
+        Ok((self.chunks.len() - 1) as u32)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn keeps_the_first_packets_and_no_more() {
-        let mut splt = Splt::default();
-        for packet in 0..25 {
-            let direction = if packet % 3 == 0 {
+    fn step(packet: usize) -> Step {
+        Step {
+            direction: if packet.is_multiple_of(3) {
                 Direction::Reverse
             } else {
                 Direction::Forward
-            };
-            splt.push(direction, 100 + packet, u64::from(packet));
+            },
+            length: 100 + packet as u32,
+            interval: packet as u64,
         }
-        assert!(splt.is_full());
-        assert_eq!(splt.lengths(), (100..120).collect::<Vec<_>>());
-        assert_eq!(splt.intervals(), (0..20).collect::<Vec<_>>());
-        assert_eq!(splt.directions()[..4], [-1, 1, 1, -1]);
+    }
+
+    #[test]
+    fn a_chunk_is_a_cache_line() {
+        assert_eq!(CHUNK_BYTES, 64);
+    }
+
+    proptest! {
+        /// Flows grow, end and begin in any order, and each gets back what it put in.
+        #[test]
+        fn what_goes_in_comes_out(turns in prop::collection::vec((0_usize..4, 0_u8..12), 1..200)) {
+            let mut sequences = Sequences::new(64);
+            let mut flows = [(NO_ENTRY, 0_usize); 4];
+            for (flow, action) in turns {
+                let (entry, packets) = &mut flows[flow];
+                if action > 0 && *packets < SPLT_PACKETS {
+                    prop_assert_eq!(sequences.push(entry, *packets, step(*packets)), Ok(()));
+                    *packets += 1;
+                } else {
+                    let count = std::mem::take(packets);
+                    let found = sequences.take(entry, count);
+                    let steps = || (0..count).map(step);
+                    let expected = (count > 0).then(|| Splt {
+                        lengths: steps().map(|step| step.length).collect(),
+                        directions: steps().map(|step| step.sign()).collect(),
+                        intervals: steps().map(|step| step.interval).collect(),
+                    });
+                    prop_assert_eq!(found, expected);
+                }
+            }
+            for (entry, packets) in &mut flows {
+                sequences.take(entry, *packets);
+            }
+            prop_assert!(sequences.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_full_pool_says_so_and_takes_again_what_was_given_back() {
+        let mut sequences = Sequences::new(1);
+        let (mut one, mut other) = (NO_ENTRY, NO_ENTRY);
+        assert_eq!(sequences.push(&mut one, 0, step(0)), Ok(()));
+        assert_eq!(sequences.push(&mut other, 0, step(0)), Err(PoolFull));
+        assert!(other == NO_ENTRY && sequences.take(&mut other, 1).is_none());
+        assert!(sequences.take(&mut one, 1).is_some());
+        assert_eq!(sequences.push(&mut other, 0, step(7)), Ok(()));
+        assert_eq!(sequences.take(&mut other, 1).unwrap().lengths, [107]);
     }
 }

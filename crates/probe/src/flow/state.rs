@@ -110,6 +110,13 @@ impl Side {
     /// TCP: its FIN was acknowledged.
     pub const FIN_ACKNOWLEDGED: u16 = 1 << 15;
 
+    /// TCP: where the stream starts, where its SYN was seen and nothing after it.
+    #[inline]
+    pub fn stream_start(&self) -> Option<u32> {
+        let syn = self.flags() & super::tcp::SYN != 0;
+        (syn && self.payload_bytes == 0).then_some(self.sequence_end)
+    }
+
     /// Whether this is known.
     #[inline]
     pub const fn is(&self, mark: u16) -> bool {

@@ -4,7 +4,8 @@ use wire::flowkey::FlowKey;
 
 use super::expiry::Expiry;
 use super::index::{Index, tag_of};
-use super::state::{Cold, Flow, Hot, Timeouts};
+use super::prefetch::ask_for;
+use super::state::{Cold, FLOW_BYTES, Flow, Hot, Timeouts};
 
 /// The table holds as many flows as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,15 @@ pub trait FlowTable {
         visit: impl FnOnce(Flow<'_>, bool) -> (R, Next),
     ) -> Result<R, TableFull>;
 
+    /// Asks for the memory that leads to the flow of a packet that will come soon.
+    fn prefetch_bucket(&self, hash: u64);
+
+    /// Asks for the memory of that flow, the former having come; with `cold`, also for what few packets touch.
+    fn prefetch_flow(&self, hash: u64, cold: bool);
+
+    /// The flow that is probably the one, the former having come, to ask for what it leads to.
+    fn peek(&self, hash: u64) -> Option<&Hot>;
+
     /// Visits every flow whose deadline is before `now`, in the order of deadline and flow id. The visitor is given the
     /// deadline.
     fn expire(&mut self, now: i64, visit: impl FnMut(Flow<'_>, i64) -> Next);
@@ -54,6 +64,12 @@ pub trait FlowTable {
     /// Does a bounded part of the work that [`FlowTable::set_timeouts`] left.
     fn settle(&mut self);
 
+    /// Memory of the flows in bytes, also of places that are free.
+    fn bytes(&self) -> usize;
+
+    /// From now on takes at most so many bytes more, and never more than at the start.
+    fn limit_growth(&mut self, bytes: usize);
+
     /// Flows in the table.
     fn len(&self) -> usize;
 
@@ -70,6 +86,9 @@ const EVICTION_PATIENCE: usize = 64;
 /// Slots whose timers [`FlowTable::settle`] sets anew in one call: a fraction of a millisecond.
 const SETTLED_SLOTS: usize = 8192;
 
+/// Flows whose memory is asked for before a draining table gets to them.
+const DRAINED_AHEAD: usize = 8;
+
 /// The table of one worker: no locks, all memory reserved at the start.
 #[derive(Debug)]
 pub struct Local {
@@ -83,6 +102,8 @@ pub struct Local {
     /// Slots from this one on have timers that fit the timeouts.
     unsettled: usize,
     capacity: usize,
+    /// Places that there may be now.
+    limit: usize,
 }
 
 impl Local {
@@ -98,6 +119,7 @@ impl Local {
             timeouts,
             unsettled: 0,
             capacity,
+            limit: capacity,
         }
     }
 
@@ -130,7 +152,7 @@ impl Local {
             self.cold[slot as usize] = Cold::default();
             return Ok(slot);
         }
-        if self.hot.len() >= self.capacity {
+        if self.hot.len() >= self.limit {
             return Err(TableFull);
         }
         self.hot.push(Hot::new(*key, tag));
@@ -164,6 +186,27 @@ impl FlowTable for Local {
             Next::Remove => self.remove(slot),
         }
         Ok(result)
+    }
+
+    #[inline]
+    fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(tag_of(hash));
+    }
+
+    #[inline]
+    fn prefetch_flow(&self, hash: u64, cold: bool) {
+        if let Some(slot) = self.index.candidate(tag_of(hash)) {
+            ask_for(&self.hot, slot as usize);
+            if cold {
+                ask_for(&self.cold, slot as usize);
+            }
+        }
+    }
+
+    #[inline]
+    fn peek(&self, hash: u64) -> Option<&Hot> {
+        let slot = self.index.candidate(tag_of(hash))?;
+        self.hot.get(slot as usize)
     }
 
     fn expire(&mut self, now: i64, mut visit: impl FnMut(Flow<'_>, i64) -> Next) {
@@ -212,7 +255,13 @@ impl FlowTable for Local {
             .map(|(slot, _)| slot as u32);
         slots.extend(in_use.map(|slot| (self.cold[slot as usize].flow_id, slot)));
         slots.sort_unstable();
-        for (_, slot) in slots {
+        for (place, (_, slot)) in slots.iter().enumerate() {
+            let slot = *slot;
+            if let Some((_, soon)) = slots.get(place + DRAINED_AHEAD) {
+                ask_for(&self.hot, *soon as usize);
+                ask_for(&self.cold, *soon as usize);
+                self.index.prefetch(self.hot[slot as usize].tag);
+            }
             visit(self.flow(slot));
             self.remove(slot);
         }
@@ -232,6 +281,14 @@ impl FlowTable for Local {
                 self.schedule(slot as u32);
             }
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.hot.len() * FLOW_BYTES
+    }
+
+    fn limit_growth(&mut self, bytes: usize) {
+        self.limit = (self.hot.len() + bytes / FLOW_BYTES).clamp(1, self.capacity);
     }
 
     fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use super::*;
 use crate::counters::{Counters, check_books};
 use crate::crypto;
 use crate::flow::flow_record::FlowRecord;
+use crate::flow::state;
 use crate::flow::tcp::{ACK, FIN, RST, SYN};
 
 /// A packet that owns what it needs. The initiator is 10.0.0.1, the responder 10.0.0.2.
@@ -159,7 +160,7 @@ impl Bench {
         assert_eq!(self.meter.flows(), 0);
         assert_eq!(self.meter.tally().flows_active, 0);
         assert_eq!(self.meter.tally().frames_waiting, 0);
-        assert!(self.meter.desk.splts.is_empty());
+        assert!(self.meter.desk.sequences.is_empty());
         assert_eq!(self.meter.tally().sessions_active, 0);
         assert_eq!(self.meter.tally().stream_bytes_buffered, 0);
         assert!(self.events.is_sorted_by_key(Event::order));
@@ -687,6 +688,77 @@ fn sessions_are_bounded() {
         refused.iter().filter(|confidence| **confidence == "port").count(),
         2
     );
+}
+
+#[test]
+fn the_text_of_sessions_is_bounded() {
+    let limit = 4 * layer7::SESSION_BYTES;
+    let mut bench = Bench::new(|settings| {
+        settings.session_bytes = limit;
+        // No room is left to grow into.
+        settings.memory_bytes = 0;
+    });
+    // A query for a name of 4 labels of 60 bytes.
+    let query = |number: u8| {
+        let mut message = vec![0, number, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for _ in 0..4 {
+            message.push(60);
+            message.extend([b'a' + number % 26; 60]);
+        }
+        message.extend(b"\x00\x00\x01\x00\x01");
+        message
+    };
+    for number in 0..60 {
+        bench.at(i64::from(number), &Frame::udp(4000, 53).payload(&query(number)));
+    }
+    let bytes = bench.meter.desk.sessions.bytes();
+    assert!((limit..limit + 4096).contains(&bytes), "{bytes}");
+    assert_eq!(bench.meter.tally().sessions_out_of_memory, 1);
+    bench.at(100, &Frame::udp(4001, 53).payload(&query(1)));
+    assert_eq!(bench.meter.tally().sessions_refused, 1);
+    bench.flush();
+    assert_eq!(bench.meter.desk.sessions.bytes(), 0);
+    assert_eq!(bench.records()[0].app, Some("dns"), "what was learned stays");
+}
+
+#[test]
+fn sequences_find_room_or_are_counted() {
+    let mut bench = Bench::new(|settings| settings.sequence_chunks = 1);
+    for port in 1..=2 {
+        for time in 0..3 {
+            bench.at(time, &Frame::udp(port, 9));
+        }
+    }
+    bench.flush();
+    assert_eq!(bench.meter.tally().sequences_refused, 1);
+    let lengths: Vec<_> = bench
+        .records()
+        .iter()
+        .map(|record| record.splt_lengths.clone())
+        .collect();
+    assert!(
+        lengths.contains(&Some(vec![28; 3])) && lengths.contains(&None),
+        "{lengths:?}"
+    );
+    assert!(bench.records().iter().all(|record| record.shed.is_none()));
+}
+
+#[test]
+fn memory_is_shared_as_it_is_needed() {
+    let mut bench = Bench::new(|settings| settings.memory_bytes = 10 * state::FLOW_BYTES);
+    for port in 0..30 {
+        bench.at(i64::from(port), &Frame::udp(port, 9999));
+        bench.meter.settle();
+    }
+    assert_eq!(bench.meter.flows(), 10, "no other has taken any of it");
+    assert!(
+        bench
+            .ends()
+            .iter()
+            .all(|(reason, _)| *reason == "lack_of_resources")
+    );
+    bench.flush();
+    assert_eq!(bench.flows().len(), 30);
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! A SYN flood, made on the fly: what it does to the memory of metering, and whether the books balance.
+//!
+//! `cargo bench -p probe --bench flood -- [FLOWS] [MEBIBYTES]`: FLOWS SYN packets (default 10,000,000), each of a flow of
+//! its own, at 1M a second, through one worker with a budget of MEBIBYTES (default 768, three quarters of
+//! `MAX_BUFFER_SIZE_MB=1024`). Prints the flows in the table, resident memory after each tenth, and the end reasons.
+
+use std::convert::Infallible;
+use std::fs;
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, Result, ensure};
+use probe::capture::{FrameHeader, Next, OwnedFrames};
+use probe::counters::{Counters, check_books};
+use probe::engine;
+use probe::flow::Settings;
+use wire::decode::{Decoder, LinkType};
+
+/// Frames of a block.
+const BLOCK: u64 = 10_000;
+
+/// Ethernet II, IPv4, and a SYN (RFC 9293 §3.1) from an address and port of its own.
+fn syn(flow: u64) -> [u8; 54] {
+    let mut frame = [0; 54];
+    frame[12] = 0x08;
+    frame[14] = 0x45;
+    frame[17] = 40;
+    frame[22] = 64;
+    frame[23] = 6;
+    let [.., a, b, c, d, e] = flow.to_be_bytes();
+    frame[26..30].copy_from_slice(&[10, a, b, c]);
+    frame[30..34].copy_from_slice(&[192, 0, 2, 1]);
+    frame[34..36].copy_from_slice(&[d, e]);
+    frame[36..38].copy_from_slice(&80_u16.to_be_bytes());
+    frame[46] = 0x50;
+    frame[47] = 0x02;
+    frame
+}
+
+/// Resident memory of this process in MiB.
+fn resident() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().next());
+    Ok(kibibytes.context("VmRSS")?.parse::<u64>()? / 1024)
+}
+
+fn main() -> Result<()> {
+    let mut numbers = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse::<u64>().ok());
+    let flows = numbers.next().unwrap_or(10_000_000);
+    let memory = numbers.next().unwrap_or(768);
+    let settings = Settings::for_memory((memory as usize) << 20);
+    let counters = Counters::new(1);
+    let mut made = 0;
+    let fill = |block: &mut OwnedFrames| -> Result<Next, Infallible> {
+        block.headers.clear();
+        block.bytes.clear();
+        block.first_number = made + 1;
+        while made < flows && block.headers.len() < BLOCK as usize {
+            let frame = syn(made);
+            block.headers.push(FrameHeader {
+                time: made as i64 * 1000,
+                offset: block.bytes.len() as u32,
+                captured_length: frame.len() as u32,
+                wire_length: frame.len() as u32,
+                link_type: LinkType::ETHERNET,
+                stripped_vlan: None,
+                checksum_offloaded: true,
+            });
+            block.bytes.extend(frame);
+            made += 1;
+        }
+        if made.is_multiple_of((flows / 10).max(1)) {
+            println!(
+                "{made} packets: {} flows in the table, {} MiB resident",
+                counters.total("flows_active"),
+                resident().unwrap_or(0)
+            );
+        }
+        Ok(if block.headers.is_empty() {
+            Next::End
+        } else {
+            Next::Block
+        })
+    };
+    let mut records = 0_u64;
+    engine::read(fill, &settings, &Decoder::default(), &counters, &mut |_| {
+        records += 1;
+        ControlFlow::Continue(())
+    })?;
+    let entries = counters.ledger_entries();
+    check_books(&entries)?;
+    ensure!(records == flows, "{records} records of {flows} flows");
+    for entry in entries.iter().filter(|entry| entry.account == "flows_exported") {
+        if let Some(count @ 1..) = entry.value {
+            println!("{count} ended: {}", entry.reason);
+        }
+    }
+    println!("the books balance");
+    Ok(())
+}
