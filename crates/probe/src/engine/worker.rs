@@ -186,39 +186,34 @@ impl<D: Decode> Worker<D> {
     ) {
         self.meter.tally_mut().frames_delivered += count as u64;
         self.catch(sink, |meter, decoder, sink| {
-            let mut selected = selected;
             let mut batch = Batch::new();
-            loop {
-                let mut taken = 0;
-                for (place, header, clock, turn) in selected.by_ref().take(BATCH) {
-                    taken += 1;
-                    if let Some(Turn { epoch, ended, .. }) = turn {
-                        meter_batch(meter, &mut batch, sink);
-                        meter.turn_back(ended, epoch, sink);
-                    }
-                    let start = header.offset as usize;
-                    let bytes = frames
-                        .bytes
-                        .get(start..start.saturating_add(header.captured_length as usize));
-                    match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
-                        Ok(packet) => {
-                            meter.prefetch_bucket(&packet);
-                            let seen = Seen {
-                                time: header.time,
-                                clock,
-                                frame: frames.first_number + place as u64,
-                                wire_length: header.wire_length,
-                            };
-                            batch.push((packet, seen));
-                        }
-                        Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
-                    }
+            for (place, header, clock, turn) in selected {
+                if let Some(Turn { epoch, ended, .. }) = turn {
+                    meter_batch(meter, &mut batch, sink);
+                    meter.turn_back(ended, epoch, sink);
                 }
-                meter_batch(meter, &mut batch, sink);
-                if taken < BATCH {
-                    return;
+                let start = header.offset as usize;
+                let bytes = frames
+                    .bytes
+                    .get(start..start.saturating_add(header.captured_length as usize));
+                match decoder.decode(bytes.unwrap_or_default(), &header.meta()) {
+                    Ok(packet) => {
+                        meter.prefetch_bucket(&packet);
+                        let seen = Seen {
+                            time: header.time,
+                            clock,
+                            frame: frames.first_number + place as u64,
+                            wire_length: header.wire_length,
+                        };
+                        batch.push((packet, seen));
+                        if batch.is_full() {
+                            meter_batch(meter, &mut batch, sink);
+                        }
+                    }
+                    Err(reason) => meter.tally_mut().frames_undecodable.add(reason, 1),
                 }
             }
+            meter_batch(meter, &mut batch, sink);
         });
     }
 
@@ -266,16 +261,15 @@ impl<D: Decode> Worker<D> {
     }
 }
 
-/// Meters the packets of a batch, and empties it.
-#[inline]
+/// Meters the packets of a batch, whose buckets are under way.
 fn meter_batch(meter: &mut Meter, batch: &mut Batch<'_>, sink: &mut dyn FnMut(Event)) {
-    for (packet, _) in batch.iter() {
+    for (packet, _) in &*batch {
         meter.prefetch_flow(packet);
     }
-    for (packet, _) in batch.iter() {
+    for (packet, _) in &*batch {
         meter.prefetch_sequence(packet);
     }
-    for (packet, seen) in batch.iter() {
+    for (packet, seen) in &*batch {
         meter.packet(packet, *seen, sink);
     }
     batch.clear();

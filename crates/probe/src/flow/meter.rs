@@ -293,6 +293,9 @@ impl<T: FlowTable> Meter<T> {
     /// What comes is of this epoch. The table must be empty.
     pub fn begin_epoch(&mut self, epoch: u64) {
         self.desk.epoch = epoch;
+        // When the timeouts were last set is a moment of the epoch before.
+        self.desk.timeouts.since = i64::MIN;
+        self.table.set_timeouts(self.desk.timeouts);
     }
 
     /// The epoch of what comes.

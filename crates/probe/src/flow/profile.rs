@@ -398,6 +398,21 @@ mod tests {
     }
 
     #[test]
+    fn changed_timeouts_hold_when_the_clock_is_turned_back() {
+        let mut bench = Bench::new(|_| {});
+        bench.at(1000 * SECOND, &Frame::udp(1, 2));
+        bench.meter.set_timeouts(2 * SECOND, 20 * SECOND, bench.clock);
+        let mut events = Vec::new();
+        bench
+            .meter
+            .turn_back(bench.clock, 1, &mut |event| events.push(event));
+        bench.clock = i64::MIN;
+        bench.at(0, &Frame::udp(3, 4));
+        bench.at(3 * SECOND, &Frame::udp(5, 6));
+        assert_eq!((events.len(), bench.export_times()), (1, vec![2 * SECOND]));
+    }
+
+    #[test]
     fn what_was_shed_for_any_packet_is_named() {
         let mut record = LeftOut::default();
         record.add(Duty::new(Profile::Standard, Shed::Statistics).left_out);
