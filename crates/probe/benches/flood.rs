@@ -26,10 +26,11 @@ fn syn(flow: u64) -> [u8; 54] {
     frame[17] = 40;
     frame[22] = 64;
     frame[23] = 6;
-    let [.., a, b, c, d, e] = flow.to_be_bytes();
-    frame[26..30].copy_from_slice(&[10, a, b, c]);
+    let number = flow.to_be_bytes();
+    frame[26] = 10;
+    frame[27..30].copy_from_slice(&number[3..6]);
     frame[30..34].copy_from_slice(&[192, 0, 2, 1]);
-    frame[34..36].copy_from_slice(&[d, e]);
+    frame[34..36].copy_from_slice(&number[6..8]);
     frame[36..38].copy_from_slice(&80_u16.to_be_bytes());
     frame[46] = 0x50;
     frame[47] = 0x02;

@@ -42,7 +42,12 @@ fn block(round: u32) -> OwnedFrames {
         ..OwnedFrames::default()
     };
     for flow in 0..80 {
-        let bytes = frame(flow, flow % 2 == 0, round * 700, flow % 2 == 1 && round % 3 == 0);
+        let bytes = frame(
+            flow,
+            flow % 2 == 0,
+            round * 700,
+            flow % 2 == 1 && round.is_multiple_of(3),
+        );
         block.headers.push(FrameHeader {
             time: i64::from(round) * 1_000_000 + i64::from(flow),
             offset: block.bytes.len() as u32,
