@@ -80,11 +80,10 @@ def test_missing_permission_names_the_capability_and_how_to_give_it(shared_pki: 
     assert "Traceback" not in said
 
 
-def test_an_interface_that_vanishes_is_reported_and_captured_from_again(tmp_path: Path) -> None:
+def test_an_interface_that_vanishes_is_reported_and_captured_from_again(shared_pki: Path, tmp_path: Path) -> None:
     (case,) = [case for case in cases() if case.name == "http1-keep-alive"]
-    authority = Authority(tmp_path / "pki")
     with Link() as link:
-        probe = Probe(authority, tmp_path / "spool", None, "-i", link.interface, "--workers=2")
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "--workers=2")
         with link.host.entered():
             probe.start()
         wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
