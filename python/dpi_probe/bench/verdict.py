@@ -172,7 +172,7 @@ def _series(observation: Observation) -> dict[str, list[Any]]:
             "probe_cores", "flows_active", "records_per_second")  # fmt: skip
     series: dict[str, list[Any]] = {key: [] for key in keys}
     offers = _offered(observation)
-    samples = [sample for sample in observation.samples if sample["time"] <= observation.end + 0.2]
+    samples = [sample for sample in observation.samples if sample["time"] <= observation.end]
     if not offers:
         return series
     for before, after in itertools.pairwise(samples):

@@ -338,8 +338,8 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
 def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: Path | None) -> None:
     """Run the tools of the field over FILE, and ourselves, in turn.
 
-    Tools: nfstream, ndpireader, softflowd, argus, tshark, mercury, ipfixprobe. What each needs to start (over an empty
-    capture) is taken off its CPU time. Tools that are not installed are named with how to install them. The environment
+    Tools: nfstream, ndpireader, softflowd, argus, tshark, mercury, ipfixprobe. What each needs to start (over a single
+    packet) is taken off its CPU time. Tools that are not installed are named with how to install them. The environment
     variable DPI_PROBE_PEER_NAME says where one is.
     """
     from dpi_probe.bench import machine, peers
