@@ -18,8 +18,10 @@ import tempfile
 
 # (source, line of the score, least rate)
 THRESHOLDS = [
-    ("tshark", "flows matched", 0.95),
-    ("tshark", "packets equal", 0.97),
+    ("tshark", "flows matched", 0.998),
+    # Two captures of reused IP identifications make 33 of the differences: docs/decisions/metering.md.
+    ("tshark", "packets equal", 0.995),
+    ("tshark", "packets equal, captures without IP fragments", 0.999),
     ("tshark", "SNI recall", 0.998),
     ("tshark", "HTTP host recall", 0.995),
     # Of 1,120 names tshark itself cannot show or shows in its own way 78: docs/decisions/0007.

@@ -250,6 +250,7 @@ if TYPE_CHECKING:
         payload_bytes_rev: int
         fragments: int
         checksum_errors: int
+        icmp_errors: int
         packet_length_min: int | None
         packet_length_mean: float | None
         packet_length_max: int | None

@@ -6,10 +6,12 @@ import html
 import math
 import os
 import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dpi_probe import _native
+from dpi_probe._key import key_parts
 from dpi_probe.errors import CaptureWarning, ConfigError
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def open_reader(
     idle_timeout: float = 300.0,
     active_timeout: float = 1800.0,
     profile: Literal["minimal", "standard", "full"] = "standard",
+    flow_key: str | Sequence[str] = (),
     protocols: Sequence[str] | None = None,
     addresses: Literal["text", "binary"] = "text",
     fixed: bool = True,
@@ -91,6 +94,10 @@ def open_reader(
         raise ConfigError(
             f"idle_timeout: {idle_timeout!r} is above active_timeout ({active_timeout!r}); give at most it"
         )
+    try:
+        parts = key_parts(flow_key if isinstance(flow_key, str) else ",".join(flow_key))
+    except ValueError as error:
+        raise ConfigError(f"flow_key: {flow_key!r}: {error}") from None
     return _native.FlowReader(
         list(paths),
         filter=compile_filter(filter) if isinstance(filter, str) else filter,
@@ -98,6 +105,7 @@ def open_reader(
         idle_timeout_ns=idle,
         active_timeout_ns=active,
         profile=profile,
+        flow_key=parts,
         protocols=None if protocols is None else list(protocols),
         addresses=addresses,
         fixed=fixed,
@@ -234,6 +242,17 @@ class Flows:
         return self._latest.accounts()
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """What the inputs of the latest use hold: files, time span, link types, bytes, accounts, problems.
+
+        >>> flows = dpi_probe.read("small.pcap")
+        >>> _ = list(flows)
+        >>> flows.summary["link_types"]
+        {'LINKTYPE_ETHERNET (1)': 2}
+        """
+        return summary_of(self._paths, self._latest)
+
+    @property
     def problems(self) -> list[str]:
         """What could not be read in the latest use, one line each."""
         return self._latest.problems()
@@ -257,6 +276,30 @@ class Flows:
         )
         note = f"first flows among the first {_PREVIEW_PACKETS:,} packets"
         return f"<div>{html.escape(repr(self))}: {note}<table><tr>{head}</tr>{rows}</table></div>"
+
+
+def summary_of(paths: Sequence[str], reader: _native.FlowReader) -> dict[str, Any]:
+    """What a reader's inputs hold, as plain values."""
+    inputs = reader.inputs()
+    first, last = inputs["first_time_ns"], inputs["last_time_ns"]
+    return {
+        "files": list(paths),
+        "first_time": None if first is None else _time_text(first),
+        "last_time": None if last is None else _time_text(last),
+        "duration_seconds": None if first is None else (last - first) / 1e9,
+        "link_types": inputs["link_types"],
+        "bytes_read": inputs["bytes_read"],
+        "bytes_skipped": inputs["bytes_skipped"],
+        "accounts": reader.accounts(),
+        "problems": reader.problems(),
+    }
+
+
+def _time_text(nanoseconds: int) -> str:
+    """RFC 3339 with nanoseconds, in UTC."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
 def _cell(value: object) -> str:
@@ -286,6 +329,7 @@ def read(
     idle_timeout: float = 300.0,
     active_timeout: float = 1800.0,
     profile: Literal["minimal", "standard", "full"] = "standard",
+    flow_key: str | Sequence[str] = (),
     protocols: Sequence[str] | None = None,
     addresses: Literal["text", "binary"] = "text",
 ) -> Flows:
@@ -301,6 +345,8 @@ def read(
         active_timeout: Seconds after which a flow that goes on is cut into another record.
         profile: How much is computed: `"minimal"` identity and counters, `"standard"` also statistics and layer 7,
             `"full"` everything. What is not computed is null.
+        flow_key: What joins addresses, ports and protocol in the flow key: `"vlan"`, `"tunnel"` or both; by default
+            nothing, and `key_ambiguous` marks flows whose packets differ in these.
         protocols: The protocol structs that the output has, such as `["tls", "dns"]`; by default all.
         addresses: `"text"` (`192.0.2.1`) or `"binary"` (16 bytes, IPv4 as IPv4-mapped IPv6, as they are sealed).
 
@@ -324,6 +370,7 @@ def read(
         idle_timeout=idle_timeout,
         active_timeout=active_timeout,
         profile=profile,
+        flow_key=flow_key,
         protocols=protocols,
         addresses=addresses,
     )

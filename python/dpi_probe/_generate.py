@@ -261,8 +261,65 @@ def doctor_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def captures_page() -> str:
+    """docs/reference/captures.md."""
+    table = _native.link_type_table()
+    read = [f"| {row['number']} | `{row['name']}` | {row['doc']} |" for row in table if row["supported"]]
+    others = ", ".join(f"`{row['name']}` ({row['number']})" for row in table if not row["supported"])
+    lines = [
+        "# Capture files, link types and tunnels",
+        "",
+        NOTE,
+        "",
+        "## Files",
+        "",
+        'pcap in either byte order, with microseconds (`a1b2c3d4`) or nanoseconds (`a1b23c4d`), the "modified" variant',
+        "of A. Kuznetzov's patches (`a1b2cd34`), and versions below 2.4 with their swapped lengths; pcapng with any",
+        "number of sections and interfaces, resolutions in powers of 10 and 2 (`if_tsresol`), `if_tsoffset`,",
+        "`if_fcslen`, enhanced, simple and obsolete packet blocks. Name resolution, statistics, decryption secrets,",
+        "journal and custom blocks, and blocks of unknown types, are passed over. Both also as gzip or zstd, from a",
+        "file or from standard input.",
+        "",
+        "A broken record is named with its offset in the uncompressed file; the next intact record is searched for,",
+        "reading goes on there, and the bytes that were passed over are counted. Frames longer than 262,144 bytes are",
+        "damage.",
+        "",
+        "## Link types that are read",
+        "",
+        "| LINKTYPE | name | a frame begins with |",
+        "|--:|---|---|",
+        *read,
+        "",
+        "Of IEEE 802.11 the data frames that are not encrypted are read; of an aggregate (A-MSDU) the first subframe.",
+        "",
+        "## Link types that are not read",
+        "",
+        "Their frames are counted as `unsupported_link_type`, and a file that has nothing else is told with the name",
+        f"of its link type: {others}.",
+        "",
+        "## Encapsulations",
+        "",
+        "The inner-most IP packet is metered; the encapsulations around the first packet of a flow are in `tunnels`,",
+        "the inner-most one's identifier in `tunnel_id`, VLAN ids in `vlan_ids`. At most nine IP headers are looked",
+        "at, and 16 headers below each. A tunnel in UDP is believed only if its header is well-formed and the packet",
+        "inside fits; a fragment is never opened. IPv6 extension headers and AH are passed over. IPComp is not",
+        "decompressed, and ESP is not decrypted.",
+        "",
+        "`--flow-key vlan,tunnel` (setting `FLOW_KEY`) keeps flows with other VLAN ids or tunnels apart. Identifiers",
+        "that each direction chooses for itself (TEIDs, L2TP sessions, PPTP call ids, MPLS labels) do not join the",
+        "key.",
+        "",
+        "| in `tunnels` | what it is |",
+        "|---|---|",
+        *[f"| `{row['name']}` | {row['doc']} |" for row in _native.tunnel_table()],
+        "",
+    ]
+    return "\n".join(lines)
+
+
 # Path below the repository -> what makes it.
 GENERATED: dict[str, Callable[[], str]] = {
+    "docs/reference/captures.md": captures_page,
     "docs/reference/config.md": config_page,
     "docs/reference/counters.md": counters_page,
     "docs/reference/doctor.md": doctor_page,

@@ -24,6 +24,7 @@ __all__ = [
     "diagnose_batch",
     "format_of",
     "interface_link_type",
+    "link_type_table",
     "link_types",
     "log_to_stderr",
     "measure_stages",
@@ -33,6 +34,7 @@ __all__ = [
     "read_claims",
     "schema",
     "seal_batch",
+    "tunnel_table",
     "verify_batch",
     "verify_head",
     "verify_manifest",
@@ -54,6 +56,7 @@ class FlowReader:
         idle_timeout_ns: int = ...,
         active_timeout_ns: int = ...,
         profile: str = ...,
+        flow_key: Sequence[str] = (),
         protocols: Sequence[str] | None = None,
         addresses: str = "text",
         fixed: bool = True,
@@ -68,6 +71,10 @@ class FlowReader:
         """The schema as an Arrow C data interface capsule."""
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The batches as an Arrow C stream interface capsule."""
+    def drain(self) -> int:
+        """Read to the end without handing out flows; how many there are."""
+    def inputs(self) -> dict[str, Any]:
+        """What is known of the inputs: bytes read and passed over, frames by link type, time span in nanoseconds."""
     def check(self) -> None:
         """Raise what stopped the reading before its end, if anything did."""
     def end_inputs(self) -> None:
@@ -109,6 +116,12 @@ def account_table() -> list[dict[str, str]]:
 
 def link_types() -> list[int]:
     """The link types that can be decoded, as LINKTYPE numbers."""
+
+def link_type_table() -> list[dict[str, Any]]:
+    """The registered link types: number, name, supported, doc."""
+
+def tunnel_table() -> list[dict[str, str]]:
+    """The encapsulations that are looked into: name, doc."""
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
     """The name of the format that a path's suffix chooses."""
@@ -225,6 +238,7 @@ class Pipeline:
         idle_timeout_ns: int,
         active_timeout_ns: int,
         profile: str,
+        flow_key: Sequence[str],
         workers: int | None,
         cores: list[int],
         interface_wait_seconds: float,

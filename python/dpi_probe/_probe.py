@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dpi_probe import _bpf, _native
 from dpi_probe._flows import compile_filter
+from dpi_probe._key import key_parts
 from dpi_probe.config import ProbeSettings, load
 from dpi_probe.errors import CaptureError, ConfigError, SpoolError, VerificationError
 
@@ -83,6 +84,7 @@ class Probe:
             idle_timeout_ns=round(settings.flow_timeout_seconds * _NANOSECONDS),
             active_timeout_ns=round(settings.flow_active_timeout_seconds * _NANOSECONDS),
             profile=settings.profile,
+            flow_key=key_parts(settings.flow_key),
             workers=settings.workers,
             cores=settings.cores,
             interface_wait_seconds=settings.interface_wait_seconds,

@@ -21,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from dpi_probe._key import key_parts
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,6 +87,15 @@ class ProbeSettings(BaseSettings):
             " `full` everything. What is not computed is null; the columns' page says which profile has which."
         ),
     ] = "standard"
+    flow_key: Annotated[
+        str,
+        Field(
+            description="What joins addresses, ports and protocol in the flow key, with a comma between: `vlan` (VLAN "
+            "ids), `tunnel` (tunnels and their identifiers). Without it, flows of tenants that overlap are marked by "
+            "`key_ambiguous`.",
+            examples=["vlan,tunnel"],
+        ),
+    ] = ""
     max_buffer_size_mb: Annotated[
         int,
         Field(
@@ -178,6 +188,11 @@ class ProbeSettings(BaseSettings):
         if value is not None:
             _cores(value)
         return value
+
+    @field_validator("flow_key")
+    @classmethod
+    def _parts_of_the_key(cls, value: str) -> str:
+        return ",".join(key_parts(value))
 
     @field_validator("core_api_url")
     @classmethod

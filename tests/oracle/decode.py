@@ -7,17 +7,17 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.oracle import tunnels
 from tests.oracle.checksum import crc32c, internet_checksum
 
 if TYPE_CHECKING:
     from tests.oracle.capture import Frame
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
-IP_IN_IP, IPV6_IN_IP = 4, 41
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY, HIP, SHIM6 = 0, 43, 44, 51, 60, 135, 139, 140
+ICMP_ERRORS = {ICMP: {3, 4, 5, 11, 12}, ICMPV6: {1, 2, 3, 4}}
 EXTENSIONS = {HOP_BY_HOP, ROUTING, AUTHENTICATION, DESTINATION, MOBILITY, HIP, SHIM6}
 
-_VLAN_TYPES = {0x8100, 0x88A8, 0x9100}
 _IPV4, _IPV6 = 0x0800, 0x86DD
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -63,12 +63,15 @@ class Packet:
     destination_mac: bytes | None = None
     vlans: list[int] = field(default_factory=list)
     tunnels: list[str] = field(default_factory=list)
+    tunnel_id: int | None = None
     ttl: int = 0
     ip_length: int = 0
     payload_length: int = 0
     fragment: Fragment | None = None
     tcp: Tcp | None = None
     icmp: tuple[int, int] | None = None
+    quoted: Packet | None = None
+    """What an ICMP error quotes."""
     bad_checksum: bool = False
 
 
@@ -78,15 +81,13 @@ def decode(frame: Frame) -> Packet:
     data = frame.data
     try:
         kind, start = _link(packet, data)
-        while kind in _VLAN_TYPES:
-            tag, kind = struct.unpack_from("!HH", data, start)
-            packet.vlans.append(tag & 0x0FFF)
-            start += 4
         if kind < 0x0600 and data[start : start + 6] == b"\xaa\xaa\x03\x00\x00\x00":
             (kind,) = struct.unpack_from("!H", data, start + 6)
             start += 8
-        if kind not in (_IPV4, _IPV6):
+        found = tunnels.by_type(kind, data, start, [], None)
+        if found is None:
             raise NoFlowError
+        packet.tunnels, packet.tunnel_id, packet.vlans, start = found
         _ip(packet, data, start, frame.wire_length - start)
     except (struct.error, IndexError) as error:
         raise NoFlowError from error
@@ -142,7 +143,11 @@ def _ipv4(packet: Packet, data: bytes, start: int, room: int) -> None:
     captured = data[start : start + length]
     if len(captured) >= header and internet_checksum(captured[:header]) != 0:
         packet.bad_checksum = True
-    _transport(packet, captured[header:], length - header, source + destination)
+    body, left = captured[header:], length - header
+    if protocol == AUTHENTICATION and packet.fragment is None and len(body) >= 8:  # RFC 4302 §2.2
+        packet.protocol, size = body[0], (body[1] + 2) * 4
+        body, left = body[size:], left - size
+    _transport(packet, body, left, source + destination)
 
 
 def _ipv6(packet: Packet, data: bytes, start: int, room: int) -> None:
@@ -178,20 +183,7 @@ def _transport(packet: Packet, body: bytes, length: int, addresses: bytes) -> No
     whole = packet.fragment is None and len(body) == length
     if packet.fragment is not None and packet.fragment.offset > 0:
         return
-    if packet.protocol in (IP_IN_IP, IPV6_IN_IP) and packet.fragment is None and body:
-        inner = Packet(
-            packet.frame,
-            vlans=packet.vlans,
-            tunnels=[*packet.tunnels, "ipip"],
-            source_mac=packet.source_mac,
-            destination_mac=packet.destination_mac,
-            bad_checksum=packet.bad_checksum,
-        )
-        try:
-            _ip(inner, body, 0, length)
-        except (NoFlowError, struct.error, IndexError):
-            return
-        packet.__dict__.update(inner.__dict__)
+    if packet.fragment is None and _open_tunnel(packet, body, length):
         return
     if packet.protocol in (TCP, UDP, SCTP) and len(body) >= 4:
         packet.source_port, packet.destination_port = struct.unpack_from("!HH", body)
@@ -205,8 +197,45 @@ def _transport(packet: Packet, body: bytes, length: int, addresses: bytes) -> No
     elif packet.protocol in (ICMP, ICMPV6) and len(body) >= 2:
         packet.icmp = (body[0], body[1])
         packet.payload_length = max(length - 8, 0)
+        packet.quoted = _quoted(packet, body)
     if whole and addresses:
         packet.bad_checksum |= _wrong_checksum(packet, body, addresses)
+
+
+def _open_tunnel(packet: Packet, body: bytes, length: int) -> bool:
+    """Replace the packet by the one that is inside it, if there is one."""
+    found = tunnels.inside(packet.protocol, body, length)
+    if found is None:
+        return False
+    names, identifier, vlans, start = found
+    inner = Packet(
+        packet.frame,
+        vlans=[*packet.vlans, *vlans],
+        tunnels=[*packet.tunnels, *names],
+        tunnel_id=identifier,
+        source_mac=packet.source_mac,
+        destination_mac=packet.destination_mac,
+    )
+    try:
+        _ip(inner, body, start, length - start)
+    except (NoFlowError, struct.error, IndexError):
+        return False
+    packet.__dict__.update(inner.__dict__)
+    return True
+
+
+def _quoted(error: Packet, body: bytes) -> Packet | None:
+    """The packet that an ICMP error quotes, if its flow can be told: RFC 792, RFC 4443 §3."""
+    packet, quoted = Packet(error.frame), body[8:]
+    if body[0] not in ICMP_ERRORS[error.protocol]:
+        return None
+    try:
+        if quoted[0] >> 4 != error.version:
+            return None
+        _ip(packet, quoted, 0, len(quoted))
+    except (NoFlowError, struct.error, IndexError):
+        return None
+    return None if packet.fragment is not None and packet.fragment.offset > 0 else packet
 
 
 def _tcp(packet: Packet, body: bytes, length: int) -> None:

@@ -79,6 +79,8 @@ class Flow:
     sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
     handshake: Handshake = field(default_factory=Handshake)
     scopes: set[tuple[Any, ...]] = field(default_factory=set)
+    icmp_errors: int = 0
+    """ICMP errors that quote it, since its last record left."""
 
 
 @dataclass
@@ -180,7 +182,7 @@ class Meter:
         """Export the present record, if it has packets."""
         if flow.seen:
             self.ended.append(Ended(moment, make_record(flow, reason)))
-            flow.seen = []
+            flow.seen, flow.icmp_errors = [], 0
             flow.interim += 1
 
     def _bury(self, flow: Flow, moment: int) -> None:
@@ -198,8 +200,7 @@ class Meter:
     def _packet(self, packet: Packet) -> None:
         source = (packet.source.packed, packet.source_port)
         destination = (packet.destination.packed, packet.destination_port)
-        low, high = sorted((source, destination))
-        key = (packet.version, packet.protocol, low, high)
+        key = self._key(packet)
         flow = self._flows.get(key)
         if flow is not None and flow.deadline is None and self._idle_for(flow, packet) > self.idle_timeout:
             self._end(flow, "idle_timeout", min(flow.last_clock + self.idle_timeout, self._now()))
@@ -213,14 +214,24 @@ class Meter:
         observation = Observation(packet, forward)
         if packet.tcp is not None:
             self._tcp(flow, packet, observation)
-        flow.scopes.add((tuple(packet.vlans), tuple(packet.tunnels)))
+        # An identifier that each direction chooses for itself tells no two flows apart.
+        chosen = bool(packet.tunnels) and packet.tunnels[-1] in ("gtpu", "l2tp", "mpls", "pptp")
+        flow.scopes.add((tuple(packet.vlans), tuple(packet.tunnels), None if chosen else packet.tunnel_id))
         flow.seen.append(observation)
+        if packet.quoted is not None and (blamed := self._flows.get(self._key(packet.quoted))) is not None:
+            blamed.icmp_errors += 1
         flow.last_clock = self._now()
         if packet.tcp is not None and not flow.tombstone:
             self._close(flow, packet)
         moment = self._limit(flow)[0] if flow.seen or flow.deadline is not None else None
         if moment is not None:
             self._next_due = moment if self._next_due is None else min(self._next_due, moment)
+
+    @staticmethod
+    def _key(packet: Packet) -> Key:
+        ends = ((packet.source.packed, packet.source_port), (packet.destination.packed, packet.destination_port))
+        low, high = sorted(ends)
+        return packet.version, packet.protocol, low, high
 
     @staticmethod
     def _idle_for(flow: Flow, packet: Packet) -> int:

@@ -55,6 +55,7 @@ def make_record(flow: Flow, reason: str) -> dict[str, Any]:
     """The columns of the flow's present record; those that are null are left out."""
     record = _identity(flow, reason)
     record.update(_counters(flow.seen))
+    record["icmp_errors"] = flow.icmp_errors
     record.update(_statistics(flow.seen))
     for suffix, seen in _directions(flow.seen):
         if seen:
@@ -104,6 +105,7 @@ def _identity(flow: Flow, reason: str) -> dict[str, Any]:
         "dst_mac": destination_mac,
         "vlan_ids": opening.vlans or None,
         "tunnels": opening.tunnels or None,
+        "tunnel_id": opening.tunnel_id,
         "key_ambiguous": len(flow.scopes) > 1,
     }
 

@@ -22,6 +22,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(read::schema, module)?)?;
     module.add_function(wrap_pyfunction!(read::protocol_table, module)?)?;
     module.add_function(wrap_pyfunction!(read::link_types, module)?)?;
+    module.add_function(wrap_pyfunction!(read::link_type_table, module)?)?;
+    module.add_function(wrap_pyfunction!(read::tunnel_table, module)?)?;
     module.add_function(wrap_pyfunction!(read::account_table, module)?)?;
     module.add_function(wrap_pyfunction!(read::format_of, module)?)?;
     seal::register(module)?;

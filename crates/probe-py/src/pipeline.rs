@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::error::{Class, python_error};
-use crate::read::{Compiled, filters};
+use crate::read::{Compiled, filters, key_parts};
 use crate::traffic::{Traffic, offer_dict};
 
 /// Bytes of a mebibyte.
@@ -51,7 +51,8 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, workers, cores,
+        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
+        cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
     ))]
@@ -65,6 +66,7 @@ impl Pipeline {
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
         profile: &str,
+        flow_key: Vec<String>,
         workers: Option<usize>,
         cores: Vec<usize>,
         interface_wait_seconds: f64,
@@ -118,6 +120,7 @@ impl Pipeline {
                 filters: filter.map(filters).transpose()?,
             },
         };
+        let (key_vlan, key_tunnel) = key_parts(flow_key)?;
         let settings = Settings {
             input,
             // The rest is for the ring, waiting batches, the Python process itself and its code.
@@ -127,6 +130,8 @@ impl Pipeline {
                 profile: profile
                     .parse()
                     .map_err(|error| python_error(Class::Config, error))?,
+                key_vlan,
+                key_tunnel,
                 workers,
                 ..flow::Settings::for_memory(memory_bytes / 4 * 3)
             },

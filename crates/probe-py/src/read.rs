@@ -20,7 +20,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
 use wire::column::{Column, Type};
-use wire::decode::LinkType;
+use wire::decode::{LinkType, Tunnel};
 use wire::l7::Protocol;
 
 use crate::error::{Class, python_error};
@@ -74,12 +74,29 @@ fn protocols(names: Option<Vec<String>>) -> PyResult<Vec<Protocol>> {
     Ok(all)
 }
 
+/// Whether VLAN ids and whether tunnels join the flow key.
+pub(crate) fn key_parts(names: Vec<String>) -> PyResult<(bool, bool)> {
+    let (mut vlan, mut tunnel) = (false, false);
+    for name in names {
+        match name.as_str() {
+            "vlan" => vlan = true,
+            "tunnel" => tunnel = true,
+            other => {
+                return Err(config(format!(
+                    "flow_key: {other:?} is not known; allowed are vlan, tunnel"
+                )));
+            }
+        }
+    }
+    Ok((vlan, tunnel))
+}
+
 #[pymethods]
 impl FlowReader {
     #[new]
     #[pyo3(signature = (
         paths, *, filter=None, workers=1, idle_timeout_ns=300_000_000_000, active_timeout_ns=1_800_000_000_000,
-        profile="standard", protocols=None, addresses="text", fixed=true, count=None, keep_going=false,
+        profile="standard", flow_key=Vec::new(), protocols=None, addresses="text", fixed=true, count=None, keep_going=false,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
     fn new(
@@ -90,6 +107,7 @@ impl FlowReader {
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
         profile: &str,
+        flow_key: Vec<String>,
         protocols: Option<Vec<String>>,
         addresses: &str,
         fixed: bool,
@@ -111,11 +129,14 @@ impl FlowReader {
                 "workers: {workers} is not allowed; give 1 to {MAX_WORKERS}"
             )));
         }
+        let (key_vlan, key_tunnel) = key_parts(flow_key)?;
         let settings = Settings {
             workers,
             idle_timeout_ns,
             active_timeout_ns,
             profile: profile.parse().map_err(config)?,
+            key_vlan,
+            key_tunnel,
             ..Settings::default()
         };
         settings.validate().map_err(config)?;
@@ -205,6 +226,33 @@ impl FlowReader {
             }
             None => self.check().map(|()| rows),
         }
+    }
+
+    /// Reads to the end without handing out flows; returns how many there are. Ctrl-C is raised.
+    fn drain(&self, py: Python<'_>) -> PyResult<u64> {
+        let reading = self.reading()?;
+        let mut rows = 0;
+        while let Some(batch) = next_batch(py, &reading)? {
+            rows += batch.num_rows() as u64;
+        }
+        self.check()?;
+        Ok(rows)
+    }
+
+    /// What is known of the inputs so far: bytes read and passed over, frames by link type, time span (nanoseconds).
+    fn inputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let source = self.shared.source();
+        let dict = PyDict::new(py);
+        dict.set_item("bytes_read", source.bytes_read)?;
+        dict.set_item("bytes_skipped", source.bytes_skipped)?;
+        let link_types = PyDict::new(py);
+        for (link_type, frames) in &source.link_types {
+            link_types.set_item(link_type.to_string(), frames)?;
+        }
+        dict.set_item("link_types", link_types)?;
+        dict.set_item("first_time_ns", source.span.map(|(first, _)| first))?;
+        dict.set_item("last_time_ns", source.span.map(|(_, last)| last))?;
+        Ok(dict)
     }
 
     /// The schema as an Arrow C data interface capsule.
@@ -405,6 +453,37 @@ pub(crate) fn filters(compiled: Vec<(u32, Compiled)>) -> PyResult<Filters> {
 #[pyfunction]
 pub fn link_types() -> Vec<u32> {
     LinkType::SUPPORTED.iter().map(|link_type| link_type.0).collect()
+}
+
+/// The registered link types: a list of `{number, name, supported, doc}`.
+#[pyfunction]
+pub fn link_type_table(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    LinkType::SUPPORTED
+        .iter()
+        .chain(LinkType::UNSUPPORTED)
+        .map(|link_type| {
+            let dict = PyDict::new(py);
+            dict.set_item("number", link_type.0)?;
+            dict.set_item("name", link_type.name().unwrap_or_default())?;
+            dict.set_item("supported", link_type.is_supported())?;
+            dict.set_item("doc", link_type.description().trim())?;
+            Ok(dict)
+        })
+        .collect()
+}
+
+/// The encapsulations that are looked into: a list of `{name, doc}`.
+#[pyfunction]
+pub fn tunnel_table(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    Tunnel::ALL
+        .iter()
+        .map(|tunnel| {
+            let dict = PyDict::new(py);
+            dict.set_item("name", tunnel.name())?;
+            dict.set_item("doc", tunnel.doc().trim())?;
+            Ok(dict)
+        })
+        .collect()
 }
 
 /// The columns: a list of `{name, type, nullable, doc, table}`, structs with `members`, lists with `item`. `table` is

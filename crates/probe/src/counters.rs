@@ -230,6 +230,12 @@ tally! {
     Counter sessions_given_up: By<Limit>,
     /// Flows that layer 7 gave up because they needed more bytes in one piece, or held more text, than may be kept.
     Counter sessions_out_of_memory: u64,
+    /// ICMP errors that quote a packet whose flow can be told.
+    Counter icmp_errors: u64,
+    /// ICMP errors that were counted for the flow that they quote.
+    Counter icmp_errors_attributed: u64,
+    /// ICMP errors that were not kept for their flow because too many flows had some.
+    Counter icmp_errors_forgotten: u64,
     /// Names of servers learned from DNS answers.
     Counter names_learned: u64,
     /// Names of servers forgotten because too many were known.

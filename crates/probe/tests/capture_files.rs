@@ -559,8 +559,14 @@ fn link_types_that_cannot_be_read_are_named() {
     let mut source = FileSource::new(vec![files.add("zigbee", &bytes)]);
     let (frames, errors) = drain(&mut source);
     assert_eq!(frames.len(), 1, "delivered all the same: decoding counts it");
-    assert!(errors[0].contains("link type 195 is not supported"), "{errors:?}");
-    assert!(source.accounts().unsupported_link_types.contains(&LinkType(195)));
+    assert!(
+        errors[0].contains("link type LINKTYPE_IEEE802_15_4_WITHFCS (195) is not supported"),
+        "{errors:?}"
+    );
+    let accounts = source.accounts();
+    assert!(accounts.unsupported_link_types.contains(&LinkType(195)));
+    assert_eq!(accounts.link_types.get(&LinkType(195)), Some(&2), "{accounts:?}");
+    assert!(accounts.span.is_some_and(|(first, last)| first <= last));
     // With a supported interface beside it, it is only counted.
     let mut bytes = section(Order::Little);
     bytes.extend(interface(Order::Little, 195, 0, &[]));
@@ -614,7 +620,7 @@ fn filters_apply_by_link_type() {
         [(1, 2), (2, 2)]
     );
     assert!(
-        errors.len() == 1 && errors[0].contains("does not fit link type 9: not on this link"),
+        errors.len() == 1 && errors[0].contains("does not fit link type LINKTYPE_PPP (9): not on this link"),
         "{errors:?}"
     );
     assert_eq!(source.accounts().frames_filtered, Some(3));

@@ -5,7 +5,7 @@
 
 use crate::column::{Address, Mac};
 use crate::flowkey::{FlowKey, KeyHasher, steering};
-use crate::link::{self, Header};
+use crate::link::{self, Announced, Header};
 use crate::malformed::Undecodable;
 use crate::net::{self, Network};
 use crate::{checksum, transport, tunnel};
@@ -86,6 +86,36 @@ impl Packet<'_> {
             (self.key.low_address, self.key.high_address)
         }
     }
+
+    /// The key of the flow that an ICMP error quotes: destination unreachable, source quench, redirect, time exceeded and
+    /// parameter problem (RFC 1122 §3.2.2), and the same of ICMP version 6 with packet too big (RFC 4443 §2.1). A quoted
+    /// packet's ports are among the 8 bytes that every error holds at least (RFC 792). Of a quoted tunnel it is the flow
+    /// inside, as far as the quotation goes. `None` where the packet is no
+    /// error, quotes no readable IP header, or quotes a fragment other than the first, which has no ports.
+    #[cold]
+    pub fn quoted(&self) -> Option<FlowKey> {
+        let Transport::Icmp { kind, .. } = self.transport else {
+            return None;
+        };
+        let announced = match (self.key.ip_protocol, kind) {
+            (1, 3 | 4 | 5 | 11 | 12) => Announced::V4,
+            (58, 1..=4) => Announced::V6,
+            _ => return None,
+        };
+        let (network, _) = locate(self.payload, Header::Ip(announced), self.payload_length, &mut ()).ok()?;
+        if network.fragment.is_some_and(|fragment| fragment.offset != 0) {
+            return None;
+        }
+        let segment = transport::parse(&network);
+        let (mut key, _) = FlowKey::new(
+            network.version,
+            network.protocol,
+            (network.source, segment.source_port),
+            (network.destination, segment.destination_port),
+        );
+        key.scope = self.key.scope;
+        Some(key)
+    }
 }
 
 /// What a source knows of a frame beside its bytes.
@@ -157,16 +187,16 @@ impl Trace for Way {
     }
 }
 
-/// Finds the inner-most IP packet of a frame, with the room it has on the wire. Which packet that is never depends on
+/// Finds the inner-most IP packet of a frame that begins with the header `first`, with the room it has on the wire. Which packet that is never depends on
 /// `wire_length`, so that steering, which does not know it, always finds the same one.
 #[inline]
 fn locate<'a, T: Trace>(
     frame: &'a [u8],
-    link_type: LinkType,
+    first: Header,
     wire_length: u32,
     trace: &mut T,
 ) -> Result<(Network<'a>, u32), Undecodable> {
-    let (announced, bytes) = link::to_network(Header::Link(link_type), frame, trace)?;
+    let (announced, bytes) = link::to_network(first, frame, trace)?;
     let mut room = room_of(bytes, frame, wire_length);
     let mut network = net::parse(announced, bytes, room)?;
     for _ in 0..MAX_TUNNELS {
@@ -242,7 +272,7 @@ impl Decoder {
             way.vlan(id & 0x0fff);
             wire_length = wire_length.saturating_sub(4);
         }
-        let (network, room) = locate(frame, meta.link_type, wire_length, &mut way)?;
+        let (network, room) = locate(frame, Header::Link(meta.link_type), wire_length, &mut way)?;
         let segment = transport::parse(&network);
         let mut faults = segment.faults;
         if network.length > room {
@@ -327,7 +357,7 @@ pub fn decode<'a>(frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undec
 /// fragments of a flow give the same value; 0 where the frame has no IP packet. Much cheaper than [`decode`].
 #[inline]
 pub fn steering_hash(frame: &[u8], link_type: LinkType) -> u64 {
-    match locate(frame, link_type, frame.len() as u32, &mut ()) {
+    match locate(frame, Header::Link(link_type), frame.len() as u32, &mut ()) {
         Ok((network, _)) => steering(network.source, network.destination),
         Err(_) => 0,
     }

@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -33,8 +33,9 @@ Examples:
   dpi-probe read capture.pcap | jq .server_name       NDJSON into a pipe
   dpi-probe read -f 'tcp port 443' -o tls.parquet *.pcapng.gz
   tcpdump -w - | dpi-probe read -                     from standard input
-  dpi-probe read --summary -o /dev/null --format ndjson big.pcap
-                                                      only the books
+  dpi-probe read --summary big.pcap                   the books of the input instead of its flows
+  dpi-probe read --summary --format ndjson big.pcap   the same as JSON
+  dpi-probe read --flow-key vlan,tunnel tenants.pcap  tenants with the same addresses apart
 
 \b
 Exit status:
@@ -80,7 +81,18 @@ The columns are described in docs/reference/records.md.""",
     show_default=True,
     help="How much is computed: identity and counters; statistics and layer 7 too; everything.",
 )
-@click.option("--summary", is_flag=True, help="Show the books of the input on standard error at the end.")
+@click.option(
+    "--flow-key",
+    metavar="PARTS",
+    default="",
+    help="What joins addresses, ports and protocol in the flow key: vlan, tunnel or vlan,tunnel.",
+)
+@click.option(
+    "--summary",
+    is_flag=True,
+    help="Show the books of the input instead of its flows: link types, time span, frames metered and undecodable by "
+    "reason, faults; with --format ndjson as JSON. With -o the flows are written too.",
+)
 def command(
     files: tuple[str, ...],
     expression: str | None,
@@ -91,6 +103,7 @@ def command(
     idle_timeout: float,
     active_timeout: float,
     profile: Literal["minimal", "standard", "full"],
+    flow_key: str,
     summary: bool,
 ) -> None:
     """Read capture files and print or write their flows.
@@ -98,7 +111,7 @@ def command(
     FILE is a pcap or pcapng file, also compressed with gzip or zstd; `-` is standard input. Several files are read one
     after another as one capture.
     """
-    form = output_format(chosen, output)
+    form = output_format(chosen, output) if output is not None or not summary else summary_format(chosen)
     if output is not None:
         _flows.refuse_overwrite(output, files)
     reader = _flows.open_reader(
@@ -108,6 +121,7 @@ def command(
         idle_timeout=idle_timeout,
         active_timeout=active_timeout,
         profile=profile,
+        flow_key=flow_key,
         # A fixed set of structs only where the format needs one: nulls cost time.
         fixed=form not in ("table", "ndjson"),
         count=count,
@@ -115,11 +129,14 @@ def command(
     )
     try:
         with graceful_interrupt(reader) as interrupted:
-            complete = deliver(reader, form, output)
+            complete = drain(reader) if summary and output is None else deliver(reader, form, output)
     finally:
         status = report(reader)
     if summary:
-        print_summary(reader.accounts(), sys.stderr)
+        from dpi_probe.cli import _summary
+
+        books = _flows.summary_of(files, reader)
+        _summary.show(books, sys.stdout, as_json=(chosen == "ndjson"))
     if not complete:
         silence_stdout()
     sys.exit(INTERRUPTED if interrupted.is_set() else status)
@@ -165,6 +182,24 @@ def output_format(chosen: str | None, output: str | None) -> str:
     return "table" if sys.stdout.isatty() else "ndjson"
 
 
+def summary_format(chosen: str | None) -> str:
+    """The format of the books, which are all that is wanted."""
+    if chosen not in (None, "table", "ndjson"):
+        raise ConfigError(
+            f"--summary --format {chosen}: the books are shown as table or ndjson; give -o FILE for flows"
+        )
+    return chosen or "table"
+
+
+def drain(reader: _native.FlowReader) -> bool:
+    """Read everything for its books alone."""
+    from dpi_probe.cli import _progress
+
+    with _progress.shown(reader):
+        reader.drain()
+    return True
+
+
 def deliver(reader: _native.FlowReader, form: str, output: str | None) -> bool:
     """Write everything; False if the reader of standard output went away."""
     from dpi_probe.cli import _progress
@@ -186,18 +221,6 @@ def report(reader: _native.FlowReader) -> int:
     for problem in problems:
         click.echo(f"dpi-probe: {problem}", err=True)
     return INCOMPLETE if problems else 0
-
-
-def print_summary(accounts: dict[str, int | dict[str, int]], file: TextIO) -> None:
-    """The books as aligned text: an account a line, its reasons below it."""
-    for account, value in accounts.items():
-        if isinstance(value, int):
-            print(f"{account:<32} {value:>16,}", file=file)
-            continue
-        print(f"{account:<32} {sum(value.values()):>16,}", file=file)
-        for reason, count in value.items():
-            if count:
-                print(f"  {reason:<30} {count:>16,}", file=file)
 
 
 def silence_stdout() -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     "--flow-active-timeout-seconds", metavar="S", help="Active timeout; default 1800 [FLOW_ACTIVE_TIMEOUT_SECONDS]."
 )
 @click.option("--profile", metavar="NAME", help="minimal, standard or full; default standard [PROFILE].")
+@click.option("--flow-key", metavar="PARTS", help="What joins the 5-tuple: vlan, tunnel or vlan,tunnel [FLOW_KEY].")
 @click.option("--max-buffer-size-mb", metavar="MB", help="Bound of resident memory; default 1024 [MAX_BUFFER_SIZE_MB].")
 @click.option("--max-spool-size-mb", metavar="MB", help="Bound of the spool; default 4096 [MAX_SPOOL_SIZE_MB].")
 @click.option(

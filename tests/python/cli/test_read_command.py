@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -161,10 +162,55 @@ def test_timeouts_go_on_in_files_that_are_out_of_time_order(tmp_path):
     assert (record["packets_fwd"], record["packets_rev"]) == (1, 1)
 
 
-def test_the_summary_shows_the_books(small):
-    done = run("--summary", small)
-    assert "frames_delivered" in done.stderr
-    assert len(records(done)) == 1
+def test_the_summary_shows_the_books(small, many, tmp_path):
+    text = run("--summary", small).stdout
+    assert "LINKTYPE_ETHERNET (1)" in text
+    assert re.search(r"delivered +2\n +metered +2 +100.00 %", text), text
+    assert "the books balance" in text
+    books = json.loads(run("--summary", "--format", "ndjson", "-f", "host 10.0.0.9", many).stdout)
+    accounts = books["accounts"]
+    assert (accounts["frames_delivered"], accounts["frames_metered"], accounts["frames_filtered"]) == (2, 2, 5_998)
+    assert books["link_types"] == {"LINKTYPE_ETHERNET (1)": 6_000}
+    assert books["first_time"] <= books["last_time"]
+    assert books["problems"] == []
+    # The flows as well, into a file.
+    run("--summary", "-o", tmp_path / "flows.ndjson", small)
+    assert json.loads((tmp_path / "flows.ndjson").read_text())["app"] == "dns"
+
+
+def test_the_summary_of_hostile_input_names_each_reason(tmp_path):
+    path = tmp_path / "a.pcap"
+    arp = bytes(12) + b"\x08\x06" + bytes(28)
+    cut = bytes(12) + b"\x08\x00\x45"
+    frames = [(captures.START, arp), (captures.START + 1, cut), *captures.dns_frames()]
+    path.write_bytes(captures.pcap(frames) + bytes(7))
+    done = run("--summary", "--format", "ndjson", path)
+    assert done.returncode == 3
+    books = json.loads(done.stdout)
+    reasons = {reason: count for reason, count in books["accounts"]["frames_undecodable"].items() if count}
+    assert reasons == {"not_ip": 1, "truncated_ip": 1}
+    assert "cut short" in books["problems"][0]
+    table = run("--summary", path).stdout
+    assert "truncated_ip" in table
+    assert "The captured bytes end inside the IP header." in table
+
+
+def test_the_flow_key_takes_tenants_apart(tmp_path):
+    path = tmp_path / "a.pcap"
+
+    def tagged(frame: bytes, vlan: int) -> bytes:
+        return frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
+
+    frames = [(time, tagged(frame, vlan)) for vlan in (5, 6) for time, frame in captures.dns_frames()]
+    path.write_bytes(captures.pcap(frames))
+    (together,) = records(run(path))
+    assert (together["key_ambiguous"], together["packets_fwd"]) == (True, 2)
+    apart = records(run("--flow-key", "vlan,tunnel", path))
+    assert sorted(record["vlan_ids"] for record in apart) == [[5], [6]]
+    assert not any(record["key_ambiguous"] for record in apart)
+    refused = run("--flow-key", "mac", path)
+    assert refused.returncode == 2
+    assert "allowed are vlan, tunnel" in refused.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(many):
@@ -187,7 +233,7 @@ def test_an_interrupt_delivers_what_was_metered(tmp_path, small, form):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     process = subprocess.Popen(
-        [*COMMAND, "--format", form, "--summary", str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--format", form, str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with pipe.open("wb") as writer:
         writer.write(small.read_bytes())

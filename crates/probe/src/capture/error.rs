@@ -3,6 +3,7 @@
 use std::io;
 
 use thiserror::Error;
+use wire::decode::LinkType;
 
 use super::bpf::InvalidProgram;
 use super::ebpf::self_test::SelfTestError;
@@ -102,11 +103,13 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// No frame of the file can be decoded.
-    #[error("{path}: link type {link_types} is not supported; no packet of this file can be decoded")]
+    #[error(
+        "{path}: link type {link_types} is not supported; no packet of this file can be decoded (docs/reference/captures.md lists those that can)"
+    )]
     UnsupportedLinkTypes {
         /// The file.
         path: String,
-        /// The LINKTYPE numbers, with a comma between them.
+        /// Their names and numbers, with a comma between them.
         link_types: String,
     },
     /// The filter cannot be used for a link type in the file.
@@ -114,8 +117,8 @@ pub enum CaptureError {
     Filter {
         /// The file.
         path: String,
-        /// LINKTYPE number.
-        link_type: u32,
+        /// Its name and number.
+        link_type: LinkType,
         /// The compiler's message.
         message: String,
     },

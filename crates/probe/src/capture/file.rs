@@ -5,7 +5,7 @@
 //! intact one is searched for in the bytes that follow; what was passed over is counted and reported at the end of the
 //! file.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -93,6 +93,12 @@ struct Reading {
     failure: Option<io::Error>,
     damage: Damage,
     frames: u64,
+    /// Frames before the last change of link type.
+    frames_accounted: u64,
+    /// Frames by link type, without those since the last change.
+    link_types: BTreeMap<LinkType, u64>,
+    /// Earliest and latest timestamp.
+    span: Option<(i64, i64)>,
     /// The link type of the last frame, and the filter for it.
     link_type: Option<LinkType>,
     program: Option<Program>,
@@ -163,6 +169,8 @@ impl FileSource {
             let filtered = self.accounts.frames_filtered.get_or_insert(0);
             if let Ended::Yes(errors) = reading.fill(block, self.filters.as_ref(), filtered) {
                 self.accounts.bytes_skipped += reading.damage.skipped;
+                reading.account_link_type(reading.frames);
+                reading.add_to(&mut self.accounts);
                 for &link_type in &reading.unsupported {
                     if self.accounts.unsupported_link_types.len() < MAX_LINK_TYPES {
                         self.accounts.unsupported_link_types.insert(link_type);
@@ -196,6 +204,7 @@ impl Source for FileSource {
         accounts.bytes_read = self.stored_bytes.load(Ordering::Relaxed);
         if let Some(reading) = &self.current {
             accounts.bytes_skipped += reading.damage.skipped;
+            reading.add_to(&mut accounts);
             accounts.unsupported_link_types.extend(&reading.unsupported);
         }
         accounts
@@ -282,6 +291,9 @@ impl Reading {
             failure: None,
             damage: Damage::default(),
             frames: 0,
+            frames_accounted: 0,
+            link_types: BTreeMap::new(),
+            span: None,
             link_type: None,
             program: None,
             unsupported: BTreeSet::new(),
@@ -346,6 +358,9 @@ impl Reading {
                     header.offset += at as u32;
                     at += consumed;
                     self.frames += 1;
+                    self.span = Some(self.span.map_or((header.time, header.time), |(first, last)| {
+                        (first.min(header.time), last.max(header.time))
+                    }));
                     if self.link_type != Some(header.link_type)
                         && let Err(error) = self.change_link_type(header.link_type, filters)
                     {
@@ -444,6 +459,8 @@ impl Reading {
         link_type: LinkType,
         filters: Option<&Filters>,
     ) -> Result<(), CaptureError> {
+        // The frame at hand is the first of the new link type.
+        self.account_link_type(self.frames.saturating_sub(1));
         self.link_type = Some(link_type);
         if link_type.is_supported() {
             self.any_supported = true;
@@ -456,12 +473,43 @@ impl Reading {
             Some(Err(message)) => {
                 return Err(CaptureError::Filter {
                     path: self.input.name.clone(),
-                    link_type: link_type.0,
+                    link_type,
                     message: message.to_owned(),
                 });
             }
         };
         Ok(())
+    }
+
+    /// Adds what is known of the frames to the accounts of all inputs.
+    fn add_to(&self, accounts: &mut Accounts) {
+        let open = self
+            .link_type
+            .map(|link_type| (link_type, self.frames - self.frames_accounted));
+        let counts = self
+            .link_types
+            .iter()
+            .map(|(link_type, count)| (*link_type, *count));
+        for (link_type, count) in counts.chain(open).filter(|(_, count)| *count > 0) {
+            if accounts.link_types.len() < MAX_LINK_TYPES || accounts.link_types.contains_key(&link_type) {
+                *accounts.link_types.entry(link_type).or_default() += count;
+            }
+        }
+        accounts.span = match (accounts.span, self.span) {
+            (Some((first, last)), Some((start, end))) => Some((first.min(start), last.max(end))),
+            (one, other) => one.or(other),
+        };
+    }
+
+    /// Counts the frames up to this number for their link type.
+    fn account_link_type(&mut self, frames: u64) {
+        let count = frames - std::mem::replace(&mut self.frames_accounted, frames);
+        if let Some(link_type) = self.link_type
+            && count > 0
+            && (self.link_types.len() < MAX_LINK_TYPES || self.link_types.contains_key(&link_type))
+        {
+            *self.link_types.entry(link_type).or_default() += count;
+        }
     }
 
     /// Everything there is to report at the end of the file.
@@ -477,14 +525,10 @@ impl Reading {
             });
         }
         if self.frames > 0 && !self.any_supported {
-            let numbers: Vec<String> = self
-                .unsupported
-                .iter()
-                .map(|link_type| link_type.0.to_string())
-                .collect();
+            let names: Vec<String> = self.unsupported.iter().map(ToString::to_string).collect();
             errors.push(CaptureError::UnsupportedLinkTypes {
                 path: self.input.name.clone(),
-                link_types: numbers.join(", "),
+                link_types: names.join(", "),
             });
         }
         Ended::Yes(errors)

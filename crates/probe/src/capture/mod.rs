@@ -4,7 +4,7 @@
 //! **Owns**: file buffers and the kernel ring. **Never**: copies a frame, waits for a later stage, or allocates what a
 //! length field asks for: no frame is longer than [`MAX_FRAME_BYTES`] and no block longer than [`BLOCK_BYTES`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::decode::{FrameMeta, LinkType};
 
@@ -149,6 +149,10 @@ pub struct Accounts {
     pub bytes_total: Option<u64>,
     /// Bytes of broken records that were passed over.
     pub bytes_skipped: u64,
+    /// Files only: frames by link type, those among them that a filter passed over; at most 64 link types.
+    pub link_types: BTreeMap<LinkType, u64>,
+    /// Files only: the earliest and the latest timestamp, in UTC nanoseconds.
+    pub span: Option<(i64, i64)>,
     /// Link types of frames that cannot be decoded, at most 64.
     pub unsupported_link_types: BTreeSet<LinkType>,
 }

@@ -31,6 +31,7 @@ use crate::capture::{Next, OwnedFrames};
 use crate::clock::PacketClock;
 use crate::counters::{Counters, Published, Tally};
 use crate::flow::facts::Facts;
+use crate::flow::icmp_error::IcmpErrors;
 use crate::flow::meter::Event;
 use crate::flow::{EndedFlow, Settings, SettingsError};
 use crate::steer::Block;
@@ -70,6 +71,7 @@ pub enum ReadError<E> {
 #[derive(Debug)]
 pub struct Outlet {
     facts: Facts,
+    errors: IcmpErrors,
     tally: Tally,
     page: Arc<Published>,
 }
@@ -79,6 +81,7 @@ impl Outlet {
     pub fn new(settings: &Settings, page: Arc<Published>) -> Self {
         Self {
             facts: Facts::new(settings.names),
+            errors: IcmpErrors::default(),
             tally: Tally::default(),
             page,
         }
@@ -89,10 +92,15 @@ impl Outlet {
         match event {
             Event::Flow(mut flow) => {
                 self.facts.apply(&mut flow);
+                self.errors.apply(&mut flow, &mut self.tally);
                 Some(*flow)
             }
             Event::Answer(answer) => {
                 self.facts.learn(answer, &mut self.tally);
+                None
+            }
+            Event::IcmpError(error) => {
+                self.errors.keep(error, &mut self.tally);
                 None
             }
         }

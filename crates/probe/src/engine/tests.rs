@@ -411,7 +411,7 @@ fn a_worker_changes_profile_and_timeouts_between_blocks() {
         .iter()
         .filter_map(|event| match event {
             Event::Flow(flow) => Some((flow.record.src_port, flow.record.packets_fwd, flow.record.shed)),
-            Event::Answer(_) => None,
+            Event::Answer(_) | Event::IcmpError(_) => None,
         })
         .collect();
     assert_eq!(shed, [(3, 1, None), (1, 2, Some("statistics"))]);

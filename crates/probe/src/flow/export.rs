@@ -103,7 +103,7 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) -> Fl
         record.dst_mac = dst_mac;
         record.vlan_ids = path.scope.vlan_ids();
         record.tunnels = path.scope.tunnels();
-        record.tunnel_id = path.scope.tunnel_id();
+        record.tunnel_id = path.tunnel_id;
     }
     counters(hot, &mut record);
     if !hot.left_out.has(Work::STATISTICS) {

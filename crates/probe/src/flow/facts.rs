@@ -9,8 +9,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wire::column::Address;
-use wire::flowkey::{steering, worker_of};
+use wire::flowkey::{FlowKey, steering, worker_of};
 
+use super::icmp_error::{self, IcmpError, IcmpErrors};
 use super::{EndedFlow, Order};
 use crate::counters::{Published, Tally};
 
@@ -120,6 +121,8 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub struct SharedFacts {
     shards: Box<[Mutex<Facts>]>,
+    /// Locked by the addresses of the flow that an error quotes.
+    errors: Box<[Mutex<IcmpErrors>]>,
     /// What was counted, and the page that shows it.
     books: Mutex<(Tally, Arc<Published>)>,
 }
@@ -136,6 +139,9 @@ impl SharedFacts {
             shards: (0..SHARDS)
                 .map(|_| Mutex::new(Facts::new(capacity / SHARDS)))
                 .collect(),
+            errors: (0..SHARDS)
+                .map(|_| Mutex::new(IcmpErrors::new(icmp_error::MAX_FLOWS / SHARDS)))
+                .collect(),
             books: Mutex::new((Tally::default(), page)),
         }
     }
@@ -150,8 +156,23 @@ impl SharedFacts {
         shard.learn(answer, &mut lock(&self.books).0);
     }
 
-    /// As [`Facts::apply`].
+    fn errors_of(&self, key: &FlowKey) -> MutexGuard<'_, IcmpErrors> {
+        lock(&self.errors[worker_of(steering(key.low_address, key.high_address), SHARDS)])
+    }
+
+    /// Keeps an ICMP error for the flow that it quotes.
+    pub fn note(&self, error: IcmpError) {
+        let mut errors = self.errors_of(&error.key());
+        errors.keep(error, &mut lock(&self.books).0);
+    }
+
+    /// As [`Facts::apply`] and [`IcmpErrors::apply`].
     pub fn apply(&self, flow: &mut EndedFlow) {
+        let mut errors = self.errors_of(&flow.key());
+        if !errors.is_empty() {
+            errors.apply(flow, &mut lock(&self.books).0);
+        }
+        drop(errors);
         if flow.record.server_name.is_none() {
             self.shard(flow.record.src_ip).apply(flow);
         }
@@ -200,6 +221,7 @@ mod tests {
             epoch: 0,
             export_time: 0,
             closing_frame: 0,
+            scope: 0,
             record,
             session: None,
         }

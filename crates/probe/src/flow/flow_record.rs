@@ -83,6 +83,8 @@ wire::record! {
         fragments: u64,
         /// Packets with a wrong IP or transport checksum, both directions; they are metered like any other.
         checksum_errors: u64,
+        /// ICMP errors (RFC 1122 §3.2.2, RFC 4443 §2.1) that quote a packet of this flow, from either side or from a router on the way, seen before the record left. They are metered as flows of their own too.
+        icmp_errors: u64,
 
         /// Smallest IP total length in bytes.
         packet_length_min: Option<u32> => statistics,

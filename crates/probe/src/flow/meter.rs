@@ -9,6 +9,7 @@ use wire::malformed::{Fault, Reason};
 use super::export::{self, Parts};
 use super::facts::Answer;
 use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
+use super::icmp_error::IcmpError;
 use super::layer7::{self, Load, Sessions, Wish};
 use super::path::Paths;
 use super::profile::{Duty, LeftOut, Profile, Shed, Work};
@@ -41,6 +42,8 @@ pub enum Event {
     Flow(Box<EndedFlow>),
     /// A DNS answer was seen.
     Answer(Answer),
+    /// An ICMP error was seen.
+    IcmpError(IcmpError),
 }
 
 impl Event {
@@ -49,6 +52,7 @@ impl Event {
         match self {
             Self::Flow(flow) => flow.order(),
             Self::Answer(answer) => answer.order(),
+            Self::IcmpError(error) => error.order(),
         }
     }
 }
@@ -462,6 +466,12 @@ impl Desk {
         if flow.hot.phase == Phase::Open {
             flow.hot.seen = seen.clock;
         }
+        if let Transport::Icmp { .. } = packet.transport
+            && let Some(quoted) = packet.quoted()
+        {
+            self.tally.icmp_errors += 1;
+            events.push(Event::IcmpError(IcmpError::new(quoted, seen)));
+        }
         if self.duty.work.has(Work::LAYER7) && !flow.hot.is(Hot::LAYER7_OVER) {
             self.learn(
                 &mut flow, packet, header, direction, starts, seen, content, events,
@@ -717,6 +727,7 @@ impl Desk {
             epoch: self.epoch,
             export_time: moment.time,
             closing_frame: moment.frame,
+            scope: flow.hot.key.scope,
             record,
             session,
         };

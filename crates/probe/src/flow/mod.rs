@@ -34,6 +34,8 @@
 //! flow id, then part. The frame number stands before the flow id so that a clock that stands still, as in a capture
 //! whose timestamps are all alike, does not make the probe hold every record back until the clock moves on.
 
+use wire::decode::Decoder;
+use wire::flowkey::FlowKey;
 use wire::l7::Session;
 
 /// The flow record: every column declared once, with its definition.
@@ -77,6 +79,8 @@ mod export;
 pub mod meter;
 /// What flows learn from other flows: names from DNS answers.
 pub mod facts;
+/// ICMP errors, counted for the flows that they quote.
+pub mod icmp_error;
 
 pub use flow_record::FlowRecord;
 pub use profile::{Profile, Shed};
@@ -115,6 +119,8 @@ pub struct EndedFlow {
     /// Number of the frame that ended it; `u64::MAX` where no frame did but a timeout or the end of the input, and
     /// `u64::MAX - 1` where it had to make room for fragments whose first fragment did not come in time.
     pub closing_frame: u64,
+    /// The scope of its key (see [`FlowKey::scope`]), which the record does not show.
+    pub scope: u32,
     /// The flow columns.
     pub record: FlowRecord,
     /// The protocol columns, where layer 7 was looked at. For an interim record: what was learned so far.
@@ -122,6 +128,21 @@ pub struct EndedFlow {
 }
 
 impl EndedFlow {
+    /// The key of the flow.
+    pub fn key(&self) -> FlowKey {
+        let record = &self.record;
+        let (key, _) = FlowKey::new(
+            record.ip_version,
+            record.ip_protocol,
+            (record.src_ip, record.src_port),
+            (record.dst_ip, record.dst_port),
+        );
+        FlowKey {
+            scope: self.scope,
+            ..key
+        }
+    }
+
     /// Its place in the output.
     pub fn order(&self) -> Order {
         Order {
@@ -161,6 +182,10 @@ pub struct Settings {
     pub active_timeout_ns: i64,
     /// How much is computed.
     pub profile: Profile,
+    /// Whether VLAN ids join the flow key.
+    pub key_vlan: bool,
+    /// Whether tunnels and their identifiers join the flow key.
+    pub key_tunnel: bool,
     /// Workers, at least 1.
     pub workers: usize,
     /// Flows in the table, at least 1 for each worker.
@@ -224,6 +249,8 @@ impl Settings {
             idle_timeout_ns: 300_000_000_000,
             active_timeout_ns: 1_800_000_000_000,
             profile: Profile::default(),
+            key_vlan: false,
+            key_tunnel: false,
             workers: 1,
             flows: (shared / state::FLOW_BYTES).clamp(1024, MAX_FLOWS),
             sequence_chunks: (shared / 8 / splt::CHUNK_BYTES).max(1024),
@@ -235,6 +262,15 @@ impl Settings {
             datagrams: (bytes / 64 / fragment::DATAGRAM_BYTES).clamp(64, 1 << 16),
             datagram_bytes: (bytes / 32).clamp(256 << 10, 64 << 20),
             names: (bytes / 32 / facts::NAME_BYTES).clamp(256, 1 << 17),
+        }
+    }
+
+    /// A decoder that makes the keys that are asked for.
+    pub fn decoder(&self) -> Decoder {
+        Decoder {
+            key_vlan: self.key_vlan,
+            key_tunnel: self.key_tunnel,
+            ..Decoder::default()
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Path {
     pub dst_mac: Option<Mac>,
     /// VLANs and tunnels.
     pub scope: Scope,
+    /// The inner-most tunnel's identifier.
+    pub tunnel_id: Option<u64>,
 }
 
 /// VLANs and tunnels: what tells two flows with the same addresses and ports apart.
@@ -39,7 +41,8 @@ pub struct Scope {
     vlans: [u16; 4],
     vlan_count: u8,
     tunnels: [Option<Tunnel>; 4],
-    tunnel_id: Option<u64>,
+    /// The inner-most tunnel's identifier, unless each direction chooses its own: that tells no two flows apart.
+    shared_id: Option<u64>,
 }
 
 impl Scope {
@@ -49,7 +52,10 @@ impl Scope {
             vlans: packet.vlans,
             vlan_count: packet.vlan_count,
             tunnels: packet.tunnels,
-            tunnel_id: packet.tunnel_id,
+            shared_id: packet.tunnel_id.filter(|_| {
+                let inner_most = packet.tunnels.iter().flatten().next_back();
+                inner_most.is_some_and(|tunnel| tunnel.has_symmetric_id())
+            }),
         }
     }
 
@@ -72,11 +78,6 @@ impl Scope {
             .collect();
         (!names.is_empty()).then_some(names)
     }
-
-    /// The inner-most tunnel's identifier.
-    pub fn tunnel_id(&self) -> Option<u64> {
-        self.tunnel_id
-    }
 }
 
 impl Path {
@@ -85,6 +86,7 @@ impl Path {
             src_mac: packet.src_mac,
             dst_mac: packet.dst_mac,
             scope: Scope::of(packet),
+            tunnel_id: packet.tunnel_id,
         }
     }
 }
@@ -173,6 +175,17 @@ mod tests {
             paths.get(second).and_then(|path| path.scope.vlan_ids()),
             Some(vec![7, 8])
         );
+        // Each direction of a GTP tunnel has an identifier of its own; the two of a VXLAN are two networks.
+        let of = |tunnel, id| Packet {
+            tunnels: [Some(tunnel), None, None, None],
+            tunnel_id: Some(id),
+            ..plain
+        };
+        for (tunnel, ambiguous) in [(Tunnel::GtpU, false), (Tunnel::Vxlan, true)] {
+            let there = paths.hold(&of(tunnel, 1));
+            assert_eq!(paths.differs(there, &of(tunnel, 2)), ambiguous, "{tunnel:?}");
+            paths.release(there);
+        }
         paths.release(first);
         assert!(paths.get(first).is_some());
         paths.release(first);

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
-use wire::decode::Decoder;
 
 use super::Books;
 use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
@@ -95,7 +94,7 @@ impl Capture {
     fn work(&self, number: usize, source: &mut dyn Source, facts: &SharedFacts) -> Option<String> {
         let page = self.books.counters().worker(number).unwrap_or_default();
         let number = number as u32;
-        let mut worker = Worker::new(&self.flow.share(), Decoder::default(), page);
+        let mut worker = Worker::new(&self.flow.share(), self.flow.decoder(), page);
         let mut desk = Desk::new(&self.books, self.linger, |batch| {
             self.intake.offer(Kind::Flow, batch)
         });
@@ -105,6 +104,7 @@ impl Capture {
                 desk.push(&flow);
             }
             Event::Answer(answer) => facts.learn(answer),
+            Event::IcmpError(error) => facts.note(error),
         };
         let mut asked = clock::monotonic();
         let problem = loop {
@@ -158,7 +158,7 @@ impl Capture {
         let read = engine::read(
             fill,
             &self.flow,
-            &Decoder::default(),
+            &self.flow.decoder(),
             self.books.counters(),
             &mut |ended| {
                 desk.push(&ended);

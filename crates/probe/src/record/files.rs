@@ -9,8 +9,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use wire::decode::Decoder;
-
 use super::read::{Feed, Reading, Shared, Stopped};
 use super::{Layout, Limits};
 use crate::capture::bpf::Filters;
@@ -140,7 +138,7 @@ fn read(source: FileSource, count: Option<u64>, settings: &Settings, feed: &mut 
     let result = engine::read(
         |block| Ok::<_, Infallible>(taps.fill(block)),
         settings,
-        &Decoder::default(),
+        &settings.decoder(),
         shared.counters(),
         &mut |flow| {
             if feed.push(&flow).is_ok() {
@@ -186,12 +184,7 @@ impl Taps {
             let frames = block.headers.len() as u64;
             self.frames += frames;
             self.left -= frames;
-            let accounts = self.source.accounts();
-            self.shared.advance(
-                accounts.bytes_read,
-                self.frames,
-                accounts.frames_filtered.unwrap_or(0),
-            );
+            self.shared.advance(self.source.accounts(), self.frames);
             match next {
                 Ok(next) => return next,
                 Err(error) => self.shared.problem(error.to_string()),

@@ -15,6 +15,7 @@ use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{Builder, Layout, Limits, RecordError};
+use crate::capture::Accounts;
 use crate::counters::Counters;
 use crate::flow::EndedFlow;
 
@@ -29,6 +30,7 @@ pub struct Shared {
     bytes_read: AtomicU64,
     frames: AtomicU64,
     filtered: AtomicU64,
+    source: Mutex<Accounts>,
     problems: Mutex<Vec<String>>,
     failure: Mutex<Option<String>>,
     counters: Counters,
@@ -43,6 +45,7 @@ impl Shared {
             bytes_read: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             filtered: AtomicU64::new(0),
+            source: Mutex::default(),
             problems: Mutex::default(),
             failure: Mutex::default(),
             counters,
@@ -74,11 +77,18 @@ impl Shared {
         self.end_inputs.load(Ordering::Relaxed) || self.stopped()
     }
 
-    /// Notes how far the inputs have been read.
-    pub fn advance(&self, bytes_read: u64, frames: u64, filtered: u64) {
-        self.bytes_read.store(bytes_read, Ordering::Relaxed);
+    /// Notes how far the inputs have been read, and how many frames were taken from them.
+    pub fn advance(&self, accounts: Accounts, frames: u64) {
+        self.bytes_read.store(accounts.bytes_read, Ordering::Relaxed);
         self.frames.store(frames, Ordering::Relaxed);
-        self.filtered.store(filtered, Ordering::Relaxed);
+        self.filtered
+            .store(accounts.frames_filtered.unwrap_or(0), Ordering::Relaxed);
+        *lock(&self.source) = accounts;
+    }
+
+    /// The books of the inputs so far.
+    pub fn source(&self) -> Accounts {
+        lock(&self.source).clone()
     }
 
     /// Frames that the filter passed over.
@@ -268,6 +278,7 @@ mod tests {
             epoch: 0,
             export_time: 0,
             closing_frame: u64::MAX,
+            scope: 0,
             record: FlowRecord {
                 flow_id,
                 ..FlowRecord::default()

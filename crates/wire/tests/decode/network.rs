@@ -207,6 +207,35 @@ fn icmp_errors_are_flows_of_their_own() {
     assert_eq!(packet.transport, Transport::Icmp { kind: 3, code: 3 });
     assert_eq!((packet.key.ip_protocol, ports(&packet)), (1, (0, 0)));
     assert_eq!(packet.payload_length, 32);
+    let of_the_quoted = decode(RAW, &ipv4(17, &udp(1, 2, b"lost"))).unwrap().key;
+    assert_eq!(packet.quoted(), Some(of_the_quoted));
+}
+
+#[test]
+fn an_icmp_error_tells_the_flow_that_it_quotes() {
+    let icmp = |kind: u8, quoted: &[u8]| ipv4(1, &[&[kind, 0, 0, 0, 0, 0, 0, 0], quoted].concat());
+    let quoted_by = |bytes: &[u8]| decode(RAW, bytes).unwrap().quoted();
+    let lost = ipv4(6, &tcp(0x02, &[], &[7; 100]));
+    let key = decode(RAW, &lost).unwrap().key;
+    // Header and 8 bytes are what RFC 792 asks for at least.
+    assert_eq!(quoted_by(&icmp(11, &lost[..28])), Some(key));
+    assert_eq!(quoted_by(&icmp(5, &lost)), Some(key));
+    let six = ipv6(17, &udp(5, 6, b"x"));
+    let too_big = ipv6(58, &[&[2, 0, 0, 0, 0, 0, 5, 0], &six[..]].concat());
+    assert_eq!(quoted_by(&too_big), Some(decode(RAW, &six).unwrap().key));
+    // A quoted tunnel: the flow inside is the one that was metered.
+    assert_eq!(quoted_by(&icmp(3, &ipv4(4, &lost)[..48])), Some(key));
+    // An echo and its answer, a packet that is too short, the wrong version, a later fragment, no ICMP at all.
+    for bytes in [
+        icmp(8, &lost),
+        icmp(0, &lost),
+        icmp(3, &lost[..12]),
+        icmp(3, &six),
+        icmp(3, &ipv4_fragment(17, 1, 0x0010, b"rest....")),
+        lost,
+    ] {
+        assert_eq!(quoted_by(&bytes), None, "{bytes:02x?}");
+    }
 }
 
 #[test]

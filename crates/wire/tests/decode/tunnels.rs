@@ -65,6 +65,75 @@ fn link_layers() {
             LinkType::NFLOG,
             &[10, 0, 0, 0, 5, 0, 10, 0, 99, 0, 0, 0, 8, 0, 9, 0],
         ),
+        (LinkType::PPP_PPPD, &[0x01, 0x03, 0x00, 0x57]),
+        (LinkType::MPLS, &[0, 0, 0x11, 0x40]),
+        // ATM with LLC; token ring with four bytes of routing information.
+        (
+            LinkType::SUNATM,
+            &[0x02, 0, 0, 100, 0xaa, 0xaa, 0x03, 0, 0, 0, 0x86, 0xdd],
+        ),
+        (
+            LinkType::IEEE802_5,
+            &[
+                0x10, 0x40, 2, 0, 0, 0, 0, 8, 0x82, 0, 0, 0, 0, 9, 0x04, 0, 0, 1, 0xaa, 0xaa, 0x03, 0, 0, 0,
+                0x86, 0xdd,
+            ],
+        ),
+        (
+            LinkType::IP_OVER_FC,
+            &[
+                0x10, 0, 2, 0, 0, 0, 0, 8, 0x10, 0, 2, 0, 0, 0, 0, 9, 0xaa, 0xaa, 0x03, 0, 0, 0, 0x86, 0xdd,
+            ],
+        ),
+        (
+            LinkType::APPLE_IP_OVER_IEEE1394,
+            &[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 8, 0x86, 0xdd],
+        ),
+        // Juniper's header without extension, with one, and without a link layer.
+        (
+            LinkType::JUNIPER_PPP,
+            &[0x4d, 0x47, 0x43, 0x01, 0xff, 0x03, 0x00, 0x57],
+        ),
+        (
+            LinkType::JUNIPER_CHDLC,
+            &[0x4d, 0x47, 0x43, 0x81, 0, 3, 1, 1, 2, 0x0f, 0x00, 0x86, 0xdd],
+        ),
+        (LinkType::JUNIPER_ETHER, &[0x4d, 0x47, 0x43, 0x02]),
+        // An Endace record of IPv6 with one extension header.
+        (
+            LinkType::ERF,
+            &[
+                0, 0, 0, 0, 0, 0, 0, 0, 0x97, 0, 0, 80, 0, 0, 0, 60, 0x03, 0, 0, 0, 0, 0, 0, 0,
+            ],
+        ),
+        // Apple's metadata of 12 bytes, then raw IP as Apple numbers it.
+        (LinkType::PKTAP, &[12, 0, 0, 0, 1, 0, 0, 0, 12, 0, 0, 0]),
+        (
+            LinkType::DOCSIS,
+            &join(&[&[0x01, 3, 0, 80, 1, 2, 3, 0xaa, 0xbb], &ethernet(0x86dd, &[])]),
+        ),
+        (
+            LinkType::NETANALYZER_TRANSPARENT,
+            &join(&[&[0; 4], &[0x55; 7], &[0xd5], &ethernet(0x86dd, &[])]),
+        ),
+        (
+            LinkType::ERF_ETH,
+            &join(&[
+                &[0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 80, 0, 0, 0, 60, 0, 0],
+                &ethernet(0x86dd, &[]),
+            ]),
+        ),
+        (
+            LinkType::DSA_TAG_DSA,
+            &join(&[&[2, 0, 0, 0, 0, 8, 2, 0, 0, 0, 0, 9, 0xc0, 8, 0, 1, 0x86, 0xdd]]),
+        ),
+        (
+            LinkType::DSA_TAG_EDSA,
+            &join(&[&[
+                2, 0, 0, 0, 0, 8, 2, 0, 0, 0, 0, 9, 0xda, 0xda, 0, 0, 0xc0, 8, 0x10, 1, 0, 0, 0, 0, 0x86,
+                0xdd,
+            ]]),
+        ),
         (
             LinkType::DSA_TAG_BRCM_PREPEND,
             &join(&[&[1, 2, 3, 4], &ethernet(0x86dd, &[])]),
@@ -72,7 +141,12 @@ fn link_layers() {
     ];
     for (link_type, header) in cases {
         let frame = join(&[header, &inner]);
-        let packet = check(*link_type, &frame, &[], None);
+        let (tunnels, id): (&[Tunnel], _) = if *link_type == LinkType::MPLS {
+            (&[Tunnel::Mpls], Some(1))
+        } else {
+            (&[], None)
+        };
+        let packet = check(*link_type, &frame, tunnels, id);
         if matches!(*link_type, LinkType::LINUX_SLL | LinkType::LINUX_SLL2) {
             assert_eq!(
                 (packet.src_mac, packet.dst_mac),
@@ -163,16 +237,51 @@ fn pppoe_mpls_and_other_tags_on_ethernet() {
         &[Tunnel::Mpls],
         Some(100),
     );
+    // A control word whose sequence number is in use and whose flags are not zero; no control word, and addresses that
+    // look like one: zeros, or a 4 as of IPv4.
+    for word in [[0x00, 0x00, 0xab, 0xcd], [0x0f, 0x40, 0x00, 0x01]] {
+        let wire = join(&[&labels, &word, &ethernet(0x86dd, &inner)]);
+        check(
+            LinkType::ETHERNET,
+            &ethernet(0x8847, &wire),
+            &[Tunnel::Mpls],
+            Some(100),
+        );
+    }
+    for address in [[0, 0, 0x0c, 1, 2, 3], [0x06, 1, 2, 3, 4, 5]] {
+        let mut frame = ethernet(0x86dd, &inner);
+        frame[..6].copy_from_slice(&address);
+        let wire = join(&[&labels, &frame]);
+        check(
+            LinkType::ETHERNET,
+            &ethernet(0x8847, &wire),
+            &[Tunnel::Mpls],
+            Some(100),
+        );
+    }
     // NSH: 6 words, next protocol IPv6.
     let nsh = join(&[&[0x0f, 0xc6, 0x01, 0x02], &[0; 20], &inner]);
     check(LinkType::ETHERNET, &ethernet(0x894f, &nsh), &[], None);
     // 802.1ah: I-tag, then a frame.
     check(
         LinkType::ETHERNET,
-        &ethernet(0x88e7, &join(&[&[0, 0, 0, 9], &ethernet(0x86dd, &inner)])),
-        &[],
-        None,
+        &ethernet(0x88e7, &join(&[&[0xe0, 0, 0, 9], &ethernet(0x86dd, &inner)])),
+        &[Tunnel::Pbb],
+        Some(9),
     );
+    // A high-availability ring: LAN A, size, sequence number.
+    let ring = join(&[&[0x00, 0x58, 0, 1, 0x86, 0xdd], &inner]);
+    check(LinkType::ETHERNET, &ethernet(0x892f, &ring), &[], None);
+    // Inter-Switch Link: an address of 40 bits, VLAN 10, then the frame.
+    let isl = join(&[
+        &[0x01, 0x00, 0x0c, 0x00, 0x00, 0x00],
+        &[2, 0, 0, 0, 0, 1],
+        &(inner.len() as u16 + 26).to_be_bytes(),
+        &[0xaa, 0xaa, 0x03, 0, 0, 0x0c, 0, 21, 0, 0, 0, 0],
+        &ethernet(0x86dd, &inner),
+    ]);
+    let packet = check(LinkType::ETHERNET, &isl, &[], None);
+    assert_eq!((packet.vlans[0], packet.vlan_count), (10, 1));
     // MACsec that is only authenticated, with SCI.
     let sec = join(&[&[0x20, 0, 0, 0, 0, 1], &[9; 8], &[0x86, 0xdd], &inner]);
     check(LinkType::ETHERNET, &ethernet(0x88e5, &sec), &[], None);
@@ -258,11 +367,38 @@ fn tunnels_with_a_protocol_number() {
             Tunnel::Gre,
             Some(77),
         ),
-        // NVGRE: subnet id and flow id in the key.
+        // Ethernet in GRE with a key that is no virtual subnet, and NVGRE: 24 bits of subnet and 8 of flow in the key.
         (
             gre(&[0x20, 0, 0x65, 0x58, 0, 0, 5, 1], &frame),
             Tunnel::Gre,
             Some(0x501),
+        ),
+        (
+            gre(&[0x20, 0, 0x65, 0x58, 0, 0x12, 0x34, 0x99], &frame),
+            Tunnel::Nvgre,
+            Some(0x1234),
+        ),
+        (
+            gre(&[0x20, 0, 0x65, 0x58, 0xff, 0xff, 0xff, 0], &frame),
+            Tunnel::Gre,
+            Some(0xffff_ff00),
+        ),
+        // WCCP: with and without the redirect header.
+        (
+            ipv4(47, &join(&[&[0, 0, 0x88, 0x3e, 0, 0, 0, 0], &ipv4(41, &inner)])),
+            Tunnel::Wccp,
+            None,
+        ),
+        (
+            ipv4(47, &join(&[&[0, 0, 0x88, 0x3e], &ipv4(41, &inner)])),
+            Tunnel::Wccp,
+            None,
+        ),
+        // Ethernet over IP: tunnel 7, little-endian, behind the length.
+        (
+            gre(&[0x20, 0x01, 0x64, 0x00, 0, 80, 7, 0], &frame),
+            Tunnel::EtherIp,
+            Some(7),
         ),
         // PPTP: key with payload length and call id, sequence and acknowledgement.
         (
@@ -272,7 +408,7 @@ fn tunnels_with_a_protocol_number() {
                 ],
                 &inner,
             ),
-            Tunnel::Gre,
+            Tunnel::Pptp,
             Some(9),
         ),
         (gre(&[0, 0, 0x88, 0xbe], &frame), Tunnel::Erspan, None),
@@ -315,7 +451,11 @@ fn tunnels_with_a_protocol_number() {
         ),
     ];
     for (bytes, tunnel, id) in cases {
-        check(LinkType::RAW, &bytes, &[tunnel], id);
+        if tunnel == Tunnel::Wccp {
+            check(LinkType::RAW, &bytes, &[tunnel, Tunnel::IpInIp], id);
+        } else {
+            check(LinkType::RAW, &bytes, &[tunnel], id);
+        }
     }
     // What a tunnel carries besides IP leaves the outer packet to be metered.
     for outer in [
@@ -403,6 +543,87 @@ fn tunnels_on_a_port() {
             Some(0x1_0002),
         ),
         (in_udp(6635, &[0, 0, 0x11, 0x40], &inner), Tunnel::Mpls, Some(1)),
+        // GTP version 0: 20 bytes, the tunnel's identifier in the last 8.
+        (
+            in_udp(
+                3386,
+                &join(&[
+                    &[0x1e, 0xff, length[0], length[1]],
+                    &[0, 1, 0, 2, 0xff, 0xff, 0xff, 0xff],
+                    &[1, 2, 3, 4, 5, 6, 7, 8],
+                ]),
+                &inner,
+            ),
+            Tunnel::GtpU,
+            Some(0x0102_0304_0506_0708),
+        ),
+        // L2TP version 3 with the default sublayer, with cookie and sublayer, and with neither.
+        (
+            in_udp(1701, &[0, 3, 0, 0, 0, 0, 0, 5, 0x40, 0, 0, 1], &frame),
+            Tunnel::L2tp,
+            Some(5),
+        ),
+        (
+            in_udp(1701, &[0, 3, 0, 0, 0, 0, 0, 5, 9, 8, 7, 6, 0x40, 0, 0, 1], &frame),
+            Tunnel::L2tp,
+            Some(5),
+        ),
+        (ipv4(115, &join(&[&[0, 0, 0, 5], &frame])), Tunnel::L2tp, Some(5)),
+        (
+            ipv4(
+                115,
+                &join(&[&[0, 0, 0, 5], &[9; 8], &[0xff, 0x03, 0x00, 0x57], &inner]),
+            ),
+            Tunnel::L2tp,
+            Some(5),
+        ),
+        // LISP with a nonce and an instance id, and with an Ethernet frame (P bit).
+        (
+            in_udp(4341, &[0x88, 1, 2, 3, 0, 0, 9, 0xff], &inner),
+            Tunnel::Lisp,
+            Some(9),
+        ),
+        (
+            in_udp(4341, &[0x04, 0, 0, 3, 0, 0, 0, 0], &frame),
+            Tunnel::Lisp,
+            None,
+        ),
+        // CAPWAP: two words, an 802.3 frame; three words, 802.11 with its frame control swapped.
+        (
+            in_udp(5247, &[0, 0x10, 0x02, 0, 0, 1, 0, 0], &frame),
+            Tunnel::Capwap,
+            None,
+        ),
+        (
+            in_udp(
+                5247,
+                &join(&[
+                    &[0, 0x18, 0x03, 0, 0, 1, 0, 0, 1, 2, 3, 4],
+                    &[0x01, 0x08, 0, 0],
+                    &[1; 6],
+                    &[2; 6],
+                    &[3; 6],
+                    // The sequence number is 17, big-endian as the rest.
+                    &[0x01, 0x10],
+                    &[0xaa, 0xaa, 0x03, 0, 0, 0, 0x86, 0xdd],
+                ]),
+                &inner,
+            ),
+            Tunnel::Capwap,
+            None,
+        ),
+        // A mirrored frame: padding, a tag (signal strength), the end.
+        (
+            in_udp(37008, &[1, 0, 0, 1, 0, 10, 1, 0xd0, 1], &frame),
+            Tunnel::Tzsp,
+            None,
+        ),
+        (
+            in_udp(6080, &[0x01, 41, 0, 0, 1, 2, 3, 4], &inner),
+            Tunnel::Gue,
+            None,
+        ),
+        (in_udp(6080, &[], &inner), Tunnel::Gue, None),
     ];
     for (bytes, tunnel, id) in &cases {
         check(LinkType::RAW, bytes, &[*tunnel], *id);
@@ -434,6 +655,15 @@ fn what_only_uses_a_tunnels_port_is_left_alone() {
         in_udp(3544, &[], &too_long),
         in_udp(3544, &[], &ipv4(17, &udp(1, 2, b""))),
         in_udp(1701, &[0xc8, 0x02, 0, 90, 0, 1, 0, 2], &inner),
+        // L2TP control, GTP' (billing), LISP and GUE with something else inside, CAPWAP's keep-alive and a fragment.
+        in_udp(1701, &[0x80, 3, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0], &[]),
+        in_udp(3386, &[0x0f, 0xff, 0, 0, 0, 0], &inner),
+        in_udp(4341, &[0x88, 1, 2, 3, 0, 0, 9, 0xff], b"something else"),
+        in_udp(6080, &[0x00, 6, 0, 0], &inner),
+        in_udp(5247, &[0, 0x10, 0x02, 0x08, 0, 1, 0, 0], &frame),
+        in_udp(5247, &[0, 0x10, 0x02, 0x80, 0, 1, 0, 0], &frame),
+        in_udp(5247, &[1, 0, 0, 0], &frame),
+        in_udp(37008, &[1, 5, 0, 0, 1], &frame),
         in_udp(53, &[0x08, 0, 0, 0, 0, 1, 2, 0], &frame),
     ];
     for bytes in cases {

@@ -1,0 +1,227 @@
+//! ICMP errors, counted for the flows that they quote.
+//!
+//! An ICMP error comes from a router or a host and carries the first bytes of the packet that caused it. It is a packet
+//! of the flow between its own addresses; for the flow that it quotes it is a fact from elsewhere: that flow may belong
+//! to another worker. So it is noted when it passes and counted after the ordered merge, when the quoted flow's record
+//! leaves, and the result is the same with any number of workers. Bounded: of the flows with errors the latest
+//! [`MAX_FLOWS`] are known.
+
+use std::collections::{HashMap, VecDeque};
+
+use wire::flowkey::FlowKey;
+
+use super::meter::Seen;
+use super::{EndedFlow, Order};
+use crate::counters::Tally;
+
+/// Most flows whose errors are kept at a time.
+pub const MAX_FLOWS: usize = 1 << 14;
+
+/// Times kept of the errors of a flow; further errors count with the last of them.
+const TIMES: usize = 8;
+
+/// An ICMP error that quotes a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    key: FlowKey,
+    clock: i64,
+    frame: u64,
+    time: i64,
+}
+
+impl IcmpError {
+    /// An error that was seen at some moment and quotes the flow of `key`.
+    pub fn new(key: FlowKey, seen: Seen) -> Self {
+        Self {
+            key,
+            clock: seen.clock,
+            frame: seen.frame,
+            time: seen.time,
+        }
+    }
+
+    /// The key of the flow that it quotes.
+    pub fn key(&self) -> FlowKey {
+        self.key
+    }
+
+    /// Its place among the records.
+    pub fn order(&self) -> Order {
+        Order {
+            export_time: self.clock,
+            frame: self.frame,
+            flow_id: 0,
+            interim_number: 0,
+        }
+    }
+}
+
+/// The errors that wait for their flow's record.
+#[derive(Debug)]
+pub struct IcmpErrors {
+    /// Timestamps and how many errors each stands for.
+    flows: HashMap<FlowKey, Vec<(i64, u64)>>,
+    /// Flows in the order in which they got their first error; a flow may be here that has left `flows`.
+    order: VecDeque<FlowKey>,
+    capacity: usize,
+}
+
+impl Default for IcmpErrors {
+    fn default() -> Self {
+        Self::new(MAX_FLOWS)
+    }
+}
+
+impl IcmpErrors {
+    /// Room for the errors of this many flows.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            flows: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Keeps an error.
+    pub fn keep(&mut self, error: IcmpError, tally: &mut Tally) {
+        if !self.flows.contains_key(&error.key) {
+            if self.order.len() >= self.capacity {
+                self.forget_oldest(tally);
+            }
+            self.order.push_back(error.key);
+        }
+        let times = self.flows.entry(error.key).or_default();
+        if times.len() < TIMES {
+            times.push((error.time, 1));
+        } else if let Some((time, count)) = times.last_mut() {
+            *time = error.time.max(*time);
+            *count += 1;
+        }
+    }
+
+    fn forget_oldest(&mut self, tally: &mut Tally) {
+        if let Some(oldest) = self.order.pop_front()
+            && let Some(times) = self.flows.remove(&oldest)
+        {
+            tally.icmp_errors_forgotten += count(&times, i64::MIN);
+        }
+    }
+
+    /// Counts the errors that quote a record's flow for it. Those from before the flow began quote an earlier flow with
+    /// the same key, of which the capture has nothing; a later part of a flow takes all.
+    pub fn apply(&mut self, flow: &mut EndedFlow, tally: &mut Tally) {
+        if self.flows.is_empty() {
+            return;
+        }
+        let Some(times) = self.flows.remove(&flow.key()) else {
+            return;
+        };
+        let since = if flow.record.interim_number == 0 {
+            flow.record.start_time.0
+        } else {
+            i64::MIN
+        };
+        flow.record.icmp_errors = count(&times, since);
+        tally.icmp_errors_attributed += flow.record.icmp_errors;
+        // Keys whose errors were taken leave the queue when they come to its head, or when they are too many.
+        while self
+            .order
+            .front()
+            .is_some_and(|key| !self.flows.contains_key(key))
+        {
+            self.order.pop_front();
+        }
+    }
+}
+
+/// The errors at or after a time.
+fn count(times: &[(i64, u64)], since: i64) -> u64 {
+    times
+        .iter()
+        .filter(|(time, _)| *time >= since)
+        .map(|(_, count)| count)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::column::{Address, Time};
+
+    use super::*;
+    use crate::flow::FlowRecord;
+
+    fn flow(host: u16, start: i64, interim_number: u32) -> EndedFlow {
+        let [high, low] = host.to_be_bytes();
+        EndedFlow {
+            export_time: 0,
+            closing_frame: 0,
+            scope: 0,
+            record: FlowRecord {
+                ip_version: 4,
+                ip_protocol: 17,
+                src_ip: Address::v4([192, 0, 2, 1]),
+                src_port: 4000,
+                dst_ip: Address::v4([10, 0, high, low]),
+                dst_port: 53,
+                start_time: Time(start),
+                interim_number,
+                ..FlowRecord::default()
+            },
+            session: None,
+        }
+    }
+
+    fn error(host: u16, time: i64) -> IcmpError {
+        let seen = Seen {
+            time,
+            clock: time,
+            frame: 1,
+            wire_length: 70,
+        };
+        IcmpError::new(flow(host, 0, 0).key(), seen)
+    }
+
+    #[test]
+    fn errors_count_once_for_the_record_that_they_quote() {
+        let (mut errors, mut tally) = (IcmpErrors::default(), Tally::default());
+        for time in 5..25 {
+            errors.keep(error(1, time), &mut tally);
+        }
+        let mut other = flow(2, 0, 0);
+        errors.apply(&mut other, &mut tally);
+        let mut first = flow(1, 7, 0);
+        errors.apply(&mut first, &mut tally);
+        assert_eq!((other.record.icmp_errors, first.record.icmp_errors), (0, 18));
+        let mut again = flow(1, 30, 0);
+        errors.apply(&mut again, &mut tally);
+        assert_eq!(again.record.icmp_errors, 0);
+        // Between two parts of a flow: the later one has it.
+        errors.keep(error(1, 31), &mut tally);
+        let mut part = flow(1, 40, 1);
+        errors.apply(&mut part, &mut tally);
+        assert_eq!(part.record.icmp_errors, 1);
+        assert_eq!(
+            (tally.icmp_errors_attributed, tally.icmp_errors_forgotten),
+            (19, 0)
+        );
+        assert!(errors.flows.is_empty() && errors.order.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let (mut errors, mut tally) = (IcmpErrors::default(), Tally::default());
+        for host in 0..=MAX_FLOWS as u16 {
+            errors.keep(error(host, 1), &mut tally);
+        }
+        assert_eq!(tally.icmp_errors_forgotten, 1);
+        assert_eq!((errors.flows.len(), errors.order.len()), (MAX_FLOWS, MAX_FLOWS));
+        let mut oldest = flow(0, 0, 0);
+        errors.apply(&mut oldest, &mut tally);
+        assert_eq!(oldest.record.icmp_errors, 0);
+    }
+}

@@ -1,0 +1,91 @@
+"""The books of an input for a reader: `dpi-probe read --summary`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TextIO
+
+from dpi_probe import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FRAMES = ("frames_metered", "frames_undecodable", "frames_shed", "frames_waiting", "frames_lost")
+_OF_FRAMES = ("packet_faults", "fragments", "datagrams_reassembled", "datagrams_lost", "icmp_errors")
+_FLOWS = ("flows_exported", "flows_active", "flows_lost")
+_WIDTH = 44
+
+
+def show(books: dict[str, Any], file: TextIO, *, as_json: bool) -> None:
+    """Write the books as one JSON object on a line, or as a table for people."""
+    if as_json:
+        print(json.dumps(books, ensure_ascii=False), file=file)
+    else:
+        for line in _lines(books):
+            print(line.rstrip(), file=file)
+
+
+def _lines(books: dict[str, Any]) -> Iterator[str]:
+    accounts = books["accounts"]
+    for number, name in enumerate(books["files"]):
+        yield f"{'input' if number == 0 else '':<12}{name}"
+    if books["first_time"] is None:
+        yield "time span   no frames"
+    else:
+        yield f"time span   {books['first_time']} to {books['last_time']} ({books['duration_seconds']:,.6f} s)"
+    yield f"bytes read  {books['bytes_read']:,}"
+    yield ""
+    meanings = {(entry["name"], entry["reason"]): entry["reason_doc"] for entry in _native.account_table()}
+    delivered = accounts["frames_delivered"]
+    yield _row("frames", delivered + accounts["frames_filtered"])
+    for link_type, frames in sorted(books["link_types"].items(), key=lambda item: -item[1]):
+        yield _row(f"  {link_type}", frames)
+    yield ""
+    if accounts["frames_filtered"]:
+        yield _row("passed over by the filter", accounts["frames_filtered"])
+    yield _row("delivered", delivered)
+    for account in _FRAMES:
+        yield from _account(account, accounts, meanings, delivered, always=account != "frames_shed")
+    yield ""
+    for account in _OF_FRAMES:
+        yield from _account(account, accounts, meanings, 0, always=True)
+    yield ""
+    yield _row("flow records", accounts["flows_opened"])
+    for account in _FLOWS:
+        yield from _account(account, accounts, meanings, 0, always=account == "flows_exported")
+    parts = sum(_total(accounts.get(account, 0)) for account in _FRAMES)
+    yield ""
+    yield "the books balance" if parts == delivered else f"the books do not balance: {parts:,} of {delivered:,} frames"
+    for problem in books["problems"]:
+        yield f"problem: {problem}"
+    if books["bytes_skipped"]:
+        yield f"{books['bytes_skipped']:,} bytes of broken records were passed over"
+
+
+def _total(value: int | dict[str, int]) -> int:
+    return value if isinstance(value, int) else sum(value.values())
+
+
+def _account(
+    account: str,
+    accounts: dict[str, Any],
+    meanings: dict[tuple[str, str], str],
+    whole: int,
+    *,
+    always: bool,
+) -> Iterator[str]:
+    """An account and its reasons that occur, each with what it means."""
+    value = accounts.get(account, 0)
+    total = _total(value)
+    if not total and not always:
+        return
+    share = f"{100 * total / whole:6.2f} %" if whole else ""
+    yield _row("  " + account.removeprefix("frames_").removeprefix("flows_").replace("_", " "), total, share)
+    if isinstance(value, dict):
+        for reason, count in sorted(value.items(), key=lambda item: -item[1]):
+            if count:
+                yield _row(f"    {reason}", count, meanings.get((account, reason), ""))
+
+
+def _row(name: str, value: int, note: str = "") -> str:
+    return f"{name:<{_WIDTH}}{value:>14,}  {note}"
