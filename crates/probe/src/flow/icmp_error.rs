@@ -24,16 +24,19 @@ const TIMES: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     key: FlowKey,
+    /// See [`EndedFlow::epoch`].
+    epoch: u64,
     clock: i64,
     frame: u64,
     time: i64,
 }
 
 impl IcmpError {
-    /// An error that was seen at some moment and quotes the flow of `key`.
-    pub fn new(key: FlowKey, seen: Seen) -> Self {
+    /// An error that was seen at some moment of an epoch and quotes the flow of `key`.
+    pub fn new(key: FlowKey, epoch: u64, seen: Seen) -> Self {
         Self {
             key,
+            epoch,
             clock: seen.clock,
             frame: seen.frame,
             time: seen.time,
@@ -48,6 +51,7 @@ impl IcmpError {
     /// Its place among the records.
     pub fn order(&self) -> Order {
         Order {
+            epoch: self.epoch,
             export_time: self.clock,
             frame: self.frame,
             flow_id: 0,
@@ -158,6 +162,7 @@ mod tests {
     fn flow(host: u16, start: i64, interim_number: u32) -> EndedFlow {
         let [high, low] = host.to_be_bytes();
         EndedFlow {
+            epoch: 0,
             export_time: 0,
             closing_frame: 0,
             scope: 0,
@@ -183,7 +188,7 @@ mod tests {
             frame: 1,
             wire_length: 70,
         };
-        IcmpError::new(flow(host, 0, 0).key(), seen)
+        IcmpError::new(flow(host, 0, 0).key(), 0, seen)
     }
 
     #[test]

@@ -470,7 +470,7 @@ impl Desk {
             && let Some(quoted) = packet.quoted()
         {
             self.tally.icmp_errors += 1;
-            events.push(Event::IcmpError(IcmpError::new(quoted, seen)));
+            events.push(Event::IcmpError(IcmpError::new(quoted, self.epoch, seen)));
         }
         if self.duty.work.has(Work::LAYER7) && !flow.hot.is(Hot::LAYER7_OVER) {
             self.learn(
