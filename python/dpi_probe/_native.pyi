@@ -56,7 +56,7 @@ class FlowReader:
         idle_timeout_ns: int = ...,
         active_timeout_ns: int = ...,
         profile: str = ...,
-        flow_key: Sequence[str] = (),
+        flow_key: Sequence[str] = ...,
         protocols: Sequence[str] | None = None,
         addresses: str = "text",
         fixed: bool = True,
