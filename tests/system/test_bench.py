@@ -7,7 +7,8 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from harness.programs import COMMAND, dpi_probe, wait_for
+from harness.core import COMMAND, wait_for
+from harness.programs import dpi_probe
 
 if TYPE_CHECKING:
     from pathlib import Path
