@@ -80,6 +80,21 @@ def test_missing_permission_names_the_capability_and_how_to_give_it(shared_pki: 
     assert "Traceback" not in said
 
 
+def test_several_workers_and_promiscuous_mode_need_two_capabilities(shared_pki: Path, tmp_path: Path) -> None:
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "--workers=2")
+        probe.command = ["setpriv", "--bounding-set=-all,+net_raw,+bpf", *probe.command]
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    workers = {entry["worker"] for entry in accounts if entry["account"] == "source_frames_delivered"}
+    assert workers == {0, 1}
+
+
 def test_an_interface_that_vanishes_is_reported_and_captured_from_again(shared_pki: Path, tmp_path: Path) -> None:
     (case,) = [case for case in cases() if case.name == "http1-keep-alive"]
     with Link() as link:

@@ -17,8 +17,7 @@ _SLOW_CLOCKS = {"hpet", "acpi_pm", "jiffies", "pit"}
 # Numbers of include/uapi/linux/capability.h, and what each is for.
 _CAPABILITIES = {
     "CAP_NET_RAW": (13, "open packet sockets"),
-    "CAP_NET_ADMIN": (12, "set promiscuous mode and attach XDP programs"),
-    "CAP_BPF": (39, "load the program that steers packets to workers"),
+    "CAP_BPF": (39, "load the program that shares packets out to several workers"),
     "CAP_IPC_LOCK": (14, "pin memory for AF_XDP beyond the memlock limit"),
 }
 _NEEDED = "CAP_NET_RAW"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dpi_probe
 from dpi_probe import _native, errors
+from dpi_probe.doctor import system
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -78,3 +79,17 @@ def test_the_schema_names_types_and_tables():
     assert [member["name"] for member in queries["item"]["members"]][:2] == ["name", "type"]
     for column in columns:
         assert column["doc"], column["name"]
+
+
+def test_the_unit_grants_what_doctor_asks_for_and_lets_the_program_be_loaded():
+    lines = (ROOT / "deploy/systemd/dpi-probe@.service").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    settings: dict[str, list[str]] = {}
+    for name, value in pairs:
+        settings.setdefault(name, []).extend(value.split())
+    assert settings["AmbientCapabilities"] == settings["CapabilityBoundingSet"]
+    assert set(settings["AmbientCapabilities"]) == set(system._CAPABILITIES)
+    # bpf(2) is in systemd's @privileged, not in @system-service.
+    assert settings["SystemCallFilter"] == ["@system-service", "bpf"]
+    assert settings["SystemCallErrorNumber"] == ["EPERM"]
+    assert {"AF_PACKET", "AF_NETLINK"} <= set(settings["RestrictAddressFamilies"])
