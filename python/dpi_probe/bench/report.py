@@ -25,6 +25,7 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 
 td, th { padding: .3rem .8rem; border-bottom: 1px solid #d1d9e0; text-align: right; }
 td:first-child, th:first-child { text-align: left; }
 .PASS { color: #1a7f37; font-weight: 600; } .FAIL { color: #cf222e; font-weight: 600; } .na { color: #818b98; }
+.not-measured { color: #9a6700; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .2rem; } svg { width: 100%; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: #59636e; } .legend span { margin-right: 1rem; }
@@ -63,7 +64,7 @@ def _section(result: Result) -> str:
         f"<tr><td>{_text(criterion['what'])}</td>"
         f"<td>{_text(criterion['relation'])} {_text(value(criterion['target'], criterion['unit']))}</td>"
         f"<td>{_text(value(criterion['value'], criterion['unit']))}</td>"
-        f"<td class='{word(criterion['passed']).replace('/', '')}'>{word(criterion['passed'])}</td></tr>"
+        f"<td class='{word(criterion).replace('/', '').replace(' ', '-')}'>{word(criterion)}</td></tr>"
         for criterion in result["criteria"]
     )
     limits = "".join(

@@ -31,9 +31,11 @@ def value(number: float | None, unit: str) -> str:
     return shown.get(unit, f"{number:,.0f} {unit}")
 
 
-def word(passed: bool | None) -> str:
-    """PASS, FAIL, or that a criterion does not apply."""
-    return {True: "PASS", False: "FAIL", None: "n/a"}[passed]
+def word(criterion: dict[str, Any]) -> str:
+    """PASS, FAIL, or that a criterion does not apply or was not measured."""
+    if not criterion["applies"]:
+        return "n/a"
+    return {True: "PASS", False: "FAIL", None: "not measured"}[criterion["passed"]]
 
 
 def show(console: Console, result: Result) -> None:
@@ -78,9 +80,9 @@ def _criteria(console: Console, result: Result) -> None:
     table = Table(header_style="bold")
     for name, justify in (("criterion", "left"), ("target", "right"), ("measured", "right"), ("", "left")):
         table.add_column(name, justify="left" if justify == "left" else "right")
-    colours = {"PASS": "green", "FAIL": "red", "n/a": "dim"}
+    colours = {"PASS": "green", "FAIL": "red", "n/a": "dim", "not measured": "yellow"}
     for criterion in result["criteria"]:
-        said = word(criterion["passed"])
+        said = word(criterion)
         table.add_row(
             criterion["what"],
             f"{criterion['relation']} {value(criterion['target'], criterion['unit'])}",

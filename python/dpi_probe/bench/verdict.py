@@ -39,7 +39,7 @@ def judge(observation: Observation, command: str) -> Result:
         "plan": observation.plan.to_json(),
         "traffic": observation.shape,
         "criteria": criteria,
-        "passed": all(criterion["passed"] is not False for criterion in criteria),
+        "passed": passed(criteria),
         "limits": limits,
         "figures": figures,
         "books": {
@@ -53,6 +53,12 @@ def judge(observation: Observation, command: str) -> Result:
         },
         "series": series,
     }
+
+
+def passed(criteria: list[dict[str, Any]]) -> bool | None:
+    """Whether every criterion that applies was met; None if none failed but not all were measured."""
+    verdicts = [criterion["passed"] for criterion in criteria if criterion["applies"]]
+    return False if False in verdicts else None if None in verdicts else True
 
 
 def _nearest(samples: list[dict[str, Any]], time: float) -> dict[str, Any]:
@@ -244,7 +250,7 @@ def _criteria(plan: Plan, figures: dict[str, Any], wrong: list[str], cpus: int) 
     def at_least(name: str, what: str, target: float, value: float | None, unit: str, share: float) -> dict[str, Any]:
         return {
             "name": name, "what": what, "target": target, "relation": ">=", "value": value, "unit": unit,
-            "passed": value is not None and value >= target * share,
+            "applies": True, "passed": None if value is None else value >= target * share,
         }  # fmt: skip
 
     def below(
@@ -252,7 +258,7 @@ def _criteria(plan: Plan, figures: dict[str, Any], wrong: list[str], cpus: int) 
     ) -> dict[str, Any]:
         return {
             "name": name, "what": what, "target": target, "relation": "<", "value": value, "unit": unit,
-            "passed": (value is not None and value < target) if applies else None,
+            "applies": applies, "passed": value < target if applies and value is not None else None,
         }  # fmt: skip
 
     return [
@@ -271,7 +277,7 @@ def _criteria(plan: Plan, figures: dict[str, Any], wrong: list[str], cpus: int) 
         below("cpu", "CPU of the machine", 0.5, figures["probe_cores"] / cpus, "ratio", applies=not peak),
         {
             "name": "books", "what": "books balance", "target": 0, "relation": "=", "value": len(wrong),
-            "unit": "faults", "passed": not wrong,
+            "unit": "faults", "applies": True, "passed": not wrong,
         },
     ]  # fmt: skip
 

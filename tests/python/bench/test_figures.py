@@ -7,10 +7,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
-from dpi_probe.bench import books, compare, report, stages_of_threads
+from dpi_probe.bench import books, compare, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use
 from dpi_probe.bench.quantiles import Distribution
+from dpi_probe.bench.scenarios import SCENARIOS, Plan
 from dpi_probe.bench.search import bisect
+from dpi_probe.cli import bench
 from dpi_probe.cli.bench import RATE, command
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,52 @@ def test_books_name_what_is_off() -> None:
     (wrong,) = books.imbalances([*sound[:2], entry("frames_metered", 4)])
     assert wrong.startswith("frames_delivered = 5, but frames_metered")
     assert books.imbalances([entry("worker_panics", 1)]) == ["worker_panics = 1, a bug"]
+
+
+FIGURES = {
+    "bits_per_second": 1e8, "flows_per_second": 1e3, "packet_latency_p99": 0.001, "packet_latency_mean": 0.0001,
+    "export_latency_p99": 0.01, "wire_latency_p99": 0.01, "drop_ratio": 0.0, "resident_bytes_max": 1 << 20,
+    "probe_cores": 0.1,
+}  # fmt: skip
+
+
+def judged(figures: dict[str, float | None], *, with_core: bool = True) -> tuple[bool | None, dict[str, str]]:
+    plan = Plan(scenario=SCENARIOS["low"], with_core=with_core)
+    criteria = verdict._criteria(plan, {**FIGURES, **figures}, [], 2)
+    return verdict.passed(criteria), {one["name"]: show.word(one) for one in criteria}
+
+
+def test_what_was_not_measured_neither_passes_nor_fails() -> None:
+    whole, words = judged({})
+    assert whole is True
+    assert set(words.values()) == {"PASS"}
+    whole, words = judged({"export_latency_p99": None})
+    assert whole is None
+    assert words.pop("export") == "not measured"
+    assert set(words.values()) == {"PASS"}
+    whole, words = judged({"export_latency_p99": None, "drop_ratio": 0.5})
+    assert whole is False
+    assert (words["export"], words["drops"]) == ("not measured", "FAIL")
+
+
+def test_what_does_not_apply_need_not_be_measured() -> None:
+    whole, words = judged({"wire_latency_p99": None}, with_core=False)
+    assert whole is True
+    assert words["transmission"] == "n/a"
+
+
+@pytest.mark.parametrize(("figure", "status"), [(0.01, 0), (None, 1), (0.2, 1)])
+def test_the_exit_status_says_whether_all_was_shown(
+    figure: float | None, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    criteria = verdict._criteria(Plan(scenario=SCENARIOS["low"]), {**FIGURES, "export_latency_p99": figure}, [], 2)
+    result = {"criteria": criteria, "passed": verdict.passed(criteria)}
+    monkeypatch.setattr(bench, "_run", lambda _plan, _keep: result)
+    monkeypatch.setattr(show, "show", lambda _console, _result: None)
+    monkeypatch.setattr(report, "page", lambda _results: "")
+    done = CliRunner().invoke(command, ["low"])
+    assert done.exit_code == status, done.output
+    assert ("not measured" in done.stderr) == (figure is None)
 
 
 def test_the_busiest_stage_is_named_and_the_source_is_told_apart() -> None:
