@@ -72,6 +72,8 @@ class Entry:
     """Interface index: it stays when the interface is renamed, and is not given to another that takes the name."""
     before: str
     after: str
+    earlier: str | None = None
+    """What an earlier call had set, until it is known that the present one set `after`."""
 
     @property
     def change(self) -> Change:
@@ -109,13 +111,12 @@ def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interr
         if not any(step.state == "planned" for step in steps):
             return steps
         entries = _load(machine, undo_file)
-        known = list(entries)
         for step in steps:
             if step.state == "planned" and step.before is not None:
                 index = links.index(step.change.interface)
                 old = next((entry for entry in entries if entry.is_same(step.change, index)), None)
                 if old is not None:
-                    old.after = step.change.wanted
+                    old.after, old.earlier = step.change.wanted, old.after
                 else:
                     change = step.change
                     entries.append(
@@ -131,11 +132,14 @@ def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interr
             (entry,) = [entry for entry in entries if entry.is_same(step.change, index)]
             result = _set(machine, step.change, index, step.before)
             done.append(result)
-            if result.after is not None:
+            if result.state == "set":
                 # Drivers round to what the hardware can do.
-                entry.after = result.after
-            if result.state == "refused" and entry not in known:
+                entry.after = result.after or entry.after
+            elif entry.earlier is not None:
+                entry.after = entry.earlier
+            elif result.after is None:
                 entries.remove(entry)
+            entry.earlier = None
         _save(machine, undo_file, entries)
     return done
 
@@ -173,7 +177,7 @@ def _undone(machine: Machine, links: _Links, entry: Entry) -> Step:
         return Step(change, "unchanged", present, entry.before)
     if present is None:
         return Step(change, "gone", None, entry.before, "there is no such value any more")
-    if present != entry.after:
+    if present not in {entry.after, entry.earlier}:
         return Step(change, "left", present, entry.before, f"somebody else set it to {present} since")
     back = _set(machine, Change(entry.kind, entry.target, entry.before, interface=entry.interface), index, present)
     return back if back.state == "refused" else Step(change, "undone", present, back.after)
@@ -212,18 +216,22 @@ def _planned(machine: Machine, links: _Links, change: Change, *, interrupting: b
 
 
 def _set(machine: Machine, change: Change, index: int | None, before: str | None) -> Step:
+    """Write the value and look what came of it. `after` of the step is None only if nothing was written."""
     try:
         if change.kind == "file":
             machine.write(change.target, change.wanted)
         elif index is not None:
             value = change.wanted == "on" if change.kind == "features" else int(change.wanted)
             machine.network.set_ethtool(index, change.kind, change.target, value)
-        after = current(machine, change, index)
     except OSError as error:
         forbidden = error.errno in {errno.EPERM, errno.EACCES}
         return Step(change, "refused", before, None, error.strerror or str(error), forbidden=forbidden)
-    except Unseen as error:
-        return Step(change, "refused", before, None, str(error))
+    try:
+        after = current(machine, change, index)
+    except (OSError, Unseen) as error:
+        return Step(change, "set", before, change.wanted, f"taken, but it cannot be read back: {error}")
+    if after is None:
+        return Step(change, "set", before, change.wanted, "taken, but it is gone since")
     if after == before:
         # A feature that the driver needs for another, for example, is taken but not switched.
         return Step(change, "refused", before, after, "the driver took it without effect")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from dpi_probe.config import ProbeSettings
 from dpi_probe.doctor import CHECKS, examine, tuning
+from dpi_probe.doctor.findings import Change, Unseen
 from dpi_probe.errors import DpiProbeError
 from harness.machine import BOOT_ID, MadeMachine, default_card
 
@@ -144,6 +145,63 @@ def test_a_refusal_stops_nothing_else_and_is_not_kept(machine, undo):
     kept = {entry["target"] for entry in json.loads(undo.read_text())["changes"]}
     assert "rx-gro" in kept
     assert not kept & {"rx_usecs", BACKLOG}
+
+
+def test_a_value_that_was_written_but_cannot_be_read_back_is_undone(machine, undo, monkeypatch):
+    before, changes, text = present(machine), wanted(machine), machine.text
+    written = []
+
+    def write(path, value):
+        MadeMachine.write(machine, path, value)
+        written.append(path)
+
+    def read(path):
+        if path == BACKLOG and path in written:
+            raise Unseen(f"{path}: Permission denied")
+        return text(path)
+
+    monkeypatch.setattr(machine, "write", write)
+    monkeypatch.setattr(machine, "text", read)
+    (step,) = [step for step in tuning.apply(machine, changes, undo) if str(step.change) == BACKLOG]
+    assert (step.state, step.after) == ("set", "10000")
+    assert "cannot be read back" in step.reason
+    monkeypatch.undo()
+    assert machine.text(BACKLOG) == "10000"
+    assert states(tuning.revert(machine, undo))[BACKLOG] == "undone"
+    assert present(machine) == before
+
+
+@pytest.mark.parametrize("how", ["not permitted", "without effect", "crash"])
+def test_a_second_apply_that_fails_still_undoes_the_first(machine, undo, monkeypatch, how):
+    before, changes = present(machine), wanted(machine)
+    tuning.apply(machine, changes, undo)
+
+    def write(_path, _text):
+        if how == "not permitted":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if how == "crash":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "write", write)
+    more = [Change("file", BACKLOG, "20000")]
+    if how == "crash":
+        with pytest.raises(KeyboardInterrupt):
+            tuning.apply(machine, more, undo)
+    else:
+        assert states(tuning.apply(machine, more, undo)) == {BACKLOG: "refused"}
+    monkeypatch.undo()
+    assert set(states(tuning.revert(machine, undo)).values()) == {"undone"}
+    assert present(machine) == before
+
+
+def test_what_took_no_effect_at_first_is_undone_if_it_did_later(machine, undo, monkeypatch):
+    before = machine.text(BACKLOG)
+    monkeypatch.setattr(machine, "write", lambda _path, _text: None)
+    assert states(tuning.apply(machine, [Change("file", BACKLOG, "20000")], undo)) == {BACKLOG: "refused"}
+    monkeypatch.undo()
+    machine.put(BACKLOG, "20000")
+    assert states(tuning.revert(machine, undo)) == {BACKLOG: "undone"}
+    assert machine.text(BACKLOG) == before
 
 
 def test_what_a_driver_rounds_is_undone_too(machine, undo):
