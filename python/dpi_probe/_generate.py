@@ -182,6 +182,11 @@ def columns_module() -> str:
     return "\n".join(lines)
 
 
+def _toml_value(value: object) -> str:
+    """A string, number or truth value, which TOML writes as JSON does."""
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
 def config_page() -> str:
     """docs/reference/config.md."""
     from dpi_probe.config import ProbeSettings, allowed
@@ -189,11 +194,14 @@ def config_page() -> str:
     table = ["| setting | default | what it does |", "|---|---|---|"]
     example = []
     for name, field in ProbeSettings.model_fields.items():
-        default = "" if field.default is None else json.dumps(field.default, default=str)
+        default = "" if field.default is None else _toml_value(field.default)
         values = allowed(name)
         text = (field.description or "").rstrip(".") + "." + (f" {values.capitalize()}." if values else "")
         table.append(f"| `{name}` | {f'`{default}`' if default else ''} | {text} |")
-        value = default or json.dumps((field.examples or ["…"])[0])
+        if not default and not field.examples:
+            msg = f"setting {name} has neither a default nor an example"
+            raise ValueError(msg)
+        value = default or _toml_value((field.examples or [])[0])
         example += [f"# {text}", f"# {name} = {value}", ""]
     return "\n".join(
         [

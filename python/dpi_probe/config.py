@@ -21,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from dpi_probe._cpulist import parse_list
 from dpi_probe._key import key_parts
 from dpi_probe.errors import ConfigError
 
@@ -54,6 +55,7 @@ class ProbeSettings(BaseSettings):
             le=1024,
             description="Workers, each with a capture ring and a flow table of its own. Default: live as many as "
             "CAPTURE_CORES names, else one for each physical core of the interface's NUMA node but one; of a file 1.",
+            examples=[5],
         ),
     ] = None
     capture_cores: Annotated[
@@ -127,7 +129,10 @@ class ProbeSettings(BaseSettings):
     ] = None
     buffer_dir: Annotated[
         Path | None,
-        Field(description="Directory of the spool. Default: /var/lib/dpi-probe/IFACE."),
+        Field(
+            description="Directory of the spool. Default: /var/lib/dpi-probe/IFACE.",
+            examples=["/var/lib/dpi-probe/eth0"],
+        ),
     ] = None
     probe_cert_path: Annotated[
         Path | None, Field(description="The probe's certificate (PEM, RSA-4096). Default: /etc/dpi-probe/probe.pem.")
@@ -144,6 +149,7 @@ class ProbeSettings(BaseSettings):
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._@:-]+)*$",
             max_length=128,
             description="Name in the manifests: the name in the certificate, or it and `/…`. Default: NAME/IFACE.",
+            examples=["probe-1.example/eth0"],
         ),
     ] = None
     health_report_interval_seconds: Annotated[
@@ -230,21 +236,12 @@ class ProbeSettings(BaseSettings):
         return self.buffer_dir or Path("/var/lib/dpi-probe") / self.interface_label
 
 
-# Linux's largest NR_CPUS.
-_MAX_CORES = 8192
-
-
 def _cores(text: str) -> list[int]:
-    """The numbers in a list such as `2-5,8`."""
-    cores: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part, re.ASCII)
-        first = int(match[1]) if match else 0
-        last = int(match[2] or match[1]) if match else -1
-        if last < first or last >= _MAX_CORES:
-            msg = "core numbers and ranges with commas between them are expected, as in 2-5,8"
-            raise ValueError(msg)
-        cores.extend(range(first, last + 1))
+    """The cores in a list such as `2-5,8`: at least one, and none twice."""
+    cores = parse_list(text)
+    if not cores:
+        msg = "at least one core is expected, as in 2-5,8"
+        raise ValueError(msg)
     if len(set(cores)) < len(cores):
         msg = "every core may be named once"
         raise ValueError(msg)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpi_probe._cpulist import parse_list
 from dpi_probe.doctor.findings import Unseen
 
 if TYPE_CHECKING:
@@ -120,31 +121,3 @@ class _Timex(ctypes.Structure):
         ("status", ctypes.c_int),
         ("rest", ctypes.c_byte * 256),
     )
-
-
-def parse_list(text: str) -> list[int]:
-    """`0-2,5` as numbers, the form of processor and node lists below /proc and /sys.
-
-    >>> parse_list("0-2,5")
-    [0, 1, 2, 5]
-    """
-    numbers: list[int] = []
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return numbers
-
-
-def format_list(numbers: list[int]) -> str:
-    """The opposite of `parse_list`.
-
-    >>> format_list([0, 1, 2, 5])
-    '0-2,5'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

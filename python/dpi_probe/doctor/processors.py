@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from dpi_probe._cpulist import format_list, parse_list
 from dpi_probe.doctor.findings import Change, Check, Outcome, Subject, inapplicable, ok, warning
-from dpi_probe.doctor.machine import format_list, parse_list
 
 if TYPE_CHECKING:
     from dpi_probe.doctor.machine import Machine

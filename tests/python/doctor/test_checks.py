@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dpi_probe._cpulist import format_list, parse_list
 from dpi_probe.config import ProbeSettings
 from dpi_probe.doctor import CHECKS, examine, netlink, storage
 from dpi_probe.doctor.findings import Finding, Unseen
 from dpi_probe.doctor.interface import is_symmetric
-from dpi_probe.doctor.machine import ClockState, format_list, parse_list
+from dpi_probe.doctor.machine import ClockState
 from harness.machine import SYMMETRIC_KEY, USUAL_KEY, MadeMachine, MadeNetwork, default_card, tuned_card
 from pyroute2.netlink.exceptions import NetlinkError
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from dpi_probe.config import load
+from dpi_probe import _generate
+from dpi_probe.config import ProbeSettings, load
 from dpi_probe.errors import ConfigError
 
 
@@ -32,6 +34,34 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeyp
 def test_cores_are_a_list_of_numbers_and_ranges() -> None:
     assert load({"capture_cores": "4-6, 2"}).cores == [4, 5, 6, 2]
     assert load({}).cores == []
+
+
+def test_the_example_file_is_right_when_all_of_it_is_uncommented(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = _generate.config_page().partition("```toml\n")[2].partition("```")[0]
+    lines = re.findall(r"^# (\w+ = .*)$", example, re.MULTILINE)
+    names = [line.partition(" = ")[0] for line in lines]
+    assert names == list(ProbeSettings.model_fields)
+    for name in names:
+        monkeypatch.delenv(name.upper(), raising=False)
+    file = tmp_path / "probe.toml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    settings = load({}, file)
+    assert settings.model_fields_set == set(names)
+    assert settings.workers == len(settings.cores)
+
+
+def test_a_setting_without_default_and_example_has_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProbeSettings.model_fields["buffer_dir"], "examples", None)
+    with pytest.raises(ValueError, match="buffer_dir has neither a default nor an example"):
+        _generate.config_page()
+
+
+@pytest.mark.parametrize("text", ["", " ", "1,", "1,,2", "-1", "x", "8192", "1-8192", "3-1", "1-2-3", "²"])
+def test_a_core_list_has_no_gaps_and_no_other_characters(text: str) -> None:
+    with pytest.raises(ConfigError, match="as in 2-5,8"):
+        load({"capture_cores": text})
 
 
 def test_default_paths_name_the_interface() -> None:
