@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,21 @@ def test_text_from_the_wire_cannot_command_the_terminal(tmp_path):
     path.write_bytes(captures.pcap(captures.dns_frames(name="a\x1b[2Jb")))
     done = run("--format", "table", path)
     assert "\x1b" not in done.stdout
-    assert "\\x1b[2Jb" in done.stdout
+    # Names of the DNS are written as RFC 1035, section 5.1 has it.
+    assert "a\\027[2Jb" in done.stdout
+
+
+def test_text_that_is_no_name_cannot_command_the_terminal_either(tmp_path):
+    path = tmp_path / "a.pcap"
+    request = b"GET / HTTP/1.1\r\nHost: a\x1b[2Jb\r\n\r\n"
+    # Sequence 1, acknowledgment 1, five words of header, PSH and ACK.
+    segment = struct.pack("!HHIIBBHHH", 50_000, 80, 1, 1, 5 << 4, 0x18, 65_535, 0, 0) + request
+    packet = captures.ethernet(captures.ipv4("192.0.2.1", "192.0.2.80", 6, segment))
+    path.write_bytes(captures.pcap([(captures.START, packet)]))
+    done = run("--format", "table", path)
+    assert "http" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "a\\x1b[2Jb" in done.stdout
 
 
 @pytest.mark.parametrize("suffix", ["ndjson", "csv", "parquet", "arrow"])
