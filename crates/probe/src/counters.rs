@@ -230,12 +230,17 @@ tally! {
     Counter sessions_given_up: By<Limit>,
     /// Flows that layer 7 gave up because they needed more bytes in one piece, or held more text, than may be kept.
     Counter sessions_out_of_memory: u64,
-    /// ICMP errors that quote a packet whose flow can be told.
+    /// ICMP errors that quote a packet whose flow can be told. Counted by the worker that sees them; what becomes of them
+    /// is counted for all workers together: over all of them, they are the sum of those attributed, forgotten and waiting
+    /// once the input is read to its end.
     Counter icmp_errors: u64,
     /// ICMP errors that were counted for the flow that they quote.
     Counter icmp_errors_attributed: u64,
-    /// ICMP errors that were not kept for their flow because too many flows had some.
+    /// ICMP errors that were counted for no flow: too many flows had some, they came before their flow began, or the clock
+    /// was turned back before its record left.
     Counter icmp_errors_forgotten: u64,
+    /// ICMP errors that are kept for the record of the flow that they quote.
+    Gauge icmp_errors_waiting: u64,
     /// Names of servers learned from DNS answers.
     Counter names_learned: u64,
     /// Names of servers forgotten because too many were known.

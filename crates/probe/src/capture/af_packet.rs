@@ -78,7 +78,6 @@ pub struct RingSource {
     draining: bool,
     /// The interface is gone.
     gone: bool,
-    damaged_blocks: u64,
 }
 
 /// How an interface's frames start: the link type, and whether the kernel must leave the link layer out because no
@@ -154,6 +153,11 @@ fn this_program() -> String {
     )
 }
 
+/// How many rings this many bytes are enough for.
+pub const fn most_rings(bytes: usize) -> usize {
+    bytes / (MIN_BLOCKS * RING_BLOCK_BYTES)
+}
+
 /// Starts to capture on an interface with a ring for each of `cores`, set up by that core where one is named. Both
 /// directions of a flow and every fragment come to one ring; `options.bytes` is the memory of all rings together.
 pub fn open_rings(
@@ -163,6 +167,13 @@ pub fn open_rings(
 ) -> Result<Vec<RingSource>, CaptureError> {
     let failed = |action: &'static str| {
         move |source: io::Error| CaptureError::Ring {
+            interface: interface.to_owned(),
+            action,
+            source,
+        }
+    };
+    let unsteered = |action: &'static str| {
+        move |source: io::Error| CaptureError::Steering {
             interface: interface.to_owned(),
             action,
             source,
@@ -218,11 +229,11 @@ pub fn open_rings(
         if let Some(program) = &program {
             let joined = socket
                 .join_fanout(group, is_loopback)
-                .map_err(failed("joining the fanout group"))?;
+                .map_err(unsteered("joining the fanout group"))?;
             if group.is_none() {
                 socket
                     .set_fanout_program(program)
-                    .map_err(failed("setting the steering program"))?;
+                    .map_err(unsteered("setting the steering program"))?;
             }
             group = Some(joined);
         }
@@ -241,12 +252,12 @@ pub fn open_rings(
             accounts: Accounts {
                 kernel_drops: Some(0),
                 ring_freezes: Some(0),
+                damaged_blocks: Some(0),
                 ..Accounts::default()
             },
             stop: Arc::clone(&options.stop),
             draining: false,
             gone: false,
-            damaged_blocks: 0,
         });
     }
     if program.is_some() {
@@ -259,6 +270,18 @@ pub fn open_rings(
         }
     }
     Ok(sources)
+}
+
+/// What two rings have done together; what is not known of one is not known of both.
+fn both(one: &Accounts, other: &Accounts) -> Accounts {
+    let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+    Accounts {
+        frames_delivered: one.frames_delivered + other.frames_delivered,
+        kernel_drops: sum(one.kernel_drops, other.kernel_drops),
+        ring_freezes: sum(one.ring_freezes, other.ring_freezes),
+        damaged_blocks: sum(one.damaged_blocks, other.damaged_blocks),
+        ..Accounts::default()
+    }
 }
 
 /// Loads the program that shares frames out to `workers` sockets, and tries it.
@@ -280,7 +303,7 @@ fn steering_program(
             workers,
             program: this_program(),
         },
-        _ => CaptureError::Ring {
+        _ => CaptureError::Steering {
             interface: interface.to_owned(),
             action: "loading the steering program",
             source,
@@ -310,18 +333,9 @@ impl RingSource {
         self.ring.block_count() * RING_BLOCK_BYTES
     }
 
-    /// Blocks in which the kernel described a frame that does not lie in the block; that frame and those behind it are
-    /// lost. Any is a bug.
-    pub fn damaged_blocks(&self) -> u64 {
-        self.damaged_blocks
-    }
-
     /// Counts and numbers frames on from what a ring before this one has done.
     fn go_on_from(&mut self, before: &Accounts) {
-        let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
-        self.accounts.frames_delivered += before.frames_delivered;
-        self.accounts.kernel_drops = sum(self.accounts.kernel_drops, before.kernel_drops);
-        self.accounts.ring_freezes = sum(self.accounts.ring_freezes, before.ring_freezes);
+        self.accounts = both(&self.accounts, before);
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> CaptureError {
@@ -352,7 +366,7 @@ impl RingSource {
             return false;
         };
         if !whole {
-            self.damaged_blocks += 1;
+            self.accounts.damaged_blocks = self.accounts.damaged_blocks.map(|blocks| blocks + 1);
         }
         self.next = (self.next + 1) % self.ring.block_count();
         self.accounts.frames_delivered += count as u64;
@@ -592,6 +606,32 @@ mod tests {
     }
 
     #[test]
+    fn a_new_ring_counts_on() {
+        let before = Accounts {
+            frames_delivered: 5,
+            kernel_drops: Some(1),
+            ring_freezes: None,
+            damaged_blocks: Some(2),
+            ..Accounts::default()
+        };
+        let now = Accounts {
+            frames_delivered: 1,
+            kernel_drops: Some(2),
+            ring_freezes: Some(3),
+            damaged_blocks: Some(4),
+            ..Accounts::default()
+        };
+        let expected = Accounts {
+            frames_delivered: 6,
+            kernel_drops: Some(3),
+            ring_freezes: None,
+            damaged_blocks: Some(6),
+            ..Accounts::default()
+        };
+        assert_eq!(both(&now, &before), expected);
+    }
+
+    #[test]
     fn tells_what_is_wrong_with_an_interface_or_a_budget() {
         let error = link_type("nosuchif0").unwrap_err().to_string();
         assert!(
@@ -607,6 +647,10 @@ mod tests {
             .map(|error| error.to_string())
             .unwrap_or_default();
         assert!(error.contains("1048576 are needed"), "{error}");
+        assert_eq!(
+            [1 << 19, 1 << 20, (2 << 20) - 1, 64 << 20].map(most_rings),
+            [0, 1, 1, 64]
+        );
     }
 
     proptest! {

@@ -181,6 +181,16 @@ pub enum CaptureError {
         /// LINKTYPE number.
         link_type: u32,
     },
+    /// Frames cannot be shared out to several workers.
+    #[error("{interface}: {action} failed: {source}; set WORKERS=1")]
+    Steering {
+        /// The interface.
+        interface: String,
+        /// What was being done.
+        action: &'static str,
+        /// What failed.
+        source: io::Error,
+    },
     /// This kernel does not steer frames as it must. Nothing was captured.
     #[error("{interface}: the self-test of steering failed: {source}; set WORKERS=1")]
     SelfTest {
@@ -228,6 +238,17 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
+    /// Whether one worker alone may succeed where several do not.
+    pub const fn is_of_steering(&self) -> bool {
+        matches!(
+            self,
+            Self::SteeringPermission { .. }
+                | Self::NotSteerable { .. }
+                | Self::Steering { .. }
+                | Self::SelfTest { .. }
+        )
+    }
+
     /// Whether the process lacks the right to capture (exit status 5, `CapturePermissionError`).
     pub const fn is_capture_permission(&self) -> bool {
         matches!(

@@ -59,8 +59,19 @@ impl LinkChange {
 struct Known {
     index: u32,
     name: String,
-    mtu: u32,
+    /// Not every message has it.
+    mtu: Option<u32>,
     receives: bool,
+}
+
+/// A list of all interfaces that is on its way, and how it fits to what is known.
+#[derive(Debug)]
+struct List {
+    sequence: u32,
+    /// The known interface was in it, or was heard of since it began.
+    present: bool,
+    /// Another interface that has the name.
+    namesake: Option<Known>,
 }
 
 /// Turns messages into changes of one interface.
@@ -69,12 +80,21 @@ struct Tracker {
     interface: String,
     known: Option<Known>,
     was_known: bool,
+    list: Option<List>,
+    /// The list has to be asked for again.
+    ask_again: bool,
 }
 
-/// `linux/rtnetlink.h`, `linux/if_link.h`, `linux/if.h`.
+/// `linux/netlink.h`, `linux/rtnetlink.h`, `linux/if_link.h`, `linux/if.h`.
 mod netlink {
     pub(super) const HEADER: usize = 16;
     pub(super) const LINK_HEADER: usize = 16;
+    pub(super) const ERROR: u16 = 2;
+    pub(super) const DONE: u16 = 3;
+    /// Something changed while the list was made: it may have a gap.
+    pub(super) const LIST_INTERRUPTED: u16 = 0x10;
+    /// Of `ifinfomsg`. Messages of other families are about something of the interface: its place in a bridge, say.
+    pub(super) const ANY_FAMILY: u8 = 0;
     pub(super) const NEW_LINK: u16 = 16;
     pub(super) const DELETE_LINK: u16 = 17;
     pub(super) const GET_LINK: u16 = 18;
@@ -100,17 +120,38 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
         .map(|bytes| u16::from_ne_bytes(*bytes))
 }
 
-/// The messages or attributes in `bytes`, each padded to 4 bytes: its number and content. `wide`: messages.
-fn parts(mut bytes: &[u8], wide: bool) -> impl Iterator<Item = (u16, &[u8])> {
+/// A message (`struct nlmsghdr`).
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    content: &'a [u8],
+}
+
+/// Takes a part of `length` bytes, padded to 4, and leaves out its header.
+fn part<'a>(bytes: &mut &'a [u8], header: usize, length: usize) -> Option<&'a [u8]> {
+    let content = bytes.get(header..length)?;
+    *bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some(content)
+}
+
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
-        let (length, kind, header) = if wide {
-            (u32_at(bytes, 0)? as usize, u16_at(bytes, 4)?, netlink::HEADER)
-        } else {
-            (usize::from(u16_at(bytes, 0)?), u16_at(bytes, 2)?, 4)
-        };
-        let content = bytes.get(header..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, content))
+        let length = u32_at(bytes, 0)? as usize;
+        Some(Message {
+            kind: u16_at(bytes, 4)?,
+            flags: u16_at(bytes, 6)?,
+            sequence: u32_at(bytes, 8)?,
+            content: part(&mut bytes, netlink::HEADER, length)?,
+        })
+    })
+}
+
+/// Attributes: number and content.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (length, kind) = (u16_at(bytes, 0)?, u16_at(bytes, 2)?);
+        Some((kind, part(&mut bytes, 4, usize::from(length))?))
     })
 }
 
@@ -120,21 +161,50 @@ impl Tracker {
             interface: interface.to_owned(),
             known: None,
             was_known: false,
+            list: None,
+            ask_again: false,
         }
+    }
+
+    /// A list was asked for under this number.
+    fn asked(&mut self, sequence: u32) {
+        self.ask_again = false;
+        self.list = Some(List {
+            sequence,
+            present: false,
+            namesake: None,
+        });
     }
 
     /// Takes what one receive gave.
     fn take(&mut self, bytes: &[u8]) -> Vec<LinkChange> {
         let mut changes = Vec::new();
-        for (kind, message) in parts(bytes, true) {
-            match kind {
+        for message in messages(bytes) {
+            let content = message.content;
+            let listed = self
+                .list
+                .as_ref()
+                .is_some_and(|list| list.sequence == message.sequence);
+            if listed && message.flags & netlink::LIST_INTERRUPTED != 0 {
+                self.ask_again = true;
+            }
+            match message.kind {
+                netlink::DONE if listed => self.compare(&mut changes),
+                netlink::ERROR if listed => {
+                    // Of a list that was under way when this one was asked for, the end is missing.
+                    let busy = u32_at(content, 0) == Some((-libc::EBUSY).cast_unsigned());
+                    self.ask_again |= busy;
+                    self.list = None;
+                }
+                netlink::NEW_LINK | netlink::DELETE_LINK if content.first() != Some(&netlink::ANY_FAMILY) => {
+                }
                 netlink::NEW_LINK => {
-                    if let Some(now) = link(message) {
+                    if let Some(now) = link(content) {
                         self.is(now, &mut changes);
                     }
                 }
                 netlink::DELETE_LINK => {
-                    let index = u32_at(message, 4);
+                    let index = u32_at(content, 4);
                     if self
                         .known
                         .as_ref()
@@ -150,17 +220,33 @@ impl Tracker {
         changes
     }
 
-    fn is(&mut self, now: Known, changes: &mut Vec<LinkChange>) {
+    /// A list has come to its end: an interface that is not in it is gone, though no message said so.
+    fn compare(&mut self, changes: &mut Vec<LinkChange>) {
+        let Some(list) = self.list.take() else { return };
+        if self.ask_again || list.present || self.known.is_none() {
+            return;
+        }
+        self.known = None;
+        changes.push(LinkChange::Gone);
+        if let Some(namesake) = list.namesake {
+            self.is(namesake, changes);
+        }
+    }
+
+    fn is(&mut self, mut now: Known, changes: &mut Vec<LinkChange>) {
         match &self.known {
             Some(before) if before.index == now.index => {
+                now.mtu = now.mtu.or(before.mtu);
+                if now.name.is_empty() {
+                    now.name.clone_from(&before.name);
+                }
                 if before.name != now.name {
                     changes.push(LinkChange::Renamed { to: now.name.clone() });
                 }
-                if before.mtu != now.mtu {
-                    changes.push(LinkChange::Mtu {
-                        from: before.mtu,
-                        to: now.mtu,
-                    });
+                if let (Some(from), Some(to)) = (before.mtu, now.mtu)
+                    && from != to
+                {
+                    changes.push(LinkChange::Mtu { from, to });
                 }
                 if before.receives != now.receives {
                     changes.push(if now.receives {
@@ -170,13 +256,23 @@ impl Tracker {
                     });
                 }
             }
-            Some(_) => return,
+            Some(_) => {
+                if let Some(list) = &mut self.list
+                    && now.name == self.interface
+                {
+                    list.namesake = Some(now);
+                }
+                return;
+            }
             None if now.name != self.interface => return,
             None if self.was_known => changes.push(LinkChange::Back),
             None => {}
         }
         self.was_known = true;
         self.known = Some(now);
+        if let Some(list) = &mut self.list {
+            list.present = true;
+        }
     }
 }
 
@@ -185,10 +281,10 @@ fn link(message: &[u8]) -> Option<Known> {
     let mut known = Known {
         index: u32_at(message, 4)?,
         name: String::new(),
-        mtu: 0,
+        mtu: None,
         receives: u32_at(message, 8)? & netlink::RECEIVES == netlink::RECEIVES,
     };
-    for (kind, content) in parts(message.get(netlink::LINK_HEADER..)?, false) {
+    for (kind, content) in attributes(message.get(netlink::LINK_HEADER..)?) {
         match kind {
             netlink::NAME => {
                 let end = content
@@ -197,7 +293,7 @@ fn link(message: &[u8]) -> Option<Known> {
                     .unwrap_or(content.len());
                 known.name = String::from_utf8_lossy(content.get(..end)?).into_owned();
             }
-            netlink::MTU => known.mtu = u32_at(content, 0)?,
+            netlink::MTU => known.mtu = u32_at(content, 0),
             _ => {}
         }
     }
@@ -210,6 +306,8 @@ pub struct LinkWatch {
     socket: OwnedFd,
     tracker: Tracker,
     buffer: Vec<u8>,
+    /// Of the latest request.
+    sequence: u32,
 }
 
 impl LinkWatch {
@@ -223,22 +321,27 @@ impl LinkWatch {
             SockProtocol::NetlinkRoute,
         )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, netlink::LINK_GROUP))?;
-        let watch = Self {
+        let mut watch = Self {
             socket,
             tracker: Tracker::new(interface),
             buffer: vec![0; 64 * 1024],
+            sequence: 0,
         };
         watch.ask()?;
         Ok(watch)
     }
 
     /// Asks for the state of all interfaces.
-    fn ask(&self) -> io::Result<()> {
+    fn ask(&mut self) -> io::Result<()> {
+        // Messages that nobody asked for have 0.
+        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        self.tracker.asked(self.sequence);
         let mut request = Vec::with_capacity(netlink::HEADER + netlink::LINK_HEADER);
         request.extend(((netlink::HEADER + netlink::LINK_HEADER) as u32).to_ne_bytes());
         request.extend(netlink::GET_LINK.to_ne_bytes());
         request.extend(netlink::REQUEST_DUMP.to_ne_bytes());
-        request.extend([0; 8 + netlink::LINK_HEADER]);
+        request.extend(self.sequence.to_ne_bytes());
+        request.extend([0; 4 + netlink::LINK_HEADER]);
         send(self.socket.as_raw_fd(), &request, MsgFlags::empty())?;
         Ok(())
     }
@@ -258,7 +361,13 @@ impl LinkWatch {
                     changes.extend(self.tracker.take(bytes));
                 }
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(changes),
+                Err(Errno::EAGAIN) => {
+                    // A list that was under way has come to its end by now.
+                    if self.tracker.ask_again {
+                        self.ask()?;
+                    }
+                    return Ok(changes);
+                }
                 // The kernel had no room for a message: what is now is asked for, what was between is not known.
                 Err(Errno::ENOBUFS) => {
                     changes.push(LinkChange::Unknown);
@@ -318,6 +427,109 @@ mod tests {
         );
         assert_eq!(tracker.take(&new(9, 0x41, "lan", 1500)), []);
         assert_eq!(tracker.take(&new(10, 0x41, "eth0", 1500)), [LinkChange::Back]);
+    }
+
+    /// The message as part of a list.
+    fn listed(mut message: Vec<u8>, sequence: u32, flags: u16) -> Vec<u8> {
+        message[6..8].copy_from_slice(&flags.to_ne_bytes());
+        message[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        message
+    }
+
+    /// A message of a list's end (its status), or of an error.
+    fn end(kind: u16, sequence: u32, status: i32) -> Vec<u8> {
+        let mut bytes = 20_u32.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(status.to_ne_bytes());
+        listed(bytes, sequence, 2)
+    }
+
+    fn eth0(index: u32) -> Vec<u8> {
+        message(netlink::NEW_LINK, index, 0x41, "eth0", 1500)
+    }
+
+    #[test]
+    fn what_happens_to_a_port_of_a_bridge_is_no_change_of_the_interface() {
+        const BRIDGE: u8 = 7;
+        let mut tracker = Tracker::new("eth0");
+        assert_eq!(tracker.take(&eth0(2)), []);
+        for kind in [netlink::NEW_LINK, netlink::DELETE_LINK] {
+            let mut of_bridge = message(kind, 2, 0x01, "eth0", 9000);
+            of_bridge[netlink::HEADER] = BRIDGE;
+            assert_eq!(tracker.take(&of_bridge), []);
+        }
+        // It is still known.
+        let down = message(netlink::NEW_LINK, 2, 0x01, "eth0", 1500);
+        assert_eq!(tracker.take(&down), [LinkChange::Down]);
+    }
+
+    #[test]
+    fn a_message_without_a_value_keeps_the_value() {
+        let mut tracker = Tracker::new("eth0");
+        tracker.take(&eth0(2));
+        let mut bare = message(netlink::NEW_LINK, 2, 0x01, "eth0", 0);
+        // Without attributes: only flags are told.
+        bare.truncate(netlink::HEADER + netlink::LINK_HEADER);
+        let length = bare.len() as u32;
+        bare[..4].copy_from_slice(&length.to_ne_bytes());
+        assert_eq!(tracker.take(&bare), [LinkChange::Down]);
+        let larger = message(netlink::NEW_LINK, 2, 0x01, "eth0", 9000);
+        assert_eq!(tracker.take(&larger), [LinkChange::Mtu { from: 1500, to: 9000 }]);
+    }
+
+    #[test]
+    fn an_interface_that_a_whole_list_lacks_is_gone() {
+        let other = message(netlink::NEW_LINK, 1, 0x41, "lo", 65_536);
+        let known = || {
+            let mut tracker = Tracker::new("eth0");
+            tracker.take(&eth0(2));
+            tracker.asked(7);
+            tracker
+        };
+        let mut tracker = known();
+        assert_eq!(tracker.take(&listed(eth0(2), 7, 2)), []);
+        assert_eq!(tracker.take(&end(netlink::DONE, 7, 0)), [], "it is in the list");
+        let mut tracker = known();
+        assert_eq!(tracker.take(&listed(other.clone(), 7, 2)), []);
+        assert_eq!(
+            tracker.take(&end(netlink::DONE, 6, 0)),
+            [],
+            "the end of another list"
+        );
+        assert_eq!(tracker.take(&end(netlink::DONE, 7, 0)), [LinkChange::Gone]);
+        assert_eq!(tracker.take(&eth0(3)), [LinkChange::Back]);
+        let mut tracker = known();
+        assert_eq!(tracker.take(&listed(eth0(3), 7, 2)), []);
+        assert_eq!(
+            tracker.take(&end(netlink::DONE, 7, 0)),
+            [LinkChange::Gone, LinkChange::Back],
+            "made anew in the meantime"
+        );
+        // Made anew while the list was on its way.
+        let mut tracker = known();
+        tracker.take(&message(netlink::DELETE_LINK, 2, 0, "eth0", 0));
+        tracker.take(&eth0(3));
+        assert_eq!(tracker.take(&end(netlink::DONE, 7, 0)), []);
+    }
+
+    #[test]
+    fn a_list_with_gaps_says_nothing_and_is_asked_for_again() {
+        let mut tracker = Tracker::new("eth0");
+        tracker.take(&eth0(2));
+        tracker.asked(1);
+        let lo = message(netlink::NEW_LINK, 1, 0x41, "lo", 65_536);
+        tracker.take(&listed(lo, 1, 2 | netlink::LIST_INTERRUPTED));
+        assert_eq!(tracker.take(&end(netlink::DONE, 1, 0)), []);
+        assert!(tracker.ask_again);
+        tracker.asked(2);
+        assert_eq!(tracker.take(&end(netlink::ERROR, 2, -libc::EBUSY)), []);
+        assert!(tracker.ask_again);
+        tracker.asked(3);
+        assert_eq!(tracker.take(&end(netlink::ERROR, 3, -libc::EPERM)), []);
+        assert!(!tracker.ask_again, "this does not become better");
+        tracker.asked(4);
+        assert_eq!(tracker.take(&end(netlink::DONE, 4, 0)), [LinkChange::Gone]);
     }
 
     #[test]

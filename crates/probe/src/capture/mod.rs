@@ -143,6 +143,9 @@ pub struct Accounts {
     pub kernel_drops: Option<u64>,
     /// Times that the ring ran full.
     pub ring_freezes: Option<u64>,
+    /// Blocks of the ring in which the kernel described a frame that does not lie in the block; that frame and those
+    /// behind it are lost. Any is a bug.
+    pub damaged_blocks: Option<u64>,
     /// Bytes read of the inputs, as stored (compressed).
     pub bytes_read: u64,
     /// Bytes of all inputs, as stored, where all are regular files.

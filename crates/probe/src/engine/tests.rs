@@ -151,6 +151,12 @@ fn records_of(blocks: Vec<OwnedFrames>, settings: &Settings) -> (Vec<String>, Co
         counters.total("flows_active") + counters.total("frames_waiting"),
         0
     );
+    // Seen by workers, and settled after the merge: this balances over all pages.
+    let settled = ["attributed", "forgotten", "waiting"]
+        .map(|how| counters.total(&format!("icmp_errors_{how}")))
+        .iter()
+        .sum::<u64>();
+    assert_eq!(counters.total("icmp_errors"), settled);
     (records, counters)
 }
 
@@ -167,6 +173,46 @@ fn between(source: u8, destination: u8, frame: Frame) -> Frame {
     frame.source.0.0[15] = source;
     frame.destination.0.0[15] = destination;
     frame
+}
+
+/// Says that the frame's destination port is unreachable.
+fn unreachable(frame: &Frame) -> Frame {
+    let quoted = &bytes(frame)[14..];
+    Frame::new(1, Transport::Icmp { kind: 3, code: 3 }, 0, 0)
+        .back()
+        .payload(quoted)
+}
+
+#[test]
+fn every_icmp_error_is_attributed_forgotten_or_waiting() {
+    let (known, early, unknown) = (Frame::udp(1, 53), Frame::udp(2, 53), Frame::udp(3, 53));
+    let frames = |start: i64| {
+        [
+            &known,
+            &unreachable(&known),
+            &unreachable(&early),
+            &early,
+            &unreachable(&unknown),
+        ]
+        .iter()
+        .zip(start..)
+        .map(|(frame, second)| (second * SECOND, bytes(frame)))
+        .collect::<Vec<_>>()
+    };
+    // The second input is of before the first: a new epoch.
+    let inputs = [frames(1_000_000), frames(1_000)];
+    for workers in 1..=2 {
+        let (_, counters) = records_of_inputs(&inputs, 2, &settings(workers));
+        let count = |account| counters.total(account);
+        assert_eq!(count("icmp_errors"), 6);
+        assert_eq!(count("icmp_errors_attributed"), 2);
+        assert_eq!(
+            count("icmp_errors_forgotten"),
+            3,
+            "two too early, one of an epoch before"
+        );
+        assert_eq!(count("icmp_errors_waiting"), 1);
+    }
 }
 
 /// An answer of 10.0.0.1's resolver 10.0.0.9: x.example is 10.0.0.2.

@@ -4,7 +4,8 @@
 //! of the flow between its own addresses; for the flow that it quotes it is a fact from elsewhere: that flow may belong
 //! to another worker. So it is noted when it passes and counted after the ordered merge, when the quoted flow's record
 //! leaves, and the result is the same with any number of workers. Bounded: of the flows with errors the latest
-//! [`MAX_FLOWS`] are known.
+//! [`MAX_FLOWS`] are known. When the clock is turned back, all flows of the epoch before have left: what still waits is
+//! forgotten.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -68,6 +69,7 @@ pub struct IcmpErrors {
     /// Flows in the order in which they got their first error; a flow may be here that has left `flows`.
     order: VecDeque<FlowKey>,
     capacity: usize,
+    epoch: u64,
 }
 
 impl Default for IcmpErrors {
@@ -83,6 +85,7 @@ impl IcmpErrors {
             flows: HashMap::new(),
             order: VecDeque::new(),
             capacity: capacity.max(1),
+            epoch: 0,
         }
     }
 
@@ -93,12 +96,14 @@ impl IcmpErrors {
 
     /// Keeps an error.
     pub fn keep(&mut self, error: IcmpError, tally: &mut Tally) {
+        self.enter(error.epoch, tally);
         if !self.flows.contains_key(&error.key) {
             if self.order.len() >= self.capacity {
                 self.forget_oldest(tally);
             }
             self.order.push_back(error.key);
         }
+        tally.icmp_errors_waiting += 1;
         let times = self.flows.entry(error.key).or_default();
         if times.len() < TIMES {
             times.push((error.time, 1));
@@ -112,13 +117,24 @@ impl IcmpErrors {
         if let Some(oldest) = self.order.pop_front()
             && let Some(times) = self.flows.remove(&oldest)
         {
-            tally.icmp_errors_forgotten += count(&times, i64::MIN);
+            forget(&times, tally);
+        }
+    }
+
+    /// Of the epochs before the one that comes, no flow is left. Workers of a live probe turn their clocks back on their
+    /// own: what comes from one that is behind is taken as it is.
+    fn enter(&mut self, epoch: u64, tally: &mut Tally) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.order.clear();
+            self.flows.drain().for_each(|(_, times)| forget(&times, tally));
         }
     }
 
     /// Counts the errors that quote a record's flow for it. Those from before the flow began quote an earlier flow with
     /// the same key, of which the capture has nothing; a later part of a flow takes all.
     pub fn apply(&mut self, flow: &mut EndedFlow, tally: &mut Tally) {
+        self.enter(flow.epoch, tally);
         if self.flows.is_empty() {
             return;
         }
@@ -130,8 +146,11 @@ impl IcmpErrors {
         } else {
             i64::MIN
         };
-        flow.record.icmp_errors = count(&times, since);
+        let (taken, earlier): (Vec<_>, Vec<_>) = times.into_iter().partition(|(time, _)| *time >= since);
+        flow.record.icmp_errors = count(&taken);
         tally.icmp_errors_attributed += flow.record.icmp_errors;
+        tally.icmp_errors_waiting -= flow.record.icmp_errors;
+        forget(&earlier, tally);
         // Keys whose errors were taken leave the queue when they come to its head, or when they are too many.
         while self
             .order
@@ -143,13 +162,15 @@ impl IcmpErrors {
     }
 }
 
-/// The errors at or after a time.
-fn count(times: &[(i64, u64)], since: i64) -> u64 {
-    times
-        .iter()
-        .filter(|(time, _)| *time >= since)
-        .map(|(_, count)| count)
-        .sum()
+fn count(times: &[(i64, u64)]) -> u64 {
+    times.iter().map(|(_, count)| count).sum()
+}
+
+/// Gives up errors that waited.
+fn forget(times: &[(i64, u64)], tally: &mut Tally) {
+    let errors = count(times);
+    tally.icmp_errors_waiting -= errors;
+    tally.icmp_errors_forgotten += errors;
 }
 
 #[cfg(test)]
@@ -158,6 +179,15 @@ mod tests {
 
     use super::*;
     use crate::flow::FlowRecord;
+
+    /// Attributed, forgotten, waiting.
+    fn books(tally: &Tally) -> (u64, u64, u64) {
+        (
+            tally.icmp_errors_attributed,
+            tally.icmp_errors_forgotten,
+            tally.icmp_errors_waiting,
+        )
+    }
 
     fn flow(host: u16, start: i64, interim_number: u32) -> EndedFlow {
         let [high, low] = host.to_be_bytes();
@@ -202,6 +232,8 @@ mod tests {
         let mut first = flow(1, 7, 0);
         errors.apply(&mut first, &mut tally);
         assert_eq!((other.record.icmp_errors, first.record.icmp_errors), (0, 18));
+        // Those from before the flow began are another one's, which is not known.
+        assert_eq!(books(&tally), (18, 2, 0));
         let mut again = flow(1, 30, 0);
         errors.apply(&mut again, &mut tally);
         assert_eq!(again.record.icmp_errors, 0);
@@ -210,10 +242,7 @@ mod tests {
         let mut part = flow(1, 40, 1);
         errors.apply(&mut part, &mut tally);
         assert_eq!(part.record.icmp_errors, 1);
-        assert_eq!(
-            (tally.icmp_errors_attributed, tally.icmp_errors_forgotten),
-            (19, 0)
-        );
+        assert_eq!(books(&tally), (19, 2, 0));
         assert!(errors.flows.is_empty() && errors.order.is_empty());
     }
 
@@ -223,10 +252,38 @@ mod tests {
         for host in 0..=MAX_FLOWS as u16 {
             errors.keep(error(host, 1), &mut tally);
         }
-        assert_eq!(tally.icmp_errors_forgotten, 1);
+        assert_eq!(books(&tally), (0, 1, MAX_FLOWS as u64));
         assert_eq!((errors.flows.len(), errors.order.len()), (MAX_FLOWS, MAX_FLOWS));
         let mut oldest = flow(0, 0, 0);
         errors.apply(&mut oldest, &mut tally);
         assert_eq!(oldest.record.icmp_errors, 0);
+    }
+
+    #[test]
+    fn errors_of_an_epoch_count_for_no_flow_of_another() {
+        let (mut errors, mut tally) = (IcmpErrors::default(), Tally::default());
+        for host in 0..3 {
+            errors.keep(error(host, 5), &mut tally);
+        }
+        let mut later = flow(0, 0, 0);
+        later.epoch = 1;
+        errors.apply(&mut later, &mut tally);
+        assert_eq!(later.record.icmp_errors, 0);
+        assert_eq!(books(&tally), (0, 3, 0));
+        errors.keep(
+            IcmpError {
+                epoch: 1,
+                ..error(0, 6)
+            },
+            &mut tally,
+        );
+        errors.keep(
+            IcmpError {
+                epoch: 2,
+                ..error(0, 6)
+            },
+            &mut tally,
+        );
+        assert_eq!(books(&tally), (0, 4, 1));
     }
 }

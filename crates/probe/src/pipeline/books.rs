@@ -99,6 +99,7 @@ impl Books {
             entry("source_frames_filtered", "", source.frames_filtered);
             entry("source_frames_dropped", "ring_full", source.kernel_drops);
             entry("source_ring_freezes", "", source.ring_freezes);
+            entry("source_blocks_damaged", "", source.damaged_blocks);
             entry("source_bytes_skipped", "", Some(source.bytes_skipped));
         }
         entries.extend(self.interface.ledger_entries());

@@ -42,6 +42,16 @@ pub(super) struct Capture {
     pub stop: Arc<AtomicBool>,
 }
 
+/// Ends all workers when one ends, however it does: one alone cannot tell both directions of a flow, and after a panic
+/// nobody else would end the others.
+struct StopAll<'a>(&'a AtomicBool);
+
+impl Drop for StopAll<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Capture {
     /// Captures until the source ends or the stop flag is set; returns what could not be read.
     pub fn run(self, source: Opened) -> Vec<String> {
@@ -92,6 +102,7 @@ impl Capture {
 
     /// One worker, on its thread, until its source ends. Nothing here waits for a later stage.
     fn work(&self, number: usize, source: &mut dyn Source, facts: &SharedFacts) -> Option<String> {
+        let _stop_all = StopAll(&self.stop);
         let page = self.books.counters().worker(number).unwrap_or_default();
         let number = number as u32;
         let mut worker = Worker::new(&self.flow.share(), self.flow.decoder(), page);
@@ -116,7 +127,7 @@ impl Capture {
                 Ok(Next::Idle) => worker.advance(clock::utc_now(), &mut |event| take(&mut desk, event)),
                 Ok(Next::End) => break None,
                 Err(error) => {
-                    // One worker alone cannot tell both directions of a flow: all end.
+                    // The others end while this one exports what it has.
                     self.stop.store(true, Ordering::Relaxed);
                     break Some(error.to_string());
                 }
@@ -239,5 +250,73 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
         if self.builder.rows() == 0 {
             self.opened = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::capture::{Accounts, CaptureError, Frames};
+    use crate::seal::fixtures::{NOW, signer};
+    use crate::seal::{Chain, Sealer, SealerSettings};
+    use crate::spool::{self, Spool, SpoolSettings, WhenFull};
+
+    /// Goes on until it is stopped, or panics at once.
+    struct Endless {
+        panics: bool,
+        stop: Arc<AtomicBool>,
+    }
+
+    impl Source for Endless {
+        fn next_block(&mut self, _: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+            assert!(!self.panics, "a bug in a source");
+            thread::sleep(Duration::from_millis(1));
+            let stopped = self.stop.load(Ordering::Relaxed);
+            Ok(if stopped { Next::End } else { Next::Idle })
+        }
+
+        fn accounts(&mut self) -> Accounts {
+            Accounts::default()
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_ends_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = SpoolSettings {
+            max_bytes: 1 << 20,
+            when_full: WhenFull::DropOldest,
+            sync: spool::Sync::Never,
+        };
+        let spool = Arc::new(Spool::open(directory.path(), spool).unwrap());
+        let settings = SealerSettings {
+            queue_batches: 1,
+            clock: Arc::new(|| NOW * 1_000_000_000),
+        };
+        let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, |_| ()).unwrap();
+        let flow = flow::Settings {
+            workers: 2,
+            ..flow::Settings::for_memory(1 << 20)
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let capture = Capture {
+            books: Arc::new(Books::new(&flow, Arc::clone(sealer.intake().counters()), spool)),
+            flow,
+            linger: Duration::from_secs(1),
+            intake: sealer.intake(),
+            stop: Arc::clone(&stop),
+        };
+        let source = |panics| {
+            let stop = Arc::clone(&stop);
+            let source: Box<dyn Source + Send> = Box::new(Endless { panics, stop });
+            (source, None)
+        };
+        let sources = Opened::Live(vec![source(false), source(true)]);
+        // Without the end of the first worker this does not return.
+        assert!(catch_unwind(AssertUnwindSafe(|| capture.run(sources))).is_err());
+        assert!(stop.load(Ordering::Relaxed));
+        sealer.finish();
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Books;
 use crate::capture::link::{LinkChange, LinkWatch};
@@ -35,19 +35,42 @@ pub(super) struct InterfaceCounters {
 #[derive(Debug)]
 struct Drops {
     directory: PathBuf,
-    at_start: BTreeMap<&'static str, u64>,
+    counts: Mutex<BTreeMap<&'static str, Cumulative>>,
+}
+
+/// A count that goes on when the interface's own begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cumulative {
+    last: u64,
+    sum: u64,
+}
+
+impl Cumulative {
+    /// Takes the interface's count, and returns what was counted since the start. A smaller one than before is that of a
+    /// new interface of the same name.
+    fn reach(&mut self, now: u64) -> u64 {
+        self.sum += now.checked_sub(self.last).unwrap_or(now);
+        self.last = now;
+        self.sum
+    }
 }
 
 impl Drops {
     fn new(interface: &str) -> Self {
-        let mut drops = Self {
-            directory: PathBuf::from("/sys/class/net").join(interface).join("statistics"),
-            at_start: BTreeMap::new(),
+        Self::new_in(PathBuf::from("/sys/class/net").join(interface).join("statistics"))
+    }
+
+    fn new_in(directory: PathBuf) -> Self {
+        let drops = Self {
+            directory,
+            counts: Mutex::default(),
         };
-        for (file, _) in DROPS {
-            drops.at_start.extend(drops.read(file).map(|count| (file, count)));
-        }
-        drops
+        let counts = DROPS.iter().filter_map(|(file, _)| {
+            let last = drops.read(file)?;
+            Some((*file, Cumulative { last, sum: 0 }))
+        });
+        let counts = Mutex::new(counts.collect());
+        Self { counts, ..drops }
     }
 
     fn read(&self, file: &str) -> Option<u64> {
@@ -58,11 +81,12 @@ impl Drops {
             .ok()
     }
 
-    /// The count since the start; a smaller one than then is that of a new interface of the same name.
+    /// The count since the start; unknown while there is no interface of this name.
     fn since_start(&self, file: &str) -> Option<u64> {
         let now = self.read(file)?;
-        let before = self.at_start.get(file)?;
-        Some(now.checked_sub(*before).unwrap_or(now))
+        // Nothing panics between two changes that belong together.
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(counts.get_mut(file)?.reach(now))
     }
 }
 
@@ -136,5 +160,28 @@ pub(super) fn watch(
                 detail,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interface_dropped_never_goes_backwards() {
+        let directory = tempfile::tempdir().unwrap();
+        let show = |count: &str| fs::write(directory.path().join("rx_dropped"), count).unwrap();
+        show("100\n");
+        let drops = Drops::new_in(directory.path().to_owned());
+        // Higher, then made anew, once and once more.
+        for (shown, expected) in [("130\n", 30), ("7\n", 37), ("9\n", 39), ("4\n", 43)] {
+            show(shown);
+            assert_eq!(drops.since_start("rx_dropped"), Some(expected));
+        }
+        assert_eq!(drops.since_start("rx_errors"), None);
+        fs::remove_file(directory.path().join("rx_dropped")).unwrap();
+        assert_eq!(drops.since_start("rx_dropped"), None);
+        show("5\n");
+        assert_eq!(drops.since_start("rx_dropped"), Some(44));
     }
 }

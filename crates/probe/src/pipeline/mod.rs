@@ -56,7 +56,8 @@ pub enum Input {
         options: RingOptions,
         /// The core of each worker; `None` where the scheduler chooses.
         cores: Vec<Option<usize>>,
-        /// Whether there must be as many workers as `cores` says: else one worker does where frames cannot be shared out.
+        /// Whether there must be as many workers as `cores` says: else there are fewer where the memory is too little for so
+        /// many rings, and one where frames cannot be shared out.
         exact: bool,
         /// How long the interface may be away before its absence ends the probe.
         patience: Duration,
@@ -187,7 +188,7 @@ impl Pipeline {
                     stop: Arc::clone(&stop),
                     ..options
                 };
-                let rings = open_rings(&name, &options, &cores, exact)?;
+                let (rings, cores) = open_rings(&name, &options, cores, exact)?;
                 settings.flow.workers = rings.len();
                 tracing::info!(
                     interface = name,
@@ -371,23 +372,48 @@ impl Pipeline {
     }
 }
 
-/// Opens a ring for each core, or one where frames cannot be shared out and nobody insists.
+/// Opens a ring for each core; if nobody insists, as many as there is memory for, and one where frames cannot be shared
+/// out. Returns the cores that are left.
 fn open_rings(
     interface: &str,
     options: &RingOptions,
-    cores: &[Option<usize>],
+    cores: Vec<Option<usize>>,
     exact: bool,
-) -> Result<Vec<RingSource>, CaptureError> {
-    match af_packet::open_rings(interface, options, cores) {
-        Err(
-            error @ (CaptureError::SteeringPermission { .. }
-            | CaptureError::NotSteerable { .. }
-            | CaptureError::SelfTest { .. }),
-        ) if !exact => {
-            tracing::warn!(%error, "one worker captures alone");
-            af_packet::open_rings(interface, options, &cores[..1])
+) -> Result<(Vec<RingSource>, Vec<Option<usize>>), CaptureError> {
+    open_rings_with(cores, exact, af_packet::most_rings(options.bytes), |cores| {
+        af_packet::open_rings(interface, options, cores)
+    })
+}
+
+fn open_rings_with<T>(
+    mut cores: Vec<Option<usize>>,
+    exact: bool,
+    most: usize,
+    open: impl Fn(&[Option<usize>]) -> Result<T, CaptureError>,
+) -> Result<(T, Vec<Option<usize>>), CaptureError> {
+    if exact {
+        return Ok((open(&cores)?, cores));
+    }
+    // So that several probes do not choose the same core.
+    let alone = vec![None];
+    if most < cores.len() {
+        tracing::warn!(
+            workers = most.max(1),
+            cores = cores.len(),
+            "fewer workers than cores: the memory is too little for more rings (MAX_BUFFER_SIZE_MB)"
+        );
+        cores.truncate(most);
+        if cores.len() <= 1 {
+            cores.clone_from(&alone);
         }
-        opened => opened,
+    }
+    match open(&cores) {
+        Ok(opened) => Ok((opened, cores)),
+        Err(error) if error.is_of_steering() && cores.len() > 1 => {
+            tracing::warn!(%error, "one worker captures alone");
+            Ok((open(&alone)?, alone))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -452,5 +478,43 @@ impl Supervisor {
 fn wait_until_sealed(books: &Books) {
     while books.events_waiting() > 0 {
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn there_are_fewer_workers_where_so_many_cannot_be_and_nobody_insists() {
+        let cores = vec![Some(0), Some(1), Some(2)];
+        let opened = |exact, most, failure: Option<fn() -> CaptureError>| {
+            let opened = open_rings_with(cores.clone(), exact, most, |cores| match failure {
+                Some(error) if cores.len() > 1 => Err(error()),
+                _ => Ok(cores.to_vec()),
+            });
+            opened.ok().map(|(opened, left)| {
+                assert_eq!(opened, left);
+                left
+            })
+        };
+        assert_eq!(opened(false, 64, None), Some(cores.clone()));
+        assert_eq!(opened(false, 2, None), Some(cores[..2].to_vec()));
+        // Too little for any: the error is that of a single ring.
+        assert_eq!(opened(false, 0, None), Some(vec![None]));
+        assert_eq!(opened(true, 2, None), Some(cores.clone()));
+        let steering: fn() -> CaptureError = || CaptureError::Steering {
+            interface: "eth0".to_owned(),
+            action: "joining the fanout group",
+            source: io::ErrorKind::InvalidInput.into(),
+        };
+        assert_eq!(opened(false, 64, Some(steering)), Some(vec![None]));
+        assert_eq!(opened(true, 64, Some(steering)), None);
+        let gone: fn() -> CaptureError = || CaptureError::InterfaceGone {
+            interface: "eth0".to_owned(),
+        };
+        assert_eq!(opened(false, 64, Some(gone)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Assembles eBPF instructions (RFC 9669), with labels for jumps.
 //!
-//! The two programs of the probe are a few hundred instructions each. Written here, they need neither a compiler nor an
-//! object file, and their constants come from the same source as those of the rest of the code.
+//! The steering program is a few hundred instructions. Written here, it needs neither a compiler nor an object file, and
+//! its constants come from the same source as those of the rest of the code.
 
 /// One instruction as the kernel takes it (`struct bpf_insn`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,8 +120,6 @@ mod class {
     pub(super) const ALU64: u8 = 0x07;
     pub(super) const TO_BIG_ENDIAN: u8 = 0xdc;
     pub(super) const REGISTER_OPERAND: u8 = 0x08;
-    /// The source of a 64-bit constant that names a map by its file descriptor.
-    pub(super) const MAP_DESCRIPTOR: u8 = 1;
 }
 
 /// Both register fields: `struct bpf_insn` has bit fields, whose order follows the byte order.
@@ -174,18 +172,6 @@ impl Assembler {
     pub fn set_wide(&mut self, destination: Register, constant: u64) {
         self.push(class::LOAD_CONSTANT, destination, 0, 0, constant as i32);
         self.push(0, Register::R0, 0, 0, (constant >> 32) as i32);
-    }
-
-    /// `destination` = the map with this file descriptor.
-    pub fn set_map(&mut self, destination: Register, descriptor: i32) {
-        self.push(
-            class::LOAD_CONSTANT,
-            destination,
-            class::MAP_DESCRIPTOR,
-            0,
-            descriptor,
-        );
-        self.push(0, Register::R0, 0, 0, 0);
     }
 
     /// `destination` = the low `bits` (16, 32 or 64) of it, read as big-endian.
