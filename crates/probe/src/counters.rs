@@ -228,7 +228,7 @@ tally! {
     Counter sessions_malformed: By<Malformed>,
     /// Flows that layer 7 gave up.
     Counter sessions_given_up: By<Limit>,
-    /// Flows that layer 7 gave up because they needed more bytes in one piece, or held more text, than may be kept.
+    /// Flows that layer 7 gave up because they needed more bytes in one piece, or held more, than may be kept.
     Counter sessions_out_of_memory: u64,
     /// ICMP errors that quote a packet whose flow can be told. Counted by the worker that sees them; what becomes of them
     /// is counted for all workers together: over all of them, they are the sum of those attributed, forgotten and waiting

@@ -1,11 +1,12 @@
 //! Layer-7 sessions of flows.
 //!
 //! A session is made when a flow's first payload comes, and its streams are given back as soon as nothing more is to be
-//! learned; what was learned stays until the flow is exported. The memory of sessions with the text that they hold, and
-//! the bytes that their streams keep, are bounded; flows that find no room go without, which is counted.
+//! learned; what was learned stays until the flow is exported. The memory of sessions with what they have learned and what
+//! they keep of unfinished messages, and the bytes that their streams keep, are bounded; flows that find no room go
+//! without, which is counted.
 
 use slab::Slab;
-use wire::column::{Address, Sink};
+use wire::column::Address;
 use wire::flowkey::Direction;
 use wire::l7::{Confidence, Context, Crypto, Input, Protocol, Session, Status};
 
@@ -14,11 +15,8 @@ use super::state::NO_ENTRY;
 use super::{Settings, tcp};
 use crate::counters::Tally;
 
-/// What a session with its streams takes in memory, about, without text and without the bytes that its streams keep.
+/// What a session with its streams takes in memory, about, without what its dissectors and its streams keep.
 pub const SESSION_BYTES: usize = 1024;
-
-/// After so many bytes were fed to a session that goes on, it is looked at again how much text it holds.
-const WEIGH_AFTER_BYTES: usize = 1024;
 
 /// Streams kept for the next flow.
 const SPARE_STREAMS: usize = 1024;
@@ -35,49 +33,11 @@ struct Layer7 {
     answers: usize,
     /// Its share of [`Sessions::bytes`].
     bytes: usize,
-    /// Bytes fed since it was looked at how much it holds.
-    fed: usize,
 }
 
-/// Sums up what the values of a record take on the heap.
-#[derive(Debug, Default)]
-struct Weight(usize);
-
-impl Sink for Weight {
-    fn null(&mut self) {}
-    fn bool(&mut self, _: bool) {}
-    fn unsigned(&mut self, _: u64) {
-        self.0 += size_of::<u64>();
-    }
-    fn signed(&mut self, _: i64) {
-        self.0 += size_of::<i64>();
-    }
-    fn double(&mut self, _: f64) {
-        self.0 += size_of::<f64>();
-    }
-    fn text(&mut self, value: &str) {
-        self.0 += size_of::<String>() + value.len();
-    }
-    fn bytes(&mut self, value: &[u8]) {
-        self.0 += value.len();
-    }
-    fn begin_list(&mut self, _: usize) {
-        self.0 += size_of::<Vec<u8>>();
-    }
-    fn end_list(&mut self) {}
-    fn begin_struct(&mut self) {}
-    fn end_struct(&mut self) {}
-}
-
-/// The memory of a session and of all that it has learned, about.
+/// The memory of a session: of all that it has learned and of what it keeps of unfinished messages, about.
 fn weigh(session: &Session) -> usize {
-    let mut weight = Weight(SESSION_BYTES);
-    if session.protocol().is_some() {
-        for protocol in Protocol::ALL {
-            session.emit(*protocol, &mut weight);
-        }
-    }
-    weight.0
+    SESSION_BYTES + session.kept_bytes()
 }
 
 /// What is fed to a session, beside its context.
@@ -221,19 +181,15 @@ impl Sessions {
             layer7.answers += 1;
             learn(name, address);
         }
-        layer7.fed += match load {
-            Load::Datagram(bytes) => bytes.len(),
-            Load::Segment(segment, _) => segment.payload.len(),
+        // Each time: a few bytes may bring much, such as an index into a header table.
+        let weight = weigh(&layer7.session);
+        let grown = weight > layer7.bytes;
+        self.bytes = self.bytes - std::mem::replace(&mut layer7.bytes, weight) + weight;
+        let result = if grown && self.bytes > self.limit {
+            result.and(Err(Stop::Memory))
+        } else {
+            result
         };
-        let mut result = result;
-        if result.is_err() || layer7.fed >= WEIGH_AFTER_BYTES.max(layer7.bytes / 4) {
-            layer7.fed = 0;
-            let weight = weigh(&layer7.session);
-            self.bytes = self.bytes - std::mem::replace(&mut layer7.bytes, weight) + weight;
-            if self.bytes > self.limit {
-                result = result.and(Err(Stop::Memory));
-            }
-        }
         let wish = match result {
             Ok(()) => Wish::More,
             Err(stop) => {
@@ -303,7 +259,6 @@ impl Sessions {
             streams,
             answers: 0,
             bytes: SESSION_BYTES,
-            fed: 0,
         };
         self.bytes += SESSION_BYTES;
         *entry = self.entries.insert(layer7) as u32;
@@ -320,6 +275,13 @@ impl Sessions {
         let learned = layer7.session.protocol().is_some();
         if let Some(streams) = layer7.streams.take() {
             self.give_back(streams);
+        }
+        if stop == Stop::Memory
+            && let Some(layer7) = self.entries.get_mut(*entry as usize)
+        {
+            layer7.session.release();
+            let weight = weigh(&layer7.session);
+            self.bytes = self.bytes - std::mem::replace(&mut layer7.bytes, weight) + weight;
         }
         if !learned {
             self.bytes -= self.entries.remove(*entry as usize).bytes;

@@ -196,7 +196,7 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Flows whose layer-7 state is in memory at the same time.
     pub sessions: usize,
-    /// Bytes that layer-7 sessions take with the text that they hold.
+    /// Bytes that layer-7 sessions take with what they have learned and what they keep of unfinished messages.
     pub session_bytes: usize,
     /// Bytes of TCP streams kept for layer 7.
     pub stream_bytes: usize,

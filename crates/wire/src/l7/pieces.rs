@@ -6,62 +6,106 @@ use super::Limit;
 /// Pieces with gaps between them that are kept; clients that shuffle send some ten.
 const MAX_PIECES: usize = 64;
 
-/// Reassembly into one buffer.
+/// Reassembly. What is kept is what was received: an offset alone takes no room.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pieces {
+    /// Sorted and not overlapping; those that continue the one at offset 0 are part of it.
+    pieces: Vec<Piece>,
+}
+
+/// Bytes without a gap.
+#[derive(Clone, Debug)]
+struct Piece {
+    start: usize,
     bytes: Vec<u8>,
-    /// Which parts of `bytes` are filled: start and end, sorted, neither touching nor overlapping.
-    filled: Vec<(usize, usize)>,
+}
+
+impl Piece {
+    fn end(&self) -> usize {
+        self.start.saturating_add(self.bytes.len())
+    }
 }
 
 impl Pieces {
-    /// Adds bytes that belong at `offset`; none may end behind `max_bytes`.
+    /// Adds bytes that belong at `offset`; none may end behind `max_bytes`. Where they overlap, the later bytes stay.
     pub(super) fn insert(&mut self, offset: u64, data: &[u8], max_bytes: usize) -> Result<(), Limit> {
-        let start = usize::try_from(offset).map_err(|_| Limit::MessageLength)?;
-        let end = start
+        let mut start = usize::try_from(offset).map_err(|_| Limit::MessageLength)?;
+        start
             .checked_add(data.len())
             .filter(|end| *end <= max_bytes)
             .ok_or(Limit::MessageLength)?;
-        if data.is_empty() {
-            return Ok(());
+        let mut data = data;
+        while !data.is_empty() {
+            let index = self.pieces.partition_point(|piece| piece.start <= start);
+            let room = self
+                .pieces
+                .get(index)
+                .map_or(usize::MAX, |next| next.start.saturating_sub(start));
+            let before = index
+                .checked_sub(1)
+                .and_then(|index| self.pieces.get_mut(index))
+                .filter(|before| before.end() >= start);
+            let count = if let Some(before) = before {
+                let count = data.len().min(room);
+                let known = before.end().saturating_sub(start).min(count);
+                let place = start.saturating_sub(before.start);
+                let place = before.bytes.get_mut(place..place.saturating_add(known));
+                if let (Some(place), Some(again)) = (place, data.get(..known)) {
+                    place.copy_from_slice(again);
+                }
+                before
+                    .bytes
+                    .extend_from_slice(data.get(known..count).unwrap_or_default());
+                count
+            } else {
+                if self.pieces.len() >= MAX_PIECES {
+                    return Err(Limit::MessageLength);
+                }
+                let count = data.len().min(room);
+                let bytes = data.get(..count).unwrap_or_default().to_vec();
+                self.pieces.insert(index, Piece { start, bytes });
+                count
+            };
+            start = start.saturating_add(count);
+            data = data.get(count..).unwrap_or_default();
         }
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        if let Some(place) = self.bytes.get_mut(start..end) {
-            place.copy_from_slice(data);
-        }
-        // Those that overlap or touch the new piece melt into it.
-        let mut merged = (start, end);
-        self.filled.retain(|&(other_start, other_end)| {
-            let apart = other_end < merged.0 || other_start > merged.1;
-            if !apart {
-                merged = (merged.0.min(other_start), merged.1.max(other_end));
-            }
-            apart
-        });
-        if self.filled.len() >= MAX_PIECES {
-            return Err(Limit::MessageLength);
-        }
-        let index = self.filled.partition_point(|piece| piece.0 < merged.0);
-        self.filled.insert(index, merged);
+        self.join();
         Ok(())
+    }
+
+    /// Moves to the front what continues it. Others that touch stay apart: so each byte is moved once at most.
+    fn join(&mut self) {
+        let Some((front, others)) = self.pieces.split_first_mut() else {
+            return;
+        };
+        if front.start > 0 {
+            return;
+        }
+        let mut joined: usize = 0;
+        for other in others {
+            if other.start > front.end() {
+                break;
+            }
+            front.bytes.extend_from_slice(&other.bytes);
+            joined = joined.saturating_add(1);
+        }
+        self.pieces.drain(1..=joined);
     }
 
     /// The bytes from the start up to the first that is missing.
     pub(super) fn front(&self) -> &[u8] {
-        let end = self
-            .filled
+        self.pieces
             .first()
-            .filter(|piece| piece.0 == 0)
-            .map_or(0, |piece| piece.1);
-        self.bytes.get(..end).unwrap_or_default()
+            .filter(|piece| piece.start == 0)
+            .map_or(&[], |piece| &piece.bytes)
     }
 
     /// Bytes that it keeps on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
-        let filled = self.filled.capacity().saturating_mul(size_of::<(usize, usize)>());
-        self.bytes.capacity().saturating_add(filled)
+        let slots = self.pieces.capacity().saturating_mul(size_of::<Piece>());
+        self.pieces
+            .iter()
+            .fold(slots, |sum, piece| sum.saturating_add(piece.bytes.capacity()))
     }
 }
 
@@ -87,6 +131,24 @@ mod tests {
         assert_eq!(kept.count(), MAX_PIECES);
     }
 
+    #[test]
+    fn an_offset_takes_no_room() {
+        let mut pieces = Pieces::default();
+        assert_eq!(pieces.insert(1 << 30, b"x", usize::MAX), Ok(()));
+        assert!(pieces.heap_bytes() < 512, "{}", pieces.heap_bytes());
+        assert!(pieces.front().is_empty());
+    }
+
+    #[test]
+    fn the_last_copy_stays() {
+        let mut pieces = Pieces::default();
+        for (offset, data) in [(2, "cd"), (6, "gh"), (1, "BCDEFGHI"), (0, "aXX")] {
+            assert_eq!(pieces.insert(offset, data.as_bytes(), MAX_BYTES), Ok(()));
+        }
+        assert_eq!(pieces.front(), b"aXXDEFGHI");
+        assert_eq!(pieces.pieces.len(), 1);
+    }
+
     proptest! {
         /// Pieces that cover a message, in any order and with any overlap, give the message.
         #[test]
@@ -97,12 +159,13 @@ mod tests {
             let mut pieces = Pieces::default();
             let shuffled = order.iter().map(|(index, length)| (index.index(whole.len()), *length));
             // The rest, last piece first.
-            let steps = (0..whole.len()).step_by(7).rev().map(|start| (start, 7));
+            let steps = (0..whole.len()).step_by(10).rev().map(|start| (start, 10));
             for (start, length) in shuffled.chain(steps) {
                 let end = start.saturating_add(length).min(whole.len());
                 let piece = whole.get(start..end).unwrap_or_default();
                 prop_assert_eq!(pieces.insert(start as u64, piece, MAX_BYTES), Ok(()));
-                prop_assert!(pieces.filled.is_sorted() && pieces.filled.len() <= MAX_PIECES);
+                let apart = pieces.pieces.is_sorted_by(|a, b| a.end() <= b.start);
+                prop_assert!(apart && pieces.pieces.len() <= MAX_PIECES);
             }
             prop_assert_eq!(pieces.front(), whole.as_slice());
         }

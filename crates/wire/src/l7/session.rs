@@ -197,9 +197,20 @@ impl Session {
         if !matches!(outcome.status, Status::Need(_)) {
             outcome.consumed = input.len();
             *ended = Some(outcome.status);
-            dissector.release();
+            self.release();
         }
         outcome
+    }
+
+    /// Frees what only further input would need; what was learned stays. The session must not be fed afterwards. One that
+    /// came to its end has done it.
+    pub fn release(&mut self) {
+        if let State::Known { dissector, next, .. } = &mut self.state {
+            dissector.release();
+            if let Some(next) = next {
+                next.release();
+            }
+        }
     }
 
     /// The protocol, once known.

@@ -721,6 +721,63 @@ fn the_text_of_sessions_is_bounded() {
     assert_eq!(bench.records()[0].app, Some("dns"), "what was learned stays");
 }
 
+/// A DTLS record with a fragment of a ClientHello: number, length of the whole, offset, data.
+fn dtls_fragment(number: u8, length: u32, offset: u32, data: &[u8]) -> Vec<u8> {
+    let u24 = |value: u32| value.to_be_bytes()[1..].to_vec();
+    let size = u24(data.len() as u32);
+    let fragment = [&[1], &*u24(length), &[0, number], &u24(offset), &size, data].concat();
+    let header = [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, number];
+    [&header, &(fragment.len() as u16).to_be_bytes()[..], &fragment].concat()
+}
+
+#[test]
+fn unfinished_messages_are_of_what_was_received() {
+    let mut bench = Bench::new(|settings| {
+        settings.session_bytes = 1 << 20;
+        settings.memory_bytes = 0;
+    });
+    let datagram: Vec<u8> = (0..4)
+        .flat_map(|number| dtls_fragment(number, 32_768, 32_767, &[0]))
+        .collect();
+    for port in 0..50 {
+        bench.at(i64::from(port), &Frame::udp(4000 + port, 443).payload(&datagram));
+    }
+    let bytes = bench.meter.desk.sessions.bytes();
+    assert!(
+        (50 * (layer7::SESSION_BYTES + 256)..50 * 4096).contains(&bytes),
+        "{bytes}"
+    );
+    assert_eq!(bench.meter.tally().sessions_opened, 50);
+    assert_eq!(bench.meter.tally().sessions_out_of_memory, 0);
+    bench.flush();
+    assert_eq!(bench.meter.desk.sessions.bytes(), 0);
+}
+
+#[test]
+fn unfinished_messages_are_bounded_and_given_back() {
+    let limit = 16 * layer7::SESSION_BYTES;
+    let mut bench = Bench::new(|settings| {
+        settings.session_bytes = limit;
+        settings.memory_bytes = 0;
+    });
+    // Nothing of it is in a record.
+    for number in 0_u32..30 {
+        let datagram = dtls_fragment(0, 32_768, 1 + number * 1000, &[0; 1000]);
+        bench.at(i64::from(number), &Frame::udp(4000, 443).payload(&datagram));
+    }
+    assert_eq!(bench.meter.tally().sessions_out_of_memory, 1);
+    let bytes = bench.meter.desk.sessions.bytes();
+    assert!(bytes < 4 * layer7::SESSION_BYTES, "{bytes}");
+    bench.at(
+        100,
+        &Frame::udp(4001, 443).payload(&dtls_fragment(0, 2000, 0, &[0; 9])),
+    );
+    assert_eq!(bench.meter.tally().sessions_refused, 0, "there is room again");
+    bench.flush();
+    assert_eq!(bench.meter.desk.sessions.bytes(), 0);
+    assert_eq!(bench.records()[0].app, Some("dtls"), "what was learned stays");
+}
+
 #[test]
 fn sequences_find_room_or_are_counted() {
     let mut bench = Bench::new(|settings| settings.sequence_chunks = 1);

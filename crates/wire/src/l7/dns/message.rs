@@ -1,6 +1,6 @@
 //! One DNS message (RFC 1035 §4): header, questions, and resource records as text.
 
-use super::name;
+use super::{Dialect, name, netbios};
 use crate::column::Address;
 use crate::cursor::Cursor;
 use crate::l7::{Malformed, hex};
@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// Bytes of a header.
 pub(super) const HEADER_BYTES: usize = 12;
 /// Bytes that are read of a record's data when it is shown as text.
-const MAX_DATA_BYTES: usize = 512;
+pub(super) const MAX_DATA_BYTES: usize = 512;
 
 /// The header (RFC 1035 §4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,14 +103,16 @@ pub(super) struct Resource {
     pub(super) ttl: u32,
     /// Its data as text.
     pub(super) data: String,
-    /// Its data as text, if its type is one of NetBIOS.
-    pub(super) netbios_data: Option<String>,
     /// The address of an A or AAAA record.
     pub(super) address: Option<Address>,
 }
 
 impl Resource {
-    pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+    pub(super) fn parse<'a>(
+        message: &'a [u8],
+        cursor: &mut Cursor<'a>,
+        dialect: Dialect,
+    ) -> Result<Self, Malformed> {
         let name = name::read(message, cursor)?;
         let (kind, _class, ttl) = (cursor.u16()?, cursor.u16()?, cursor.u32()?);
         let length = cursor.u16()?;
@@ -122,13 +124,17 @@ impl Resource {
             _ => None,
         };
         // Data that does not parse is shown as unknown data is (RFC 3597 §5).
-        let data = data_text(message, &mut data, kind, bytes).unwrap_or_else(|_| generic(bytes));
+        let data = match dialect {
+            Dialect::Netbios => netbios::data_text(kind, bytes),
+            Dialect::Dns | Dialect::Multicast => None,
+        }
+        .or_else(|| data_text(message, &mut data, kind, bytes).ok())
+        .unwrap_or_else(|| generic(bytes));
         Ok(Self {
             name,
             kind,
             ttl,
             data,
-            netbios_data: super::netbios::data_text(kind, bytes),
             address,
         })
     }

@@ -298,7 +298,7 @@ impl Dns {
             asked = asked.or(index);
         }
         for _ in 0..header.answers.min(MAX_RECORDS) {
-            let resource = Resource::parse(bytes, &mut cursor)?;
+            let resource = Resource::parse(bytes, &mut cursor, dialect)?;
             self.add_answer(resource, asked, dialect);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
@@ -348,7 +348,6 @@ impl Dns {
     }
 
     fn add_answer(&mut self, resource: Resource, asked: Option<u8>, dialect: Dialect) {
-        let netbios = dialect == Dialect::Netbios;
         if let (Some(address), Some(index)) = (resource.address, asked) {
             let pair = (index, address);
             if self.addresses.len() < MAX_ANSWERS && !self.addresses.contains(&pair) {
@@ -359,7 +358,7 @@ impl Dns {
             name: dialect.name(resource.name),
             r#type: dialect.type_name(resource.kind),
             ttl: resource.ttl,
-            data: resource.netbios_data.filter(|_| netbios).unwrap_or(resource.data),
+            data: resource.data,
         };
         let answers = &mut self.record.answers;
         // The same record with another age is the same record.

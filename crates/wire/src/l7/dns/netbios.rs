@@ -1,6 +1,7 @@
 //! What the NetBIOS name service (RFC 1001, RFC 1002) has of its own beside the message format of DNS: encoded names,
 //! two types, and other operations.
 
+use super::message::MAX_DATA_BYTES;
 use crate::cursor::Cursor;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -8,8 +9,10 @@ use std::net::Ipv4Addr;
 
 /// Bytes of an encoded name's first label (RFC 1001 §14.1): 16 bytes, each as two letters.
 const ENCODED_BYTES: usize = 32;
-/// Names that are read of a node's status.
-const MAX_NAMES: u8 = 32;
+/// Bytes of a name and its flags in a node's status (RFC 1002 §4.2.18).
+const STATUS_NAME_BYTES: usize = 18;
+/// Names that are read of a node's status: those that are whole in the data that is shown, behind their number.
+const MAX_NAMES: usize = (MAX_DATA_BYTES - 1) / STATUS_NAME_BYTES;
 
 /// Types (RFC 1002 §4.2.1.3).
 mod kind {
@@ -83,9 +86,10 @@ pub(super) fn opcode_name(opcode: u8) -> Option<Cow<'static, str>> {
     }))
 }
 
-/// The data of a record as text, if it is of a type of NetBIOS: addresses, or the names of a node.
+/// The data of a record as text, if it is of a type of NetBIOS: addresses, or the names of a node, as far as they are
+/// whole in the bytes that are shown of any record.
 pub(super) fn data_text(kind: u16, bytes: &[u8]) -> Option<String> {
-    let mut cursor = Cursor::new(bytes);
+    let mut cursor = Cursor::new(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes));
     let mut parts = Vec::new();
     match kind {
         kind::NAME => {
@@ -97,7 +101,7 @@ pub(super) fn data_text(kind: u16, bytes: &[u8]) -> Option<String> {
         kind::NODE_STATUS => {
             // RFC 1002 §4.2.18: each name in 16 bytes, not encoded, and its flags.
             let count = cursor.u8().ok()?;
-            for _ in 0..count.min(MAX_NAMES) {
+            for _ in 0..usize::from(count).min(MAX_NAMES) {
                 let name = cursor.array::<16>().ok()?;
                 cursor.skip(2).ok()?;
                 parts.push(decoded(&name));
@@ -138,5 +142,16 @@ mod tests {
         );
         assert_eq!(data_text(kind::NODE_STATUS, &[2]), None);
         assert_eq!(data_text(1, &[]), None);
+    }
+
+    #[test]
+    fn data_is_cut() {
+        let owners = [0x60, 0, 192, 0, 2, 20].repeat(10_000);
+        let text = data_text(kind::NAME, &owners).unwrap_or_default();
+        assert_eq!(text.split(' ').count(), MAX_DATA_BYTES / 6);
+        let name = [b"OFFICE          ".as_slice(), &[4, 0]].concat();
+        let status = [&[255], name.repeat(255).as_slice()].concat();
+        let text = data_text(kind::NODE_STATUS, &status).unwrap_or_default();
+        assert_eq!(text.split(' ').count(), 28, "whole in 512 bytes");
     }
 }

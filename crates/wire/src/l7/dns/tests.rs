@@ -67,6 +67,28 @@ fn netbios_names_are_decoded() {
     );
 }
 
+#[test]
+fn types_of_netbios_are_read_as_such_in_its_messages_only() {
+    // Type 33 is SRV in DNS and the status of a node in NetBIOS; type 32 is not read in DNS.
+    let name = [b"OFFICE          ".as_slice(), &[4, 0]].concat();
+    let status = [&[2], name.repeat(2).as_slice()].concat();
+    let owners = [0x60, 0, 192, 0, 2, 20].repeat(1000);
+    let service = [0, 1, 0, 2, 0, 53, 1, b'a', 0];
+    let data = |kind: u16, data: &[u8], dialect| {
+        let length = (data.len() as u16).to_be_bytes();
+        let record = [&[0], &kind.to_be_bytes()[..], &[0, 1, 0, 0, 0, 60], &length, data].concat();
+        let mut cursor = Cursor::new(&record);
+        Resource::parse(&record, &mut cursor, dialect).map(|resource| resource.data)
+    };
+    let data = |kind, bytes: &[u8], dialect| data(kind, bytes, dialect).unwrap_or_default();
+    assert_eq!(data(33, &status, Dialect::Netbios), "OFFICE<20> OFFICE<20>");
+    assert_eq!(data(33, &service, Dialect::Dns), "1 2 53 a");
+    assert_eq!(data(33, &service, Dialect::Multicast), "1 2 53 a");
+    let shown = data(32, &owners, Dialect::Netbios);
+    assert_eq!(shown.split(' ').count(), 85, "512 bytes of 6 each");
+    assert!(data(32, &owners, Dialect::Dns).starts_with("\\# 6000 6000c0000214"));
+}
+
 /// Messages as on TCP.
 pub(in crate::l7) fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
     messages

@@ -111,6 +111,10 @@ impl Transaction {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Http {
     record: Record,
+    /// What the record takes on the heap, so that this need not be summed up for every segment of a body.
+    record_bytes: usize,
+    /// Whether a line was read since that was summed up.
+    read: bool,
     sides: [Side; 2],
     /// Requests without a final response, oldest first.
     waiting: VecDeque<Waiting>,
@@ -230,7 +234,7 @@ impl Dissect for Http {
         {
             return http2.feed(input, context, crypto);
         }
-        match input {
+        let outcome = match input {
             Input::Stream(bytes) => {
                 let mut outcome = self.stream(index, bytes);
                 if self.is_upgraded(index)
@@ -253,7 +257,11 @@ impl Dissect for Http {
                 }
                 Outcome::none(self.status())
             }
+        };
+        if std::mem::take(&mut self.read) {
+            self.record_bytes = self.record.heap_bytes();
         }
+        outcome
     }
 
     fn confidence(&self) -> Confidence {
@@ -291,10 +299,7 @@ impl Dissect for Http {
             .http2
             .as_ref()
             .map_or(0, |http2| size_of::<Http2>().saturating_add(http2.kept_bytes()));
-        self.record
-            .heap_bytes()
-            .saturating_add(waiting)
-            .saturating_add(http2)
+        self.record_bytes.saturating_add(waiting).saturating_add(http2)
     }
 
     fn handed_over(&self, side: usize) -> bool {
@@ -454,6 +459,7 @@ impl Http {
 
     /// One line, without its end.
     fn line(&mut self, index: usize, line: &[u8]) {
+        self.read = true;
         let Some(side) = self.sides.get_mut(index) else {
             return;
         };

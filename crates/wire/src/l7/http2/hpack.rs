@@ -3,6 +3,7 @@
 use super::huffman;
 use crate::cursor::{Cursor, Short};
 use crate::l7::{Malformed, Status};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// The largest dynamic table that is followed. The default is 4,096 bytes (RFC 9113 §6.5.2); browsers allow 65,536.
@@ -13,7 +14,12 @@ const INITIAL_TABLE_BYTES: usize = 4096;
 const ENTRY_BYTES: usize = 32;
 /// Fields of one block.
 const MAX_FIELDS: usize = 1024;
+/// Names and values of one block, decoded. An index of one byte may stand for a field as large as the table, so that
+/// neither the block's length nor the number of its fields bounds the work.
+const MAX_DECODED_BYTES: usize = 64 * 1024;
 
+/// A name or a value, borrowed where it need not be decoded.
+type Text<'a> = Cow<'a, [u8]>;
 /// A name and a value.
 type Field = (Vec<u8>, Vec<u8>);
 
@@ -42,6 +48,14 @@ impl Decoder {
     pub(super) fn decode(&mut self, block: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Status> {
         let mut cursor = Cursor::new(block);
         let mut fields: usize = 0;
+        let mut decoded: usize = 0;
+        let mut count = |name: &[u8], value: &[u8]| {
+            decoded = decoded.saturating_add(name.len()).saturating_add(value.len());
+            if decoded > MAX_DECODED_BYTES {
+                return Err(Status::GaveUp(crate::l7::Limit::MessageLength));
+            }
+            Ok(())
+        };
         while let Some(&first) = cursor.rest().first() {
             fields = fields.saturating_add(1);
             if fields > MAX_FIELDS {
@@ -51,11 +65,14 @@ impl Decoder {
                 0x80.. => {
                     let index = integer(&mut cursor, 7)?;
                     let (name, value) = self.indexed(index)?;
+                    count(name, value)?;
                     each(name, value);
                 }
                 0x40..=0x7f => {
                     let (name, value) = self.literal(&mut cursor, 6)?;
+                    count(&name, &value)?;
                     each(&name, &value);
+                    let (name, value) = (name.into_owned(), value.into_owned());
                     self.insert(name, value);
                 }
                 0x20..=0x3f => {
@@ -68,6 +85,7 @@ impl Decoder {
                 }
                 0x00..=0x1f => {
                     let (name, value) = self.literal(&mut cursor, 4)?;
+                    count(&name, &value)?;
                     each(&name, &value);
                 }
             }
@@ -82,12 +100,19 @@ impl Decoder {
     }
 
     /// A literal field whose name is indexed or literal (RFC 7541 §6.2).
-    fn literal(&self, cursor: &mut Cursor<'_>, prefix_bits: u8) -> Result<Field, Malformed> {
+    fn literal<'table, 'block>(
+        &'table self,
+        cursor: &mut Cursor<'block>,
+        prefix_bits: u8,
+    ) -> Result<(Text<'table>, Text<'block>), Malformed>
+    where
+        'block: 'table,
+    {
         let index = integer(cursor, prefix_bits)?;
         let name = if index == 0 {
             string(cursor)?
         } else {
-            self.indexed(index)?.0.to_vec()
+            Cow::Borrowed(self.indexed(index)?.0)
         };
         Ok((name, string(cursor)?))
     }
@@ -103,7 +128,10 @@ impl Decoder {
         Ok((name, value))
     }
 
-    fn insert(&mut self, name: Vec<u8>, value: Vec<u8>) {
+    fn insert(&mut self, mut name: Vec<u8>, mut value: Vec<u8>) {
+        // What Huffman code needed as room to grow into is not to stay.
+        name.shrink_to_fit();
+        value.shrink_to_fit();
         self.table_bytes = self.table_bytes.saturating_add(entry_bytes(&name, &value));
         self.table.push_front((name, value));
         self.evict();
@@ -148,16 +176,16 @@ fn integer(cursor: &mut Cursor<'_>, prefix_bits: u8) -> Result<u32, Malformed> {
 }
 
 /// A string, plain or in Huffman code (RFC 7541 §5.2).
-fn string(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, Malformed> {
+fn string<'a>(cursor: &mut Cursor<'a>) -> Result<Text<'a>, Malformed> {
     let huffman_coded = cursor.rest().first().ok_or(Short)? & 0x80 != 0;
     let length = integer(cursor, 7)?;
     let bytes = cursor.take(length as usize)?;
     if !huffman_coded {
-        return Ok(bytes.to_vec());
+        return Ok(Cow::Borrowed(bytes));
     }
     let mut decoded = Vec::with_capacity(bytes.len());
     huffman::decode(bytes, &mut decoded)?;
-    Ok(decoded)
+    Ok(Cow::Owned(decoded))
 }
 
 /// RFC 7541 appendix A.
@@ -269,6 +297,33 @@ mod tests {
         assert_eq!((decoder.table.len(), decoder.table_bytes), (2, 68));
         assert!(fields(&mut decoder, "20").is_ok());
         assert_eq!((decoder.table.len(), decoder.table_bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_a_block_decodes_to_is_bounded() {
+        let gave_up = Err(Status::GaveUp(crate::l7::Limit::MessageLength));
+        // The table of 64 KiB, then a name of 60,000 bytes with an empty value into it.
+        let length = 60_000_usize.saturating_sub(127);
+        let length = [length & 0x7f | 0x80, length >> 7 & 0x7f | 0x80, length >> 14].map(|byte| byte as u8);
+        let head = [&unhex("3fe1ff03"), [0x40, 0x7f].as_slice(), &length].concat();
+        let block = [head.as_slice(), &vec![b'n'; 60_000], &[0]].concat();
+        // The name again: indexed, in a literal that is inserted, in one that is not.
+        for again in ["be", "7e00", "0f2f00"] {
+            let mut decoder = Decoder::default();
+            let mut decoded: usize = 0;
+            let mut each = |name: &[u8], value: &[u8]| {
+                decoded = decoded.saturating_add(name.len()).saturating_add(value.len());
+            };
+            assert_eq!(decoder.decode(&block, &mut each), Ok(()));
+            assert_eq!(decoder.table_bytes, 60_000 + ENTRY_BYTES);
+            assert_eq!(decoder.decode(&unhex(again), &mut each), Ok(()), "{again}");
+            assert_eq!(
+                decoder.decode(&unhex(&again.repeat(2)), &mut each),
+                gave_up,
+                "{again}"
+            );
+            assert_eq!(decoded, 3 * 60_000, "{again}: what is beyond is not handed out");
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ struct Stream {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Http2 {
     record: http1::Record,
+    /// What the record takes on the heap, so that this need not be summed up for every segment of a body.
+    record_bytes: usize,
     sides: [Side; 2],
     /// Oldest first.
     streams: VecDeque<Stream>,
@@ -174,7 +176,7 @@ impl Dissect for Http2 {
             sum.saturating_add(side.block.capacity())
                 .saturating_add(side.decoder.heap_bytes())
         });
-        sides.saturating_add(dns).saturating_add(self.record.heap_bytes())
+        sides.saturating_add(dns).saturating_add(self.record_bytes)
     }
 }
 
@@ -187,6 +189,7 @@ impl Http2 {
             dns: [false; 2],
         };
         Self {
+            record_bytes: record.heap_bytes(),
             record,
             streams: VecDeque::from([stream]),
             ..Self::default()
@@ -320,6 +323,7 @@ impl Http2 {
         side.decoder
             .decode(&block, |name, value| fields.add(name, value))?;
         self.message(index, stream, fields);
+        self.record_bytes = self.record.heap_bytes();
         Ok(())
     }
 

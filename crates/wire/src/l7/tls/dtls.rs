@@ -442,6 +442,28 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_length_takes_no_room() {
+        let mut flow = Feeder::udp(40_000, 443);
+        let body = vec![0; MAX_MESSAGE_BYTES];
+        let last = MAX_MESSAGE_BYTES - 1..MAX_MESSAGE_BYTES;
+        let datagram: Vec<u8> = (0..MAX_OPEN_MESSAGES as u16)
+            .flat_map(|number| fragment(CLIENT_HELLO, number, &body, last.clone()))
+            .collect();
+        assert!(datagram.len() < 128);
+        assert_eq!(flow.forward(&datagram), Status::Need(0));
+        let kept = flow.session.kept_bytes();
+        assert!(
+            (size_of::<Dtls>()..size_of::<Dtls>() + 2048).contains(&kept),
+            "{kept}"
+        );
+        // What is received is counted, and given back.
+        flow.forward(&fragment(CLIENT_HELLO, 0, &body, 0..8192));
+        assert!(flow.session.kept_bytes() >= kept + 8192);
+        flow.session.release();
+        assert_eq!(flow.session.kept_bytes(), size_of::<Dtls>());
+    }
+
+    #[test]
     fn encrypted_records_alone_end_it() {
         let mut flow = Feeder::udp(40_000, 40_001);
         let record = [&[23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 4], [7; 4].as_slice()].concat();
