@@ -232,16 +232,18 @@ def counters_page() -> str:
         "",
         NOTE,
         "",
-        "The accounts of the books, as `Flows.accounts` and `dpi-probe read --summary` show them, ledger batches carry",
-        "them and Prometheus metrics name them (`dpi_probe_NAME`, counters with `_total`). Each worker has its own.",
+        "The accounts of the books, as ledger batches carry them, `dpi-probe run --report` writes them and Prometheus",
+        "names them (`dpi_probe_NAME`, counters with `_total`). Those of a worker are also in `Flows.accounts` and",
+        "`dpi-probe read --summary`.",
         "",
-        "| account | kind | definition |",
-        "|---|---|---|",
+        "| account | kind | of | definition |",
+        "|---|---|---|---|",
     ]
     reasons: dict[str, list[str]] = {}
     for account in _native.account_table():
         if account["name"] not in reasons:
-            lines.append(f"| `{account['name']}` | {account['kind']} | {account['doc']} |")
+            owner = "each worker" if account["of_worker"] else "the probe"
+            lines.append(f"| `{account['name']}` | {account['kind']} | {owner} | {account['doc']} |")
         rows = reasons.setdefault(account["name"], [])
         if account["reason"]:
             rows.append(f"| `{account['reason']}` | {account['reason_doc']} |")
@@ -325,12 +327,35 @@ def captures_page() -> str:
     return "\n".join(lines)
 
 
+def metrics_page() -> str:
+    """docs/reference/metrics.md."""
+    lines = [
+        "# Metrics of the probe",
+        "",
+        NOTE,
+        "",
+        "What a running probe shows to Prometheus at `http://METRICS_ADDRESS/metrics`. A sample of a counter has",
+        "`_total` after its name, one of a histogram `_bucket`, `_sum` or `_count`. `worker` is empty where an account",
+        "is not one worker's, `reason` where it is not split by reason; the reasons are in [counters.md](counters.md).",
+        "What cannot be known has no sample. Beside these there are the `process_` metrics that every Prometheus",
+        "client has.",
+        "",
+        "| metric | kind | labels | definition |",
+        "|---|---|---|---|",
+    ]
+    for metric in _native.metric_table():
+        labels = ", ".join(f"`{label}`" for label in metric["labels"])
+        lines.append(f"| `{metric['name']}` | {metric['kind']} | {labels} | {metric['help']} |")
+    return "\n".join([*lines, ""])
+
+
 # Path below the repository -> what makes it.
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/captures.md": captures_page,
     "docs/reference/config.md": config_page,
     "docs/reference/counters.md": counters_page,
     "docs/reference/doctor.md": doctor_page,
+    "docs/reference/metrics.md": metrics_page,
     "docs/reference/records.md": records_page,
     "python/dpi_probe/_columns.py": columns_module,
 }

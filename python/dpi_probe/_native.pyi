@@ -26,8 +26,10 @@ __all__ = [
     "interface_link_type",
     "link_type_table",
     "link_types",
+    "log",
     "log_to_stderr",
     "measure_stages",
+    "metric_table",
     "protocol_table",
     "prove",
     "read_certificate",
@@ -266,10 +268,25 @@ class Pipeline:
         """Wait for the end; what could not be read of the inputs, one line each."""
     def offer(self) -> Offer | None:
         """What the traffic of a bench has offered, or nothing."""
+    def configure(
+        self,
+        idle_timeout_ns: int,
+        active_timeout_ns: int,
+        profile: str,
+        filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None,
+        detail: str,
+    ) -> None:
+        """Put other timeouts, another profile and another filter in force."""
+    def is_capturing(self) -> bool:
+        """Whether frames are being taken from the input."""
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every metric at this moment: a list of {name, kind, help, labels, samples}."""
     def accounts(self) -> list[dict[str, Any]]:
         """The books at this moment: a list of {account, reason, worker, value}."""
 
+def metric_table() -> list[dict[str, Any]]: ...
 def interface_link_type(interface: str) -> int: ...
+def log(level: str, message: str) -> None: ...
 def log_to_stderr(level: str) -> None: ...
 
 # --- traffic for benches (crates/probe-py/src/traffic.rs) ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 from dpi_probe import _bpf, _native
 from dpi_probe._flows import compile_filter
 from dpi_probe._key import key_parts
-from dpi_probe.config import ProbeSettings, load
+from dpi_probe.config import CHANGEABLE, ProbeSettings, changed, load
 from dpi_probe.errors import CaptureError, ConfigError, SpoolError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
+
+    from dpi_probe._control import ControlServer
 
 _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
@@ -61,6 +64,8 @@ class Probe:
             msg = f"capture from interface {self.settings.capture_iface} or from files, not both"
             raise ConfigError(msg)
         self._pipeline: _native.Pipeline | None = None
+        self._control: ControlServer | None = None
+        self._configuring = threading.Lock()
 
     def start(self) -> None:
         """Open everything and start the threads.
@@ -79,7 +84,7 @@ class Probe:
         self._pipeline = _native.Pipeline(
             interface=settings.capture_iface,
             files=[str(file) for file in self.files],
-            filter=self._compiled_filter(),
+            filter=self._compiled_filter(settings),
             promiscuous=settings.promiscuous,
             idle_timeout_ns=round(settings.flow_timeout_seconds * _NANOSECONDS),
             active_timeout_ns=round(settings.flow_active_timeout_seconds * _NANOSECONDS),
@@ -104,6 +109,33 @@ class Probe:
             backpressure_threshold=settings.backpressure_threshold,
             traffic=self.traffic,
         )
+        try:
+            self._control = self._serve()
+        except BaseException:
+            self.stop()
+            self._pipeline.join()
+            raise
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where `/metrics`, `/healthz`, `/readyz` and `/v1/config` are; None if they are not served."""
+        return f"http://{self._control.address}" if self._control is not None else None
+
+    def _serve(self) -> ControlServer | None:
+        address = self.settings.metrics_address
+        if address == "off" or (address is None and self.settings.capture_iface is None):
+            return None
+        from dpi_probe._control import Address, ControlServer
+
+        listen = Address.parse(address) if address is not None else None
+        try:
+            return ControlServer(self, listen, self.settings.interface_label, self.settings.spool_directory)
+        except ConfigError as error:
+            if listen is not None:
+                raise
+            # Nobody asked for it: capturing goes first.
+            _native.log("warning", f"metrics are not served: {error}")
+            return None
 
     def stop(self) -> None:
         """Ask the probe to end, at once: open flows are exported, sealed, and delivered or left in the spool."""
@@ -121,6 +153,9 @@ class Probe:
             return
         while not self._pipeline.is_finished():
             time.sleep(_PATIENCE_SECONDS)
+        if self._control is not None:
+            self._control.stop()
+            self._control = None
         if problems := self._pipeline.join():
             raise CaptureError("\n".join(problems))
         if self.files:
@@ -137,10 +172,6 @@ class Probe:
             )
             raise SpoolError(msg)
 
-    def is_running(self) -> bool:
-        """Whether the probe was started and has not ended."""
-        return self._pipeline is not None and not self._pipeline.is_finished()
-
     def offer(self) -> _native.Offer | None:
         """What the traffic of a bench has offered so far; nothing for other inputs."""
         return self._pipeline.offer() if self._pipeline is not None else None
@@ -148,6 +179,63 @@ class Probe:
     def accounts(self) -> list[dict[str, Any]]:
         """The books at this moment: `account`, `reason`, `worker` and `value` of each."""
         return self._pipeline.accounts() if self._pipeline is not None else []
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every metric at this moment: `name`, `kind`, `help`, `labels` and `samples` of each."""
+        return self._pipeline.metrics() if self._pipeline is not None else []
+
+    def is_running(self) -> bool:
+        """Whether the probe was started and has not ended."""
+        return self._pipeline is not None and not self._pipeline.is_finished()
+
+    def is_capturing(self) -> bool:
+        """Whether frames are being taken from the input: not before the start, and not while the probe ends."""
+        return self._pipeline is not None and self._pipeline.is_capturing()
+
+    def configure(self, changes: dict[str, Any], origin: str = "configure") -> None:
+        """Change what can be changed while the probe runs (`dpi_probe.config.CHANGEABLE`), without losing a packet.
+
+        When this returns, every worker has it; it is a signed event, which names `origin`.
+
+        Raises:
+            ConfigError: a value is not allowed, or the setting cannot be changed; nothing was changed.
+            DpiProbeError: the probe did not take it; nothing was changed.
+        """
+        if self._pipeline is None:
+            msg = "the probe is not running"
+            raise ConfigError(msg)
+        with self._configuring:
+            settings = changed(self.settings, changes, origin)
+            differences = [
+                f"{name} {getattr(self.settings, name)} -> {getattr(settings, name)}"
+                for name in CHANGEABLE
+                if getattr(self.settings, name) != getattr(settings, name)
+            ]
+            if not differences:
+                return
+            self._pipeline.configure(
+                idle_timeout_ns=round(settings.flow_timeout_seconds * _NANOSECONDS),
+                active_timeout_ns=round(settings.flow_active_timeout_seconds * _NANOSECONDS),
+                profile=settings.profile,
+                filter=self._compiled_filter(settings),
+                detail=f"{origin}: {', '.join(differences)}",
+            )
+            self.settings = settings
+
+    def reload(self, settings: ProbeSettings, origin: str) -> None:
+        """Take over what can be changed of `settings`, and say in the log what takes a restart.
+
+        Raises:
+            ConfigError: a value is not allowed; nothing was changed.
+        """
+        fixed = [
+            name
+            for name in ProbeSettings.model_fields
+            if name not in CHANGEABLE and getattr(settings, name) != getattr(self.settings, name)
+        ]
+        self.configure({name: getattr(settings, name) for name in CHANGEABLE}, origin)
+        if fixed:
+            _native.log("warning", f"{origin}: {', '.join(fixed)} changed too, which takes a restart of the probe")
 
     def summary(self) -> str:
         """The books in one line."""
@@ -179,13 +267,14 @@ class Probe:
         self.stop()
         self.join()
 
-    def _compiled_filter(self) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
-        expression = self.settings.capture_filter
+    @staticmethod
+    def _compiled_filter(settings: ProbeSettings) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
+        expression = settings.capture_filter
         if expression is None:
             return None
-        if self.settings.capture_iface is None:
+        if settings.capture_iface is None:
             return compile_filter(expression)
-        link_type = _native.interface_link_type(self.settings.capture_iface)
+        link_type = _native.interface_link_type(settings.capture_iface)
         return [(link_type, _bpf.compile_filter(expression, link_type))]
 
     def _default_probe_id(self, certificate: Path) -> str:

@@ -175,6 +175,16 @@ class ProbeSettings(BaseSettings):
         Literal["batch", "never"],
         Field(description="Whether every sealed batch is flushed to the disk before it counts as spooled."),
     ] = "batch"
+    metrics_address: Annotated[
+        str | None,
+        Field(
+            description=(
+                "HOST:PORT where /metrics, /healthz, /readyz and /v1/config are served, or `off`. Default: for an "
+                "interface 127.0.0.1 and a port of its own from 20000 to 20999, made of its name; for files off."
+            ),
+            examples=["127.0.0.1:20123"],
+        ),
+    ] = None
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"], Field(description="Least severe messages that are logged.")
     ] = "info"
@@ -199,6 +209,19 @@ class ProbeSettings(BaseSettings):
     @classmethod
     def _parts_of_the_key(cls, value: str) -> str:
         return ",".join(key_parts(value))
+
+    @field_validator("metrics_address")
+    @classmethod
+    def _listen(cls, value: str | None) -> str | None:
+        if value is None or value == "off":
+            return value
+        from dpi_probe._control import Address
+
+        try:
+            return str(Address.parse(value))
+        except ValueError:
+            msg = "ADDRESS:PORT of this machine is expected, as in 127.0.0.1:20123, or off"
+            raise ValueError(msg) from None
 
     @field_validator("core_api_url")
     @classmethod
@@ -277,6 +300,37 @@ def load(flags: dict[str, Any] | None = None, toml_file: Path | None = None) -> 
         raise ConfigError(str(error)) from None
 
 
+# What can be changed while a probe runs.
+CHANGEABLE = ("flow_timeout_seconds", "flow_active_timeout_seconds", "profile", "capture_filter")
+
+
+def changed(settings: ProbeSettings, changes: dict[str, Any], origin: str) -> ProbeSettings:
+    """The settings with `changes`, checked as if they had been given at the start.
+
+    Raises ConfigError with one line that names the setting, its value, `origin` and what is allowed.
+    """
+
+    class Given(ProbeSettings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
+            init_settings: PydanticBaseSettingsSource,
+            *_: PydanticBaseSettingsSource,
+            **__: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (init_settings,)
+
+    for name in changes:
+        if name in ProbeSettings.model_fields and name not in CHANGEABLE:
+            msg = f"{name} ({origin}): it cannot be changed while the probe runs; what can is {', '.join(CHANGEABLE)}"
+            raise ConfigError(msg)
+    try:
+        return Given(**{**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(_fault(error, origin)) from None
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     """The file's content, or a ConfigError that names the line."""
     try:
@@ -291,14 +345,26 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _one_line(error: ValidationError, flags: dict[str, Any], from_file: dict[str, Any], path: Path | None) -> str:
     """One line for the first fault: setting, value, origin, what is allowed."""
-    fault = error.errors(include_url=False)[0]
-    name = str(fault["loc"][0]) if fault["loc"] else "configuration"
+    name = _name(error)
     if name in flags:
         setting, origin = f"--{name.replace('_', '-')}", "command line"
     elif name.upper() in os.environ:
         setting, origin = name.upper(), "environment"
     else:
         setting, origin = name, str(path) if name in from_file else "default"
+    return _fault(error, origin, setting)
+
+
+def _name(error: ValidationError) -> str:
+    """The setting of the first fault."""
+    place = error.errors(include_url=False)[0]["loc"]
+    return str(place[0]) if place else "configuration"
+
+
+def _fault(error: ValidationError, origin: str, setting: str | None = None) -> str:
+    """The first fault: setting, value, origin, what is allowed."""
+    fault, name = error.errors(include_url=False)[0], _name(error)
+    setting = setting or name
     if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, ProbeSettings.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else "; the settings are listed in docs/reference/config.md"

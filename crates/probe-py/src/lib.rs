@@ -31,7 +31,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<traffic::Traffic>()?;
     module.add_class::<traffic::TrafficSender>()?;
     module.add_function(wrap_pyfunction!(traffic::measure_stages, module)?)?;
+    module.add_function(wrap_pyfunction!(pipeline::metric_table, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::interface_link_type, module)?)?;
+    module.add_function(wrap_pyfunction!(pipeline::log, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::log_to_stderr, module)?)?;
     Ok(())
 }

@@ -9,10 +9,11 @@ use probe::capture::{CaptureError, RingOptions, af_packet, cores};
 use probe::counters::LedgerEntry;
 use probe::deliver::{DeliverError, DeliverSettings};
 use probe::flow;
-use probe::pipeline::{Input, PipelineError, Settings};
+use probe::metrics::{BOUNDS_NS, Family, Metric, Value};
+use probe::pipeline::{ChangeError, Changeable, Input, PipelineError, Settings};
 use probe::spool::{SpoolSettings, Sync, WhenFull};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyList};
 
 use crate::error::{Class, python_error};
 use crate::read::{Compiled, filters, key_parts};
@@ -44,6 +45,7 @@ pub fn class_of(error: &PipelineError) -> Class {
 #[pyclass(frozen, module = "dpi_probe._native")]
 pub struct Pipeline {
     pipeline: probe::pipeline::Pipeline,
+    interface: Option<String>,
 }
 
 #[pymethods]
@@ -94,7 +96,7 @@ impl Pipeline {
         };
         let workers = cores.len();
         let ring_bytes = (memory_bytes / 8).min(RING_BYTES_MAX);
-        let input = match (interface, traffic) {
+        let input = match (interface.clone(), traffic) {
             (Some(name), _) => Input::Interface {
                 options: RingOptions {
                     bytes: ring_bytes,
@@ -157,11 +159,12 @@ impl Pipeline {
             health_interval: seconds(health_interval_seconds)?,
             shutdown_timeout: seconds(shutdown_timeout_seconds)?,
             backpressure_threshold,
+            memory_bytes: memory_bytes as u64,
         };
         let pipeline = py
             .detach(|| probe::pipeline::Pipeline::start(settings))
             .map_err(|error| python_error(class_of(&error), error))?;
-        Ok(Self { pipeline })
+        Ok(Self { pipeline, interface })
     }
 
     /// Asks the probe to end; returns at once.
@@ -185,6 +188,52 @@ impl Pipeline {
     fn offer<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         let offers = self.pipeline.offers();
         (!offers.is_empty()).then(|| offer_dict(py, offers)).transpose()
+    }
+
+    /// Puts other timeouts, another profile and another filter in force; `detail` says who changed what, for the signed event.
+    fn configure(
+        &self,
+        py: Python<'_>,
+        idle_timeout_ns: i64,
+        active_timeout_ns: i64,
+        profile: &str,
+        filter: Option<Vec<(u32, Compiled)>>,
+        detail: String,
+    ) -> PyResult<()> {
+        let program = filter
+            .map(filters)
+            .transpose()?
+            .zip(self.interface.as_ref())
+            .map(|(filters, interface)| only(&filters, interface))
+            .transpose()?;
+        let chosen = Changeable {
+            idle_timeout_ns,
+            active_timeout_ns,
+            profile: profile
+                .parse()
+                .map_err(|error| python_error(Class::Config, error))?,
+            filter: program,
+        };
+        py.detach(|| self.pipeline.configure(&chosen, detail))
+            .map_err(|error| {
+                let class = match error {
+                    ChangeError::NotTaken => Class::Failure,
+                    _ => Class::Config,
+                };
+                python_error(class, error)
+            })
+    }
+
+    /// Whether frames are being taken from the input.
+    fn is_capturing(&self) -> bool {
+        self.pipeline.is_capturing()
+    }
+
+    /// Every metric at this moment: a list of {name, kind, help, labels, samples}. A sample is (label values, value); the
+    /// value of a histogram is ([(upper bound in seconds, cumulative count)], sum in seconds).
+    fn metrics<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let families = py.detach(|| self.pipeline.metrics());
+        families.iter().map(|family| shown(py, family)).collect()
     }
 
     /// The books at this moment: a list of {account, reason, worker, value}.
@@ -221,6 +270,47 @@ fn account<'py>(py: Python<'py>, entry: &LedgerEntry) -> PyResult<Bound<'py, PyD
     Ok(dict)
 }
 
+fn declared<'py>(py: Python<'py>, metric: &Metric) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("name", &metric.name)?;
+    dict.set_item("kind", metric.kind.name())?;
+    dict.set_item("help", &metric.help)?;
+    dict.set_item("labels", metric.labels)?;
+    Ok(dict)
+}
+
+fn shown<'py>(py: Python<'py>, family: &Family) -> PyResult<Bound<'py, PyDict>> {
+    let dict = declared(py, &family.metric)?;
+    let samples = PyList::empty(py);
+    for sample in &family.samples {
+        match &sample.value {
+            Value::Number(number) => samples.append((&sample.labels, number))?,
+            Value::Distribution(distribution) => {
+                let bounds = BOUNDS_NS.iter().map(|bound| *bound as f64 / 1e9);
+                let mut below = 0;
+                let buckets: Vec<(f64, u64)> = bounds
+                    .chain([f64::INFINITY])
+                    .zip(&distribution.counts)
+                    .map(|(bound, count)| {
+                        below += count;
+                        (bound, below)
+                    })
+                    .collect();
+                samples.append((&sample.labels, (buckets, distribution.sum_seconds)))?;
+            }
+        }
+    }
+    dict.set_item("samples", samples)?;
+    Ok(dict)
+}
+
+/// Every metric that a running probe shows: a list of {name, kind, help, labels}.
+#[pyfunction]
+pub fn metric_table(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let metrics = probe::pipeline::metrics();
+    metrics.iter().map(|metric| declared(py, metric)).collect()
+}
+
 fn seconds(value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value)
         .map_err(|error| python_error(Class::Config, format!("{value} s is not a time: {error}")))
@@ -230,6 +320,17 @@ fn seconds(value: f64) -> PyResult<Duration> {
 #[pyfunction]
 pub fn interface_link_type(interface: &str) -> PyResult<u32> {
     Ok(af_packet::link_type(interface).map_err(capture_error)?.0)
+}
+
+/// Writes a line to the data plane's log (error, warning, info, debug).
+#[pyfunction]
+pub fn log(level: &str, message: &str) {
+    match level {
+        "error" => tracing::error!("{message}"),
+        "warning" => tracing::warn!("{message}"),
+        "debug" => tracing::debug!("{message}"),
+        _ => tracing::info!("{message}"),
+    }
 }
 
 /// Sends the data plane's log to standard error, from `level` on (error, warning, info, debug). The first call counts.

@@ -10,8 +10,9 @@ use arrow::error::ArrowError;
 use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use probe::capture::bpf::{Filters, Instruction, Program};
-use probe::counters::{Kind, Tally};
+use probe::counters::Kind;
 use probe::flow::{FlowRecord, MAX_WORKERS, Profile, Settings};
+use probe::pipeline::Declared;
 use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
 use probe::record::schema::{definition, recorded, type_name};
@@ -546,11 +547,12 @@ pub fn protocol_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     Ok(all)
 }
 
-/// The accounts of the books: a list of `{name, reason, kind, doc, reason_doc}`.
+/// The accounts of the books: a list of `{name, reason, kind, doc, reason_doc, of_worker}`; `of_worker` is whether each
+/// worker has its own.
 #[pyfunction]
 pub fn account_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);
-    for account in Tally::accounts() {
+    for Declared { account, of_worker } in probe::pipeline::accounts() {
         let entry = PyDict::new(py);
         entry.set_item("name", account.name)?;
         entry.set_item("reason", account.reason)?;
@@ -561,6 +563,7 @@ pub fn account_table(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         entry.set_item("kind", kind)?;
         entry.set_item("doc", account.doc.trim())?;
         entry.set_item("reason_doc", account.reason_doc.trim())?;
+        entry.set_item("of_worker", of_worker)?;
         all.append(entry)?;
     }
     Ok(all)

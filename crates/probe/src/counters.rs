@@ -247,6 +247,50 @@ tally! {
     Counter names_forgotten: u64,
 }
 
+/// Declares the accounts of a stage that belong to the whole probe, as a structure of atomics.
+///
+/// Each account is `/// definition`, kind, name and field; one that is split by reason has a field, a reason and the
+/// reason's meaning for each.
+macro_rules! accounts {
+    ($(#[doc = $about:literal])+ $name:ident {
+        $($(#[doc = $doc:literal])+ $kind:ident $account:ident: $($field:ident $(= $reason:literal, $meaning:literal)?),+;)+
+    }) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Default)]
+        pub struct $name { $($(pub(crate) $field: std::sync::atomic::AtomicU64,)+)+ }
+
+        impl $name {
+            /// Every account as it is declared, in ledger order.
+            pub fn accounts() -> Vec<$crate::counters::Account> {
+                let mut accounts = Vec::new();
+                $(for (reason, reason_doc) in [$((concat!($($reason)?), concat!($($meaning)?)),)+] {
+                    accounts.push($crate::counters::Account {
+                        name: stringify!($account),
+                        reason,
+                        kind: $crate::counters::Kind::$kind,
+                        doc: concat!($($doc,)+),
+                        reason_doc,
+                    });
+                })+
+                accounts
+            }
+
+            /// Every account at this moment.
+            pub fn ledger_entries(&self) -> Vec<$crate::counters::LedgerEntry> {
+                let load = |value: &std::sync::atomic::AtomicU64| {
+                    Some(value.load(std::sync::atomic::Ordering::Relaxed))
+                };
+                vec![$($($crate::counters::LedgerEntry::of_probe(
+                    stringify!($account),
+                    concat!($($reason)?),
+                    load(&self.$field),
+                ),)+)+]
+            }
+        }
+    };
+}
+pub(crate) use accounts;
+
 /// The page on which one worker shows its tally to readers.
 #[derive(Debug)]
 #[repr(align(128))]

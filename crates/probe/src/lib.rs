@@ -22,6 +22,8 @@ pub mod deliver;
 pub mod pipeline;
 /// Lock-free counters and the ledger that is made of them.
 pub mod counters;
+/// What a running probe shows beside its books: latency histograms and gauges.
+pub mod metrics;
 /// The cryptographic primitives that the dissectors of `wire` ask for.
 pub mod crypto;
 /// The only place where the machine's clocks are read.

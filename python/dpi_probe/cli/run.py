@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,8 @@ import click
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from dpi_probe._probe import Probe
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,6 +55,11 @@ if TYPE_CHECKING:
 @click.option("--max-buffer-size-mb", metavar="MB", help="Bound of resident memory; default 1024 [MAX_BUFFER_SIZE_MB].")
 @click.option("--max-spool-size-mb", metavar="MB", help="Bound of the spool; default 4096 [MAX_SPOOL_SIZE_MB].")
 @click.option(
+    "--metrics-address",
+    metavar="HOST:PORT",
+    help="Serve /metrics and /v1/config here; default a port of the interface's own [METRICS_ADDRESS].",
+)
+@click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final books to this file, as JSON."
 )
 def command(files: tuple[str, ...], config_file: Path | None, report: Path | None, **flags: Any) -> None:
@@ -58,7 +67,8 @@ def command(files: tuple[str, ...], config_file: Path | None, report: Path | Non
 
     Every setting can be given as a flag, as an environment variable (the name in brackets), or in a TOML file, in this
     order of precedence; docs/reference/config.md lists them all. SIGTERM and Ctrl-C end the probe cleanly: open flows
-    are exported, sealed and delivered, and what no receipt has come for stays in the spool.
+    are exported, sealed and delivered, and what no receipt has come for stays in the spool. SIGHUP reads the file
+    again: timeouts, profile and filter change at once, without losing a packet.
 
     \b
     dpi-probe run -i eth0 --core-api-url https://core.example:8443
@@ -73,12 +83,31 @@ def command(files: tuple[str, ...], config_file: Path | None, report: Path | Non
     def stop(_number: int, _frame: FrameType | None) -> None:
         probe.stop()
 
+    hangup = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    signal.signal(signal.SIGHUP, lambda *_: hangup.set())
     probe.start()
     try:
+        while probe.is_running():
+            if hangup.is_set():
+                hangup.clear()
+                _reload(probe, flags, config_file)
+            time.sleep(0.05)
         probe.join()
     finally:
         if report is not None:
             report.write_text(json.dumps(probe.accounts(), indent=1) + "\n")
         click.echo(probe.summary(), err=True)
+
+
+def _reload(probe: Probe, flags: dict[str, Any], config_file: Path | None) -> None:
+    """Take over the file as it is now; what is wrong with it is one line of the log, and changes nothing."""
+    from dpi_probe import _native
+    from dpi_probe.config import load
+    from dpi_probe.errors import DpiProbeError
+
+    try:
+        probe.reload(load(flags, config_file), "SIGHUP")
+    except DpiProbeError as error:
+        _native.log("error", f"the configuration stays as it was: {error}")

@@ -74,6 +74,7 @@ pub struct RingSource {
     link_type: LinkType,
     headers: Vec<FrameHeader>,
     accounts: Accounts,
+    snaplen: u32,
     stop: Arc<AtomicBool>,
     draining: bool,
     /// The interface is gone.
@@ -255,6 +256,7 @@ pub fn open_rings(
                 damaged_blocks: Some(0),
                 ..Accounts::default()
             },
+            snaplen: options.snaplen,
             stop: Arc::clone(&options.stop),
             draining: false,
             gone: false,
@@ -464,6 +466,38 @@ impl Source for RingSource {
             }
         }
         self.accounts.clone()
+    }
+
+    fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        if self.draining {
+            // Nothing more is received, and that is how it stays.
+            return Ok(());
+        }
+        let filter = filter
+            .cloned()
+            .unwrap_or_else(|| Program::accept_all(self.snaplen));
+        // The kernel puts it in the place of the one before at once (SO_ATTACH_FILTER, socket(7)).
+        self.socket
+            .attach(&filter)
+            .map_err(|source| self.failed("attaching the filter", source))
+    }
+
+    fn queue(&self) -> (u64, u64) {
+        // The kernel fills blocks in turn: those that wait are the ones from the next on.
+        let blocks = self.ring.block_count();
+        let (mut waiting, mut free) = (0, blocks + 1);
+        while free - waiting > 1 {
+            let middle = usize::midpoint(waiting, free);
+            if self.ring.is_waiting(self.next + middle - 1) {
+                waiting = middle;
+            } else {
+                free = middle;
+            }
+        }
+        (
+            (waiting * RING_BLOCK_BYTES) as u64,
+            (blocks * RING_BLOCK_BYTES) as u64,
+        )
     }
 }
 

@@ -125,6 +125,9 @@ pub enum CaptureError {
     /// A filter program that the kernel would refuse.
     #[error(transparent)]
     InvalidFilter(#[from] InvalidProgram),
+    /// The filter of this source is what it was opened with.
+    #[error("the filter cannot be changed while this input is read")]
+    FilterFixed,
     /// There is no such interface.
     #[error("{interface}: no such network interface; there are: {available}")]
     NoSuchInterface {

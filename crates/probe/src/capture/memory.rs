@@ -27,6 +27,7 @@ const IDLE: Duration = Duration::from_millis(20);
 /// A paced source of frames from memory.
 pub struct MemorySource {
     offer: Offer,
+    queue_bytes: u64,
     begun: Option<Begun>,
     stop: Arc<AtomicBool>,
     books: Arc<OfferBooks>,
@@ -47,6 +48,7 @@ impl MemorySource {
     pub fn new(cycle: Cycle, queue_bytes: u64, stop: Arc<AtomicBool>, books: Arc<OfferBooks>) -> Self {
         Self {
             offer: Offer::new(cycle, queue_bytes, u64::MAX, Arc::clone(&books)),
+            queue_bytes,
             begun: None,
             stop,
             books,
@@ -137,6 +139,10 @@ impl Source for MemorySource {
             bytes_read: of(&self.books.bytes_taken),
             ..Accounts::default()
         }
+    }
+
+    fn queue(&self) -> (u64, u64) {
+        (self.offer.waiting(), self.queue_bytes)
     }
 }
 

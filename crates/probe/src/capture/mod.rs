@@ -167,4 +167,14 @@ pub trait Source {
 
     /// The books so far.
     fn accounts(&mut self) -> Accounts;
+
+    /// Captures other frames from now on, `None` for all; none is lost meanwhile. Without effect after an error.
+    fn set_filter(&mut self, _filter: Option<&bpf::Program>) -> Result<(), CaptureError> {
+        Err(CaptureError::FilterFixed)
+    }
+
+    /// Bytes of the queue behind the source that hold frames which wait, and its size; zeros where there is none.
+    fn queue(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }

@@ -3,28 +3,60 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::answer::Cause;
-use crate::counters::LedgerEntry;
+use crate::counters::accounts;
+use crate::metrics::Histogram;
 
-/// Cumulative since the start. Writer: the delivery thread.
+accounts! {
+    /// Cumulative since the start. Writer: the delivery thread.
+    /// Requests = answers (by kind) + connection errors + abandoned + in flight.
+    DeliverCounters {
+        /// Requests to the Core that were begun.
+        Counter delivery_requests: requests;
+        /// Bytes of batches and manifests in them.
+        Counter delivery_bytes_sent: bytes_sent;
+        /// Answers of the Core.
+        Counter delivery_answers:
+            acknowledged = "acknowledged", "A receipt that was verified.",
+            rejected = "rejected", "The batch is refused for good.",
+            forks = "fork", "Another batch is archived in its place. An alarm.",
+            refused = "refused", "The Core does not trust this probe.",
+            backpressure = "backpressure", "The Core is overloaded.",
+            server_errors = "server_error", "The Core failed.",
+            receipt_errors = "receipt_error", "A receipt that does not hold.";
+        /// Requests that got no answer.
+        Counter delivery_failures:
+            connection_errors = "connection", "No connection, or it broke.",
+            abandoned = "abandoned", "The probe ended first; the batch stays in the spool.";
+        /// Events of delivery that were not reported because one of the same name just was.
+        Counter delivery_alarms_suppressed: alarms_suppressed;
+        /// Requests that wait for their answer.
+        Gauge delivery_in_flight: in_flight;
+    }
+}
+
+/// How delivery stands. Writer: the delivery thread.
 #[derive(Debug, Default)]
-pub struct DeliverCounters {
-    pub(super) requests: AtomicU64,
-    pub(super) bytes_sent: AtomicU64,
-    pub(super) acknowledged: AtomicU64,
-    pub(super) rejected: AtomicU64,
-    pub(super) forks: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) backpressure: AtomicU64,
-    pub(super) server_errors: AtomicU64,
-    pub(super) connection_errors: AtomicU64,
-    pub(super) receipt_errors: AtomicU64,
-    pub(super) abandoned: AtomicU64,
-    pub(super) alarms_suppressed: AtomicU64,
-    pub(super) in_flight: AtomicU64,
+pub struct DeliverState {
     /// 1 while the Core does not trust this probe.
     pub(super) is_refused: AtomicU64,
     /// Failures since the last success.
     pub(super) failures_in_a_row: AtomicU64,
+    /// From a batch being handed to sealing to its first request going out.
+    pub sent: Histogram,
+    /// From a request going out to its receipt being verified.
+    pub receipts: Histogram,
+}
+
+impl DeliverState {
+    /// Whether the Core says that this probe is not trusted.
+    pub fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed) == 1
+    }
+
+    /// Failures since the last success.
+    pub fn failures_in_a_row(&self) -> u64 {
+        self.failures_in_a_row.load(Ordering::Relaxed)
+    }
 }
 
 impl DeliverCounters {
@@ -45,40 +77,6 @@ impl DeliverCounters {
     /// Requests that wait for their answer.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Whether the Core says that this probe is not trusted.
-    pub fn is_refused(&self) -> bool {
-        self.is_refused.load(Ordering::Relaxed) == 1
-    }
-
-    /// Failures since the last success.
-    pub fn failures_in_a_row(&self) -> u64 {
-        self.failures_in_a_row.load(Ordering::Relaxed)
-    }
-
-    /// The accounts: requests = answers (by kind) + connection errors + abandoned + in flight.
-    pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-        [
-            ("delivery_requests", "", &self.requests),
-            ("delivery_bytes_sent", "", &self.bytes_sent),
-            ("delivery_answers", "acknowledged", &self.acknowledged),
-            ("delivery_answers", "rejected", &self.rejected),
-            ("delivery_answers", "fork", &self.forks),
-            ("delivery_answers", "refused", &self.refused),
-            ("delivery_answers", "backpressure", &self.backpressure),
-            ("delivery_answers", "server_error", &self.server_errors),
-            ("delivery_answers", "receipt_error", &self.receipt_errors),
-            ("delivery_failures", "connection", &self.connection_errors),
-            ("delivery_failures", "abandoned", &self.abandoned),
-            ("delivery_alarms_suppressed", "", &self.alarms_suppressed),
-            ("delivery_in_flight", "", &self.in_flight),
-        ]
-        .into_iter()
-        .map(|(account, reason, value)| {
-            LedgerEntry::of_probe(account, reason, Some(value.load(Ordering::Relaxed)))
-        })
-        .collect()
     }
 
     /// What the account of requests is off by; 0 when the books balance.

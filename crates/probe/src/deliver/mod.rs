@@ -11,6 +11,7 @@
 /// What an answer means.
 pub mod answer;
 mod backoff;
+mod body;
 mod counters;
 mod pressure;
 mod run;
@@ -26,7 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-pub use counters::DeliverCounters;
+pub use counters::{DeliverCounters, DeliverState};
 pub use pressure::Pressure;
 pub use tls::Identity;
 
@@ -111,6 +112,7 @@ pub struct Delivery {
     stop: oneshot::Sender<Duration>,
     thread: JoinHandle<()>,
     counters: Arc<DeliverCounters>,
+    state: Arc<DeliverState>,
 }
 
 impl Delivery {
@@ -124,7 +126,9 @@ impl Delivery {
     ) -> Result<Self, DeliverError> {
         let (stop, stopped) = oneshot::channel();
         let counters = Arc::new(DeliverCounters::default());
-        let worker = run::Worker::new(spool, identity, settings, clock, alarm, Arc::clone(&counters))?;
+        let state = Arc::new(DeliverState::default());
+        let books = (Arc::clone(&counters), Arc::clone(&state));
+        let worker = run::Worker::new(spool, identity, settings, clock, alarm, books)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -135,12 +139,18 @@ impl Delivery {
             stop,
             thread,
             counters,
+            state,
         })
     }
 
     /// What was done so far.
     pub fn counters(&self) -> &Arc<DeliverCounters> {
         &self.counters
+    }
+
+    /// How it stands, and how long things take.
+    pub fn state(&self) -> &Arc<DeliverState> {
+        &self.state
     }
 
     /// Goes on until everything in the spool is acknowledged, for at most `drain`; then ends the thread. What is left stays in

@@ -1,20 +1,22 @@
 //! The delivery thread's loop.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use reqwest::{Client, Response, Url};
+use reqwest::{Body, Client, Response, Url};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answer, Cause, MAX_ANSWER_BYTES, Verdict, judge};
 use super::backoff::Backoff;
+use super::body::Outgoing;
 use super::tls::explain;
-use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, Identity};
+use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, DeliverState, Identity};
+use crate::clock;
 use crate::seal::ledger::{Event, Severity};
 use crate::seal::receipt::Authority;
 use crate::seal::sealer::Clock;
@@ -39,13 +41,17 @@ pub(super) struct Worker<D: Disk> {
     wire: Arc<Wire>,
     settings: DeliverSettings,
     counters: Arc<DeliverCounters>,
+    state: Arc<DeliverState>,
     alarms: Alarms,
     backoff: Backoff,
     /// Nothing is sent before.
     wait_until: Option<Instant>,
     requests: JoinSet<Verdict>,
-    entries: HashMap<Id, Entry>,
+    entries: HashMap<Id, (Entry, Departure)>,
 }
+
+/// When a request went out.
+type Departure = Arc<OnceLock<std::time::Instant>>;
 
 impl<D: Disk + 'static> Worker<D> {
     pub(super) fn new(
@@ -54,7 +60,7 @@ impl<D: Disk + 'static> Worker<D> {
         settings: DeliverSettings,
         clock: Clock,
         alarm: Alarm,
-        counters: Arc<DeliverCounters>,
+        (counters, state): (Arc<DeliverCounters>, Arc<DeliverState>),
     ) -> Result<Self, DeliverError> {
         let base = core_url(&settings.core_url)?;
         let client = Client::builder()
@@ -95,6 +101,7 @@ impl<D: Disk + 'static> Worker<D> {
             backoff: Backoff::new(settings.backoff_min, settings.backoff_max),
             settings,
             counters,
+            state,
             wait_until: None,
             requests: JoinSet::new(),
             entries: HashMap::new(),
@@ -108,8 +115,7 @@ impl<D: Disk + 'static> Worker<D> {
         loop {
             self.launch();
             let idle = self.requests.is_empty();
-            if deadline.is_some() && idle && (self.spool.pending_entries() == 0 || self.counters.is_refused())
-            {
+            if deadline.is_some() && idle && (self.spool.pending_entries() == 0 || self.state.is_refused()) {
                 break;
             }
             let now = Instant::now();
@@ -141,7 +147,7 @@ impl<D: Disk + 'static> Worker<D> {
             return;
         }
         self.wait_until = None;
-        let limit = if self.backoff.failures() > 0 || self.counters.is_refused() {
+        let limit = if self.backoff.failures() > 0 || self.state.is_refused() {
             1
         } else {
             self.settings.max_in_flight.max(1)
@@ -158,13 +164,29 @@ impl<D: Disk + 'static> Worker<D> {
             DeliverCounters::add(&self.counters.requests, 1);
             DeliverCounters::add(&self.counters.in_flight, 1);
             DeliverCounters::add(&self.counters.bytes_sent, loaded.bytes.len() as u64);
-            let task = self.requests.spawn(Arc::clone(&self.wire).send(entry, loaded));
-            self.entries.insert(task.id(), entry);
+            let departure = Departure::default();
+            let gone = self.departs(entry, Arc::clone(&departure));
+            let task = self
+                .requests
+                .spawn(Arc::clone(&self.wire).send(entry, loaded, gone));
+            self.entries.insert(task.id(), (entry, departure));
+        }
+    }
+
+    /// What is to be noted when the request goes out.
+    fn departs(&self, entry: Entry, departure: Departure) -> impl FnOnce() + Send + Sync + Unpin + use<D> {
+        let (spool, state) = (Arc::clone(&self.spool), Arc::clone(&self.state));
+        move || {
+            if let Some(given) = spool.sent(&entry) {
+                state.sent.observe(clock::elapsed(given));
+            }
+            // A request goes out once.
+            let _ = departure.set(clock::monotonic());
         }
     }
 
     fn settle(&mut self, id: Id, verdict: Verdict) {
-        let Some(entry) = self.entries.remove(&id) else {
+        let Some((entry, departure)) = self.entries.remove(&id) else {
             return;
         };
         self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -174,6 +196,9 @@ impl<D: Disk + 'static> Worker<D> {
                 retry_after,
             } => {
                 DeliverCounters::add(&self.counters.acknowledged, 1);
+                if let Some(departed) = departure.get() {
+                    self.state.receipts.observe(clock::elapsed(*departed));
+                }
                 self.spool.acknowledge(&entry);
                 self.trusted_again();
                 if slow_down {
@@ -205,7 +230,7 @@ impl<D: Disk + 'static> Worker<D> {
             Verdict::Refused { reason } => {
                 DeliverCounters::add(&self.counters.refused, 1);
                 self.spool.release(&entry);
-                self.counters.is_refused.store(1, Ordering::Relaxed);
+                self.state.is_refused.store(1, Ordering::Relaxed);
                 self.wait_until = Some(Instant::now() + self.settings.refused_interval);
                 self.alarms.raise(Severity::Error, "delivery_refused", reason);
             }
@@ -226,14 +251,14 @@ impl<D: Disk + 'static> Worker<D> {
                 self.wait(retry_after);
             }
         }
-        self.counters
+        self.state
             .failures_in_a_row
             .store(u64::from(self.backoff.failures()), Ordering::Relaxed);
     }
 
     /// An answer shows that the Core trusts this probe.
     fn trusted_again(&mut self) {
-        if self.counters.is_refused.swap(0, Ordering::Relaxed) == 1 {
+        if self.state.is_refused.swap(0, Ordering::Relaxed) == 1 {
             self.resumed();
         }
     }
@@ -269,7 +294,7 @@ impl<D: Disk + 'static> Worker<D> {
     /// Puts back what is still in flight.
     fn abandon(mut self) {
         self.requests.abort_all();
-        for entry in self.entries.values() {
+        for (entry, _) in self.entries.values() {
             self.spool.release(entry);
             DeliverCounters::add(&self.counters.abandoned, 1);
             self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -303,7 +328,12 @@ fn core_url(text: &str) -> Result<Url, DeliverError> {
 
 impl Wire {
     /// Sends one entry and judges the answer.
-    async fn send(self: Arc<Self>, entry: Entry, mut loaded: Loaded) -> Verdict {
+    async fn send(
+        self: Arc<Self>,
+        entry: Entry,
+        mut loaded: Loaded,
+        departs: impl FnOnce() + Send + Sync + Unpin + 'static,
+    ) -> Verdict {
         let (url, content_type) = match entry.form {
             Form::Batch => (&self.batches, "application/vnd.apache.arrow.stream"),
             Form::Manifest => (&self.manifests, "application/jose"),
@@ -313,7 +343,7 @@ impl Wire {
             .client
             .post(url.clone())
             .header(CONTENT_TYPE, content_type)
-            .body(body);
+            .body(Body::wrap(Outgoing::new(body, departs)));
         let answer = match request.send().await {
             Ok(response) => read(response).await,
             Err(error) => Err(error),

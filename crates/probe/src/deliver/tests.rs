@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::answer::{Answer, Cause, Verdict, judge};
-use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, Delivery, Identity};
+use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, DeliverState, Delivery, Identity};
 use crate::counters::LedgerEntry;
 use crate::seal::fixtures::{NOW, PROBE, authority, certificate, chains, pki};
 use crate::seal::ipc::Frame;
@@ -283,6 +283,10 @@ impl Probe {
         self
     }
 
+    fn state(&self) -> &DeliverState {
+        self.delivery.as_ref().unwrap().state()
+    }
+
     fn counters(&self) -> &DeliverCounters {
         self.delivery.as_ref().unwrap().counters()
     }
@@ -522,7 +526,7 @@ fn a_probe_that_is_not_trusted_stops_and_asks_again() {
     });
     let probe = Probe::new(6).deliver(settings(core.url()));
     probe.wait("a refusal", |probe| {
-        probe.counters().is_refused() && probe.counters().in_flight() == 0
+        probe.state().is_refused() && probe.counters().in_flight() == 0
     });
     assert!(
         probe
@@ -534,7 +538,7 @@ fn a_probe_that_is_not_trusted_stops_and_asks_again() {
     trusted.store(true, Ordering::SeqCst);
     probe.wait_until_empty();
     probe.wait("the all-clear", |probe| probe.alarm("delivery_resumed").is_some());
-    assert!(!probe.counters().is_refused());
+    assert!(!probe.state().is_refused());
 }
 
 #[test]
@@ -543,7 +547,7 @@ fn a_core_that_is_down_is_waited_for() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let probe = Probe::new(3).deliver(settings(format!("https://{address}/")));
-    probe.wait("a few tries", |probe| probe.counters().failures_in_a_row() > 3);
+    probe.wait("a few tries", |probe| probe.state().failures_in_a_row() > 3);
     assert!(
         probe
             .alarm("core_unreachable")

@@ -142,6 +142,11 @@ impl<D: Decode> Worker<D> {
         })
     }
 
+    /// Places of the flow table that are taken: flows, and the keys of connections that have just ended.
+    pub fn flows(&self) -> usize {
+        self.meter.flows()
+    }
+
     /// What was counted so far.
     pub fn tally(&self) -> &Tally {
         self.meter.tally()

@@ -4,13 +4,127 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::interface::InterfaceCounters;
+use super::interface::{self, InterfaceCounters};
 use crate::capture::Accounts;
-use crate::counters::{Counters, LedgerEntry};
+use crate::counters::{Account, Counters, Kind, LedgerEntry, Tally};
 use crate::deliver::DeliverCounters;
 use crate::flow;
 use crate::seal::sealer::SealCounters;
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolCounters};
+
+const fn account(name: &'static str, kind: Kind, doc: &'static str) -> Account {
+    Account {
+        name,
+        reason: "",
+        kind,
+        doc,
+        reason_doc: "",
+    }
+}
+
+/// What the source says.
+const SOURCE: [Account; 6] = [
+    account(
+        "source_frames_delivered",
+        Kind::Counter,
+        "Frames that the source handed over.",
+    ),
+    account(
+        "source_frames_filtered",
+        Kind::Counter,
+        "Frames that the filter passed over, where the source can know it.",
+    ),
+    Account {
+        reason: "ring_full",
+        reason_doc: "The capture ring was full.",
+        ..account(
+            "source_frames_dropped",
+            Kind::Counter,
+            "Frames that were lost before they reached the probe, where the source can know it.",
+        )
+    },
+    account(
+        "source_ring_freezes",
+        Kind::Counter,
+        "Times that the capture ring was full and the kernel stopped filling it, where the source can know it.",
+    ),
+    account(
+        "source_blocks_damaged",
+        Kind::Counter,
+        "Blocks of the capture ring in which a frame was described that does not lie in them, where the source can know it. Any value but zero is a bug.",
+    ),
+    account(
+        "source_bytes_skipped",
+        Kind::Counter,
+        "Bytes of broken records in capture files that were passed over.",
+    ),
+];
+/// What the builders of record batches say.
+const RECORDS: [Account; 2] = [
+    account(
+        "records_building",
+        Kind::Gauge,
+        "Flow records in batches that are not full yet.",
+    ),
+    account(
+        "records_unbuildable",
+        Kind::Counter,
+        "Flow records that could not be put into a batch. Any value but zero is a bug.",
+    ),
+];
+/// What reporting on the probe itself says.
+const EVENTS: [Account; 1] = [Account {
+    reason: "queue_full",
+    reason_doc: "Too many waited to be sealed.",
+    ..account(
+        "probe_events_lost",
+        Kind::Counter,
+        "Events about the probe itself that were logged but not sealed.",
+    )
+}];
+
+/// An account of the books, and whether each worker has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// The account.
+    pub account: Account,
+    /// Whether each worker has its own; a reader of files, and the thread that merges flows, count for the whole probe.
+    pub of_worker: bool,
+}
+
+/// Every account of the books, in ledger order.
+pub fn accounts() -> Vec<Declared> {
+    let of_probe = |account| Declared {
+        account,
+        of_worker: false,
+    };
+    let mut accounts: Vec<Declared> = SOURCE.into_iter().map(of_probe).collect();
+    for source in &mut accounts {
+        source.of_worker = true;
+    }
+    accounts.extend(interface::accounts().into_iter().map(of_probe));
+    accounts.extend(Tally::accounts().into_iter().map(|account| Declared {
+        account,
+        of_worker: true,
+    }));
+    accounts.extend(RECORDS.into_iter().map(of_probe));
+    accounts.extend(SealCounters::accounts().into_iter().map(of_probe));
+    accounts.extend(SpoolCounters::accounts().into_iter().map(of_probe));
+    accounts.extend(DeliverCounters::accounts().into_iter().map(of_probe));
+    accounts.extend(EVENTS.into_iter().map(of_probe));
+    accounts
+}
+
+/// The lines of declared accounts of the whole probe.
+fn lines<const N: usize>(
+    accounts: &[Account; N],
+    values: [Option<u64>; N],
+) -> impl Iterator<Item = LedgerEntry> {
+    accounts
+        .iter()
+        .zip(values)
+        .map(|(account, value)| LedgerEntry::of_probe(account.name, account.reason, value))
+}
 
 /// What every stage has counted since the start.
 #[derive(Debug)]
@@ -83,49 +197,53 @@ impl Books {
         self.sealing.events_waiting()
     }
 
+    /// Batches that wait for their signature.
+    pub(super) fn batches_waiting(&self) -> u64 {
+        self.sealing.batches_waiting()
+    }
+
+    /// Frames that all sources handed over, and those that the kernel dropped; `None` where one cannot know it.
+    pub(super) fn delivered_and_dropped(&self) -> (u64, Option<u64>) {
+        let sources = self.sources();
+        let dropped = sources.values().map(|source| source.kernel_drops).sum();
+        (
+            sources.values().map(|source| source.frames_delivered).sum(),
+            dropped,
+        )
+    }
+
     /// Every account at this moment, in the order in which a packet meets them.
     pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
         let mut entries = Vec::new();
         for (&worker, source) in &*self.sources() {
-            let mut entry = |account, reason, value| {
-                entries.push(LedgerEntry {
-                    account,
-                    reason,
-                    worker,
-                    value,
-                });
-            };
-            entry("source_frames_delivered", "", Some(source.frames_delivered));
-            entry("source_frames_filtered", "", source.frames_filtered);
-            entry("source_frames_dropped", "ring_full", source.kernel_drops);
-            entry("source_ring_freezes", "", source.ring_freezes);
-            entry("source_blocks_damaged", "", source.damaged_blocks);
-            entry("source_bytes_skipped", "", Some(source.bytes_skipped));
+            entries.extend(
+                lines(
+                    &SOURCE,
+                    [
+                        Some(source.frames_delivered),
+                        source.frames_filtered,
+                        source.kernel_drops,
+                        source.ring_freezes,
+                        source.damaged_blocks,
+                        Some(source.bytes_skipped),
+                    ],
+                )
+                .map(|entry| LedgerEntry { worker, ..entry }),
+            );
         }
         entries.extend(self.interface.ledger_entries());
         entries.extend(self.counters.ledger_entries());
-        entries.extend([
-            LedgerEntry::of_probe(
-                "records_building",
-                "",
-                Some(self.records_building.load(Ordering::Relaxed)),
-            ),
-            LedgerEntry::of_probe(
-                "records_unbuildable",
-                "",
-                Some(self.records_unbuildable.load(Ordering::Relaxed)),
-            ),
-        ]);
+        let count = |counter: &AtomicU64| Some(counter.load(Ordering::Relaxed));
+        entries.extend(lines(
+            &RECORDS,
+            [count(&self.records_building), count(&self.records_unbuildable)],
+        ));
         entries.extend(self.sealing.ledger_entries());
         entries.extend(self.spool.counters().ledger_entries());
         if let Some(delivery) = self.delivery.get() {
             entries.extend(delivery.ledger_entries());
         }
-        entries.push(LedgerEntry::of_probe(
-            "probe_events_lost",
-            "queue_full",
-            Some(self.events_lost.load(Ordering::Relaxed)),
-        ));
+        entries.extend(lines(&EVENTS, [count(&self.events_lost)]));
         entries
     }
 }

@@ -5,27 +5,26 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
-
-use arrow::array::RecordBatch;
+use std::time::Duration;
 
 use super::Books;
+use super::config::{Configuration, Follower};
+use super::desk::Desk;
+use super::metrics::Instruments;
+use super::overflow::Overflow;
 use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
 use crate::clock;
 use crate::engine::{self, Worker};
+use crate::flow;
 use crate::flow::facts::SharedFacts;
 use crate::flow::meter::Event;
-use crate::flow::{self, EndedFlow};
-use crate::record::{Builder, Layout, Limits, RecordError};
 use crate::seal::{Intake, Kind};
 
-/// A batch is closed at this many rows or bytes before compression; the sealing thread halves what is still too large.
-pub(super) const LIMITS: Limits = Limits {
-    rows: 8192,
-    bytes: 4 << 20,
-};
 /// How often the kernel is asked what it dropped.
 const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is noted how full queue and table are.
+const GAUGES_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An opened source.
 pub(super) enum Opened {
@@ -39,6 +38,10 @@ pub(super) struct Capture {
     pub linger: Duration,
     pub intake: Intake,
     pub books: Arc<Books>,
+    pub instruments: Arc<Instruments>,
+    pub configuration: Arc<Configuration>,
+    /// Whether there is memory for frames beside the source's own queue.
+    pub queue_can_grow: bool,
     pub stop: Arc<AtomicBool>,
 }
 
@@ -103,10 +106,15 @@ impl Capture {
     /// One worker, on its thread, until its source ends. Nothing here waits for a later stage.
     fn work(&self, number: usize, source: &mut dyn Source, facts: &SharedFacts) -> Option<String> {
         let _stop_all = StopAll(&self.stop);
+        // As much further memory as the ring has.
+        let further = if self.queue_can_grow { source.queue().1 } else { 0 };
+        let mut source = Overflow::new(source, usize::try_from(further).unwrap_or(usize::MAX));
         let page = self.books.counters().worker(number).unwrap_or_default();
+        let metrics = self.instruments.worker(number);
+        let mut follower = Follower::new(&self.configuration, number);
         let number = number as u32;
         let mut worker = Worker::new(&self.flow.share(), self.flow.decoder(), page);
-        let mut desk = Desk::new(&self.books, self.linger, |batch| {
+        let mut desk = Desk::live(&self.books, &metrics, self.linger, |batch| {
             self.intake.offer(Kind::Flow, batch)
         });
         let take = |desk: &mut Desk<'_, _>, event| match event {
@@ -118,9 +126,12 @@ impl Capture {
             Event::IcmpError(error) => facts.note(error),
         };
         let mut asked = clock::monotonic();
+        let mut looked = asked;
         let problem = loop {
             let next = source.next_block(&mut |frames| {
                 worker.process(frames, &mut |event| take(&mut desk, event));
+                let times = frames.headers.iter().map(|header| header.time);
+                metrics.processed.observe_since(clock::utc_now(), times);
             });
             match next {
                 Ok(Next::Block) => {}
@@ -132,7 +143,17 @@ impl Capture {
                     break Some(error.to_string());
                 }
             }
+            if follower.follow(&mut worker, &mut source) {
+                desk.set_linger(follower.has().linger(self.linger));
+                source.set_growing(follower.has().relief.queue_grows);
+            }
             desk.close_if_due();
+            if clock::elapsed(looked) >= GAUGES_INTERVAL {
+                looked = clock::monotonic();
+                let (used, capacity) = source.queue();
+                metrics.set_queue(used, capacity);
+                metrics.set_table(worker.flows());
+            }
             if clock::elapsed(asked) >= ACCOUNTS_INTERVAL {
                 asked = clock::monotonic();
                 facts.publish();
@@ -148,7 +169,8 @@ impl Capture {
     /// Files: every queue blocks, and nothing is dropped.
     fn run_files(self, mut source: FileSource) -> Vec<String> {
         let mut problems = Vec::new();
-        let mut desk = Desk::new(&self.books, self.linger, |batch| {
+        let metrics = self.instruments.worker(0);
+        let mut desk = Desk::of_files(&self.books, &metrics, self.linger, |batch| {
             self.intake.submit(Kind::Flow, batch)
         });
         let fill = |block: &mut OwnedFrames| -> Result<Next, Infallible> {
@@ -184,81 +206,14 @@ impl Capture {
     }
 }
 
-/// Collects ended flows into batches.
-struct Desk<'a, F> {
-    builder: Builder,
-    linger: Duration,
-    /// When the first record of the open batch came.
-    opened: Option<Instant>,
-    /// Records in the open batch, as the books have them.
-    building: usize,
-    books: &'a Books,
-    give: F,
-}
-
-impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
-    fn new(books: &'a Books, linger: Duration, give: F) -> Self {
-        Self {
-            builder: Builder::new(Layout::evidence(), LIMITS),
-            linger,
-            opened: None,
-            building: 0,
-            books,
-            give,
-        }
-    }
-
-    fn push(&mut self, ended: &EndedFlow) {
-        let before = self.builder.rows();
-        let batch = self.builder.push(&ended.record, ended.session.as_deref());
-        self.hand_over(batch, before + 1);
-        if self.builder.rows() > 0 && self.opened.is_none() {
-            self.opened = Some(clock::monotonic());
-        }
-    }
-
-    fn close_if_due(&mut self) {
-        if self
-            .opened
-            .is_some_and(|opened| clock::elapsed(opened) >= self.linger)
-        {
-            self.close();
-        }
-    }
-
-    fn close(&mut self) {
-        let rows = self.builder.rows();
-        let batch = self.builder.finish();
-        self.hand_over(batch, rows);
-    }
-
-    fn hand_over(&mut self, batch: Result<Option<RecordBatch>, RecordError>, rows: usize) {
-        match batch {
-            // Whether it is taken or dropped is counted at the intake.
-            Ok(Some(batch)) => {
-                (self.give)(batch);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                self.books.unbuildable(rows);
-                tracing::error!(%error, rows, "records are lost");
-            }
-        }
-        let rows = self.builder.rows();
-        self.books.set_building(self.building, rows);
-        self.building = rows;
-        if self.builder.rows() == 0 {
-            self.opened = None;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
     use crate::capture::{Accounts, CaptureError, Frames};
+    use crate::deliver::Pressure;
+    use crate::pipeline::metrics::Fixed;
     use crate::seal::fixtures::{NOW, signer};
     use crate::seal::{Chain, Sealer, SealerSettings};
     use crate::spool::{self, Spool, SpoolSettings, WhenFull};
@@ -301,11 +256,37 @@ mod tests {
             ..flow::Settings::for_memory(1 << 20)
         };
         let stop = Arc::new(AtomicBool::new(false));
+        let intake = sealer.intake();
+        let counters = Arc::clone(intake.counters());
+        let books = Arc::new(Books::new(&flow, Arc::clone(&counters), Arc::clone(&spool)));
+        let configuration = Arc::new(Configuration::new(&flow, None));
+        let fixed = Fixed {
+            probe: "sensor".to_owned(),
+            interface: "eth0".to_owned(),
+            workers: flow.workers,
+            flows_per_worker: flow.share().flows,
+            seal_queue_batches: 1,
+            memory_bytes: 1 << 30,
+            linger: Duration::from_secs(1),
+        };
+        let pressure = Arc::new(Pressure::new(counters, Arc::clone(&spool), 1000));
+        let latency = Arc::clone(intake.latency());
+        let instruments = Instruments::new(
+            fixed,
+            Arc::clone(&books),
+            latency,
+            spool,
+            pressure,
+            Arc::clone(&configuration),
+        );
         let capture = Capture {
-            books: Arc::new(Books::new(&flow, Arc::clone(sealer.intake().counters()), spool)),
+            books,
+            instruments: Arc::new(instruments),
+            configuration,
+            queue_can_grow: false,
             flow,
             linger: Duration::from_secs(1),
-            intake: sealer.intake(),
+            intake,
             stop: Arc::clone(&stop),
         };
         let source = |panics| {

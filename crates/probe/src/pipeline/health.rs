@@ -6,14 +6,18 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, select};
 
 use super::Books;
+use super::metrics::Instruments;
+use super::watch::Watch;
 use crate::clock;
 use crate::deliver::Pressure;
 use crate::seal::ledger::{Event, Severity, event_batch, ledger_batch};
 use crate::seal::{Intake, Kind};
 use crate::spool::OsDisk;
 
-/// How often back-pressure is looked at.
-const PRESSURE_INTERVAL: Duration = Duration::from_millis(200);
+/// How often back-pressure and everything else that may suffer is looked at.
+const PRESSURE_INTERVAL: Duration = Duration::from_millis(100);
+/// Over which time the drop rate is.
+const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 /// Under pressure since more than the threshold; over when below this share of it: no flapping in between.
 const RELEASE_SHARE: u64 = 80;
 
@@ -21,14 +25,18 @@ pub(super) struct Health {
     pub interval: Duration,
     pub intake: Intake,
     pub books: Arc<Books>,
-    pub pressure: Pressure<OsDisk>,
+    pub pressure: Arc<Pressure<OsDisk>>,
+    pub instruments: Arc<Instruments>,
     pub events: Receiver<Event>,
+    /// Of a live probe.
+    pub watch: Option<Watch>,
 }
 
 impl Health {
     /// Reports every interval until `finished` is closed.
     pub fn run(&mut self, finished: &Receiver<()>) {
         let mut reported = clock::monotonic();
+        let mut looked = reported;
         let mut under_pressure = false;
         loop {
             select! {
@@ -41,6 +49,14 @@ impl Health {
                 default(PRESSURE_INTERVAL) => {}
             }
             under_pressure = self.look_at_pressure(under_pressure);
+            if let Some(watch) = &mut self.watch {
+                let events = watch.look();
+                self.seal_events(&events);
+            }
+            if clock::elapsed(looked) >= DROPS_INTERVAL {
+                looked = clock::monotonic();
+                self.instruments.look_at_drops();
+            }
             if clock::elapsed(reported) >= self.interval {
                 reported = clock::monotonic();
                 self.report();

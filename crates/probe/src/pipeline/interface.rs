@@ -9,20 +9,68 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::Books;
 use crate::capture::link::{LinkChange, LinkWatch};
 use crate::clock;
-use crate::counters::LedgerEntry;
+use crate::counters::{Account, Kind, LedgerEntry};
 use crate::deliver::Alarm;
 use crate::seal::ledger::{Event, Severity};
 
 /// How long the watching thread waits before it looks whether it is to end.
 const WAIT_MS: u16 = 100;
 
-/// Frames that the interface lost before any socket saw them: files of sysfs, and what they count.
-const DROPS: [(&str, &str); 4] = [
-    ("rx_missed_errors", "missed"),
-    ("rx_fifo_errors", "fifo"),
-    ("rx_dropped", "dropped"),
-    ("rx_errors", "errors"),
+/// Frames that the interface lost before any socket saw them: files of sysfs, the reasons that they stand for, and what
+/// those mean.
+const DROPS: [(&str, &str, &str); 4] = [
+    (
+        "rx_missed_errors",
+        "missed",
+        "The device had no descriptor or buffer left.",
+    ),
+    ("rx_fifo_errors", "fifo", "A queue of the device overflowed."),
+    (
+        "rx_dropped",
+        "dropped",
+        "The driver or the kernel had no room or no use for them.",
+    ),
+    ("rx_errors", "errors", "They were damaged, or not received whole."),
 ];
+
+/// What happens to an interface, in the order of [`LinkChange::NAMES`].
+const CHANGES: [&str; LinkChange::NAMES.len()] = [
+    "It does not receive any more.",
+    "It receives again.",
+    "It was removed.",
+    "One of its name is there again.",
+    "It has another name.",
+    "Its MTU was changed.",
+    "The kernel had more to tell than it could: changes were missed.",
+];
+
+/// The interface's accounts as they are declared, in ledger order. Live only.
+pub(super) fn accounts() -> Vec<Account> {
+    let account = |name, doc, reason, reason_doc| Account {
+        name,
+        reason,
+        kind: Kind::Counter,
+        doc,
+        reason_doc,
+    };
+    let lost = DROPS.iter().map(|(_, reason, meaning)| {
+        account(
+            "interface_frames_dropped",
+            "Frames that the interface counts as lost before any socket saw them, since the start of the probe.",
+            *reason,
+            *meaning,
+        )
+    });
+    let changes = LinkChange::NAMES.iter().zip(&CHANGES).map(|(name, meaning)| {
+        account(
+            "interface_changes",
+            "What happened to the interface.",
+            *name,
+            *meaning,
+        )
+    });
+    lost.chain(changes).collect()
+}
 
 /// The interface's accounts.
 #[derive(Debug, Default)]
@@ -65,7 +113,7 @@ impl Drops {
             directory,
             counts: Mutex::default(),
         };
-        let counts = DROPS.iter().filter_map(|(file, _)| {
+        let counts = DROPS.iter().filter_map(|(file, ..)| {
             let last = drops.read(file)?;
             Some((*file, Cumulative { last, sum: 0 }))
         });
@@ -100,7 +148,7 @@ impl InterfaceCounters {
         let Some(drops) = self.drops.get() else {
             return Vec::new();
         };
-        let lost = DROPS.iter().map(|(file, reason)| {
+        let lost = DROPS.iter().map(|(file, reason, _)| {
             LedgerEntry::of_probe("interface_frames_dropped", reason, drops.since_start(file))
         });
         let changes = LinkChange::NAMES

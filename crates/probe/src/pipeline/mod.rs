@@ -13,10 +13,16 @@
 
 mod books;
 mod capture;
+mod config;
+mod degradation;
+mod desk;
 mod health;
 mod interface;
+mod metrics;
+mod overflow;
 /// What each stage costs.
 pub mod stages;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,13 +38,21 @@ use crate::clock;
 use crate::counters::LedgerEntry;
 use crate::deliver::{Alarm, DeliverError, DeliverSettings, Delivery, Identity, Pressure};
 use crate::flow;
+use crate::metrics::Family;
 use crate::record::RecordError;
+use crate::seal::ledger::{Event, Severity};
 use crate::seal::sealer::Clock;
 use crate::seal::{Chain, SealError, Sealer, SealerSettings, Signer, SignerError};
 use crate::spool::{Spool, SpoolError, SpoolSettings, Stored};
 use crate::traffic::{self, Cycle, OfferBooks, TrafficError};
 
-pub use books::Books;
+pub use books::{Books, Declared, accounts};
+pub use config::{ChangeError, Changeable};
+pub use metrics::declared as metrics;
+
+use config::Configuration;
+use metrics::{Fixed, Instruments};
+use watch::Watch;
 
 /// Batches that may wait for their signature: above this a live probe drops, counted.
 const SEAL_QUEUE_BATCHES: usize = 64;
@@ -107,6 +121,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// Events sealed or waiting but not acknowledged, above which the probe is under back-pressure.
     pub backpressure_threshold: u64,
+    /// Bound of the resident memory of the process, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// Why a probe cannot start. Nothing was captured.
@@ -155,6 +171,10 @@ pub struct Pipeline {
     stop: Arc<AtomicBool>,
     books: Arc<Books>,
     offers: Vec<Arc<OfferBooks>>,
+    instruments: Arc<Instruments>,
+    /// Of a live probe.
+    configuration: Option<Arc<Configuration>>,
+    alarm: Alarm,
     supervisor: Mutex<Option<JoinHandle<Outcome>>>,
 }
 
@@ -174,6 +194,13 @@ impl Pipeline {
             None => None,
         };
         let stop = Arc::new(AtomicBool::new(false));
+        let (interface, filter) = match &settings.input {
+            Input::Interface { name, options, .. } => (Some(name.clone()), options.filter.clone()),
+            Input::Files { .. } | Input::Traffic { .. } => (None, None),
+        };
+        let is_live = !matches!(settings.input, Input::Files { .. });
+        // Frames from memory wait in a queue of the size that the bench asks for.
+        let queue_can_grow = interface.is_some();
         let mut link = None;
         let mut offers = Vec::new();
         let source = match settings.input {
@@ -233,6 +260,8 @@ impl Pipeline {
                 capture::Opened::Live(sources)
             }
         };
+        // Now it is known how many workers there are.
+        let configuration = Arc::new(Configuration::new(&settings.flow, filter));
         let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
         let chain = Chain::start(spool.head())?;
         tracing::info!(
@@ -292,16 +321,38 @@ impl Pipeline {
         if let Some(delivery) = &delivery {
             books.set_delivery(Arc::clone(delivery.counters()));
         }
-        let pressure = Pressure::new(
+        let pressure = Arc::new(Pressure::new(
             Arc::clone(sealer.intake().counters()),
             Arc::clone(&spool),
             settings.backpressure_threshold,
-        );
+        ));
+        let instruments = Arc::new(Instruments::new(
+            Fixed {
+                probe: settings.probe_id,
+                interface: interface.unwrap_or_default(),
+                workers: settings.flow.workers,
+                flows_per_worker: settings.flow.share().flows,
+                seal_queue_batches: SEAL_QUEUE_BATCHES,
+                memory_bytes: settings.memory_bytes,
+                linger: settings.linger,
+            },
+            Arc::clone(&books),
+            Arc::clone(sealer.intake().latency()),
+            Arc::clone(&spool),
+            Arc::clone(&pressure),
+            Arc::clone(&configuration),
+        ));
+        if let Some(delivery) = &delivery {
+            instruments.set_delivery(Arc::clone(delivery.state()));
+        }
         let capture = capture::Capture {
             flow: settings.flow,
             linger: settings.linger,
             intake: sealer.intake(),
             books: Arc::clone(&books),
+            instruments: Arc::clone(&instruments),
+            configuration: Arc::clone(&configuration),
+            queue_can_grow,
             stop: Arc::clone(&stop),
         };
         let health = health::Health {
@@ -309,14 +360,22 @@ impl Pipeline {
             intake: sealer.intake(),
             books: Arc::clone(&books),
             pressure,
+            instruments: Arc::clone(&instruments),
             events: event_queue,
+            watch: is_live.then(|| {
+                Watch::new(
+                    Arc::clone(&instruments),
+                    Arc::clone(&configuration),
+                    sealer.intake(),
+                )
+            }),
         };
         if let Some((_, name)) = &link {
             books.interface().watch_drops(name);
         }
         let supervisor = Supervisor {
             link,
-            alarm,
+            alarm: Arc::clone(&alarm),
             stop: Arc::clone(&stop),
             source,
             capture,
@@ -324,6 +383,7 @@ impl Pipeline {
             sealer,
             delivery,
             shutdown_timeout: settings.shutdown_timeout,
+            instruments: Arc::clone(&instruments),
         };
         let supervisor_books = Arc::clone(&books);
         let thread = std::thread::Builder::new()
@@ -333,6 +393,9 @@ impl Pipeline {
             stop,
             books,
             offers,
+            instruments,
+            configuration: is_live.then_some(configuration),
+            alarm,
             supervisor: Mutex::new(Some(thread)),
         })
     }
@@ -364,6 +427,31 @@ impl Pipeline {
     /// The books at this moment.
     pub fn books(&self) -> &Arc<Books> {
         &self.books
+    }
+
+    /// Puts another configuration in force without losing a packet, and returns when every worker has it. After an error
+    /// everything is as before. `detail` says in one sentence who changed what; it becomes a signed event.
+    pub fn configure(&self, chosen: &Changeable, detail: String) -> Result<(), ChangeError> {
+        let configuration = self.configuration.as_ref().ok_or(ChangeError::Files)?;
+        configuration.choose(chosen)?;
+        tracing::info!("{detail}");
+        (self.alarm)(Event {
+            time: clock::utc_now(),
+            severity: Severity::Info,
+            name: "configuration_changed",
+            detail,
+        });
+        Ok(())
+    }
+
+    /// Every metric at this moment.
+    pub fn metrics(&self) -> Vec<Family> {
+        self.instruments.families()
+    }
+
+    /// Whether frames are being taken from the input: false before the start, and once the probe ends.
+    pub fn is_capturing(&self) -> bool {
+        self.instruments.is_capturing() && !self.stop.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<Outcome>>> {
@@ -429,6 +517,7 @@ struct Supervisor {
     sealer: Sealer,
     delivery: Option<Delivery>,
     shutdown_timeout: Duration,
+    instruments: Arc<Instruments>,
 }
 
 impl Supervisor {
@@ -444,6 +533,7 @@ impl Supervisor {
             sealer,
             delivery,
             shutdown_timeout,
+            instruments,
         } = self;
         let problems = std::thread::scope(|scope| {
             // Reports until the capture is over and everything that it gave is sealed.
@@ -452,7 +542,9 @@ impl Supervisor {
                 let (alarm, stop) = (&alarm, &stop);
                 scope.spawn(move || interface::watch(watch, &name, books, alarm, stop));
             }
+            instruments.set_capturing(true);
             let problems = capture.run(source);
+            instruments.set_capturing(false);
             wait_until_sealed(books);
             drop(finish);
             if reports.join().is_err() {

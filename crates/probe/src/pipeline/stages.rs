@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use wire::decode::Decoder;
 
 use super::PipelineError;
-use super::capture::LIMITS;
+use super::desk::LIMITS;
 use crate::capture::{FrameHeader, OwnedFrames};
 use crate::clock;
 use crate::counters::Published;

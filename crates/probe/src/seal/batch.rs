@@ -1,6 +1,7 @@
 //! One batch, sealed: leaves, tree, stream, signature.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
@@ -17,6 +18,7 @@ use super::manifest::{ChainId, Claims, Head, Kind, VERSION};
 use super::merkle::{Hash, root, sha256};
 use super::schema::{UnsupportedColumn, describe, fingerprint};
 use super::sign::{Signer, SignerError};
+use crate::clock;
 
 /// Bytes of the buffers are aligned to this within the stream.
 const ALIGNMENT: usize = 8;
@@ -56,6 +58,10 @@ pub struct SealedBatch {
     pub manifest: String,
     /// The stream, manifest included.
     pub bytes: Vec<u8>,
+    /// How long the signature itself took.
+    pub signing: Duration,
+    /// When its records were handed over to be sealed, where that is known.
+    pub given: Option<Instant>,
 }
 
 impl SealedBatch {
@@ -116,8 +122,21 @@ pub struct Position {
     pub iat: i64,
 }
 
+/// The level of zstd with which batches are compressed where nothing else is asked for: zstd's own default.
+pub const COMPRESSION_LEVEL: i32 = 3;
+
 /// Seals `batch` at `position`.
 pub fn seal(batch: &RecordBatch, position: &Position, signer: &Signer) -> Result<SealedBatch, SealError> {
+    seal_compressed(batch, position, signer, COMPRESSION_LEVEL)
+}
+
+/// Seals `batch` at `position`, compressed with that level of zstd.
+fn seal_compressed(
+    batch: &RecordBatch,
+    position: &Position,
+    signer: &Signer,
+    compression_level: i32,
+) -> Result<SealedBatch, SealError> {
     if !(1..=MAX_ROWS).contains(&batch.num_rows()) {
         return Err(SealError::Rows(batch.num_rows()));
     }
@@ -139,7 +158,7 @@ pub fn seal(batch: &RecordBatch, position: &Position, signer: &Signer) -> Result
         // As long as the digest that will stand here.
         body: Digest([0; 32]),
     };
-    let mut bytes = write(batch, &leaves, signer.jws_length(&claims)?)?;
+    let mut bytes = write(batch, &leaves, signer.jws_length(&claims)?, compression_level)?;
     let range = {
         let frame = Frame::open(&bytes).map_err(size_or_bug)?;
         frame.contents().map_err(size_or_bug)?;
@@ -147,7 +166,9 @@ pub fn seal(batch: &RecordBatch, position: &Position, signer: &Signer) -> Result
     };
     // The manifest's place holds zeros until now.
     claims.body = Digest::of(&bytes);
+    let began = clock::monotonic();
     let manifest = signer.sign(&claims)?;
+    let signing = clock::elapsed(began);
     match bytes.get_mut(range) {
         Some(place) if place.len() == manifest.len() => place.copy_from_slice(manifest.as_bytes()),
         _ => return Err(SealError::Frame(FrameError::NoManifest)),
@@ -156,6 +177,8 @@ pub fn seal(batch: &RecordBatch, position: &Position, signer: &Signer) -> Result
         claims,
         manifest,
         bytes,
+        signing,
+        given: None,
     })
 }
 
@@ -167,7 +190,12 @@ fn size_or_bug(error: FrameError) -> SealError {
 }
 
 /// The stream with zeros in the manifest's place.
-fn write(batch: &RecordBatch, leaves: &[Hash], manifest_length: usize) -> Result<Vec<u8>, ArrowError> {
+fn write(
+    batch: &RecordBatch,
+    leaves: &[Hash],
+    manifest_length: usize,
+    compression_level: i32,
+) -> Result<Vec<u8>, ArrowError> {
     let tags: Vec<u8> = leaves.iter().flat_map(|leaf| [leaf[0], leaf[1]]).collect();
     let mut metadata = batch.schema().metadata().clone();
     metadata.insert(ROW_TAGS_KEY.to_owned(), STANDARD.encode(tags));
@@ -178,7 +206,8 @@ fn write(batch: &RecordBatch, leaves: &[Hash], manifest_length: usize) -> Result
     ));
     let batch = batch.clone().with_schema(Arc::clone(&schema))?;
     let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?
-        .try_with_compression(Some(CompressionType::ZSTD))?;
+        .try_with_compression(Some(CompressionType::ZSTD))?
+        .try_with_compression_level(Some(compression_level))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
     writer.write(&batch)?;
     writer.into_inner()
@@ -190,6 +219,7 @@ pub struct Chain {
     id: ChainId,
     next: u64,
     head: Option<Head>,
+    compression_level: i32,
 }
 
 impl Chain {
@@ -201,6 +231,7 @@ impl Chain {
             id: ChainId(id),
             next: 0,
             head: before,
+            compression_level: COMPRESSION_LEVEL,
         })
     }
 
@@ -212,6 +243,11 @@ impl Chain {
     /// The last manifest of this chain; before the first, that of the chain before.
     pub fn head(&self) -> Option<Head> {
         self.head
+    }
+
+    /// The level of zstd with which the next batches are compressed.
+    pub fn set_compression_level(&mut self, level: i32) {
+        self.compression_level = level;
     }
 
     /// Seals `batch` as the next of the chain. `iat` is in seconds since 1970.
@@ -229,7 +265,7 @@ impl Chain {
             previous: self.head,
             iat,
         };
-        let sealed = seal(batch, &position, signer)?;
+        let sealed = seal_compressed(batch, &position, signer, self.compression_level)?;
         self.head = Some(sealed.head());
         self.next += 1;
         Ok(sealed)

@@ -2,16 +2,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::batch::{Chain, SealError, SealedBatch};
+use super::batch::{COMPRESSION_LEVEL, Chain, SealError, SealedBatch};
 use super::manifest::{Head, Kind};
 use super::sign::Signer;
-use crate::counters::LedgerEntry;
+use crate::clock;
+use crate::counters::accounts;
+use crate::metrics::Histogram;
 
 /// Wall-clock time in UTC nanoseconds, given by whoever starts a thread.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -25,21 +28,40 @@ pub struct SealerSettings {
     pub clock: Clock,
 }
 
-/// What the sealing thread did. Events are rows of flow batches; rows of ledger and event batches are counted in
-/// `batches_sealed` alone.
+accounts! {
+    /// What the sealing thread did. Events are rows of flow batches; rows of ledger and event batches are counted in
+    /// `batches_sealed` alone. Events exported = sealed + waiting + dropped (by reason).
+    SealCounters {
+        /// Flow records that were handed to the sealing thread.
+        Counter events_exported: events_offered;
+        /// Flow records that were sealed.
+        Counter events_sealed: events_sealed;
+        /// Flow records that wait for their signature.
+        Gauge events_waiting: events_waiting;
+        /// Flow records that were not sealed.
+        Counter events_dropped:
+            dropped_queue_full = "seal_queue_full", "The queue of the sealing thread was full.",
+            dropped_too_large = "too_large", "A single record is beyond the limits of a sealed batch.",
+            dropped_failed = "seal_failed", "The batch could not be written or signed.",
+            dropped_closed = "sealer_stopped", "The sealing thread had ended.";
+        /// Batches of all kinds that wait for their signature.
+        Gauge batches_waiting: batches_waiting;
+        /// Batches of all kinds that were sealed.
+        Counter batches_sealed: batches_sealed;
+        /// Bytes of the sealed batches.
+        Counter bytes_sealed: bytes_sealed;
+        /// Batches that were not sealed. Any value but zero is a bug, or a record beyond all limits.
+        Counter seal_failures: failures;
+    }
+}
+
+/// How long sealing takes. Writer: the sealing thread.
 #[derive(Debug, Default)]
-pub struct SealCounters {
-    events_offered: AtomicU64,
-    events_sealed: AtomicU64,
-    events_waiting: AtomicU64,
-    batches_waiting: AtomicU64,
-    batches_sealed: AtomicU64,
-    bytes_sealed: AtomicU64,
-    dropped_queue_full: AtomicU64,
-    dropped_too_large: AtomicU64,
-    dropped_failed: AtomicU64,
-    dropped_closed: AtomicU64,
-    failures: AtomicU64,
+pub struct SealLatency {
+    /// To hash, compress, sign and check one batch.
+    pub sealing: Histogram,
+    /// To make one RSA signature.
+    pub signing: Histogram,
 }
 
 impl SealCounters {
@@ -62,28 +84,6 @@ impl SealCounters {
     pub fn bytes_sealed(&self) -> u64 {
         self.bytes_sealed.load(Ordering::Relaxed)
     }
-
-    /// The accounts: events exported = sealed + waiting + dropped (by reason).
-    pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-        [
-            ("events_exported", "", &self.events_offered),
-            ("events_sealed", "", &self.events_sealed),
-            ("events_waiting", "", &self.events_waiting),
-            ("events_dropped", "seal_queue_full", &self.dropped_queue_full),
-            ("events_dropped", "too_large", &self.dropped_too_large),
-            ("events_dropped", "seal_failed", &self.dropped_failed),
-            ("events_dropped", "sealer_stopped", &self.dropped_closed),
-            ("batches_waiting", "", &self.batches_waiting),
-            ("batches_sealed", "", &self.batches_sealed),
-            ("bytes_sealed", "", &self.bytes_sealed),
-            ("seal_failures", "", &self.failures),
-        ]
-        .into_iter()
-        .map(|(account, reason, value)| {
-            LedgerEntry::of_probe(account, reason, Some(value.load(Ordering::Relaxed)))
-        })
-        .collect()
-    }
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -93,6 +93,8 @@ fn add(counter: &AtomicU64, count: u64) {
 struct Job {
     kind: Kind,
     batch: RecordBatch,
+    /// When it was handed over.
+    given: Instant,
 }
 
 impl Job {
@@ -111,6 +113,8 @@ impl Job {
 pub struct Intake {
     queue: Sender<Job>,
     counters: Arc<SealCounters>,
+    latency: Arc<SealLatency>,
+    compression_level: Arc<AtomicI32>,
 }
 
 impl Intake {
@@ -139,9 +143,23 @@ impl Intake {
         &self.counters
     }
 
+    /// Asks for a level of zstd for the batches to come.
+    pub fn set_compression_level(&self, level: i32) {
+        self.compression_level.store(level, Ordering::Relaxed);
+    }
+
+    /// How long sealing takes.
+    pub fn latency(&self) -> &Arc<SealLatency> {
+        &self.latency
+    }
+
     /// Counts the batch as waiting before it is handed over, so that the books never show less than there is.
     fn count(&self, kind: Kind, batch: RecordBatch) -> Job {
-        let job = Job { kind, batch };
+        let job = Job {
+            kind,
+            batch,
+            given: clock::monotonic(),
+        };
         add(&self.counters.events_offered, job.events());
         add(&self.counters.events_waiting, job.events());
         add(&self.counters.batches_waiting, 1);
@@ -180,15 +198,21 @@ impl Sealer {
     ) -> std::io::Result<Self> {
         let (queue, jobs) = bounded(settings.queue_batches.max(1));
         let counters = Arc::new(SealCounters::default());
+        let latency = Arc::new(SealLatency::default());
+        let compression_level = Arc::new(AtomicI32::new(COMPRESSION_LEVEL));
         let intake = Intake {
             queue,
             counters: Arc::clone(&counters),
+            latency: Arc::clone(&latency),
+            compression_level: Arc::clone(&compression_level),
         };
         let worker = Worker {
             signer,
             chain,
             clock: settings.clock,
             counters,
+            latency,
+            compression_level,
             output,
         };
         let thread = std::thread::Builder::new()
@@ -218,13 +242,17 @@ struct Worker<F> {
     chain: Chain,
     clock: Clock,
     counters: Arc<SealCounters>,
+    latency: Arc<SealLatency>,
+    compression_level: Arc<AtomicI32>,
     output: F,
 }
 
 impl<F: FnMut(SealedBatch)> Worker<F> {
     fn run(mut self, jobs: &Receiver<Job>) -> Option<Head> {
         for job in jobs {
-            self.seal(job.kind, &job.batch);
+            self.chain
+                .set_compression_level(self.compression_level.load(Ordering::Relaxed));
+            self.seal(job.kind, &job.batch, job.given);
             // Its rows were booked one part at a time; only the waiting side is left.
             self.counters
                 .events_waiting
@@ -235,19 +263,23 @@ impl<F: FnMut(SealedBatch)> Worker<F> {
     }
 
     /// Seals a batch; in halves if it is too large.
-    fn seal(&mut self, kind: Kind, batch: &RecordBatch) {
+    fn seal(&mut self, kind: Kind, batch: &RecordBatch, given: Instant) {
         let rows = batch.num_rows();
         if rows == 0 {
             return;
         }
         let events = if kind == Kind::Flow { rows as u64 } else { 0 };
         let iat = (self.clock)().div_euclid(1_000_000_000);
+        let began = clock::monotonic();
         // A panic in a library must not end the thread, and with it all evidence.
         let sealed = catch_unwind(AssertUnwindSafe(|| {
             self.chain.seal(kind, batch, iat, &self.signer)
         }));
         match sealed {
-            Ok(Ok(sealed)) => {
+            Ok(Ok(mut sealed)) => {
+                self.latency.sealing.observe(clock::elapsed(began));
+                self.latency.signing.observe(sealed.signing);
+                sealed.given = Some(given);
                 add(&self.counters.events_sealed, events);
                 add(&self.counters.batches_sealed, 1);
                 add(&self.counters.bytes_sealed, sealed.bytes.len() as u64);
@@ -255,8 +287,8 @@ impl<F: FnMut(SealedBatch)> Worker<F> {
             }
             Ok(Err(SealError::TooLarge(_) | SealError::Rows(_))) if rows > 1 => {
                 let half = rows / 2;
-                self.seal(kind, &batch.slice(0, half));
-                self.seal(kind, &batch.slice(half, rows - half));
+                self.seal(kind, &batch.slice(0, half), given);
+                self.seal(kind, &batch.slice(half, rows - half), given);
             }
             Ok(Err(error)) => {
                 let reason = match &error {

@@ -2,64 +2,52 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::counters::LedgerEntry;
+use crate::counters::accounts;
 
-macro_rules! spool_counters {
-    ($($(#[doc = $doc:literal])+ $field:ident: $account:literal, $reason:literal;)+) => {
-        /// Cumulative since the spool was opened. Writer: whoever holds the spool's lock.
-        #[derive(Debug, Default)]
-        pub struct SpoolCounters { $($(#[doc = $doc])+ pub $field: AtomicU64,)+ }
-
-        impl SpoolCounters {
-            /// The accounts. Batches found + offered = acknowledged + spooled + dropped + rejected + lost.
-            pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
-                vec![$(LedgerEntry::of_probe($account, $reason, Some(self.$field.load(Ordering::Relaxed))),)+]
-            }
-        }
-    };
-}
-
-spool_counters! {
-    /// Batches that lay in the spool when it was opened.
-    found: "spool_batches_found", "";
-    /// Sealed batches that were handed to the spool.
-    offered: "spool_batches_offered", "";
-    /// Batches whose receipt was verified.
-    acknowledged: "batches_acknowledged", "";
-    /// Batches that wait for their receipt.
-    spooled: "batches_spooled", "";
-    /// Batches of which only the manifest was kept because the spool was full.
-    dropped_full: "batches_dropped", "spool_full";
-    /// Batches of which only the manifest was kept because the disk refused them.
-    dropped_disk: "batches_dropped", "disk_error";
-    /// Batches of which only the manifest was kept because the file was damaged.
-    dropped_damaged: "batches_dropped", "damaged";
-    /// Batches that the Core refused for good.
-    rejected: "batches_rejected", "refused";
-    /// Files in `pending/` whose manifest could not be read.
-    rejected_unreadable: "batches_rejected", "unreadable";
-    /// Batches of which not even the manifest could be kept.
-    lost: "batches_lost", "disk_error";
-    /// Batches whose file vanished.
-    vanished: "batches_lost", "vanished";
-    /// Manifests of dropped batches that lay in the spool when it was opened.
-    manifests_found: "spool_manifests_found", "";
-    /// Manifests of dropped batches whose receipt was verified.
-    manifests_acknowledged: "manifests_acknowledged", "";
-    /// Manifests of dropped batches that wait for their receipt.
-    manifests_spooled: "manifests_spooled", "";
-    /// Manifests of dropped batches that the Core refused for good.
-    manifests_rejected: "manifests_rejected", "";
-    /// Manifests of dropped batches that had to go too, or vanished: holes that no signature covers.
-    manifests_lost: "manifests_lost", "";
-    /// Refused files that had to make room.
-    rejected_removed: "spool_rejected_removed", "";
-    /// Files of other names, left alone.
-    foreign: "spool_foreign_files", "";
-    /// Times that `head.json` could not be written or was damaged.
-    head_errors: "spool_head_errors", "";
-    /// File operations that failed.
-    disk_errors: "spool_disk_errors", "";
+accounts! {
+    /// Cumulative since the spool was opened. Writer: whoever holds the spool's lock.
+    /// Batches found + offered = acknowledged + spooled + dropped + rejected + lost.
+    SpoolCounters {
+        /// Batches that lay in the spool when it was opened.
+        Counter spool_batches_found: found;
+        /// Sealed batches that were handed to the spool.
+        Counter spool_batches_offered: offered;
+        /// Batches whose receipt was verified.
+        Counter batches_acknowledged: acknowledged;
+        /// Batches that wait for their receipt.
+        Gauge batches_spooled: spooled;
+        /// Batches of which only the manifest was kept.
+        Counter batches_dropped:
+            dropped_full = "spool_full", "The spool was full.",
+            dropped_disk = "disk_error", "The disk refused them.",
+            dropped_damaged = "damaged", "The file was damaged.";
+        /// Batches that were put away: they will not be delivered.
+        Counter batches_rejected:
+            rejected = "refused", "The Core refused them for good.",
+            rejected_unreadable = "unreadable", "The manifest of the file could not be read.";
+        /// Batches of which nothing is left.
+        Counter batches_lost:
+            lost = "disk_error", "Not even the manifest could be kept.",
+            vanished = "vanished", "The file vanished.";
+        /// Manifests of dropped batches that lay in the spool when it was opened.
+        Counter spool_manifests_found: manifests_found;
+        /// Manifests of dropped batches whose receipt was verified.
+        Counter manifests_acknowledged: manifests_acknowledged;
+        /// Manifests of dropped batches that wait for their receipt.
+        Gauge manifests_spooled: manifests_spooled;
+        /// Manifests of dropped batches that the Core refused for good.
+        Counter manifests_rejected: manifests_rejected;
+        /// Manifests of dropped batches that had to go too, or vanished: holes that no signature covers.
+        Counter manifests_lost: manifests_lost;
+        /// Refused files that had to make room.
+        Counter spool_rejected_removed: rejected_removed;
+        /// Files of other names, left alone.
+        Counter spool_foreign_files: foreign;
+        /// Times that `head.json` could not be written or was damaged.
+        Counter spool_head_errors: head_errors;
+        /// File operations that failed.
+        Counter spool_disk_errors: disk_errors;
+    }
 }
 
 impl SpoolCounters {

@@ -1,5 +1,7 @@
 //! Names and small records of the spool directory.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
 use crate::seal::jws::Digest;
@@ -75,6 +77,8 @@ pub(super) struct Key {
 pub(super) struct Sizes {
     pub(super) size: u64,
     pub(super) events: u64,
+    /// When its records were handed over to be sealed, until it is sent for the first time.
+    pub(super) given: Option<Instant>,
 }
 
 /// `head.json`.

@@ -555,7 +555,14 @@ impl<D: Disk> Spool<D> {
         if form == Form::Manifest {
             state.manifest_bytes += size;
         }
-        state.map(form).insert(key, Sizes { size, events });
+        state.map(form).insert(
+            key,
+            Sizes {
+                size,
+                events,
+                given: None,
+            },
+        );
         let counter = match form {
             Form::Batch => &self.counters.spooled,
             Form::Manifest => &self.counters.manifests_spooled,

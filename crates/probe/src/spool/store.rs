@@ -44,6 +44,9 @@ impl<D: Disk> Spool<D> {
                     let mut state = self.lock();
                     let key = state.key(&entry);
                     self.insert(&mut state, key, Form::Batch, sealed.bytes.len() as u64, events);
+                    if let Some(sizes) = state.batches.get_mut(&key) {
+                        sizes.given = sealed.given;
+                    }
                     drop(state);
                     if attempt == 0 {
                         self.note_disk_has_space();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Instant;
 
 use super::entry::{Key, Sizes, accounted};
 use super::{Disk, Entry, Form, Loaded, NotLoaded, REJECTED_SHARE, Spool, State, damage, parse_entry};
@@ -79,6 +80,13 @@ impl<D: Disk> Spool<D> {
         state.in_flight.retain(|other| *other != key);
         self.put_away_damaged(&mut state, &key, entry, &bytes, &reason);
         Err(NotLoaded::Gone)
+    }
+
+    /// An entry goes out. The first time, and if this process made it: when its records were handed over to be sealed.
+    pub fn sent(&self, entry: &Entry) -> Option<Instant> {
+        let mut state = self.lock();
+        let key = state.key(entry);
+        state.map(entry.form).get_mut(&key)?.given.take()
     }
 
     fn put_away_damaged(&self, state: &mut State, key: &Key, entry: &Entry, bytes: &[u8], reason: &str) {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{RingOptions, RingSource, open_rings};
+use crate::capture::bpf::Program;
 use crate::capture::{Accounts, CaptureError, Frames, Next, Source};
 use crate::clock;
 
@@ -18,6 +19,7 @@ const REST: Duration = Duration::from_millis(20);
 /// What the sources of an interface have in common.
 struct Shared {
     interface: String,
+    /// But for the filter, which may have been changed since.
     options: RingOptions,
     cores: Vec<Option<usize>>,
     patience: Duration,
@@ -31,6 +33,8 @@ struct Absence {
     without_ring: usize,
     since: Option<Instant>,
     tried: Option<Instant>,
+    /// The filter that was asked for last: new rings are opened with it.
+    filter: Option<Program>,
     /// New rings that their workers have not fetched yet.
     rings: Vec<Option<RingSource>>,
 }
@@ -41,6 +45,8 @@ pub struct LastingSource {
     ring: Option<RingSource>,
     /// What the closed rings have done.
     accounts: Accounts,
+    /// The filter that this worker was asked for last.
+    filter: Option<Program>,
     shared: Arc<Shared>,
 }
 
@@ -59,7 +65,10 @@ impl LastingSource {
             options: options.clone(),
             cores: cores.iter().copied().take(rings.len()).collect(),
             patience,
-            absence: Mutex::default(),
+            absence: Mutex::new(Absence {
+                filter: options.filter.clone(),
+                ..Absence::default()
+            }),
         });
         rings
             .into_iter()
@@ -68,6 +77,7 @@ impl LastingSource {
                 number,
                 ring: Some(ring),
                 accounts: Accounts::default(),
+                filter: options.filter.clone(),
                 shared: Arc::clone(&shared),
             })
             .collect()
@@ -100,7 +110,11 @@ impl Shared {
             return Ok(None);
         }
         absence.tried = Some(clock::monotonic());
-        match open_rings(&self.interface, &self.options, &self.cores) {
+        let options = RingOptions {
+            filter: absence.filter.clone(),
+            ..self.options.clone()
+        };
+        match open_rings(&self.interface, &options, &self.cores) {
             Ok(rings) => {
                 absence.rings = rings.into_iter().map(Some).collect();
                 absence.without_ring = 0;
@@ -142,6 +156,8 @@ impl Source for LastingSource {
         }
         if let Some(mut ring) = self.shared.fetch(self.number)? {
             ring.go_on_from(&self.accounts);
+            // Another worker may have opened the rings before this one was asked for another filter.
+            ring.set_filter(self.filter.as_ref())?;
             self.ring = Some(ring);
         } else {
             thread::sleep(REST);
@@ -154,5 +170,19 @@ impl Source for LastingSource {
             Some(ring) => ring.accounts(),
             None => self.accounts.clone(),
         }
+    }
+
+    fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        if let Some(ring) = &mut self.ring {
+            ring.set_filter(filter)?;
+        }
+        self.shared.absence().filter = filter.cloned();
+        self.filter = filter.cloned();
+        Ok(())
+    }
+
+    fn queue(&self) -> (u64, u64) {
+        // While the interface is away nothing waits, and the new ring will be as large.
+        self.ring.as_ref().map_or((0, 0), Source::queue)
     }
 }

@@ -287,6 +287,19 @@ impl Ring {
         unsafe { self.memory.add(index * self.block_bytes) }
     }
 
+    /// The status word of a block.
+    fn status(&self, index: usize) -> &AtomicU32 {
+        let block = self.block(index);
+        // SAFETY: the status is a 32-bit word of the mapping, aligned because blocks are page-aligned; the mapping
+        // lives as long as `self`. The kernel and we both access it as one word.
+        unsafe { AtomicU32::from_ptr(block.add(STATUS_OFFSET).cast().as_ptr()) }
+    }
+
+    /// Whether block `index` (counted on and on) holds frames that wait for us.
+    pub(super) fn is_waiting(&self, index: usize) -> bool {
+        self.status(index).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
+    }
+
     /// Hands block `index` (counted on and on) to `take` if the kernel has filled it, and gives it back afterwards,
     /// also when `take` unwinds.
     pub(super) fn with_block<R>(&mut self, index: usize, take: impl FnOnce(&[u8]) -> R) -> Option<R> {
@@ -297,9 +310,7 @@ impl Ring {
             }
         }
         let block = self.block(index);
-        // SAFETY: the status is a 32-bit word of the mapping, aligned because blocks are page-aligned; the mapping
-        // lives as long as `self`. The kernel and we both access it as one word.
-        let status = unsafe { AtomicU32::from_ptr(block.add(STATUS_OFFSET).cast().as_ptr()) };
+        let status = self.status(index);
         if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
             return None;
         }

@@ -1,0 +1,228 @@
+//! A capture queue that grows under pressure: frames are moved from the kernel's ring into further memory.
+//!
+//! The kernel's ring cannot grow while it is in use. Copying a frame costs a fraction of metering it, so that a worker
+//! that has fallen behind empties the ring first, and the kernel has room for what comes meanwhile. What was moved is
+//! handed over before what is in the ring: the order is kept.
+
+use std::collections::VecDeque;
+
+use crate::capture::bpf::Program;
+use crate::capture::{Accounts, CaptureError, Frames, Next, OwnedFrames, Source};
+
+/// A source with further memory behind it.
+pub(super) struct Overflow<'a> {
+    source: &'a mut dyn Source,
+    /// What was moved, oldest first.
+    moved: VecDeque<OwnedFrames>,
+    moved_bytes: usize,
+    /// The most bytes that may be moved.
+    limit: usize,
+    growing: bool,
+    /// What the source said when it was asked to move more.
+    over: Option<Result<(), CaptureError>>,
+}
+
+impl<'a> Overflow<'a> {
+    /// Of a source, with up to `limit` bytes of further memory.
+    pub(super) fn new(source: &'a mut dyn Source, limit: usize) -> Self {
+        Self {
+            source,
+            moved: VecDeque::new(),
+            moved_bytes: 0,
+            limit,
+            growing: false,
+            over: None,
+        }
+    }
+
+    /// Whether frames are moved when the source's own queue fills up. What was moved stays until it is handed over.
+    pub(super) fn set_growing(&mut self, growing: bool) {
+        self.growing = growing;
+    }
+
+    /// Moves blocks while more than half of the source's queue waits and there is room.
+    fn relieve(&mut self) {
+        while self.growing && self.over.is_none() && self.moved_bytes < self.limit {
+            let (used, capacity) = self.source.queue();
+            if used <= capacity / 2 {
+                return;
+            }
+            let mut block = OwnedFrames::default();
+            match self.source.next_block(&mut |frames| copy(frames, &mut block)) {
+                Ok(Next::Block) if block.headers.is_empty() => {}
+                Ok(Next::Block) => {
+                    self.moved_bytes += block.bytes.len();
+                    self.moved.push_back(block);
+                }
+                Ok(Next::Idle) => return,
+                Ok(Next::End) => self.over = Some(Ok(())),
+                Err(error) => self.over = Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// Copies the frames of a block, and of its bytes only theirs.
+fn copy(frames: Frames<'_>, into: &mut OwnedFrames) {
+    into.first_number = frames.first_number;
+    into.headers.reserve_exact(frames.headers.len());
+    into.bytes.reserve_exact(
+        frames
+            .headers
+            .iter()
+            .map(|header| header.captured_length as usize)
+            .sum(),
+    );
+    for (_, header, bytes) in frames.iter() {
+        let mut header = *header;
+        header.offset = into.bytes.len() as u32;
+        into.headers.push(header);
+        into.bytes.extend_from_slice(bytes);
+    }
+}
+
+impl Source for Overflow<'_> {
+    fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+        self.relieve();
+        if let Some(block) = self.moved.pop_front() {
+            self.moved_bytes -= block.bytes.len();
+            take(block.as_frames());
+            return Ok(Next::Block);
+        }
+        match self.over.take() {
+            None => self.source.next_block(take),
+            Some(Ok(())) => Ok(Next::End),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    fn accounts(&mut self) -> Accounts {
+        let mut accounts = self.source.accounts();
+        // What was moved is not handed over yet.
+        let waiting: usize = self.moved.iter().map(|block| block.headers.len()).sum();
+        accounts.frames_delivered = accounts.frames_delivered.saturating_sub(waiting as u64);
+        accounts
+    }
+
+    fn queue(&self) -> (u64, u64) {
+        let (used, capacity) = self.source.queue();
+        let further = if self.growing {
+            self.limit
+        } else {
+            self.moved_bytes
+        };
+        (used + self.moved_bytes as u64, capacity + further as u64)
+    }
+
+    fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        self.source.set_filter(filter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::FrameHeader;
+    use wire::decode::LinkType;
+
+    /// Blocks of one frame of 100 bytes; the queue holds ten.
+    struct Ring {
+        waiting: VecDeque<u64>,
+        handed_over: u64,
+    }
+
+    impl Source for Ring {
+        fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+            let Some(number) = self.waiting.pop_front() else {
+                return Ok(Next::End);
+            };
+            self.handed_over += 1;
+            let mut bytes = [0xff; 120];
+            bytes[20..].fill(number as u8);
+            take(Frames {
+                bytes: &bytes,
+                headers: &[FrameHeader {
+                    time: number as i64,
+                    offset: 20,
+                    captured_length: 100,
+                    wire_length: 100,
+                    link_type: LinkType::ETHERNET,
+                    stripped_vlan: None,
+                    checksum_offloaded: false,
+                }],
+                first_number: number,
+            });
+            Ok(Next::Block)
+        }
+
+        fn accounts(&mut self) -> Accounts {
+            Accounts {
+                frames_delivered: self.handed_over,
+                ..Accounts::default()
+            }
+        }
+
+        fn queue(&self) -> (u64, u64) {
+            (self.waiting.len() as u64 * 100, 1000)
+        }
+    }
+
+    /// The numbers of the frames of all blocks until the end, each checked for its bytes.
+    fn drain(overflow: &mut Overflow<'_>, first: impl Fn(&mut Overflow<'_>)) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        first(overflow);
+        while overflow
+            .next_block(&mut |frames| {
+                for (number, _, bytes) in frames.iter() {
+                    assert_eq!(bytes, [number as u8; 100]);
+                    numbers.push(number);
+                }
+            })
+            .unwrap()
+            == Next::Block
+        {
+            assert_eq!(overflow.accounts().frames_delivered, numbers.len() as u64);
+        }
+        numbers
+    }
+
+    fn ring() -> Ring {
+        Ring {
+            waiting: (1..=10).collect(),
+            handed_over: 0,
+        }
+    }
+
+    #[test]
+    fn without_pressure_nothing_is_moved() {
+        let mut ring = ring();
+        let mut overflow = Overflow::new(&mut ring, 300);
+        assert_eq!(overflow.queue(), (1000, 1000));
+        assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn under_pressure_the_ring_is_emptied_up_to_the_limit_and_the_order_kept() {
+        let mut ring = ring();
+        let mut overflow = Overflow::new(&mut ring, 300);
+        overflow.set_growing(true);
+        assert_eq!(overflow.queue(), (1000, 1300));
+        overflow.relieve();
+        assert_eq!(overflow.source.queue().0, 700);
+        assert_eq!(overflow.queue(), (1000, 1300));
+        assert_eq!(overflow.accounts().frames_delivered, 0);
+        assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_was_moved_comes_out_after_the_pressure() {
+        let mut ring = ring();
+        let mut overflow = Overflow::new(&mut ring, usize::MAX);
+        overflow.set_growing(true);
+        overflow.relieve();
+        assert_eq!(overflow.source.queue().0, 500);
+        overflow.set_growing(false);
+        assert_eq!(overflow.queue(), (1000, 1500));
+        assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,151 @@
+//! Looks at what may suffer, asks for relief, and says so: a log line, a signed event and a metric for every change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wire::malformed::Reason as _;
+
+use super::config::Configuration;
+use super::degradation::{Change, Degradation, Limits, Relief, Suffering};
+use super::metrics::Instruments;
+use crate::clock;
+use crate::seal::Intake;
+use crate::seal::ledger::{Event, Severity};
+
+/// Above this share a queue, table or store is degraded.
+const FULL: f64 = 0.8;
+/// More active flows than this are a degradation, however large the table.
+const MANY_FLOWS: f64 = 1e6;
+/// More batches than this that wait for their signature are a degradation.
+const MANY_BATCHES: f64 = 50.0;
+
+fn limits(what: Suffering) -> Limits {
+    let (low, patience_ms, calm_ms) = match what {
+        Suffering::CaptureQueue => (0.5 / FULL, 500, 3000),
+        Suffering::FlowTable => (0.6 / FULL, 2000, 5000),
+        Suffering::SealQueue => (0.5, 1000, 3000),
+        Suffering::Storage => (0.7 / FULL, 2000, 5000),
+    };
+    Limits {
+        low,
+        deepest: 3,
+        patience: Duration::from_millis(patience_ms),
+        calm: Duration::from_millis(calm_ms),
+    }
+}
+
+/// The four degradations of a live probe.
+pub(super) struct Watch {
+    instruments: Arc<Instruments>,
+    configuration: Arc<Configuration>,
+    intake: Intake,
+    degradations: Vec<(Suffering, Degradation)>,
+}
+
+impl Watch {
+    pub(super) fn new(
+        instruments: Arc<Instruments>,
+        configuration: Arc<Configuration>,
+        intake: Intake,
+    ) -> Self {
+        Self {
+            instruments,
+            configuration,
+            intake,
+            degradations: Suffering::EVERY
+                .iter()
+                .map(|what| (*what, Degradation::new(limits(*what))))
+                .collect(),
+        }
+    }
+
+    /// Looks at everything once; what changed, as events.
+    pub(super) fn look(&mut self) -> Vec<Event> {
+        let now = clock::monotonic();
+        let mut events = Vec::new();
+        for (what, degradation) in &mut self.degradations {
+            let (pressure, cause) = pressure(*what, &self.instruments);
+            if let Some(change) = degradation.look(now, pressure) {
+                self.instruments.set_level(*what, change);
+                events.push(event(*what, change, &cause));
+            }
+        }
+        if !events.is_empty() {
+            let relief = Relief::of(|wanted| {
+                let found = self.degradations.iter().find(|(what, _)| *what == wanted);
+                found.map_or(0, |(_, degradation)| degradation.level())
+            });
+            self.intake.set_compression_level(relief.compression_level);
+            self.configuration.relieve(relief);
+        }
+        events
+    }
+}
+
+/// How hard something is pressed, where 1 is its limit, and that in words.
+fn pressure(what: Suffering, instruments: &Instruments) -> (f64, String) {
+    let percent = |share: f64| format!("{:.0} %", share * 100.0);
+    match what {
+        Suffering::CaptureQueue => {
+            let share = instruments.take_queue_peak();
+            (
+                share / FULL,
+                format!("{} of the capture queue was full", percent(share)),
+            )
+        }
+        Suffering::FlowTable => {
+            let (share, flows) = instruments.table_fill();
+            let pressure = (share / FULL).max(flows as f64 / MANY_FLOWS);
+            (
+                pressure,
+                format!(
+                    "{flows} flows are active, {} of the flow table is taken",
+                    percent(share)
+                ),
+            )
+        }
+        Suffering::SealQueue => {
+            let waiting = instruments.batches_waiting();
+            (
+                waiting as f64 / MANY_BATCHES,
+                format!("{waiting} batches wait for their signature"),
+            )
+        }
+        Suffering::Storage => {
+            let (spool, memory) = (instruments.spool_fill(), instruments.memory_fill());
+            (
+                spool.max(memory) / FULL,
+                format!(
+                    "{} of the spool and {} of the memory budget are used",
+                    percent(spool),
+                    percent(memory)
+                ),
+            )
+        }
+    }
+}
+
+fn event(what: Suffering, change: Change, cause: &str) -> Event {
+    let (name, severity) = match change {
+        Change { from: 0, .. } => ("degradation_began", Severity::Warning),
+        Change { to: 0, .. } => ("degradation_ended", Severity::Info),
+        Change { from, to } if to > from => ("degradation_deepened", Severity::Warning),
+        Change { .. } => ("degradation_eased", Severity::Info),
+    };
+    let detail = format!(
+        "{}: {cause}; level {} -> {}",
+        what.label(),
+        change.from,
+        change.to
+    );
+    match severity {
+        Severity::Info => tracing::info!(event = name, "{detail}"),
+        Severity::Warning | Severity::Error => tracing::warn!(event = name, "{detail}"),
+    }
+    Event {
+        time: clock::utc_now(),
+        severity,
+        name,
+        detail,
+    }
+}

@@ -1,0 +1,284 @@
+"""The probe's HTTP endpoint: `/metrics`, `/healthz`, `/readyz` and `/v1/config`.
+
+The standard library's server on threads of its own: a scrape every few seconds needs no more, and the data plane, which
+never enters Python, does not notice. What a client may cost is bounded: a number of connections, a time, a body size.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import threading
+import urllib.parse
+import zlib
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from dpi_probe import _native
+from dpi_probe.config import CHANGEABLE
+from dpi_probe.errors import ConfigError, DpiProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Self, TypeAlias
+
+    from prometheus_client.metrics_core import Metric
+
+    from dpi_probe._probe import Probe
+
+    Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
+
+# Default ports, one for each interface name: below the range from which the kernel takes ports for clients.
+FIRST_PORT = 20_000
+PORTS = 1_000
+# How many ports after the default one are tried when it is taken.
+TRIES = 20
+MAX_CONNECTIONS = 16
+REQUEST_SECONDS = 10.0
+# Where the address is written below the spool's directory, in the form that Prometheus reads (file_sd_configs).
+ADDRESS_FILE = "metrics.json"
+CONFIG_PATH = "/v1/config"
+PATHS = ("/metrics", "/healthz", "/readyz", CONFIG_PATH)
+MAX_BODY_BYTES = 64 * 1024
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `HOST:PORT`; a host in square brackets is IPv6."""
+        host, _, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not port.isdecimal() or int(port) > 65_535:
+            raise ValueError(text)
+        return cls(str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)), int(port))
+
+    def __str__(self) -> str:
+        """`HOST:PORT`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def default_port(interface: str) -> int:
+    """The port of an interface's probe: the same after every start, and on every machine."""
+    return FIRST_PORT + zlib.crc32(interface.encode()) % PORTS
+
+
+class ProbeCollector(Collector):
+    """A probe's metrics for the Prometheus library."""
+
+    def __init__(self, probe: Probe) -> None:
+        self._probe = probe
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the names are known to be distinct, and a scrape must not be made to find that out."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric as it is now."""
+        for family in self._probe.metrics():
+            name, text, labels = family["name"], family["help"], family["labels"]
+            if family["kind"] == "histogram":
+                histogram = HistogramMetricFamily(name, text, labels=labels)
+                for values, (buckets, total) in family["samples"]:
+                    shown = [(_bound(bound), count) for bound, count in buckets]
+                    histogram.add_metric(values, shown, total)
+                yield histogram
+                continue
+            number = (CounterMetricFamily if family["kind"] == "counter" else GaugeMetricFamily)(
+                name, text, labels=labels
+            )
+            for values, value in family["samples"]:
+                number.add_metric(values, value)
+            yield number
+
+
+def _bound(seconds: float) -> str:
+    return "+Inf" if seconds == float("inf") else f"{seconds:.15g}"
+
+
+class ControlServer:
+    """Serves one probe."""
+
+    def __init__(self, probe: Probe, address: Address | None, interface: str, directory: Path) -> None:
+        """Bind and serve. Without an address: the interface's own port on the loopback, or a next one if it is taken.
+
+        Raises:
+            ConfigError: the address that was given cannot be listened on.
+        """
+        self._probe = probe
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(ProbeCollector(probe))
+        ProcessCollector(registry=registry)
+        self._registry = registry
+        self._server = _bind(address, interface)
+        self._server.control = self
+        host, port = self._server.server_address[:2]
+        self.address = Address(str(host), int(port))
+        self._file = directory / ADDRESS_FILE
+        self._write_address(interface)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="dpi-control", daemon=True)
+        self._thread.start()
+        _native.log("info", f"metrics are at http://{self.address}/metrics")
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._file.unlink(missing_ok=True)
+
+    def _write_address(self, interface: str) -> None:
+        entry = {"targets": [str(self.address)], "labels": {"interface": interface}}
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps([entry]) + "\n", encoding="utf-8")
+        temporary.replace(self._file)
+
+    def answer(self, method: str, path: str, accept: str) -> Answer:
+        """Status, content type and body of a request for anything but the configuration."""
+        if method != "GET":
+            return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": f"{path} can be read only"})
+        if path == "/metrics":
+            encode, content_type = choose_encoder(accept)
+            return HTTPStatus.OK, content_type, encode(self._registry)
+        if path == "/healthz":
+            alive = self._probe.is_running()
+            status = HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE
+            return _json(status, {"status": "ok" if alive else "ended"})
+        if path == "/readyz":
+            ready = self._probe.is_capturing()
+            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+            return _json(status, {"status": "capturing" if ready else "not capturing"})
+        return _json(HTTPStatus.NOT_FOUND, {"error": f"there is no {path}; there are {', '.join(PATHS)}"})
+
+    def configuration(self, change: bytes | None) -> Answer:
+        """What can be changed, as it is; or after `change`, a JSON object of some of it."""
+        if change is not None:
+            try:
+                changes = json.loads(change)
+            except ValueError as error:
+                return _json(HTTPStatus.BAD_REQUEST, {"error": f"the body is not JSON: {error}"})
+            if not isinstance(changes, dict):
+                return _json(HTTPStatus.BAD_REQUEST, {"error": "the body is not a JSON object"})
+            try:
+                self._probe.configure(changes, "PUT /v1/config")
+            except ConfigError as error:
+                return _json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+            except DpiProbeError as error:
+                return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": str(error)})
+        return _json(HTTPStatus.OK, {name: getattr(self._probe.settings, name) for name in CHANGEABLE})
+
+
+def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:
+    return status, "application/json", json.dumps(body).encode() + b"\n"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    control: ControlServer
+
+    def __init__(self, address: Address) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__((address.host, address.port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
+        # A client that went away or was too slow; the next request starts anew.
+        _native.log("debug", f"a request from {client_address[0]} broke off")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    server_version = "dpi-probe"
+    sys_version = ""
+    timeout = REQUEST_SECONDS
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        # Not every body is read, so that the connection cannot go on.
+        self.close_connection = True
+        self._serve()
+
+    def _serve(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == CONFIG_PATH:
+            status, content_type, body = self._configuration()
+        else:
+            status, content_type, body = self.server.control.answer(self.command, path, self.headers.get("Accept", ""))
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _configuration(self) -> Answer:
+        """Only for programs on this machine, and not for web pages in their browsers (DNS rebinding)."""
+        peer = ipaddress.ip_address(self.client_address[0])
+        if not peer.is_loopback or not _is_loopback(self.headers.get("Host", "")):
+            return _json(HTTPStatus.FORBIDDEN, {"error": f"{CONFIG_PATH} is for this machine's loopback only"})
+        if self.command == "GET":
+            return self.server.control.configuration(None)
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            return _json(HTTPStatus.LENGTH_REQUIRED, {"error": "Content-Length is needed"})
+        if int(length) > MAX_BODY_BYTES:
+            return _json(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"the body has more than {MAX_BODY_BYTES} bytes"}
+            )
+        return self.server.control.configuration(self.rfile.read(int(length)))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
+        _native.log("debug", f"{self.address_string()} {format % args}")
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a Host header names the loopback."""
+    try:
+        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(address: Address | None, interface: str) -> _Server:
+    if address is not None:
+        try:
+            return _Server(address)
+        except OSError as error:
+            msg = f"METRICS_ADDRESS={address}: cannot listen there: {error.strerror}"
+            raise ConfigError(msg) from None
+    first = default_port(interface)
+    for port in range(first, first + TRIES):
+        try:
+            return _Server(Address("127.0.0.1", port))
+        except OSError as error:
+            reason = error.strerror
+    msg = f"no port of {first} to {first + TRIES - 1} on 127.0.0.1 can be listened on ({reason}); set METRICS_ADDRESS"
+    raise ConfigError(msg)

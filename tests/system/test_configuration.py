@@ -1,0 +1,120 @@
+"""The configuration of a running probe: changed by PUT /v1/config and SIGHUP, without losing a packet."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+from harness.books import check_books, total
+from harness.core import wait_for
+from harness.live import LiveProbe, udp_frame
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def put(live: LiveProbe, changes: Any, **headers: str) -> tuple[int, Any]:
+    return live.endpoint.json("/v1/config", method="PUT", body=json.dumps(changes).encode(), headers=headers)
+
+
+def test_timeouts_and_filter_change_while_packets_come(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki, "--workers=2") as live:
+        assert live.endpoint.json("/v1/config") == (
+            200,
+            {
+                "flow_timeout_seconds": 300.0,
+                "flow_active_timeout_seconds": 1800.0,
+                "profile": "standard",
+                "capture_filter": None,
+            },
+        )
+        sent = live.send(udp_frame(number) for number in range(500))
+        wait_for(lambda: live.endpoint.value("dpi_probe_frames_metered_total") >= sent, "the frames to be metered")
+        assert live.endpoint.value("dpi_probe_flows_exported_total") == 0
+        # A shorter timeout holds for the flows that are there.
+        assert put(live, {"flow_timeout_seconds": 1})[0] == 200
+        wait_for(lambda: live.endpoint.value("dpi_probe_flows_active") == 0, "the flows to end by the new timeout")
+        assert live.endpoint.value("dpi_probe_flows_exported_total", reason="idle_timeout") == sent
+        # A filter holds from the answer on, and frames that came before it are not lost.
+        assert put(live, {"capture_filter": "udp port 9 and src net 10.0.0.0/32"})[0] == 200
+        live.send(udp_frame(number) for number in range(16_000, 17_000))
+        passing = 16_384 - 16_000
+        wait_for(
+            lambda: live.endpoint.value("dpi_probe_frames_metered_total") >= sent + passing, "the frames that pass"
+        )
+        assert put(live, {"capture_filter": None})[0] == 200
+        last = live.send([udp_frame(99_999)])
+        wait_for(
+            lambda: live.endpoint.value("dpi_probe_frames_metered_total") >= sent + passing + last, "the last frame"
+        )
+        accounts = live.finish()
+        check_books(accounts)
+        assert total(accounts, "frames_metered") == sent + passing + last
+        assert total(accounts, "source_frames_dropped") == 0
+        details = live.events("configuration_changed")
+        assert details == [
+            "PUT /v1/config: flow_timeout_seconds 300.0 -> 1.0",
+            "PUT /v1/config: capture_filter None -> udp port 9 and src net 10.0.0.0/32",
+            "PUT /v1/config: capture_filter udp port 9 and src net 10.0.0.0/32 -> None",
+        ]
+
+
+def test_a_changed_filter_holds_when_the_interface_comes_back(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki) as live:
+        assert put(live, {"capture_filter": "udp port 9 and src net 10.0.0.0/32"})[0] == 200
+        live.link.recreate()
+        wait_for(lambda: "the interface is back" in live.log(), "the probe to open the interface again")
+        live.send(udp_frame(number) for number in range(16_000, 17_000))
+        passing = 16_384 - 16_000
+        wait_for(lambda: live.endpoint.value("dpi_probe_frames_metered_total") >= passing, "the frames that pass")
+        accounts = live.finish()
+        check_books(accounts)
+        assert total(accounts, "frames_metered") == passing
+        assert total(accounts, "interface_changes", "back") == 1
+
+
+def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki) as live:
+        before = live.endpoint.json("/v1/config")
+        for changes, said in (
+            ({"flow_timeout_seconds": 0}, "flow_timeout_seconds=0 (PUT /v1/config): allowed: a number, more than 0"),
+            ({"flow_timeout_seconds": "soon"}, "flow_timeout_seconds='soon' (PUT /v1/config)"),
+            ({"flow_timeout_seconds": 2000}, "at most the active timeout"),
+            ({"capture_filter": "no such thing"}, "no such thing"),
+            ({"max_buffer_size_mb": 512}, "cannot be changed while the probe runs"),
+            ({"flow_timeout_second": 1}, "did you mean flow_timeout_seconds"),
+            ([1], "not a JSON object"),
+        ):
+            status, answer = put(live, changes)
+            assert status == 400, changes
+            assert said in answer["error"], changes
+            assert "\n" not in answer["error"]
+        assert live.endpoint.json("/v1/config", method="PUT", body=b"{")[0] == 400
+        assert put(live, {"flow_timeout_seconds": 1}, Host="attacker.example")[0] == 403
+        assert live.endpoint.json("/v1/config", method="PUT", body=b" " * 100_000)[0] == 413
+        assert live.endpoint.json("/v1/config") == before
+        check_books(live.finish())
+        assert live.events("configuration_changed") == []
+        assert "Traceback" not in live.log()
+
+
+def test_sighup_reads_the_file_again(tmp_path: Path, shared_pki: Path) -> None:
+    file = tmp_path / "probe.toml"
+    file.write_text("flow_timeout_seconds = 60\n")
+    with LiveProbe(tmp_path, shared_pki, f"--config={file}") as live:
+        sent = live.send(udp_frame(number) for number in range(10))
+        file.write_text("flow_timeout_seconds = 1\nhealth_report_interval_seconds = 30\n")
+        live.signal(signal.SIGHUP)
+        wait_for(lambda: live.endpoint.value("dpi_probe_flows_exported_total") == sent, "the new timeout")
+        wait_for(lambda: "takes a restart" in live.log(), "what takes a restart to be named")
+        assert "health_report_interval_seconds" in live.log()
+        file.write_text("flow_timeout_seconds = -1\n")
+        live.signal(signal.SIGHUP)
+        wait_for(lambda: "the configuration stays as it was: flow_timeout_seconds=-1" in live.log(), "the refusal")
+        file.write_text("flow_timeout_seconds = [\n")
+        live.signal(signal.SIGHUP)
+        wait_for(lambda: "is not TOML" in live.log(), "the refusal")
+        assert live.endpoint.json("/v1/config")[1]["flow_timeout_seconds"] == 1.0
+        check_books(live.finish())
+        assert live.events("configuration_changed") == ["SIGHUP: flow_timeout_seconds 60.0 -> 1.0"]
