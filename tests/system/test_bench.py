@@ -31,6 +31,7 @@ def test_the_books_of_a_short_bench_balance(source: str, tmp_path: Path) -> None
     assert totals["batches_acknowledged"] == totals["batches_sealed"] == books["archived_batches"] > 0
     assert totals["packet_faults"] == totals["frames_undecodable"] == 0
     assert {criterion["name"] for criterion in result["criteria"]} >= {"throughput", "drops", "latency_p99", "books"}
+    assert all(criterion["value"] is not None for criterion in result["criteria"])
     assert result["machine"]["cpus"] > 0
     assert "<svg" in page.read_text()
     assert "books balance" in done.stdout

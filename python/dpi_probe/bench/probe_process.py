@@ -36,7 +36,7 @@ def say(**message: Any) -> None:
 def sample(probe: Probe) -> dict[str, Any]:
     """Where the probe stands."""
     accounts = probe.accounts()
-    metrics: list[dict[str, Any]] = getattr(probe, "metrics", list)()
+    metrics = probe.metrics()
     return {
         "time": time.monotonic(),
         "totals": books.totals(accounts),
