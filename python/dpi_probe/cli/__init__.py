@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[str, str]] = {
     "read": ("read", "Read capture files and print or write their flows."),
     "run": ("run", "Run the probe: capture, seal, spool, deliver."),
+    "top": ("top", "Show a running probe: rates, losses, queues, latencies, applications."),
     "core": ("core", "Run the Core, or rebuild and export what it holds."),
     "verify": ("verify", "Check sealed batches, spools, archives, exports and proofs."),
     "prove": ("prove", "Write one record's inclusion proof."),

@@ -1,0 +1,129 @@
+"""`dpi-probe top` on a recorded pair of scrapes, and against endpoints that are none."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from dpi_probe._scrape import Between, Scrape, find_endpoint
+from dpi_probe.cli import top
+from dpi_probe.errors import DpiProbeError
+from harness.programs import dpi_probe
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def scrape(moment: float, **samples: float | dict[tuple[tuple[str, str], ...], float]) -> Scrape:
+    made = Scrape(
+        moment, {"dpi_probe_info": [({"version": "1.2.3", "probe": "sensor/eth0", "interface": "eth0"}, 1.0)]}
+    )
+    for name, value in samples.items():
+        values = value if isinstance(value, dict) else {(): value}
+        made.samples[f"dpi_probe_{name}"] = [(dict(labels), number) for labels, number in values.items()]
+    return made
+
+
+def buckets(*counts: float) -> dict[tuple[tuple[str, str], ...], float]:
+    return {(("le", bound),): count for bound, count in zip(("0.001", "0.01", "+Inf"), counts, strict=True)}
+
+
+BEFORE = scrape(
+    100.0, frames_delivered_total=1000, packet_latency_seconds_bucket=buckets(5, 5, 5),
+    packet_latency_seconds_sum=0.1, packet_latency_seconds_count=5,
+)  # fmt: skip
+AFTER = scrape(
+    102.0,
+    frames_delivered_total=4000,
+    packet_latency_seconds_bucket=buckets(55, 105, 105),
+    packet_latency_seconds_sum=0.3,
+    packet_latency_seconds_count=105,
+    flow_table_used_flows={(("worker", "0"),): 90, (("worker", "1"),): 80},
+    flow_table_capacity_flows={(("worker", "0"),): 100, (("worker", "1"),): 100},
+    application_flows_total={(("app", "tls"),): 12, (("app", ""),): 3},
+    application_bytes_total={(("app", "tls"),): 4096, (("app", ""),): 10},
+    degradation_level={(("degradation", "flow_table"),): 2, (("degradation", "storage"),): 0},
+    capturing=1,
+)
+
+
+def test_rates_and_quantiles_are_of_the_time_between() -> None:
+    between = Between(BEFORE, AFTER)
+    assert between.rate("dpi_probe_frames_delivered_total") == 1500
+    assert between.mean("dpi_probe_packet_latency_seconds") == pytest.approx(0.002)
+    assert between.quantile("dpi_probe_packet_latency_seconds", 0.5) == pytest.approx(0.001)
+    assert between.quantile("dpi_probe_packet_latency_seconds", 0.99) == pytest.approx(0.00982)
+    assert between.quantile("dpi_probe_export_latency_seconds", 0.5) is None
+    again = Between(AFTER, scrape(103.0, frames_delivered_total=7))
+    assert again.rate("dpi_probe_frames_delivered_total") == 7, "a probe that was started again began at 0"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 50)])
+def test_the_screen_fits(width: int, height: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=height, highlight=False)
+    with console.capture() as capture:
+        console.print(top.screen(Between(BEFORE, AFTER), console, "http://127.0.0.1:1"))
+    lines = capture.get().splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    assert "sensor/eth0" in text
+    assert "1,500" in text
+    assert "85%" in text
+    assert "tls" in text
+    assert "degraded: flow_table (level 2)" in text
+    assert "9.82 ms" in text
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """A web server that is no probe."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = {"/binary/metrics": b"\xff\xfe{", "/other/metrics": b"up 1\n"}.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("", "answers 404"), ("/binary", "does not answer with metrics"), ("/other", "is not a probe's endpoint")],
+)
+def test_what_is_no_probe(stranger: str, path: str, said: str) -> None:
+    with pytest.raises(DpiProbeError, match=said):
+        Scrape.of(stranger + path)
+
+
+def test_a_probe_that_is_not_there_is_one_clear_line() -> None:
+    done = dpi_probe("top", "127.0.0.1:1", check=False)
+    assert done.returncode == 1
+    assert done.stderr == "dpi-probe: no answer from http://127.0.0.1:1/metrics: Connection refused\n"
+
+
+def test_where_a_probe_is(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("BUFFER_DIR", str(tmp_path))
+    assert find_endpoint("http://10.0.0.1:9/metrics") == "http://10.0.0.1:9"
+    assert find_endpoint("127.0.0.1:9") == "http://127.0.0.1:9"
+    assert find_endpoint("eth7").startswith("http://127.0.0.1:20")
+    (tmp_path / "metrics.json").write_text('[{"targets": ["127.0.0.1:7"], "labels": {}}]')
+    assert find_endpoint("eth7") == "http://127.0.0.1:7"
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(DpiProbeError, match="not what a probe writes"):
+        find_endpoint("eth7")
