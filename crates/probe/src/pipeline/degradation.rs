@@ -242,6 +242,8 @@ mod tests {
         assert_eq!(queue(3).shed, Shed::Layer7);
         let table = Relief::of(|what| u8::from(what == Suffering::FlowTable) * 2);
         assert_eq!(table.idle_divisor, 4);
+        let signing = Relief::of(|what| u8::from(what == Suffering::SealQueue));
+        assert!(signing.linger > Duration::ZERO && signing.compression_level == COMPRESSION_LEVEL);
         let storage = Relief::of(|what| u8::from(what == Suffering::Storage));
         assert!(storage.linger > Duration::ZERO && storage.compression_level > COMPRESSION_LEVEL);
     }
