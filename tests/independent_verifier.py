@@ -1,7 +1,5 @@
 """A second verifier of sealed batches, from docs/formats/sealed-batch.md alone: PyJWT, cbor2, pyarrow and hashlib.
 
-The certificate is read with what PyJWT itself needs for RSA (cryptography).
-
     python tests/independent_verifier.py CERTIFICATE.pem BATCH.arrows...
 
 Prints one line for each batch; exit status 0 if all hold, else 4.
@@ -11,14 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ssl
 import sys
 from pathlib import Path
 
 import cbor2
 import jwt
 import pyarrow as pa
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 
 class InvalidError(Exception):
@@ -36,10 +33,6 @@ def b64url(data):
 
 def digest(data):
     return b64url(hashlib.sha256(data).digest())
-
-
-def is_canonical(part):
-    return b64url(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) == part
 
 
 def column(field):
@@ -65,9 +58,8 @@ def value(item):
     return item.as_py()
 
 
-def leaf(batch, row):
-    values = [value(column[row]) for column in batch.columns]
-    return hashlib.sha256(b"\x00" + cbor2.dumps(values, canonical=True)).digest()
+def leaf(row):
+    return hashlib.sha256(b"\x00" + cbor2.dumps([value(item) for item in row], canonical=True)).digest()
 
 
 def tree(leaves):
@@ -79,7 +71,7 @@ def tree(leaves):
 
 
 def verify(data, certificates):
-    """The claims of a sealed batch that holds; `certificates` maps fingerprints to X.509 certificates."""
+    """The claims of a sealed batch that holds; `certificates` maps fingerprints to keys and probe ids."""
     require(len(data) <= 900 * 1024, "too long")
     try:
         manifest = pa.ipc.open_stream(data).schema.metadata[b"dpi.manifest"]
@@ -88,23 +80,20 @@ def verify(data, certificates):
     require(data.count(manifest) == 1, "the manifest does not occur exactly once")
     try:
         token = manifest.decode("ascii")
-        require(token.count(".") == 2 and all(map(is_canonical, token.split("."))), "manifest is not canonical")
+        parts = token.split(".")
+        canonical = all(b64url(base64.urlsafe_b64decode(part + "==")) == part for part in parts)
+        require(len(parts) == 3 and canonical, "manifest is not canonical")
         header = jwt.get_unverified_header(token)
         require(set(header) == {"alg", "typ", "x5t#S256"} and header["typ"] == "dpi-manifest+jwt", "wrong header")
-        certificate = certificates.get(header["x5t#S256"])
-        require(certificate is not None, "unknown certificate")
+        require(header["x5t#S256"] in certificates, "unknown certificate")
+        key, owners = certificates[header["x5t#S256"]]
         options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False}
-        claims = jwt.decode(token, certificate.public_key(), algorithms=["PS256"], options=options)
+        claims = jwt.decode(token, key, algorithms=["PS256"], options=options)
     except (jwt.PyJWTError, ValueError) as error:
         raise InvalidError("signature does not hold") from error
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    owners = [
-        uri.removeprefix("urn:dpi-probe:probe:") for uri in names.get_values_for_type(x509.UniformResourceIdentifier)
-    ]
     require(any(claims["iss"] == n or claims["iss"].startswith(n + "/") for n in owners), "issuer is another's")
-    require(
-        claims["v"] == 1 and claims["body"] == digest(data.replace(manifest, bytes(len(manifest)))), "body was altered"
-    )
+    require(claims["v"] == 1, "unknown version")
+    require(claims["body"] == digest(data.replace(manifest, bytes(len(manifest)))), "body was altered")
     require(data.endswith(b"\xff\xff\xff\xff\0\0\0\0"), "no end marker")
     try:
         batches = list(pa.ipc.open_stream(data))
@@ -114,15 +103,33 @@ def verify(data, certificates):
         raise InvalidError("records cannot be decoded") from error
     fingerprint = digest(cbor2.dumps([column(field) for field in batches[0].schema], canonical=True))
     require(fingerprint == claims["schema"], "schema was altered")
-    leaves = [leaf(batches[0], row) for row in range(batches[0].num_rows)]
+    leaves = [leaf(row) for row in zip(*batches[0].columns, strict=True)]
     require(b64url(tree(leaves)) == claims["root"], "records were altered")
     return claims
 
 
+def der(data):
+    """The contents of the DER elements of `data`, by tag."""
+    while data:
+        tag, length, start = data[0], data[1], 2
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(data[2:start], "big")
+        yield tag, data[start : start + length]
+        data = data[start + length :]
+
+
 def load(pem):
-    """A certificate by its fingerprint."""
-    certificate = x509.load_pem_x509_certificate(pem)
-    return {digest(certificate.public_bytes(Encoding.DER)): certificate}
+    """A trusted certificate (RFC 5280 §4.1): its fingerprint, and its RSA key with the probe ids of its SAN."""
+    whole = ssl.PEM_cert_to_DER_cert(pem.decode())
+    fields = list(der(next(der(next(der(whole))[1]))[1]))
+    _algorithm, (_, bits) = der(fields[6][1])  # after version, serial, signature, issuer, validity and subject
+    modulus, exponent = (b64url(number.lstrip(b"\0")) for _, number in der(next(der(bits[1:]))[1]))
+    extensions = [list(der(extension)) for _, extension in der(next(der(dict(fields)[0xA3]))[1])]
+    names = next(extension[-1][1] for extension in extensions if extension[0][1] == b"\x55\x1d\x11")  # 2.5.29.17
+    uris = [uri.decode() for tag, uri in der(next(der(names))[1]) if tag == 0x86]
+    key = jwt.PyJWK({"kty": "RSA", "n": modulus, "e": exponent}, algorithm="PS256")
+    return {digest(whole): (key, [uri.removeprefix("urn:dpi-probe:probe:") for uri in uris])}
 
 
 def main(arguments):
