@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import ctypes
+import fcntl
 import gzip
 import json
 import os
@@ -12,13 +15,13 @@ import signal
 import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+import termios
+import time
+from pathlib import Path
+from typing import IO, Any
 
 import capture_files as captures
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "dpi_probe", "read"]
 
@@ -242,9 +245,17 @@ def test_a_reader_that_goes_away_is_no_error(many):
         process.stderr.close()
 
 
+def wait_until_read(pipe: IO[bytes]) -> None:
+    """Wait until nothing is left in a pipe that was written to."""
+    left = array.array("i", [1])
+    while left[0]:
+        fcntl.ioctl(pipe, termios.FIONREAD, left)
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("form", ["ndjson", "table"])
 def test_an_interrupt_delivers_what_was_metered(tmp_path, small, form):
-    # A named pipe that stays open until the interrupt was sent: the reader is then in the middle of its input.
+    # The pipe stays open: the reader is then in the middle of its input.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     process = subprocess.Popen(
@@ -253,11 +264,32 @@ def test_an_interrupt_delivers_what_was_metered(tmp_path, small, form):
     with pipe.open("wb") as writer:
         writer.write(small.read_bytes())
         writer.flush()
+        wait_until_read(writer)
         process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "example.org" in out
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xd4\xc3\xb2\xa1\x02\x00"])
+def test_an_interrupt_ends_the_wait_for_a_silent_pipe(tmp_path, content):
+    # Nobody writes to it; or somebody opens it and says nothing, or stops in the middle of the file's header.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = subprocess.Popen([*COMMAND, str(pipe)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    opened = Path(f"/proc/{process.pid}/fd")
+    while not any(entry.exists() and entry.samefile(pipe) for entry in opened.iterdir()):
+        time.sleep(0.01)
+    with contextlib.ExitStack() as stack:
+        if content is not None:
+            writer = stack.enter_context(pipe.open("wb"))
+            writer.write(content)
+            writer.flush()
+            wait_until_read(writer)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 # -- bad input: each kind one clear line, status 3, everything already metered delivered ------------------------------

@@ -144,6 +144,20 @@ def test_a_spool_that_another_probe_uses_is_refused(shared_pki: Path, tmp_path: 
     first.finish(3)
 
 
+def test_a_probe_that_reads_a_silent_pipe_ends_when_it_is_told(shared_pki: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "silent"
+    os.mkfifo(fifo)
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", fifo).start()
+    with fifo.open("wb") as writer:
+        writer.write(CAPTURE.read_bytes())
+        writer.flush()
+        wait_for((tmp_path / "spool" / "lock").exists, "the probe runs")
+        assert probe.process is not None
+        probe.process.terminate()
+        accounts = probe.finish(0)
+    check_books(accounts)
+
+
 def test_broken_files_do_not_keep_the_others_from_being_delivered(shared_pki: Path, tmp_path: Path) -> None:
     text, cut, empty = tmp_path / "notes.txt", tmp_path / "cut.pcap", tmp_path / "empty.pcap"
     text.write_text("these are not packets\n" * 10)

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wire::decode::LinkType;
 
 use super::bpf::{Filters, Program};
-use super::input::{self, Input};
+use super::input::{self, Enough, Input};
 use super::pcap::{self, NotPcap, Pcap, Step};
 use super::pcapng::{self, Pcapng};
 use super::{Accounts, BLOCK_BYTES, CaptureError, Frames, Next, OwnedFrames, Source};
@@ -30,6 +30,7 @@ pub struct FileSource {
     waiting: VecDeque<PathBuf>,
     current: Option<Reading>,
     filters: Option<Filters>,
+    enough: Enough,
     errors: VecDeque<CaptureError>,
     stored_bytes: Arc<AtomicU64>,
     accounts: Accounts,
@@ -126,6 +127,7 @@ impl FileSource {
             waiting: paths.into(),
             current: None,
             filters: None,
+            enough: Arc::new(|| false),
             errors: VecDeque::new(),
             stored_bytes: Arc::default(),
             accounts,
@@ -150,11 +152,22 @@ impl FileSource {
         self
     }
 
+    /// Once `enough` says so the input is at its end, also where a pipe has nothing to read: what follows is neither read
+    /// nor reported.
+    #[must_use]
+    pub fn with_end(mut self, enough: Enough) -> Self {
+        self.enough = enough;
+        self
+    }
+
     /// Refills a block with the next frames. An error ends one file only: ask again for the frames of the next one.
     pub fn fill(&mut self, block: &mut OwnedFrames) -> Result<Next, CaptureError> {
         block.headers.clear();
         block.first_number = self.accounts.frames_delivered + 1;
         loop {
+            if (self.enough)() {
+                return Ok(Next::End);
+            }
             if let Some(error) = self.errors.pop_front() {
                 return Err(error);
             }
@@ -162,7 +175,11 @@ impl FileSource {
                 let Some(path) = self.waiting.pop_front() else {
                     return Ok(Next::End);
                 };
-                self.current = Some(Reading::open(input::open(&path, &self.stored_bytes)?)?);
+                match input::open(&path, &self.stored_bytes, &self.enough).and_then(Reading::open) {
+                    Ok(reading) => self.current = Some(reading),
+                    // The next turn of the loop asks whether anybody still wants to know.
+                    Err(error) => self.errors.push_back(error),
+                }
                 self.starts_input = true;
                 continue;
             };

@@ -1,12 +1,22 @@
 //! Opening an input: file or standard input, decompression, and what else a file may be.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Cursor, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::CaptureError;
+
+/// Says whether no further frames are wanted; asked often.
+pub type Enough = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// How long a wait for bytes of a pipe lasts in milliseconds before it is asked whether they are still wanted.
+const WAIT_MS: u8 = 50;
 
 /// Bytes at the start that tell what an input is.
 const SNIFF_BYTES: usize = 512;
@@ -24,6 +34,31 @@ pub(super) struct Input {
     pub(super) is_stream: bool,
     /// How it was compressed, for messages.
     pub(super) compression: Option<&'static str>,
+}
+
+/// A pipe, a socket or a terminal: bytes come when somebody writes them, or never.
+struct Stream {
+    file: File,
+    enough: Enough,
+}
+
+impl Read for Stream {
+    /// As if the input ended where no more is wanted.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if (self.enough)() {
+                return Ok(0);
+            }
+            let mut descriptors = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut descriptors, PollTimeout::from(WAIT_MS))? == 0 {
+                continue;
+            }
+            match self.file.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                result => return result,
+            }
+        }
+    }
 }
 
 /// Counts the bytes that pass.
@@ -60,18 +95,31 @@ pub(super) fn total_bytes(paths: &[PathBuf]) -> Option<u64> {
     })
 }
 
-/// Opens an input and removes its compression. `count` sums up the stored bytes that are read.
-pub(super) fn open(path: &Path, count: &Arc<AtomicU64>) -> Result<Input, CaptureError> {
+/// Opens an input and removes its compression. `count` sums up the stored bytes that are read; a wait for bytes ends
+/// with `enough`.
+pub(super) fn open(path: &Path, count: &Arc<AtomicU64>, enough: &Enough) -> Result<Input, CaptureError> {
     let name = name_of(path);
+    let failed = |error| cannot_open(&name, error);
+    let stream = |file| {
+        let enough = Arc::clone(enough);
+        Box::new(Stream { file, enough })
+    };
     if path == Path::new("-") {
-        return decompress(name, Box::new(io::stdin()), true, count);
+        let file = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?.into();
+        return decompress(name, stream(file), true, count);
     }
-    let file = File::open(path).map_err(|error| cannot_open(&name, error))?;
-    let metadata = file.metadata().map_err(|error| cannot_open(&name, error))?;
+    let metadata = path.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(CaptureError::Directory { path: name });
     }
-    decompress(name, Box::new(file), !metadata.is_file(), count)
+    if metadata.is_file() {
+        let file = File::open(path).map_err(failed)?;
+        return decompress(name, Box::new(file), false, count);
+    }
+    // Opening a named pipe would wait for its writer.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    decompress(name.clone(), stream(file.map_err(failed)?), true, count)
 }
 
 fn cannot_open(name: &str, source: io::Error) -> CaptureError {

@@ -31,6 +31,7 @@ pub mod memory;
 pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;
 pub use file::FileSource;
+pub use input::Enough;
 pub use memory::MemorySource;
 
 /// The most bytes captured of one frame: libpcap's largest snapshot length, 256 KiB.

@@ -197,9 +197,9 @@ impl Books {
         self.sealing.events_waiting()
     }
 
-    /// Batches that wait for their signature.
-    pub(super) fn batches_waiting(&self) -> u64 {
-        self.sealing.batches_waiting()
+    /// What the sealing thread counted.
+    pub(super) fn sealing(&self) -> &SealCounters {
+        &self.sealing
     }
 
     /// Frames that all sources handed over, and those that the kernel dropped; `None` where one cannot know it.

@@ -167,7 +167,9 @@ impl Capture {
     }
 
     /// Files: every queue blocks, and nothing is dropped.
-    fn run_files(self, mut source: FileSource) -> Vec<String> {
+    fn run_files(self, source: FileSource) -> Vec<String> {
+        let stop = Arc::clone(&self.stop);
+        let mut source = source.with_end(Arc::new(move || stop.load(Ordering::Relaxed)));
         let mut problems = Vec::new();
         let metrics = self.instruments.worker(0);
         let mut desk = Desk::of_files(&self.books, &metrics, self.linger, |batch| {
@@ -175,10 +177,6 @@ impl Capture {
         });
         let fill = |block: &mut OwnedFrames| -> Result<Next, Infallible> {
             loop {
-                if self.stop.load(Ordering::Relaxed) {
-                    block.headers.clear();
-                    return Ok(Next::End);
-                }
                 let next = source.fill(block);
                 self.books.set_source(None, source.accounts());
                 match next {
@@ -248,6 +246,7 @@ mod tests {
         let spool = Arc::new(Spool::open(directory.path(), spool).unwrap());
         let settings = SealerSettings {
             queue_batches: 1,
+            queue_bytes: 1 << 20,
             clock: Arc::new(|| NOW * 1_000_000_000),
         };
         let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, |_| ()).unwrap();
@@ -266,6 +265,7 @@ mod tests {
             workers: flow.workers,
             flows_per_worker: flow.share().flows,
             seal_queue_batches: 1,
+            seal_queue_bytes: 1 << 20,
             memory_bytes: 1 << 30,
             linger: Duration::from_secs(1),
         };

@@ -127,6 +127,7 @@ pub(super) struct Fixed {
     pub workers: usize,
     pub flows_per_worker: usize,
     pub seal_queue_batches: usize,
+    pub seal_queue_bytes: u64,
     pub memory_bytes: u64,
     pub linger: Duration,
 }
@@ -204,8 +205,11 @@ impl Instruments {
         )
     }
 
-    pub(super) fn batches_waiting(&self) -> u64 {
-        self.books.batches_waiting()
+    /// Batches that wait for their signature, and the share of the memory given to them that they take.
+    pub(super) fn seal_queue(&self) -> (u64, f64) {
+        let counters = self.books.sealing();
+        let share = counters.bytes_waiting() as f64 / self.fixed.seal_queue_bytes.max(1) as f64;
+        (counters.batches_waiting(), share)
     }
 
     /// The share of the spool that is used.

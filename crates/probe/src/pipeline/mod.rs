@@ -56,6 +56,10 @@ use watch::Watch;
 
 /// Batches that may wait for their signature: above this a live probe drops, counted.
 const SEAL_QUEUE_BATCHES: usize = 64;
+/// The part of the memory that they may take.
+const SEAL_QUEUE_SHARE: u64 = 16;
+/// The same where files are read, which wait instead.
+const SEAL_QUEUE_BATCHES_OF_FILES: usize = 4;
 /// Events about the probe itself that may wait to be sealed.
 const EVENT_QUEUE: usize = 256;
 
@@ -273,8 +277,14 @@ impl Pipeline {
         );
 
         let (events, event_queue) = crossbeam_channel::bounded(EVENT_QUEUE);
+        let seal_queue_batches = match &source {
+            capture::Opened::Live(_) => SEAL_QUEUE_BATCHES,
+            capture::Opened::Files(_) => SEAL_QUEUE_BATCHES_OF_FILES,
+        };
+        let seal_queue_bytes = settings.memory_bytes / SEAL_QUEUE_SHARE;
         let sealer_settings = SealerSettings {
-            queue_batches: SEAL_QUEUE_BATCHES,
+            queue_batches: seal_queue_batches,
+            queue_bytes: seal_queue_bytes,
             clock: Arc::clone(&clock),
         };
         let store = Arc::clone(&spool);
@@ -332,7 +342,8 @@ impl Pipeline {
                 interface: interface.unwrap_or_default(),
                 workers: settings.flow.workers,
                 flows_per_worker: settings.flow.share().flows,
-                seal_queue_batches: SEAL_QUEUE_BATCHES,
+                seal_queue_batches,
+                seal_queue_bytes,
                 memory_bytes: settings.memory_bytes,
                 linger: settings.linger,
             },

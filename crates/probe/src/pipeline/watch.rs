@@ -105,10 +105,13 @@ fn pressure(what: Suffering, instruments: &Instruments) -> (f64, String) {
             )
         }
         Suffering::SealQueue => {
-            let waiting = instruments.batches_waiting();
+            let (waiting, share) = instruments.seal_queue();
             (
-                waiting as f64 / MANY_BATCHES,
-                format!("{waiting} batches wait for their signature"),
+                (waiting as f64 / MANY_BATCHES).max(share / FULL),
+                format!(
+                    "{waiting} batches wait for their signature and take {} of their memory",
+                    percent(share)
+                ),
             )
         }
         Suffering::Storage => {

@@ -58,9 +58,10 @@ pub fn open(mut options: Options) -> Result<Opened, CaptureError> {
     }
     let bytes_total = source.accounts().bytes_total;
     let shared = Arc::new(Shared::new(Counters::new(options.settings.workers)));
+    let ended = Arc::clone(&shared);
     Ok(Opened {
         options,
-        source,
+        source: source.with_end(Arc::new(move || ended.inputs_ended())),
         bytes_total,
         shared,
     })
@@ -174,9 +175,6 @@ impl Taps {
             return Next::End;
         }
         loop {
-            if self.shared.inputs_ended() {
-                return Next::End;
-            }
             let next = self.source.fill(block);
             block
                 .headers

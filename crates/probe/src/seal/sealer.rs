@@ -24,6 +24,8 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 pub struct SealerSettings {
     /// Batches that may wait for the thread.
     pub queue_batches: usize,
+    /// Live: bytes of memory that waiting batches may take. A batch that finds the queue empty is always taken.
+    pub queue_bytes: u64,
     /// Wall-clock time, for `iat`.
     pub clock: Clock,
 }
@@ -46,6 +48,8 @@ accounts! {
             dropped_closed = "sealer_stopped", "The sealing thread had ended.";
         /// Batches of all kinds that wait for their signature.
         Gauge batches_waiting: batches_waiting;
+        /// Bytes of memory that the waiting batches take.
+        Gauge batch_bytes_waiting: batch_bytes_waiting;
         /// Batches of all kinds that were sealed.
         Counter batches_sealed: batches_sealed;
         /// Bytes of the sealed batches.
@@ -75,6 +79,11 @@ impl SealCounters {
         self.batches_waiting.load(Ordering::Relaxed)
     }
 
+    /// Bytes of memory that the waiting batches take.
+    pub fn bytes_waiting(&self) -> u64 {
+        self.batch_bytes_waiting.load(Ordering::Relaxed)
+    }
+
     /// Batches sealed so far, of all kinds.
     pub fn batches_sealed(&self) -> u64 {
         self.batches_sealed.load(Ordering::Relaxed)
@@ -93,6 +102,8 @@ fn add(counter: &AtomicU64, count: u64) {
 struct Job {
     kind: Kind,
     batch: RecordBatch,
+    /// What the batch takes in memory.
+    bytes: u64,
     /// When it was handed over.
     given: Instant,
 }
@@ -112,6 +123,7 @@ impl Job {
 #[derive(Clone)]
 pub struct Intake {
     queue: Sender<Job>,
+    queue_bytes: u64,
     counters: Arc<SealCounters>,
     latency: Arc<SealLatency>,
     compression_level: Arc<AtomicI32>,
@@ -120,7 +132,10 @@ pub struct Intake {
 impl Intake {
     /// Live: hands a batch over, or drops and counts it if the queue is full. Never blocks. Returns whether it was taken.
     pub fn offer(&self, kind: Kind, batch: RecordBatch) -> bool {
-        let job = self.count(kind, batch);
+        let (job, waiting) = self.count(kind, batch);
+        if waiting > 0 && waiting.saturating_add(job.bytes) > self.queue_bytes {
+            return self.give_up(&job, &self.counters.dropped_queue_full);
+        }
         match self.queue.try_send(job) {
             Ok(()) => true,
             Err(TrySendError::Full(job)) => self.give_up(&job, &self.counters.dropped_queue_full),
@@ -131,7 +146,7 @@ impl Intake {
     /// From a file: hands a batch over, and waits while the queue is full. Returns whether it was taken: false only
     /// once the thread has ended.
     pub fn submit(&self, kind: Kind, batch: RecordBatch) -> bool {
-        let job = self.count(kind, batch);
+        let (job, _) = self.count(kind, batch);
         match self.queue.send(job) {
             Ok(()) => true,
             Err(error) => self.give_up(&error.into_inner(), &self.counters.dropped_closed),
@@ -153,17 +168,23 @@ impl Intake {
         &self.latency
     }
 
-    /// Counts the batch as waiting before it is handed over, so that the books never show less than there is.
-    fn count(&self, kind: Kind, batch: RecordBatch) -> Job {
+    /// Counts the batch as waiting before it is handed over, so that the books never show less than there is. Also
+    /// returns the bytes that waited before it.
+    fn count(&self, kind: Kind, batch: RecordBatch) -> (Job, u64) {
         let job = Job {
             kind,
+            bytes: batch.get_array_memory_size() as u64,
             batch,
             given: clock::monotonic(),
         };
         add(&self.counters.events_offered, job.events());
         add(&self.counters.events_waiting, job.events());
         add(&self.counters.batches_waiting, 1);
-        job
+        let before = self
+            .counters
+            .batch_bytes_waiting
+            .fetch_add(job.bytes, Ordering::Relaxed);
+        (job, before)
     }
 
     fn give_up(&self, job: &Job, reason: &AtomicU64) -> bool {
@@ -176,8 +197,13 @@ impl SealCounters {
     /// Moves a whole job from waiting to `account`.
     fn settle(&self, job: &Job, account: &AtomicU64) {
         add(account, job.events());
+        self.waits_no_more(job);
+    }
+
+    fn waits_no_more(&self, job: &Job) {
         self.events_waiting.fetch_sub(job.events(), Ordering::Relaxed);
         self.batches_waiting.fetch_sub(1, Ordering::Relaxed);
+        self.batch_bytes_waiting.fetch_sub(job.bytes, Ordering::Relaxed);
     }
 }
 
@@ -202,6 +228,7 @@ impl Sealer {
         let compression_level = Arc::new(AtomicI32::new(COMPRESSION_LEVEL));
         let intake = Intake {
             queue,
+            queue_bytes: settings.queue_bytes,
             counters: Arc::clone(&counters),
             latency: Arc::clone(&latency),
             compression_level: Arc::clone(&compression_level),
@@ -254,10 +281,7 @@ impl<F: FnMut(SealedBatch)> Worker<F> {
                 .set_compression_level(self.compression_level.load(Ordering::Relaxed));
             self.seal(job.kind, &job.batch, job.given);
             // Its rows were booked one part at a time; only the waiting side is left.
-            self.counters
-                .events_waiting
-                .fetch_sub(job.events(), Ordering::Relaxed);
-            self.counters.batches_waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counters.waits_no_more(&job);
         }
         self.chain.head()
     }

@@ -268,6 +268,7 @@ fn run_sealer(queue_batches: usize, feed: impl FnOnce(&super::Intake)) -> Collec
     let output = Arc::clone(&batches);
     let settings = SealerSettings {
         queue_batches,
+        queue_bytes: 1 << 30,
         clock: Arc::new(|| NOW * 1_000_000_000),
     };
     let chain = Chain::start(None).unwrap();
