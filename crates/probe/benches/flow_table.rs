@@ -105,7 +105,7 @@ fn work<T: FlowTable>(
             }
         }
         for (_, packet) in &batch {
-            table.prefetch_flow(packet.hash, false);
+            table.prefetch_flow(packet.hash);
         }
         for (number, packet) in batch.drain(..) {
             let time = number as i64 * 1000;

@@ -8,7 +8,7 @@ use crate::flowkey::{FlowKey, KeyHasher, steering};
 use crate::link::{self, Announced, Header};
 use crate::malformed::Undecodable;
 use crate::net::{self, Network};
-use crate::{checksum, transport, tunnel};
+use crate::{checksum, plain, transport, tunnel};
 
 pub use crate::link::LinkType;
 pub use crate::malformed::Fault;
@@ -266,6 +266,18 @@ impl Decoder {
     /// Reads a frame down to its inner-most IP packet. `frame` is what was captured.
     #[inline]
     pub fn decode<'a>(&self, frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undecodable> {
+        match plain::decode(self, frame, meta) {
+            Some(packet) => Ok(packet),
+            None => self.decode_any(frame, meta),
+        }
+    }
+
+    /// Reads any frame.
+    pub(crate) fn decode_any<'a>(
+        &self,
+        frame: &'a [u8],
+        meta: &FrameMeta,
+    ) -> Result<Packet<'a>, Undecodable> {
         let mut way = Way::default();
         let mut wire_length = meta.wire_length;
         if let Some(id) = meta.stripped_vlan {

@@ -23,6 +23,8 @@ mod net;
 mod tunnel;
 /// TCP, UDP, ICMP and SCTP headers.
 mod transport;
+/// The frames that most are.
+mod plain;
 /// Frame to packet: header views, key and payload.
 pub mod decode;
 /// Layer 7: the dissector contract and the table of protocols.

@@ -6,6 +6,11 @@ use std::fmt::Write;
 /// so that the original bytes can always be recovered. At most `limit` input bytes are read.
 pub fn from_wire(bytes: &[u8], limit: usize) -> String {
     let bytes = bytes.get(..limit).unwrap_or(bytes);
+    if let Ok(plain) = std::str::from_utf8(bytes)
+        && !bytes.contains(&b'\\')
+    {
+        return plain.to_owned();
+    }
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {

@@ -44,12 +44,12 @@ pub enum Transport {
 }
 
 /// IP protocol numbers.
-mod protocol {
-    pub(super) const ICMP: u8 = 1;
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const ICMPV6: u8 = 58;
-    pub(super) const SCTP: u8 = 132;
+pub(crate) mod protocol {
+    pub(crate) const ICMP: u8 = 1;
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
+    pub(crate) const ICMPV6: u8 = 58;
+    pub(crate) const SCTP: u8 = 132;
 }
 
 /// A transport header and what follows it.
@@ -165,7 +165,8 @@ fn tcp<'a>(network: &Network<'a>) -> Segment<'a> {
     segment
 }
 
-fn tcp_options(tcp: &mut Tcp, options: &[u8]) {
+/// Reads the options of a SYN.
+pub(crate) fn tcp_options(tcp: &mut Tcp, options: &[u8]) {
     let mut options = Cursor::new(options);
     while let Ok(kind) = options.u8() {
         match kind {

@@ -12,12 +12,16 @@ use crate::capture::{FrameHeader, Frames};
 use crate::clock::PacketClock;
 use crate::counters::{Published, Tally};
 use crate::crypto::Crypto;
+use crate::flow::memory;
 use crate::flow::meter::{Event, Meter, Seen};
 use crate::flow::{Order, Profile, Settings, SettingsError, Shed};
 use crate::steer::{Block, Turn};
 
 /// Packets that are decoded before the first of them is metered, so that the memory of their flows is under way.
 const BATCH: usize = 32;
+
+/// How many frames ahead the first bytes of a frame are asked for.
+const FRAMES_AHEAD: usize = 8;
 
 type Batch<'a> = ArrayVec<(Packet<'a>, Seen), BATCH>;
 
@@ -197,6 +201,10 @@ impl<D: Decode> Worker<D> {
                     meter_batch(meter, &mut batch, sink);
                     meter.turn_back(ended, epoch, sink);
                 }
+                // Frames have all lengths, so that the processor cannot tell by itself where the next ones begin.
+                if let Some(coming) = frames.headers.get(place + FRAMES_AHEAD) {
+                    memory::ask_for(frames.bytes, coming.offset as usize);
+                }
                 let start = header.offset as usize;
                 let bytes = frames
                     .bytes
@@ -272,7 +280,10 @@ fn meter_batch(meter: &mut Meter, batch: &mut Batch<'_>, sink: &mut dyn FnMut(Ev
         meter.prefetch_flow(packet);
     }
     for (packet, _) in &*batch {
-        meter.prefetch_sequence(packet);
+        meter.prefetch_state(packet);
+    }
+    for (packet, _) in &*batch {
+        meter.prefetch_streams(packet);
     }
     for (packet, seen) in &*batch {
         meter.packet(packet, *seen, sink);

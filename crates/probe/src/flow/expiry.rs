@@ -55,9 +55,11 @@ pub const TIMER_BYTES: usize = size_of::<Link>();
 impl Expiry {
     /// Timers for `capacity` slots.
     pub fn new(capacity: usize) -> Self {
+        let links = Vec::with_capacity(capacity);
+        super::memory::on_huge_pages(&links);
         Self {
             bins: vec![NONE; BINS],
-            links: Vec::with_capacity(capacity),
+            links,
             heap: BinaryHeap::new(),
             in_wheel: 0,
             current_bin: None,

@@ -4,7 +4,7 @@
 //! no tombstones, so no rehashing pause ever, and look-ups touch one cache line nearly always. The hash comes with the
 //! packet and is keyed there, so that nobody outside can make entries collide.
 
-use super::prefetch::ask_for;
+use super::memory::{ask_for, on_huge_pages};
 
 /// An index of at most a fixed number of entries.
 #[derive(Debug)]
@@ -23,10 +23,12 @@ impl Index {
     /// An index for `capacity` entries. The memory is reserved at once and touched as it is used.
     pub fn new(capacity: usize) -> Self {
         let buckets = capacity.saturating_mul(2).next_power_of_two().max(16);
-        Self {
+        let index = Self {
             buckets: vec![0; buckets],
             mask: buckets - 1,
-        }
+        };
+        on_huge_pages(&index.buckets);
+        index
     }
 
     /// The slot with this tag for which `is_it` holds.

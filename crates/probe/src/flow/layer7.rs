@@ -109,6 +109,29 @@ impl Sessions {
         }
     }
 
+    /// Asks for the memory of a session.
+    #[inline]
+    pub(super) fn prefetch(&self, entry: u32) {
+        if let Some(layer7) = self.entries.get(entry as usize) {
+            super::memory::ask_for(std::slice::from_ref(layer7), 0);
+        }
+    }
+
+    /// Asks for the streams of a session.
+    #[inline]
+    pub(super) fn prefetch_streams(&self, entry: u32) {
+        if let Some(streams) = self
+            .entries
+            .get(entry as usize)
+            .and_then(|layer7| layer7.streams.as_ref())
+        {
+            streams
+                .iter()
+                .enumerate()
+                .for_each(|(number, _)| super::memory::ask_for(&**streams, number));
+        }
+    }
+
     /// What all sessions take in memory, about.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -136,8 +159,11 @@ impl Sessions {
         let Some(layer7) = self.entries.get_mut(*entry as usize) else {
             return if *entry == OVER { Wish::NoMore } else { Wish::More };
         };
+        // Most segments without payload only acknowledge: then nothing was learned, and the session is not looked at.
+        let mut fed = false;
         let result = match load {
             Load::Datagram(bytes) => {
+                fed = true;
                 match layer7
                     .session
                     .feed(Input::Datagram(bytes), &context, crypto)
@@ -167,15 +193,25 @@ impl Sessions {
                         direction: from_peer,
                         ..context
                     };
-                    let feed = |input: Input<'_>| session.feed(input, &context, crypto);
+                    let feed = |input: Input<'_>| {
+                        fed = true;
+                        session.feed(input, &context, crypto)
+                    };
                     peer.acknowledge(acknowledgement, &mut Sinks { feed, budget, tally })
                 });
                 acknowledged.and_then(|()| {
-                    let feed = |input: Input<'_>| session.feed(input, &context, crypto);
+                    let feed = |input: Input<'_>| {
+                        fed = true;
+                        session.feed(input, &context, crypto)
+                    };
                     own.segment(segment, &mut Sinks { feed, budget, tally })
                 })
             }
         };
+        tally.stream_bytes_buffered = self.budget.used() as u64;
+        if result.is_ok() && !fed {
+            return Wish::More;
+        }
         let before = layer7.answers;
         for (name, address) in layer7.session.dns_addresses().skip(before) {
             layer7.answers += 1;

@@ -11,6 +11,7 @@ use super::facts::Answer;
 use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
 use super::icmp_error::IcmpError;
 use super::layer7::{self, Load, Sessions, Wish};
+use super::memory;
 use super::path::Paths;
 use super::profile::{Duty, LeftOut, Profile, Shed, Work};
 use super::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
@@ -227,17 +228,36 @@ impl<T: FlowTable> Meter<T> {
     /// Asks for the memory of that flow.
     #[inline]
     pub fn prefetch_flow(&self, packet: &Packet<'_>) {
-        self.table.prefetch_flow(packet.hash, packet.faults != 0);
+        self.table.prefetch_flow(packet.hash);
     }
 
-    /// Asks for what that flow leads to: the sequence of its packets.
+    /// Asks for the rest of what the packet touches: its direction, the sequence of the flow's packets, its session.
     #[inline]
-    pub fn prefetch_sequence(&self, packet: &Packet<'_>) {
-        if let Some(hot) = self.table.peek(packet.hash)
-            && hot.splt != NO_ENTRY
-            && hot.packets() < SPLT_PACKETS as u64
-        {
+    pub fn prefetch_state(&self, packet: &Packet<'_>) {
+        let Some(hot) = self.table.peek(packet.hash) else {
+            return;
+        };
+        let reverse = hot.direction(packet) == Direction::Reverse;
+        memory::ask_for(&hot.sides, usize::from(reverse));
+        if packet.faults != 0 {
+            self.table.prefetch_cold(packet.hash);
+        }
+        if hot.splt != NO_ENTRY && hot.packets() < SPLT_PACKETS as u64 {
             self.desk.sequences.prefetch(hot.splt);
+        }
+        if hot.layer7 != NO_ENTRY && !hot.is(Hot::LAYER7_OVER) {
+            self.desk.sessions.prefetch(hot.layer7);
+        }
+    }
+
+    /// Asks for the streams of that session.
+    #[inline]
+    pub fn prefetch_streams(&self, packet: &Packet<'_>) {
+        if let Some(hot) = self.table.peek(packet.hash)
+            && hot.layer7 != NO_ENTRY
+            && !hot.is(Hot::LAYER7_OVER)
+        {
+            self.desk.sessions.prefetch_streams(hot.layer7);
         }
     }
 
@@ -455,7 +475,11 @@ impl Desk {
 
         let direction = flow.hot.direction(packet);
         // A first segment with payload starts the streams after their SYNs, whichever segment that is.
-        let starts = flow.hot.sides.each_ref().map(Side::stream_start);
+        let starts = if flow.hot.layer7 == NO_ENTRY && packet.payload_length > 0 {
+            flow.hot.sides.each_ref().map(Side::stream_start)
+        } else {
+            [None; 2]
+        };
         self.count(&mut flow, packet, direction, seen);
         let transition = header.map_or(Transition::Continue, |header| {
             tcp::observe(&mut flow, direction, packet, header, seen.time)
@@ -571,10 +595,13 @@ impl Desk {
     }
 
     fn count_faults(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>) {
-        let faults = Fault::EVERY
-            .iter()
-            .filter(|fault| packet.faults & fault.bit() != 0);
-        faults.for_each(|fault| self.tally.packet_faults.add(*fault, 1));
+        let mut left = packet.faults;
+        while left != 0 {
+            if let Some(fault) = Fault::EVERY.get(left.trailing_zeros() as usize) {
+                self.tally.packet_faults.add(*fault, 1);
+            }
+            left &= left - 1;
+        }
         let checksums = Fault::BadIpChecksum.bit() | Fault::BadTransportChecksum.bit();
         flow.count_faults(packet.fragment, packet.faults & checksums != 0);
     }

@@ -52,8 +52,8 @@ pub mod tcp;
 pub mod splt;
 /// Interned MAC addresses, VLAN ids and tunnels.
 pub mod path;
-/// Memory that is asked for ahead of its use.
-mod prefetch;
+/// Hints to processor and kernel about memory.
+pub(crate) mod memory;
 /// The hash index from keys to slots.
 mod index;
 /// Timers: which flow is due next.

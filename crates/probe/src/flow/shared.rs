@@ -135,7 +135,9 @@ impl FlowTable for Shared {
 
     fn prefetch_bucket(&self, _: u64) {}
 
-    fn prefetch_flow(&self, _: u64, _: bool) {}
+    fn prefetch_flow(&self, _: u64) {}
+
+    fn prefetch_cold(&self, _: u64) {}
 
     fn peek(&self, _: u64) -> Option<&Hot> {
         None

@@ -6,7 +6,7 @@
 
 use wire::flowkey::Direction;
 
-use super::prefetch::ask_for;
+use super::memory::{ask_for, on_huge_pages};
 use super::state::NO_ENTRY;
 
 /// How many packets are recorded.
@@ -84,8 +84,10 @@ impl Sequences {
     /// Room for this many chunks. The memory is touched as it is used.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.min(NO_CHUNK as usize);
+        let chunks = Vec::with_capacity(capacity);
+        on_huge_pages(&chunks);
         Self {
-            chunks: Vec::with_capacity(capacity),
+            chunks,
             free: NO_CHUNK,
             used: 0,
             capacity,

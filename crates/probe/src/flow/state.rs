@@ -62,7 +62,8 @@ pub struct Timeouts {
     pub since: i64,
 }
 
-/// What is known of one direction of the present record. What every profile counts stands first.
+/// What is known of one direction of the present record. What packets of the other direction look at too stands first,
+/// then what every profile counts.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Side {
@@ -70,6 +71,14 @@ pub struct Side {
     pub packets: u64,
     /// Latest timestamp of its packets.
     pub latest: i64,
+    /// TCP: the sequence number after the highest one seen.
+    pub sequence_end: u32,
+    /// TCP: union of the flags, and what else is known ([`Side::BEGUN`], …).
+    marks: u16,
+    /// Smallest TTL or hop limit.
+    pub ttl_min: u8,
+    /// Largest TTL or hop limit.
+    pub ttl_max: u8,
     /// Timestamp of its first packet.
     pub first: i64,
     /// Sum of IP lengths in bytes.
@@ -78,18 +87,10 @@ pub struct Side {
     pub wire_bytes: u64,
     /// Sum of transport payload lengths in bytes.
     pub payload_bytes: u64,
-    /// TCP: the sequence number after the highest one seen.
-    pub sequence_end: u32,
     /// TCP: see column `tcp_retransmissions_fwd`.
     pub retransmissions: u32,
     /// TCP: see column `tcp_out_of_order_fwd`.
     pub out_of_order: u32,
-    /// TCP: union of the flags, and what else is known ([`Side::BEGUN`], …).
-    marks: u16,
-    /// Smallest TTL or hop limit.
-    pub ttl_min: u8,
-    /// Largest TTL or hop limit.
-    pub ttl_max: u8,
     /// Smallest IP length in bytes.
     length_min: u32,
     /// Largest IP length in bytes.
@@ -101,6 +102,8 @@ pub struct Side {
 }
 
 impl Side {
+    /// How much of it packets of the other direction look at, in bytes.
+    pub(super) const SHARED_BYTES: usize = std::mem::offset_of!(Self, first);
     /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
     const FLAGS: u16 = 0x01ff;
     /// TCP: a segment was seen, so that `sequence_end` and the initial window are known.
@@ -199,7 +202,7 @@ impl Side {
     }
 }
 
-/// What every packet touches: five cache lines, of which a packet needs four, and three where statistics are left out.
+/// What every packet touches: five cache lines, of which a packet needs four.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 pub struct Hot {

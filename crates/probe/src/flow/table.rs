@@ -4,8 +4,8 @@ use wire::flowkey::FlowKey;
 
 use super::expiry::Expiry;
 use super::index::{Index, tag_of};
-use super::prefetch::ask_for;
-use super::state::{Cold, FLOW_BYTES, Flow, Hot, Timeouts};
+use super::memory::{ask_for, ask_for_head, on_huge_pages};
+use super::state::{Cold, FLOW_BYTES, Flow, Hot, Side, Timeouts};
 
 /// The table holds as many flows as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,11 @@ pub trait FlowTable {
     /// Asks for the memory that leads to the flow of a packet that will come soon.
     fn prefetch_bucket(&self, hash: u64);
 
-    /// Asks for the memory of that flow, the former having come; with `cold`, also for what few packets touch.
-    fn prefetch_flow(&self, hash: u64, cold: bool);
+    /// Asks for the memory of that flow, the former having come: for what packets of both directions look at.
+    fn prefetch_flow(&self, hash: u64);
+
+    /// Asks for what few packets of that flow touch.
+    fn prefetch_cold(&self, hash: u64);
 
     /// The flow that is probably the one, the former having come, to ask for what it leads to.
     fn peek(&self, hash: u64) -> Option<&Hot>;
@@ -110,10 +113,13 @@ impl Local {
     /// A table for `capacity` flows, at most [`super::MAX_FLOWS`].
     pub fn new(capacity: usize, timeouts: Timeouts) -> Self {
         let capacity = capacity.clamp(1, super::MAX_FLOWS);
+        let (hot, cold) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        on_huge_pages(&hot);
+        on_huge_pages(&cold);
         Self {
             index: Index::new(capacity),
-            hot: Vec::with_capacity(capacity),
-            cold: Vec::with_capacity(capacity),
+            hot,
+            cold,
             free: Vec::new(),
             expiry: Expiry::new(capacity),
             timeouts,
@@ -194,12 +200,20 @@ impl FlowTable for Local {
     }
 
     #[inline]
-    fn prefetch_flow(&self, hash: u64, cold: bool) {
+    fn prefetch_flow(&self, hash: u64) {
         if let Some(slot) = self.index.candidate(tag_of(hash)) {
-            ask_for(&self.hot, slot as usize);
-            if cold {
-                ask_for(&self.cold, slot as usize);
+            let head = std::mem::offset_of!(Hot, sides) + Side::SHARED_BYTES;
+            ask_for_head(&self.hot, slot as usize, head);
+            if let Some(hot) = self.hot.get(slot as usize) {
+                ask_for_head(&hot.sides, 1, Side::SHARED_BYTES);
             }
+        }
+    }
+
+    #[inline]
+    fn prefetch_cold(&self, hash: u64) {
+        if let Some(slot) = self.index.candidate(tag_of(hash)) {
+            ask_for(&self.cold, slot as usize);
         }
     }
 

@@ -107,6 +107,12 @@ impl Doubt {
     }
 }
 
+/// Whether a datagram between these ports may be a tunnel.
+#[inline]
+pub(crate) const fn is_udp_tunnel(source_port: u16, destination_port: u16) -> bool {
+    udp::is_tunnel(source_port) || udp::is_tunnel(destination_port)
+}
+
 /// Looks into an IP packet. A fragment is never opened: its other fragments cannot be, and all must go one way.
 #[inline]
 pub(crate) fn open<'a>(outer: &Network<'a>) -> Option<Inner<'a>> {

@@ -24,7 +24,7 @@ mod port {
 
 /// Whether a port is one of a tunnel's. Nearly every port leaves at the first comparison of its range.
 #[inline]
-const fn is_tunnel(number: u16) -> bool {
+pub(super) const fn is_tunnel(number: u16) -> bool {
     matches!(
         number,
         port::L2TP

@@ -3,8 +3,7 @@
 //! which have another licence, there are none here.
 
 use super::hello::{ClientHello, ServerHello, is_grease};
-use crate::l7::{Crypto, hex};
-use std::fmt::Write;
+use crate::l7::{Crypto, push_decimal, push_hex};
 
 /// The carrier of a ClientHello: JA4's first character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,25 +18,28 @@ pub(in crate::l7) enum Carrier {
 
 /// The JA3 string: version, ciphers, extensions, groups and point formats in decimal, without GREASE.
 pub(super) fn ja3_string(hello: &ClientHello<'_>) -> String {
-    let formats: Vec<u16> = hello.point_formats.iter().copied().map(u16::from).collect();
-    format!(
-        "{},{},{},{},{}",
-        hello.version,
-        decimal(&hello.ciphers),
-        decimal(&hello.extensions),
-        decimal(&hello.groups),
-        decimal(&formats),
-    )
+    let numbers = [&hello.ciphers, &hello.extensions, &hello.groups];
+    let count = numbers.iter().map(|list| list.len()).sum::<usize>();
+    let mut text = String::with_capacity(count.saturating_mul(6).saturating_add(16));
+    push_decimal(&mut text, hello.version);
+    for list in numbers {
+        text.push(',');
+        join_decimal(&mut text, without_grease(list));
+    }
+    text.push(',');
+    join_decimal(&mut text, hello.point_formats.iter().copied().map(u16::from));
+    text
 }
 
 /// The JA3S string: version, cipher and extensions in decimal.
 pub(super) fn ja3s_string(hello: &ServerHello<'_>) -> String {
-    format!(
-        "{},{},{}",
-        hello.legacy_version,
-        hello.cipher,
-        decimal(&hello.extensions)
-    )
+    let mut text = String::with_capacity(hello.extensions.len().saturating_mul(6).saturating_add(12));
+    push_decimal(&mut text, hello.legacy_version);
+    text.push(',');
+    push_decimal(&mut text, hello.cipher);
+    text.push(',');
+    join_decimal(&mut text, without_grease(&hello.extensions));
+    text
 }
 
 /// The JA4 fingerprint.
@@ -58,18 +60,26 @@ pub(super) fn ja4(hello: &ClientHello<'_>, carrier: Carrier, crypto: &dyn Crypto
     });
     text.push_str(version(hello));
     text.push(if hello.has_server_name() { 'd' } else { 'i' });
-    // Writing to a String cannot fail.
-    let _ = write!(text, "{cipher_count:02}{extension_count:02}");
+    for count in [cipher_count, extension_count] {
+        if count < 10 {
+            text.push('0');
+        }
+        push_decimal(&mut text, count as u16);
+    }
     text.extend(alpn_characters(hello.alpn.first().copied().unwrap_or_default()));
-    text.push('_');
-    text.push_str(&truncated_hash(&hexadecimal(ciphers.into_iter()), crypto));
-    text.push('_');
-    let mut list = hexadecimal(extensions.into_iter());
+    let most = ciphers
+        .len()
+        .max(extensions.len().saturating_add(hello.signature_algorithms.len()));
+    let mut list = String::with_capacity(most.saturating_mul(5));
+    join_hexadecimal(&mut list, ciphers.into_iter());
+    push_truncated_hash(&mut text, &list, crypto);
+    list.clear();
+    join_hexadecimal(&mut list, extensions.into_iter());
     if !list.is_empty() && !hello.signature_algorithms.is_empty() {
         list.push('_');
-        list.push_str(&hexadecimal(without_grease(&hello.signature_algorithms)));
+        join_hexadecimal(&mut list, without_grease(&hello.signature_algorithms));
     }
-    text.push_str(&truncated_hash(&list, crypto));
+    push_truncated_hash(&mut text, &list, crypto);
     text
 }
 
@@ -106,39 +116,35 @@ fn alpn_characters(value: &[u8]) -> [char; 2] {
     [digit(first >> 4), digit(last & 0x0f)]
 }
 
-/// The first twelve hexadecimal characters of the SHA-256; twelve zeros for an empty list.
-fn truncated_hash(list: &str, crypto: &dyn Crypto) -> String {
-    if list.is_empty() {
-        return "000000000000".to_owned();
-    }
-    let digest = crypto.sha256(list.as_bytes());
-    hex(digest.get(..6).unwrap_or_default())
+/// Appends `_` and the first twelve hexadecimal characters of the SHA-256; twelve zeros for an empty list.
+fn push_truncated_hash(text: &mut String, list: &str, crypto: &dyn Crypto) {
+    text.push('_');
+    let digest = if list.is_empty() {
+        [0; 32]
+    } else {
+        crypto.sha256(list.as_bytes())
+    };
+    push_hex(text, digest.get(..6).unwrap_or_default());
 }
 
 fn without_grease(values: &[u16]) -> impl Iterator<Item = u16> {
     values.iter().copied().filter(|&value| !is_grease(value))
 }
 
-fn hexadecimal(values: impl Iterator<Item = u16>) -> String {
-    join(values, ',', |text, value| write!(text, "{value:04x}"))
-}
-
-fn decimal(values: &[u16]) -> String {
-    join(without_grease(values), '-', |text, value| write!(text, "{value}"))
-}
-
-fn join(
-    values: impl Iterator<Item = u16>,
-    separator: char,
-    append: impl Fn(&mut String, u16) -> std::fmt::Result,
-) -> String {
-    let mut text = String::new();
-    for value in values {
-        if !text.is_empty() {
-            text.push(separator);
+fn join_hexadecimal(text: &mut String, values: impl Iterator<Item = u16>) {
+    for (place, value) in values.enumerate() {
+        if place > 0 {
+            text.push(',');
         }
-        // Writing to a String cannot fail.
-        let _ = append(&mut text, value);
+        push_hex(text, &value.to_be_bytes());
     }
-    text
+}
+
+fn join_decimal(text: &mut String, values: impl Iterator<Item = u16>) {
+    for (place, value) in values.enumerate() {
+        if place > 0 {
+            text.push('-');
+        }
+        push_decimal(text, value);
+    }
 }
