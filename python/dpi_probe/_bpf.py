@@ -1,7 +1,8 @@
 """Filter expressions in tcpdump's language, compiled by libpcap to classic BPF.
 
 The system's libpcap is used where there is one, else the copy that the `libpcap` package carries. It is loaded when the
-first filter is compiled, and only compiles: the programs run in the kernel or in `probe::capture::bpf`.
+first filter is compiled, and here only compiles: the programs run in the kernel or in `probe::capture::bpf`. Where it
+captures too (`--capture pcap`), the data plane loads the same library.
 """
 
 from __future__ import annotations
@@ -42,11 +43,15 @@ def _bundled() -> str | None:
     return str(path) if path.is_file() else None
 
 
+def libraries() -> list[str]:
+    """Names and paths of libpcap, best first; there may be none behind any of them."""
+    candidates = ("libpcap.so.1", "libpcap.so.0.8", ctypes.util.find_library("pcap"), _bundled())
+    return [candidate for candidate in candidates if candidate is not None]
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
-    for candidate in ("libpcap.so.1", "libpcap.so.0.8", ctypes.util.find_library("pcap"), _bundled()):
-        if candidate is None:
-            continue
+    for candidate in libraries():
         try:
             library = ctypes.CDLL(candidate)
         except OSError:

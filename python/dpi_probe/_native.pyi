@@ -234,6 +234,8 @@ class Pipeline:
         cls,
         *,
         interface: str | None,
+        capture: str,
+        libpcap: Sequence[str | os.PathLike[str]],
         files: Sequence[str | os.PathLike[str]],
         filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None,
         promiscuous: bool,
@@ -285,7 +287,7 @@ class Pipeline:
         """The books at this moment: a list of {account, reason, worker, value}."""
 
 def metric_table() -> list[dict[str, Any]]: ...
-def interface_link_type(interface: str) -> int: ...
+def interface_link_type(interface: str, capture: str, libpcap: Sequence[str | os.PathLike[str]]) -> int: ...
 def log(level: str, message: str) -> None: ...
 def log_to_stderr(level: str) -> None: ...
 

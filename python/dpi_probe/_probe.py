@@ -83,6 +83,8 @@ class Probe:
         _native.log_to_stderr(settings.log_level)
         self._pipeline = _native.Pipeline(
             interface=settings.capture_iface,
+            capture=settings.capture,
+            libpcap=_bpf.libraries(),
             files=[str(file) for file in self.files],
             filter=self._compiled_filter(settings),
             promiscuous=settings.promiscuous,
@@ -274,7 +276,7 @@ class Probe:
             return None
         if settings.capture_iface is None:
             return compile_filter(expression)
-        link_type = _native.interface_link_type(settings.capture_iface)
+        link_type = _native.interface_link_type(settings.capture_iface, settings.capture, _bpf.libraries())
         return [(link_type, _bpf.compile_filter(expression, link_type))]
 
     def _default_probe_id(self, certificate: Path) -> str:

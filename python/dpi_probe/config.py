@@ -40,6 +40,13 @@ class ProbeSettings(BaseSettings):
         str | None,
         Field(description="Interface to capture from. One probe runs per interface.", examples=["eth0"]),
     ] = None
+    capture: Annotated[
+        Literal["auto", "af_packet", "pcap"],
+        Field(
+            description="How frames are taken from the interface: `af_packet` (kernel rings), `pcap` (libpcap, for "
+            "devices that are no network interfaces). `auto` is `af_packet` wherever it can open the interface.",
+        ),
+    ] = "auto"
     capture_filter: Annotated[
         str | None,
         Field(

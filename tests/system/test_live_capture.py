@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 from harness.books import check_books, database_flows, total
 from harness.core import Core, wait_for
@@ -15,6 +16,41 @@ from tests.python.end_to_end.netns import Link
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+# What does not depend on when, and by which clock, the frames came.
+COLUMNS = [
+    "src_ip", "src_port", "dst_ip", "dst_port", "ip_protocol", "packets_fwd", "packets_rev", "bytes_fwd", "bytes_rev",
+    "wire_bytes_fwd", "wire_bytes_rev", "tcp_flags_fwd", "tcp_flags_rev", "app", "server_name", "vlan_ids",
+]  # fmt: skip
+
+
+def records(spool: Path) -> list[str]:
+    """The flow records of a spool."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted((spool / "pending").glob("*.arrows")):
+        table = pa.ipc.open_stream(path.read_bytes()).read_all()
+        if "flow_id" in table.column_names:
+            rows += table.select(COLUMNS).to_pylist()
+    return sorted(map(repr, rows))
+
+
+def capture(pki: Path, spool: Path, names: list[str], *flags: str) -> list[dict[str, Any]]:
+    """Capture while `names` of the corpus are replayed; the final accounts."""
+    with Link() as link:
+        probe = Probe(pki, spool, None, "-i", link.interface, "-f", "ip or ip6", *flags)
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        for case in cases():
+            if case.name in names:
+                link.replay(case.capture, frames_per_second=2000)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    assert total(accounts, "source_frames_dropped") == 0
+    return accounts
 
 
 @pytest.mark.parametrize("name", ["http1-keep-alive", "ip-fragments"])
@@ -117,4 +153,63 @@ def test_an_interface_that_vanishes_is_reported_and_captured_from_again(shared_p
     assert total(accounts, "interface_changes", "back") == 1
     assert total(accounts, "source_frames_dropped") == 0
     # The kernel's own neighbour messages come on top.
+    assert sent <= total(accounts, "frames_delivered") <= sent + 40
+
+
+def test_libpcap_gives_the_records_that_af_packet_gives(shared_pki: Path, tmp_path: Path) -> None:
+    names = ["http1-keep-alive", "ip-fragments", "vlan-qinq", "dns-dig"]
+    found = {}
+    for mode in ("af_packet", "pcap"):
+        accounts = capture(shared_pki, tmp_path / mode, names, f"--capture={mode}")
+        found[mode] = records(tmp_path / mode)
+        # libpcap tells what was dropped, and nothing of the ring.
+        known = {entry["account"]: entry["value"] for entry in accounts}
+        assert (known["source_ring_freezes"] is None) == (mode == "pcap")
+        assert known["source_frames_filtered"] is None
+    assert found["pcap"] == found["af_packet"] != []
+
+
+def test_libpcap_captures_from_what_is_no_network_interface(shared_pki: Path, tmp_path: Path) -> None:
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", "any", "-f", "udp")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        (case,) = [case for case in cases() if case.name == "dns-dig"]
+        link.replay(case.capture, frames_per_second=2000)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    assert "capturing with libpcap" in probe.log.read_text()
+    check_books(accounts)
+    assert records(tmp_path / "spool")
+
+
+def test_libpcap_has_one_worker_and_says_so(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-i", "lo", "--capture=pcap", "--workers=2")
+    assert probe.start().process is not None
+    assert probe.process is not None
+    assert probe.process.wait(60) == 2
+    said = probe.log.read_text()
+    assert "libpcap has at most 1 worker(s), not 2; set WORKERS=1" in said
+    assert "Traceback" not in said
+
+
+def test_an_interface_that_vanishes_is_captured_from_again_by_libpcap(shared_pki: Path, tmp_path: Path) -> None:
+    (case,) = [case for case in cases() if case.name == "http1-keep-alive"]
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "--capture=pcap")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        sent = link.replay(case.capture, frames_per_second=2000)
+        link.recreate()
+        wait_for(lambda: "the interface is back" in probe.log.read_text(), "the probe to see the interface again")
+        show = ["ip", "-j", "link", "show", "feed0"]
+        wait_for(lambda: b'"operstate":"UP"' in link.host.run(show).stdout, "the carrier")
+        sent += link.replay(case.capture, frames_per_second=2000)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
     assert sent <= total(accounts, "frames_delivered") <= sent + 40

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use probe::capture::bpf::{Filters, Program};
-use probe::capture::{CaptureError, RingOptions, af_packet, cores};
+use probe::capture::bpf::Program;
+use probe::capture::live::{self, Interface, Mode};
+use probe::capture::{CaptureError, RingOptions, cores};
 use probe::counters::LedgerEntry;
 use probe::deliver::{DeliverError, DeliverSettings};
 use probe::flow;
@@ -14,6 +15,7 @@ use probe::pipeline::{ChangeError, Changeable, Input, PipelineError, Settings};
 use probe::spool::{SpoolSettings, Sync, WhenFull};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use wire::decode::LinkType;
 
 use crate::error::{Class, python_error};
 use crate::read::{Compiled, filters, key_parts};
@@ -27,9 +29,11 @@ const RING_BYTES_MAX: usize = 256 * MEBIBYTE;
 pub fn class_of(error: &PipelineError) -> Class {
     match error {
         PipelineError::Capture(error) if error.is_capture_permission() => Class::CapturePermission,
-        PipelineError::Capture(CaptureError::NoSuchCore { .. } | CaptureError::TooFewCores { .. }) => {
-            Class::Config
-        }
+        PipelineError::Capture(
+            CaptureError::NoSuchCore { .. }
+            | CaptureError::TooFewCores { .. }
+            | CaptureError::TooManyWorkers { .. },
+        ) => Class::Config,
         PipelineError::Capture(_) => Class::Capture,
         PipelineError::Deliver(DeliverError::Tls(_) | DeliverError::Thread(_)) => Class::Transport,
         PipelineError::Flow(_)
@@ -45,7 +49,6 @@ pub fn class_of(error: &PipelineError) -> Class {
 #[pyclass(frozen, module = "dpi_probe._native")]
 pub struct Pipeline {
     pipeline: probe::pipeline::Pipeline,
-    interface: Option<String>,
 }
 
 #[pymethods]
@@ -53,7 +56,7 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
+        *, interface, capture, libpcap, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
         cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
@@ -62,6 +65,8 @@ impl Pipeline {
     fn new(
         py: Python<'_>,
         interface: Option<String>,
+        capture: &str,
+        libpcap: Vec<PathBuf>,
         files: Vec<PathBuf>,
         filter: Option<Vec<(u32, Compiled)>>,
         promiscuous: bool,
@@ -88,6 +93,7 @@ impl Pipeline {
         backpressure_threshold: u64,
         traffic: Option<PyRef<'_, Traffic>>,
     ) -> PyResult<Self> {
+        let mode = capture_mode(capture)?;
         let exact = workers.is_some() || !cores.is_empty();
         let cores = match &interface {
             Some(name) => cores::plan(name, workers, &cores).map_err(capture_error)?,
@@ -96,23 +102,21 @@ impl Pipeline {
         };
         let workers = cores.len();
         let ring_bytes = (memory_bytes / 8).min(RING_BYTES_MAX);
-        let input = match (interface.clone(), traffic) {
-            (Some(name), _) => Input::Interface {
+        let input = match (interface, traffic) {
+            (Some(name), _) => Input::Interface(Interface {
+                mode,
                 options: RingOptions {
                     bytes: ring_bytes,
                     promiscuous,
-                    filter: filter
-                        .map(filters)
-                        .transpose()?
-                        .map(|filters| only(&filters, &name))
-                        .transpose()?,
+                    filter: filter.map(only).transpose()?,
                     ..RingOptions::default()
                 },
                 name,
+                libpcap,
                 cores,
                 exact,
                 patience: seconds(interface_wait_seconds)?,
-            },
+            }),
             (None, Some(traffic)) => Input::Traffic {
                 settings: traffic.settings.clone(),
                 queue_bytes: ring_bytes as u64,
@@ -164,7 +168,7 @@ impl Pipeline {
         let pipeline = py
             .detach(|| probe::pipeline::Pipeline::start(settings))
             .map_err(|error| python_error(class_of(&error), error))?;
-        Ok(Self { pipeline, interface })
+        Ok(Self { pipeline })
     }
 
     /// Asks the probe to end; returns at once.
@@ -200,12 +204,7 @@ impl Pipeline {
         filter: Option<Vec<(u32, Compiled)>>,
         detail: String,
     ) -> PyResult<()> {
-        let program = filter
-            .map(filters)
-            .transpose()?
-            .zip(self.interface.as_ref())
-            .map(|(filters, interface)| only(&filters, interface))
-            .transpose()?;
+        let program = filter.map(only).transpose()?;
         let chosen = Changeable {
             idle_timeout_ns,
             active_timeout_ns,
@@ -247,13 +246,17 @@ impl Pipeline {
     }
 }
 
-/// The filter's program for the frames of an interface.
-fn only(filters: &Filters, interface: &str) -> PyResult<Program> {
-    let link_type = af_packet::link_type(interface).map_err(capture_error)?;
-    filters
-        .get(link_type)
+/// The filter's program for the frames of an interface, which all have one link type.
+fn only(compiled: Vec<(u32, Compiled)>) -> PyResult<Program> {
+    let link_type = compiled.first().map(|(link_type, _)| LinkType(*link_type));
+    filters(compiled)?
+        .get(link_type.unwrap_or(LinkType::ETHERNET))
         .cloned()
         .map_err(|message| python_error(Class::Config, message))
+}
+
+fn capture_mode(name: &str) -> PyResult<Mode> {
+    name.parse().map_err(|error| python_error(Class::Config, error))
 }
 
 fn capture_error(error: CaptureError) -> PyErr {
@@ -318,8 +321,15 @@ fn seconds(value: f64) -> PyResult<Duration> {
 
 /// The link type (LINKTYPE number) of an interface's frames: what a filter must be compiled for.
 #[pyfunction]
-pub fn interface_link_type(interface: &str) -> PyResult<u32> {
-    Ok(af_packet::link_type(interface).map_err(capture_error)?.0)
+pub fn interface_link_type(
+    py: Python<'_>,
+    interface: &str,
+    capture: &str,
+    libpcap: Vec<PathBuf>,
+) -> PyResult<u32> {
+    let mode = capture_mode(capture)?;
+    let link_type = py.detach(|| live::link_type(interface, mode, &libpcap));
+    Ok(link_type.map_err(capture_error)?.0)
 }
 
 /// Writes a line to the data plane's log (error, warning, info, debug).

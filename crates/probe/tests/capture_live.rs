@@ -11,10 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
-use probe::capture::af_packet::LastingSource;
 use probe::capture::bpf::{Instruction, Program};
+use probe::capture::lasting::LastingSource;
 use probe::capture::link::{LinkChange, LinkWatch};
-use probe::capture::{CaptureError, Next, RingOptions, RingSource, Source, af_packet};
+use probe::capture::live::{self, Interface};
+use probe::capture::{CaptureError, Mode, Next, RingOptions, RingSource, Source, af_packet};
 use wire::decode::{Decoder, LinkType, Transport};
 use wire::flowkey::worker_of;
 
@@ -457,6 +458,20 @@ fn a_full_ring_is_one_worker_s_account() {
     });
 }
 
+/// Captures from `far`, with as many workers as asked for.
+fn lasting(options: RingOptions, workers: usize, patience: Duration) -> Vec<LastingSource> {
+    let interface = Interface {
+        name: "far".to_owned(),
+        mode: Mode::Auto,
+        libpcap: Vec::new(),
+        options,
+        cores: vec![None; workers],
+        exact: true,
+        patience,
+    };
+    live::open(interface).expect("opens").sources
+}
+
 /// Takes from all sources until `wanted` holds, or a bound is reached.
 fn take_until(sources: &mut [LastingSource], mut wanted: impl FnMut(&[usize]) -> bool) -> bool {
     let mut counts = vec![0; sources.len()];
@@ -482,9 +497,7 @@ fn a_vanished_interface_is_waited_for_and_captured_from_again() {
             filter: Some(to_port(9, 65_535)),
             ..RingOptions::default()
         };
-        let cores = [None; 2];
-        let rings = af_packet::open_rings("far", &options, &cores).expect("opens");
-        let mut sources = LastingSource::all("far", &options, &cores, Duration::from_secs(60), rings);
+        let mut sources = lasting(options, 2, Duration::from_secs(60));
         let mut watch = LinkWatch::new("far").expect("listens");
         send(1, "192.0.2.2:9");
         assert!(take_until(&mut sources, |counts| counts.iter().sum::<usize>() == 1));
@@ -523,9 +536,7 @@ fn a_vanished_interface_is_waited_for_and_captured_from_again() {
 fn an_interface_that_stays_away_ends_the_capture() {
     in_namespace(|| {
         cable();
-        let options = RingOptions::default();
-        let rings = af_packet::open_rings("far", &options, &[None]).expect("opens");
-        let mut sources = LastingSource::all("far", &options, &[None], Duration::ZERO, rings);
+        let mut sources = lasting(RingOptions::default(), 1, Duration::ZERO);
         ip("link delete near");
         let error = (0..PATIENCE * 4).find_map(|_| sources[0].next_block(&mut |_| ()).err());
         assert!(matches!(error, Some(CaptureError::InterfaceGone { interface }) if interface == "far"));

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-i", "--capture-iface", metavar="IFACE", help="Capture from this interface [CAPTURE_IFACE].")
+@click.option("--capture", metavar="MODE", help="auto, af_packet or pcap; default auto [CAPTURE].")
 @click.option(
     "-r",
     "--file",
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 @click.option("--probe-key-path", metavar="PEM", help="The probe's private key [PROBE_KEY_PATH].")
 @click.option("--ca-cert-path", metavar="PEM", help="The CA of the Core [CA_CERT_PATH].")
 @click.option("--probe-id", metavar="ID", help="Name in the manifests; default: certificate name/IFACE [PROBE_ID].")
+@click.option(
+    "--promiscuous/--no-promiscuous",
+    default=None,
+    help="Whether frames for other stations are captured too; default yes [PROMISCUOUS].",
+)
 @click.option("--workers", metavar="N", help="Workers, each with a ring and a flow table of its own [WORKERS].")
 @click.option("--capture-cores", metavar="LIST", help="Pin the workers to these cores, as in 2-5,8 [CAPTURE_CORES].")
 @click.option("--flow-timeout-seconds", metavar="S", help="Idle timeout; default 300 [FLOW_TIMEOUT_SECONDS].")

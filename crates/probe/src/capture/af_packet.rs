@@ -3,10 +3,7 @@
 //! The kernel fills blocks of shared memory with frames; a block is handed on as it lies there and given back when the
 //! caller has looked at it. Passive by construction: nothing is ever sent, and no frame is taken from the host.
 
-mod reopen;
 mod ring;
-
-pub use reopen::LastingSource;
 
 use std::fs;
 use std::io;
@@ -121,7 +118,7 @@ fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureErr
 }
 
 /// The names of all interfaces, for a message.
-fn interfaces() -> io::Result<String> {
+pub(super) fn interfaces() -> io::Result<String> {
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     let names: Vec<&str> = table
         .lines()
@@ -147,7 +144,7 @@ fn steering_link(link_type: LinkType) -> Option<Link> {
 }
 
 /// The program behind this process, for a message about its capabilities.
-fn this_program() -> String {
+pub(super) fn this_program() -> String {
     fs::read_link("/proc/self/exe").map_or_else(
         |_| "$(readlink -f $(which python3))".to_owned(),
         |path| path.display().to_string(),
@@ -157,6 +154,11 @@ fn this_program() -> String {
 /// How many rings this many bytes are enough for.
 pub const fn most_rings(bytes: usize) -> usize {
     bytes / (MIN_BLOCKS * RING_BLOCK_BYTES)
+}
+
+/// How many bytes each of so many rings has, of this many for all.
+pub fn ring_bytes(bytes: usize, rings: usize) -> usize {
+    bytes / rings.max(1) / RING_BLOCK_BYTES * RING_BLOCK_BYTES
 }
 
 /// Starts to capture on an interface with a ring for each of `cores`, set up by that core where one is named. Both
@@ -180,7 +182,7 @@ pub fn open_rings(
             source,
         }
     };
-    let blocks = options.bytes / cores.len().max(1) / RING_BLOCK_BYTES;
+    let blocks = ring_bytes(options.bytes, cores.len()) / RING_BLOCK_BYTES;
     if blocks < MIN_BLOCKS {
         return Err(CaptureError::RingTooSmall {
             interface: interface.to_owned(),
@@ -274,18 +276,6 @@ pub fn open_rings(
     Ok(sources)
 }
 
-/// What two rings have done together; what is not known of one is not known of both.
-fn both(one: &Accounts, other: &Accounts) -> Accounts {
-    let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
-    Accounts {
-        frames_delivered: one.frames_delivered + other.frames_delivered,
-        kernel_drops: sum(one.kernel_drops, other.kernel_drops),
-        ring_freezes: sum(one.ring_freezes, other.ring_freezes),
-        damaged_blocks: sum(one.damaged_blocks, other.damaged_blocks),
-        ..Accounts::default()
-    }
-}
-
 /// Loads the program that shares frames out to `workers` sockets, and tries it.
 fn steering_program(
     interface: &str,
@@ -333,11 +323,6 @@ impl RingSource {
     /// How many bytes of memory the ring has.
     pub fn ring_bytes(&self) -> usize {
         self.ring.block_count() * RING_BLOCK_BYTES
-    }
-
-    /// Counts and numbers frames on from what a ring before this one has done.
-    fn go_on_from(&mut self, before: &Accounts) {
-        self.accounts = both(&self.accounts, before);
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> CaptureError {
@@ -637,32 +622,6 @@ mod tests {
             None
         );
         assert_eq!(headers.len(), 1);
-    }
-
-    #[test]
-    fn a_new_ring_counts_on() {
-        let before = Accounts {
-            frames_delivered: 5,
-            kernel_drops: Some(1),
-            ring_freezes: None,
-            damaged_blocks: Some(2),
-            ..Accounts::default()
-        };
-        let now = Accounts {
-            frames_delivered: 1,
-            kernel_drops: Some(2),
-            ring_freezes: Some(3),
-            damaged_blocks: Some(4),
-            ..Accounts::default()
-        };
-        let expected = Accounts {
-            frames_delivered: 6,
-            kernel_drops: Some(3),
-            ring_freezes: None,
-            damaged_blocks: Some(6),
-            ..Accounts::default()
-        };
-        assert_eq!(both(&now, &before), expected);
     }
 
     #[test]

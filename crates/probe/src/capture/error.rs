@@ -162,6 +162,28 @@ pub enum CaptureError {
         /// What failed.
         source: io::Error,
     },
+    /// libpcap cannot be loaded.
+    #[error(
+        "{interface}: --capture pcap needs libpcap, which cannot be loaded: `apt install libpcap0.8` or `pip install libpcap` ({reason})"
+    )]
+    NoLibpcap {
+        /// The interface.
+        interface: String,
+        /// What the dynamic linker says.
+        reason: String,
+    },
+    /// A capture mode in which there are not so many workers.
+    #[error("{interface}: {mode} has at most {most} worker(s), not {workers}; set WORKERS={most}")]
+    TooManyWorkers {
+        /// The interface.
+        interface: String,
+        /// What the mode is called.
+        mode: &'static str,
+        /// Workers wanted.
+        workers: usize,
+        /// Workers that there can be.
+        most: usize,
+    },
     /// The process may not load the program that shares out frames.
     #[error(
         "{interface}: no permission to share frames out to {workers} workers: CAP_BPF is missing; run as root, give the interpreter the capability: setcap cap_net_raw,cap_bpf+ep {program}, or set WORKERS=1"
@@ -250,6 +272,19 @@ impl CaptureError {
                 | Self::Steering { .. }
                 | Self::SelfTest { .. }
         )
+    }
+
+    /// Whether another capture mode may succeed where packet sockets do not: there is no network interface of this name, or
+    /// the system has no packet sockets.
+    pub fn is_of_packet_sockets(&self) -> bool {
+        match self {
+            Self::NoSuchInterface { .. } => true,
+            Self::Ring { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::EOPNOTSUPP)
+            ),
+            _ => false,
+        }
     }
 
     /// Whether the process lacks the right to capture (exit status 5, `CapturePermissionError`).

@@ -1,4 +1,4 @@
-//! Where frames come from: capture files and AF_PACKET rings.
+//! Where frames come from: capture files and network interfaces, by AF_PACKET or libpcap.
 //!
 //! **In**: capture files, standard input, network interfaces. **Out**: [`Frames`], blocks of frames in capture order.
 //! **Owns**: file buffers and the kernel ring. **Never**: copies a frame, waits for a later stage, or allocates what a
@@ -18,6 +18,12 @@ mod pcapng;
 pub mod file;
 /// Live capture over an AF_PACKET `TPACKET_V3` ring.
 pub mod af_packet;
+/// Live capture through libpcap.
+pub mod libpcap;
+/// Live capture by whichever mode was asked for.
+pub mod live;
+/// Interfaces that vanish and come back.
+pub mod lasting;
 /// eBPF programs.
 pub mod ebpf;
 /// Cores for the workers.
@@ -32,6 +38,8 @@ pub use af_packet::{RingOptions, RingSource};
 pub use error::CaptureError;
 pub use file::FileSource;
 pub use input::Enough;
+pub use libpcap::PcapSource;
+pub use live::Mode;
 pub use memory::MemorySource;
 
 /// The most bytes captured of one frame: libpcap's largest snapshot length, 256 KiB.
@@ -161,6 +169,22 @@ pub struct Accounts {
     pub unsupported_link_types: BTreeSet<LinkType>,
 }
 
+impl Accounts {
+    /// What two live sources have done together; what is not known of one is not known of both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+        Self {
+            frames_delivered: self.frames_delivered + other.frames_delivered,
+            frames_filtered: sum(self.frames_filtered, other.frames_filtered),
+            kernel_drops: sum(self.kernel_drops, other.kernel_drops),
+            ring_freezes: sum(self.ring_freezes, other.ring_freezes),
+            damaged_blocks: sum(self.damaged_blocks, other.damaged_blocks),
+            ..Self::default()
+        }
+    }
+}
+
 /// Anything that frames come from.
 pub trait Source {
     /// Hands over the next block. After an error the source may be asked again: a file's error ends that file only.
@@ -177,5 +201,36 @@ pub trait Source {
     /// Bytes of the queue behind the source that hold frames which wait, and its size; zeros where there is none.
     fn queue(&self) -> (u64, u64) {
         (0, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Accounts;
+
+    #[test]
+    fn what_is_not_known_of_one_source_is_not_known_of_both() {
+        let before = Accounts {
+            frames_delivered: 5,
+            kernel_drops: Some(1),
+            ring_freezes: None,
+            damaged_blocks: Some(2),
+            ..Accounts::default()
+        };
+        let now = Accounts {
+            frames_delivered: 1,
+            kernel_drops: Some(2),
+            ring_freezes: Some(3),
+            damaged_blocks: Some(4),
+            ..Accounts::default()
+        };
+        let expected = Accounts {
+            frames_delivered: 6,
+            kernel_drops: Some(3),
+            ring_freezes: None,
+            damaged_blocks: Some(6),
+            ..Accounts::default()
+        };
+        assert_eq!(now.and(&before), expected);
     }
 }

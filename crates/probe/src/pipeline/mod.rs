@@ -30,10 +30,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::capture::af_packet::LastingSource;
 use crate::capture::bpf::Filters;
 use crate::capture::link::LinkWatch;
-use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, RingSource, Source, af_packet};
+use crate::capture::live::{self, Interface};
+use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, Source};
 use crate::clock;
 use crate::counters::LedgerEntry;
 use crate::deliver::{Alarm, DeliverError, DeliverSettings, Delivery, Identity, Pressure};
@@ -66,20 +66,8 @@ const EVENT_QUEUE: usize = 256;
 /// Where frames come from.
 #[derive(Debug)]
 pub enum Input {
-    /// A network interface.
-    Interface {
-        /// Its name.
-        name: String,
-        /// How to capture. The stop flag is replaced by the pipeline's.
-        options: RingOptions,
-        /// The core of each worker; `None` where the scheduler chooses.
-        cores: Vec<Option<usize>>,
-        /// Whether there must be as many workers as `cores` says: else there are fewer where the memory is too little for so
-        /// many rings, and one where frames cannot be shared out.
-        exact: bool,
-        /// How long the interface may be away before its absence ends the probe.
-        patience: Duration,
-    },
+    /// A network interface. The stop flag is replaced by the pipeline's.
+    Interface(Interface),
     /// Capture files, in this order.
     Files {
         /// The paths; `-` is standard input.
@@ -199,7 +187,7 @@ impl Pipeline {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let (interface, filter) = match &settings.input {
-            Input::Interface { name, options, .. } => (Some(name.clone()), options.filter.clone()),
+            Input::Interface(interface) => (Some(interface.name.clone()), interface.options.filter.clone()),
             Input::Files { .. } | Input::Traffic { .. } => (None, None),
         };
         let is_live = !matches!(settings.input, Input::Files { .. });
@@ -208,37 +196,34 @@ impl Pipeline {
         let mut link = None;
         let mut offers = Vec::new();
         let source = match settings.input {
-            Input::Interface {
-                name,
-                options,
-                cores,
-                exact,
-                patience,
-            } => {
-                let options = RingOptions {
-                    stop: Arc::clone(&stop),
-                    ..options
-                };
-                let (rings, cores) = open_rings(&name, &options, cores, exact)?;
-                settings.flow.workers = rings.len();
+            Input::Interface(interface) => {
+                let name = interface.name.clone();
+                let live = live::open(Interface {
+                    options: RingOptions {
+                        stop: Arc::clone(&stop),
+                        ..interface.options
+                    },
+                    ..interface
+                })?;
+                settings.flow.workers = live.sources.len();
                 tracing::info!(
                     interface = name,
-                    workers = rings.len(),
-                    ?cores,
-                    ring_bytes = rings.iter().map(RingSource::ring_bytes).sum::<usize>(),
-                    "capturing with AF_PACKET"
+                    workers = live.sources.len(),
+                    cores = ?live.cores,
+                    "capturing with {}",
+                    live.description
                 );
                 let watch = LinkWatch::new(&name).map_err(|source| CaptureError::Ring {
                     interface: name.clone(),
                     action: "listening to changes of the interface",
                     source,
                 })?;
-                let sources = LastingSource::all(&name, &options, &cores, patience, rings);
                 link = Some((watch, name));
-                let sources = sources
+                let sources = live
+                    .sources
                     .into_iter()
                     .map(|source| Box::new(source) as Box<dyn Source + Send>);
-                capture::Opened::Live(sources.zip(cores).collect())
+                capture::Opened::Live(sources.zip(live.cores).collect())
             }
             Input::Files { paths, filters } => {
                 let source = FileSource::new(paths);
@@ -471,51 +456,6 @@ impl Pipeline {
     }
 }
 
-/// Opens a ring for each core; if nobody insists, as many as there is memory for, and one where frames cannot be shared
-/// out. Returns the cores that are left.
-fn open_rings(
-    interface: &str,
-    options: &RingOptions,
-    cores: Vec<Option<usize>>,
-    exact: bool,
-) -> Result<(Vec<RingSource>, Vec<Option<usize>>), CaptureError> {
-    open_rings_with(cores, exact, af_packet::most_rings(options.bytes), |cores| {
-        af_packet::open_rings(interface, options, cores)
-    })
-}
-
-fn open_rings_with<T>(
-    mut cores: Vec<Option<usize>>,
-    exact: bool,
-    most: usize,
-    open: impl Fn(&[Option<usize>]) -> Result<T, CaptureError>,
-) -> Result<(T, Vec<Option<usize>>), CaptureError> {
-    if exact {
-        return Ok((open(&cores)?, cores));
-    }
-    // So that several probes do not choose the same core.
-    let alone = vec![None];
-    if most < cores.len() {
-        tracing::warn!(
-            workers = most.max(1),
-            cores = cores.len(),
-            "fewer workers than cores: the memory is too little for more rings (MAX_BUFFER_SIZE_MB)"
-        );
-        cores.truncate(most);
-        if cores.len() <= 1 {
-            cores.clone_from(&alone);
-        }
-    }
-    match open(&cores) {
-        Ok(opened) => Ok((opened, cores)),
-        Err(error) if error.is_of_steering() && cores.len() > 1 => {
-            tracing::warn!(%error, "one worker captures alone");
-            Ok((open(&alone)?, alone))
-        }
-        Err(error) => Err(error),
-    }
-}
-
 /// Runs the stages from first to last, and ends them in the same order.
 struct Supervisor {
     /// What is listened to, and the interface's name.
@@ -581,43 +521,5 @@ impl Supervisor {
 fn wait_until_sealed(books: &Books) {
     while books.events_waiting() > 0 {
         std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn there_are_fewer_workers_where_so_many_cannot_be_and_nobody_insists() {
-        let cores = vec![Some(0), Some(1), Some(2)];
-        let opened = |exact, most, failure: Option<fn() -> CaptureError>| {
-            let opened = open_rings_with(cores.clone(), exact, most, |cores| match failure {
-                Some(error) if cores.len() > 1 => Err(error()),
-                _ => Ok(cores.to_vec()),
-            });
-            opened.ok().map(|(opened, left)| {
-                assert_eq!(opened, left);
-                left
-            })
-        };
-        assert_eq!(opened(false, 64, None), Some(cores.clone()));
-        assert_eq!(opened(false, 2, None), Some(cores[..2].to_vec()));
-        // Too little for any: the error is that of a single ring.
-        assert_eq!(opened(false, 0, None), Some(vec![None]));
-        assert_eq!(opened(true, 2, None), Some(cores.clone()));
-        let steering: fn() -> CaptureError = || CaptureError::Steering {
-            interface: "eth0".to_owned(),
-            action: "joining the fanout group",
-            source: io::ErrorKind::InvalidInput.into(),
-        };
-        assert_eq!(opened(false, 64, Some(steering)), Some(vec![None]));
-        assert_eq!(opened(true, 64, Some(steering)), None);
-        let gone: fn() -> CaptureError = || CaptureError::InterfaceGone {
-            interface: "eth0".to_owned(),
-        };
-        assert_eq!(opened(false, 64, Some(gone)), None);
     }
 }

@@ -1,0 +1,278 @@
+//! An interface that vanishes and comes back: its sources are opened anew, all together, because they share its frames.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::bpf::Program;
+use super::{Accounts, CaptureError, Frames, Next, Source};
+use crate::clock;
+
+/// Time between two attempts to open the interface.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How long a worker without a source rests before it says [`Next::Idle`].
+const REST: Duration = Duration::from_millis(20);
+
+/// A source of any kind.
+pub type LiveSource = Box<dyn Source + Send>;
+
+/// Opens the sources of all workers, with the filter that is given.
+pub type Open = Box<dyn Fn(Option<&Program>) -> Result<Vec<LiveSource>, CaptureError> + Send + Sync>;
+
+/// What the sources of an interface have in common.
+struct Shared {
+    interface: String,
+    open: Open,
+    workers: usize,
+    patience: Duration,
+    stop: Arc<AtomicBool>,
+    absence: Mutex<Absence>,
+}
+
+/// The state while the interface is away.
+#[derive(Default)]
+struct Absence {
+    /// Workers whose source is closed. Only when all are, there is memory for new ones.
+    without_source: usize,
+    since: Option<Instant>,
+    tried: Option<Instant>,
+    /// The filter that was asked for last: new sources are opened with it.
+    filter: Option<Program>,
+    /// New sources that their workers have not fetched yet.
+    sources: Vec<Option<LiveSource>>,
+}
+
+/// The source of one worker, opened again with the others' when the interface was away.
+pub struct LastingSource {
+    number: usize,
+    source: Option<LiveSource>,
+    /// What the closed sources have done.
+    before: Option<Accounts>,
+    /// The filter that this worker was asked for last.
+    filter: Option<Program>,
+    shared: Arc<Shared>,
+}
+
+impl LastingSource {
+    /// Opens the sources, and opens them again whenever the interface has been away. An interface that is away for longer
+    /// than `patience` ends the capture; so does `stop`, which the sources obey too.
+    pub fn all(
+        interface: &str,
+        filter: Option<&Program>,
+        stop: &Arc<AtomicBool>,
+        patience: Duration,
+        open: Open,
+    ) -> Result<Vec<Self>, CaptureError> {
+        let sources = open(filter)?;
+        let shared = Arc::new(Shared {
+            interface: interface.to_owned(),
+            open,
+            workers: sources.len(),
+            patience,
+            stop: Arc::clone(stop),
+            absence: Mutex::new(Absence {
+                filter: filter.cloned(),
+                ..Absence::default()
+            }),
+        });
+        let lasting = |(number, source)| Self {
+            number,
+            source: Some(source),
+            before: None,
+            filter: filter.cloned(),
+            shared: Arc::clone(&shared),
+        };
+        Ok(sources.into_iter().enumerate().map(lasting).collect())
+    }
+
+    fn close(&mut self) {
+        self.before = Some(self.accounts());
+        self.source = None;
+        let mut absence = self.shared.absence();
+        absence.without_source += 1;
+        absence.since.get_or_insert_with(clock::monotonic);
+    }
+}
+
+impl Shared {
+    fn absence(&self) -> MutexGuard<'_, Absence> {
+        // Nothing panics between two changes that belong together.
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The new source of a worker, once there is one. Whoever asks when it is time tries to open all.
+    fn fetch(&self, number: usize) -> Result<Option<LiveSource>, CaptureError> {
+        let mut absence = self.absence();
+        if let Some(source) = absence.sources.get_mut(number).and_then(Option::take) {
+            return Ok(Some(source));
+        }
+        let is_time = absence.tried.is_none_or(|tried| clock::elapsed(tried) >= RETRY);
+        if absence.without_source < self.workers || !is_time {
+            return Ok(None);
+        }
+        absence.tried = Some(clock::monotonic());
+        match (self.open)(absence.filter.as_ref()) {
+            Ok(sources) => {
+                absence.sources = sources.into_iter().map(Some).collect();
+                absence.without_source = 0;
+                absence.since = None;
+                tracing::info!(interface = %self.interface, "the interface is back");
+                Ok(absence.sources.get_mut(number).and_then(Option::take))
+            }
+            Err(error) => {
+                let away = absence.since.map_or(Duration::ZERO, clock::elapsed);
+                if away < self.patience {
+                    tracing::debug!(%error, "the interface cannot be opened yet");
+                    return Ok(None);
+                }
+                Err(match error {
+                    CaptureError::NoSuchInterface { interface, .. } => {
+                        CaptureError::InterfaceGone { interface }
+                    }
+                    other => other,
+                })
+            }
+        }
+    }
+}
+
+impl Source for LastingSource {
+    fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+        if let Some(source) = &mut self.source {
+            let delivered = self.before.as_ref().map_or(0, |before| before.frames_delivered);
+            let next = source.next_block(&mut |frames| {
+                take(Frames {
+                    first_number: frames.first_number + delivered,
+                    ..frames
+                });
+            });
+            return match next {
+                Err(CaptureError::InterfaceGone { interface }) => {
+                    tracing::warn!(interface, patience = ?self.shared.patience, "the interface is gone; waiting for it");
+                    self.close();
+                    Ok(Next::Idle)
+                }
+                other => other,
+            };
+        }
+        if self.shared.stop.load(Ordering::Relaxed) {
+            return Ok(Next::End);
+        }
+        if let Some(mut source) = self.shared.fetch(self.number)? {
+            // Another worker may have opened the sources before this one was asked for another filter.
+            source.set_filter(self.filter.as_ref())?;
+            self.source = Some(source);
+        } else {
+            thread::sleep(REST);
+        }
+        Ok(Next::Idle)
+    }
+
+    fn accounts(&mut self) -> Accounts {
+        match (&mut self.source, &self.before) {
+            (Some(source), None) => source.accounts(),
+            (Some(source), Some(before)) => source.accounts().and(before),
+            (None, before) => before.clone().unwrap_or_default(),
+        }
+    }
+
+    fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        if let Some(source) = &mut self.source {
+            source.set_filter(filter)?;
+        }
+        self.shared.absence().filter = filter.cloned();
+        self.filter = filter.cloned();
+        Ok(())
+    }
+
+    fn queue(&self) -> (u64, u64) {
+        // While the interface is away nothing waits, and the new source's queue will be as large.
+        self.source.as_ref().map_or((0, 0), |source| source.queue())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use wire::decode::LinkType;
+
+    use super::*;
+    use crate::capture::FrameHeader;
+
+    /// Gives one block of `frames` frames, then its interface is gone.
+    struct Brief {
+        frames: usize,
+        given: bool,
+    }
+
+    impl Source for Brief {
+        fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+            if self.given {
+                return Err(CaptureError::InterfaceGone {
+                    interface: "eth0".to_owned(),
+                });
+            }
+            self.given = true;
+            let header = FrameHeader {
+                time: 1,
+                offset: 0,
+                captured_length: 0,
+                wire_length: 60,
+                link_type: LinkType::ETHERNET,
+                stripped_vlan: None,
+                checksum_offloaded: true,
+            };
+            let headers = vec![header; self.frames];
+            take(Frames {
+                bytes: &[],
+                headers: &headers,
+                first_number: 1,
+            });
+            Ok(Next::Block)
+        }
+
+        fn accounts(&mut self) -> Accounts {
+            Accounts {
+                frames_delivered: if self.given { self.frames as u64 } else { 0 },
+                kernel_drops: Some(1),
+                ..Accounts::default()
+            }
+        }
+
+        fn set_filter(&mut self, _: Option<&Program>) -> Result<(), CaptureError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_new_source_numbers_and_counts_on() {
+        let waiting = Mutex::new(VecDeque::from([3_usize, 2]));
+        let open: Open = Box::new(move |_| {
+            let frames = waiting.lock().unwrap().pop_front();
+            match frames {
+                Some(frames) => Ok(vec![Box::new(Brief { frames, given: false })]),
+                None => Err(CaptureError::NoSuchInterface {
+                    interface: "eth0".to_owned(),
+                    available: "lo".to_owned(),
+                }),
+            }
+        });
+        let stop = Arc::default();
+        let mut sources = LastingSource::all("eth0", None, &stop, Duration::ZERO, open).unwrap();
+        let source = &mut sources[0];
+        let mut numbers = Vec::new();
+        let error = loop {
+            match source.next_block(&mut |frames| numbers.extend(frames.iter().map(|(number, ..)| number))) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, CaptureError::InterfaceGone { .. }), "{error}");
+        assert_eq!(numbers, [1, 2, 3, 4, 5]);
+        let accounts = source.accounts();
+        assert_eq!((accounts.frames_delivered, accounts.kernel_drops), (5, Some(2)));
+    }
+}

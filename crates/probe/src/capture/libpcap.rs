@@ -1,0 +1,298 @@
+//! Live capture through libpcap, which is loaded at run time: for devices that are no network interfaces of the kernel
+//! (`any`, `usbmon0`, cards with a library of their own), and systems without the modes above.
+//!
+//! Frames are copied once, from the library's buffer into a block. One worker only: libpcap shares nothing out.
+
+mod library;
+
+use std::ffi::c_int;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::net::if_::if_nametoindex;
+use wire::decode::LinkType;
+
+use self::library::{Failure, Handle, Library, Wishes, status};
+use super::af_packet::{interfaces, this_program};
+use super::bpf::Program;
+use super::{
+    Accounts, BLOCK_BYTES, CaptureError, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames, RingOptions, Source,
+};
+use crate::clock;
+
+/// After this time frames are handed over though libpcap has room for more (design §6).
+const BUFFER_TIMEOUT_MS: c_int = 1;
+
+/// How long [`Source::next_block`] waits before it says [`Next::Idle`].
+const IDLE_TIMEOUT_MS: c_int = 20;
+
+/// How long frames are still handed over once the capture is to stop.
+const DRAIN: Duration = Duration::from_millis(10);
+
+/// Frames of a block.
+const BLOCK_FRAMES: usize = 1024;
+
+/// Frames from an interface, through libpcap.
+pub struct PcapSource {
+    interface: String,
+    /// Of the network interface; none of other devices.
+    index: Option<u32>,
+    handle: Handle,
+    link_type: LinkType,
+    block: OwnedFrames,
+    accounts: Accounts,
+    /// The library's own count when it was last asked.
+    dropped: u32,
+    /// What failed behind the frames of the latest block.
+    failed: Option<CaptureError>,
+    snaplen: u32,
+    buffer_bytes: usize,
+    stop: Arc<AtomicBool>,
+    draining: Option<Draining>,
+}
+
+/// The end of a capture.
+#[derive(Clone, Copy)]
+struct Draining {
+    since: Instant,
+    /// What the library's buffer may still hold.
+    bytes_left: usize,
+}
+
+/// The link type (LINKTYPE number) of one of libpcap's own numbers (`pcap/dlt.h`): on Linux, all others are the same.
+const fn link_type_of(own: c_int) -> LinkType {
+    LinkType(match own {
+        11 => 100,
+        12 => 101,
+        same => same as u32,
+    })
+}
+
+fn open(interface: &str, options: &RingOptions, libraries: &[PathBuf]) -> Result<Handle, CaptureError> {
+    let library = Library::load(libraries).map_err(|reason| CaptureError::NoLibpcap {
+        interface: interface.to_owned(),
+        reason,
+    })?;
+    tracing::debug!("{}", library.version());
+    let wishes = Wishes {
+        snaplen: options.snaplen,
+        promiscuous: options.promiscuous,
+        buffer_bytes: options.bytes,
+        timeout_ms: BUFFER_TIMEOUT_MS,
+    };
+    Handle::open(&Arc::new(library), interface, &wishes).map_err(|failure| match failure.status {
+        status::PERMISSION_DENIED | status::PROMISCUOUS_PERMISSION_DENIED => {
+            CaptureError::CapturePermission {
+                interface: interface.to_owned(),
+                program: this_program(),
+            }
+        }
+        status::NO_SUCH_DEVICE => CaptureError::NoSuchInterface {
+            interface: interface.to_owned(),
+            available: interfaces().unwrap_or_else(|error| format!("(not known: {error})")),
+        },
+        _ => failed(interface, "opening it", failure),
+    })
+}
+
+fn index_of(interface: &str) -> Option<u32> {
+    if_nametoindex(interface).ok()
+}
+
+fn failed(interface: &str, action: &'static str, failure: Failure) -> CaptureError {
+    CaptureError::Ring {
+        interface: interface.to_owned(),
+        action,
+        source: io::Error::other(failure.message),
+    }
+}
+
+/// The link type with which frames come: what a filter must be compiled for.
+pub fn link_type(interface: &str, libraries: &[PathBuf]) -> Result<LinkType, CaptureError> {
+    let options = RingOptions {
+        bytes: BLOCK_BYTES,
+        promiscuous: false,
+        ..RingOptions::default()
+    };
+    Ok(link_type_of(open(interface, &options, libraries)?.link_type()))
+}
+
+impl PcapSource {
+    /// Starts to capture. `libraries`: names and paths of libpcap, of which the first that can be loaded is used.
+    pub fn open(interface: &str, options: &RingOptions, libraries: &[PathBuf]) -> Result<Self, CaptureError> {
+        let mut handle = open(interface, options, libraries)?;
+        if let Some(filter) = &options.filter {
+            handle
+                .set_filter(filter)
+                .map_err(|failure| failed(interface, "attaching the filter", failure))?;
+        }
+        Ok(Self {
+            interface: interface.to_owned(),
+            index: index_of(interface),
+            link_type: link_type_of(handle.link_type()),
+            handle,
+            block: OwnedFrames::default(),
+            accounts: Accounts {
+                kernel_drops: Some(0),
+                ..Accounts::default()
+            },
+            dropped: 0,
+            failed: None,
+            snaplen: options.snaplen,
+            buffer_bytes: options.bytes,
+            stop: Arc::clone(&options.stop),
+            draining: None,
+        })
+    }
+
+    /// Moves what waits into the block, as much as a block holds.
+    fn fill(&mut self) -> Result<(), CaptureError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let (block, link_type) = (&mut self.block, self.link_type);
+        while block.bytes.len() < BLOCK_BYTES && block.headers.len() < BLOCK_FRAMES {
+            let next = self.handle.next(|header, bytes| {
+                let bytes = bytes.get(..MAX_FRAME_BYTES as usize).unwrap_or(bytes);
+                block.headers.push(FrameHeader {
+                    time: header.time,
+                    offset: block.bytes.len() as u32,
+                    captured_length: bytes.len() as u32,
+                    wire_length: header.wire_length,
+                    link_type,
+                    // The library puts it back into the frame.
+                    stripped_vlan: None,
+                    // It does not tell whether a sender left checksums to hardware.
+                    checksum_offloaded: true,
+                });
+                block.bytes.extend_from_slice(bytes);
+            });
+            match next {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(failure) => {
+                    // An interface that is not there any more may come back. What is none never was there.
+                    let error = if self.index.is_some() && self.index != index_of(&self.interface) {
+                        CaptureError::InterfaceGone {
+                            interface: self.interface.clone(),
+                        }
+                    } else {
+                        failed(&self.interface, "reading from libpcap", failure)
+                    };
+                    if block.headers.is_empty() {
+                        return Err(error);
+                    }
+                    self.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for PcapSource {
+    fn next_block(&mut self, take: &mut dyn FnMut(super::Frames<'_>)) -> Result<Next, CaptureError> {
+        if self.draining.is_none() && self.stop.load(Ordering::Relaxed) {
+            self.draining = Some(Draining {
+                since: clock::monotonic(),
+                bytes_left: self.buffer_bytes,
+            });
+        }
+        self.block.bytes.clear();
+        self.block.headers.clear();
+        if self.draining.is_some_and(|draining| draining.bytes_left == 0) {
+            return Ok(Next::End);
+        }
+        self.fill()?;
+        if self.block.headers.is_empty() {
+            self.handle.wait(if self.draining.is_some() {
+                BUFFER_TIMEOUT_MS
+            } else {
+                IDLE_TIMEOUT_MS
+            });
+            self.fill()?;
+        }
+        if self.block.headers.is_empty() {
+            let is_over = |draining: Draining| clock::elapsed(draining.since) >= DRAIN;
+            return Ok(if self.draining.is_some_and(is_over) {
+                Next::End
+            } else {
+                Next::Idle
+            });
+        }
+        if let Some(draining) = &mut self.draining {
+            draining.bytes_left = draining.bytes_left.saturating_sub(self.block.bytes.len().max(1));
+        }
+        self.block.first_number = self.accounts.frames_delivered + 1;
+        self.accounts.frames_delivered += self.block.headers.len() as u64;
+        take(self.block.as_frames());
+        Ok(Next::Block)
+    }
+
+    fn accounts(&mut self) -> Accounts {
+        match self.handle.dropped() {
+            Ok(dropped) => {
+                let more = u64::from(dropped.wrapping_sub(self.dropped));
+                self.dropped = dropped;
+                self.accounts.kernel_drops = self.accounts.kernel_drops.map(|drops| drops + more);
+            }
+            // From here on the number is not known any more, and the books must say so.
+            Err(failure) => {
+                if self.accounts.kernel_drops.take().is_some() {
+                    tracing::error!(
+                        interface = %self.interface,
+                        "libpcap does not say how many frames were dropped: {}",
+                        failure.message
+                    );
+                }
+            }
+        }
+        self.accounts.clone()
+    }
+
+    fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        let all = Program::accept_all(self.snaplen);
+        self.handle
+            .set_filter(filter.unwrap_or(&all))
+            .map_err(|failure| failed(&self.interface, "attaching the filter", failure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_is_not_there_is_one_line_that_says_what_to_install() {
+        let libraries = [PathBuf::from("libpcap-of-nobody.so.9")];
+        let error = link_type("lo", &libraries)
+            .expect_err("no such library")
+            .to_string();
+        assert!(
+            error.starts_with("lo: --capture pcap needs libpcap, which cannot be loaded"),
+            "{error}"
+        );
+        assert!(error.contains("apt install libpcap0.8"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn a_library_that_is_another_is_refused() {
+        let error = link_type("lo", &[PathBuf::from("libc.so.6")])
+            .expect_err("no libpcap")
+            .to_string();
+        assert!(error.contains("pcap_lib_version"), "{error}");
+    }
+
+    #[test]
+    fn link_types_have_their_public_numbers() {
+        assert_eq!(
+            [1, 12, 11, 113].map(link_type_of).map(|link| link.0),
+            [1, 101, 100, 113]
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! Capturing from an interface, by whichever mode was asked for.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use wire::decode::LinkType;
+
+use super::lasting::{LastingSource, LiveSource, Open};
+use super::libpcap::PcapSource;
+use super::{CaptureError, RingOptions, RingSource, af_packet, libpcap};
+
+/// How frames are taken from an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// `AF_PACKET`, or libpcap for what is no network interface.
+    #[default]
+    Auto,
+    /// `AF_PACKET` rings.
+    AfPacket,
+    /// libpcap.
+    Pcap,
+}
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMode> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "af_packet" => Ok(Self::AfPacket),
+            "pcap" => Ok(Self::Pcap),
+            _ => Err(UnknownMode(name.to_owned())),
+        }
+    }
+}
+
+/// There is no such capture mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}: there is no such capture mode; there are: auto, af_packet, pcap")]
+pub struct UnknownMode(String);
+
+/// An interface, and how to capture from it.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// By what.
+    pub mode: Mode,
+    /// Names and paths of libpcap, of which the first that can be loaded is used.
+    pub libpcap: Vec<PathBuf>,
+    /// Ring, filter, stop flag.
+    pub options: RingOptions,
+    /// The core of each worker; `None` where the scheduler chooses.
+    pub cores: Vec<Option<usize>>,
+    /// Whether there must be as many workers as `cores` says: else there are fewer where the memory is too little for so
+    /// many rings, and one where frames cannot be shared out.
+    pub exact: bool,
+    /// How long the interface may be away before its absence ends the capture.
+    pub patience: Duration,
+}
+
+/// An interface that is captured from.
+pub struct Live {
+    /// The source of each worker.
+    pub sources: Vec<LastingSource>,
+    /// The core of each worker.
+    pub cores: Vec<Option<usize>>,
+    /// How it is captured from, for people.
+    pub description: String,
+}
+
+/// Which mode it is, where that was left open: `AF_PACKET`, but for a device that is no network interface libpcap, if it
+/// knows the device.
+fn resolve(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<(Mode, LinkType), CaptureError> {
+    let by_packet_socket = |mode| af_packet::link_type(interface).map(|link_type| (mode, link_type));
+    match mode {
+        Mode::AfPacket => by_packet_socket(mode),
+        Mode::Pcap => libpcap::link_type(interface, libraries).map(|link_type| (mode, link_type)),
+        Mode::Auto => match by_packet_socket(Mode::AfPacket) {
+            Err(error) if error.is_of_packet_sockets() => match libpcap::link_type(interface, libraries) {
+                Ok(link_type) => {
+                    tracing::info!(
+                        interface,
+                        "no network interface that AF_PACKET can open: libpcap captures"
+                    );
+                    Ok((Mode::Pcap, link_type))
+                }
+                Err(other) => {
+                    tracing::debug!(error = %other, "libpcap cannot open it either");
+                    Err(error)
+                }
+            },
+            other => other,
+        },
+    }
+}
+
+/// The link type with which an interface's frames come: what a filter must be compiled for.
+pub fn link_type(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<LinkType, CaptureError> {
+    resolve(interface, mode, libraries).map(|(_, link_type)| link_type)
+}
+
+/// Starts to capture, and goes on whenever the interface has been away.
+pub fn open(interface: Interface) -> Result<Live, CaptureError> {
+    let (mode, _) = resolve(&interface.name, interface.mode, &interface.libpcap)?;
+    match mode {
+        Mode::Pcap => open_pcap(interface),
+        Mode::Auto | Mode::AfPacket => open_rings(interface),
+    }
+}
+
+fn open_pcap(interface: Interface) -> Result<Live, CaptureError> {
+    let Interface {
+        name,
+        libpcap,
+        options,
+        cores,
+        exact,
+        patience,
+        ..
+    } = interface;
+    if exact && cores.len() > 1 {
+        return Err(CaptureError::TooManyWorkers {
+            interface: name,
+            mode: "libpcap",
+            workers: cores.len(),
+            most: 1,
+        });
+    }
+    let cores = vec![if exact {
+        cores.first().copied().flatten()
+    } else {
+        None
+    }];
+    let (filter, stop) = (options.filter.clone(), options.stop.clone());
+    let bytes = options.bytes;
+    let open: Open = {
+        let name = name.clone();
+        Box::new(move |filter| {
+            let options = RingOptions {
+                filter: filter.cloned(),
+                ..options.clone()
+            };
+            let source = PcapSource::open(&name, &options, &libpcap)?;
+            Ok(vec![Box::new(source) as LiveSource])
+        })
+    };
+    Ok(Live {
+        sources: LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?,
+        cores,
+        description: format!("libpcap, with a buffer of {bytes} bytes"),
+    })
+}
+
+/// Opens a ring for each core; if nobody insists, as many as there is memory for, and one where frames cannot be shared
+/// out.
+fn open_rings(interface: Interface) -> Result<Live, CaptureError> {
+    let Interface {
+        name,
+        options,
+        cores,
+        exact,
+        patience,
+        ..
+    } = interface;
+    let most = af_packet::most_rings(options.bytes);
+    let (sources, cores) = open_rings_with(cores, exact, most, |cores| {
+        let (name, options, cores) = (name.clone(), options.clone(), cores.to_vec());
+        let (interface, first_filter, stop) = (name.clone(), options.filter.clone(), options.stop.clone());
+        let open: Open = Box::new(move |filter| {
+            let options = RingOptions {
+                filter: filter.cloned(),
+                ..options.clone()
+            };
+            let rings = af_packet::open_rings(&name, &options, &cores)?;
+            Ok(rings.into_iter().map(boxed).collect())
+        });
+        LastingSource::all(&interface, first_filter.as_ref(), &stop, patience, open)
+    })?;
+    let each = af_packet::ring_bytes(options.bytes, sources.len());
+    Ok(Live {
+        description: format!("AF_PACKET, with a ring of {each} bytes for each worker"),
+        sources,
+        cores,
+    })
+}
+
+fn boxed(ring: RingSource) -> LiveSource {
+    Box::new(ring)
+}
+
+fn open_rings_with<T>(
+    mut cores: Vec<Option<usize>>,
+    exact: bool,
+    most: usize,
+    open: impl Fn(&[Option<usize>]) -> Result<T, CaptureError>,
+) -> Result<(T, Vec<Option<usize>>), CaptureError> {
+    if exact {
+        return Ok((open(&cores)?, cores));
+    }
+    // So that several probes do not choose the same core.
+    let alone = vec![None];
+    if most < cores.len() {
+        tracing::warn!(
+            workers = most.max(1),
+            cores = cores.len(),
+            "fewer workers than cores: the memory is too little for more rings (MAX_BUFFER_SIZE_MB)"
+        );
+        cores.truncate(most);
+        if cores.len() <= 1 {
+            cores.clone_from(&alone);
+        }
+    }
+    match open(&cores) {
+        Ok(opened) => Ok((opened, cores)),
+        Err(error) if error.is_of_steering() && cores.len() > 1 => {
+            tracing::warn!(%error, "one worker captures alone");
+            Ok((open(&alone)?, alone))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn there_are_fewer_workers_where_so_many_cannot_be_and_nobody_insists() {
+        let cores = vec![Some(0), Some(1), Some(2)];
+        let opened = |exact, most, failure: Option<fn() -> CaptureError>| {
+            let opened = open_rings_with(cores.clone(), exact, most, |cores| match failure {
+                Some(error) if cores.len() > 1 => Err(error()),
+                _ => Ok(cores.to_vec()),
+            });
+            opened.ok().map(|(opened, left)| {
+                assert_eq!(opened, left);
+                left
+            })
+        };
+        assert_eq!(opened(false, 64, None), Some(cores.clone()));
+        assert_eq!(opened(false, 2, None), Some(cores[..2].to_vec()));
+        // Too little for any: the error is that of a single ring.
+        assert_eq!(opened(false, 0, None), Some(vec![None]));
+        assert_eq!(opened(true, 2, None), Some(cores.clone()));
+        let steering: fn() -> CaptureError = || CaptureError::Steering {
+            interface: "eth0".to_owned(),
+            action: "joining the fanout group",
+            source: io::ErrorKind::InvalidInput.into(),
+        };
+        assert_eq!(opened(false, 64, Some(steering)), Some(vec![None]));
+        assert_eq!(opened(true, 64, Some(steering)), None);
+        let gone: fn() -> CaptureError = || CaptureError::InterfaceGone {
+            interface: "eth0".to_owned(),
+        };
+        assert_eq!(opened(false, 64, Some(gone)), None);
+    }
+}
