@@ -235,6 +235,7 @@ class Pipeline:
         *,
         interface: str | None,
         capture: str,
+        dedicated: bool,
         libpcap: Sequence[str | os.PathLike[str]],
         files: Sequence[str | os.PathLike[str]],
         filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None,

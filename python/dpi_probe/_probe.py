@@ -84,6 +84,7 @@ class Probe:
         self._pipeline = _native.Pipeline(
             interface=settings.capture_iface,
             capture=settings.capture,
+            dedicated=settings.dedicated,
             libpcap=_bpf.libraries(),
             files=[str(file) for file in self.files],
             filter=self._compiled_filter(settings),

@@ -41,12 +41,19 @@ class ProbeSettings(BaseSettings):
         Field(description="Interface to capture from. One probe runs per interface.", examples=["eth0"]),
     ] = None
     capture: Annotated[
-        Literal["auto", "af_packet", "pcap"],
+        Literal["auto", "af_packet", "af_xdp", "pcap"],
         Field(
-            description="How frames are taken from the interface: `af_packet` (kernel rings), `pcap` (libpcap, for "
-            "devices that are no network interfaces). `auto` is `af_packet` wherever it can open the interface.",
+            description="How frames are taken from the interface: `af_packet` (kernel rings), `af_xdp` (in front of "
+            "the network stack, which gets no frame of the interface any more), `pcap` (libpcap, for devices that are "
+            "no network interfaces). `auto` is `af_packet` wherever that can open the interface, and never `af_xdp`.",
         ),
     ] = "auto"
+    dedicated: Annotated[
+        bool,
+        Field(
+            description="Whether `af_xdp` may take the frames of an interface that has an address, a master or a route."
+        ),
+    ] = False
     capture_filter: Annotated[
         str | None,
         Field(

@@ -156,17 +156,76 @@ def test_an_interface_that_vanishes_is_reported_and_captured_from_again(shared_p
     assert sent <= total(accounts, "frames_delivered") <= sent + 40
 
 
-def test_libpcap_gives_the_records_that_af_packet_gives(shared_pki: Path, tmp_path: Path) -> None:
+def test_every_mode_gives_the_same_records(shared_pki: Path, tmp_path: Path) -> None:
     names = ["http1-keep-alive", "ip-fragments", "vlan-qinq", "dns-dig"]
     found = {}
-    for mode in ("af_packet", "pcap"):
+    for mode, way in (("af_packet", "af_packet"), ("pcap", "pcap"), ("af_xdp", "af_xdp_copy")):
         accounts = capture(shared_pki, tmp_path / mode, names, f"--capture={mode}")
         found[mode] = records(tmp_path / mode)
-        # libpcap tells what was dropped, and nothing of the ring.
-        known = {entry["account"]: entry["value"] for entry in accounts}
-        assert (known["source_ring_freezes"] is None) == (mode == "pcap")
-        assert known["source_frames_filtered"] is None
+        known = {entry["account"] + "/" + entry["reason"]: entry["value"] for entry in accounts}
+        ways = {name.removeprefix("source_mode/"): value for name, value in known.items() if "source_mode/" in name}
+        assert [name for name, value in ways.items() if value] == [way]
+        # What a mode cannot know is null.
+        assert (known["source_ring_freezes/"] is None) == (mode != "af_packet")
+        assert (known["source_frames_filtered/"] is None) == (mode != "af_xdp")
+        assert (known["source_frames_dropped/no_buffer"] is None) == (mode != "af_xdp")
+        assert (known["source_fill_ring_empty/"] is None) == (mode != "af_xdp")
     assert found["pcap"] == found["af_packet"] != []
+    assert found["af_xdp"] == found["af_packet"]
+
+
+def test_af_xdp_leaves_no_program_behind_when_it_is_killed(shared_pki: Path, tmp_path: Path) -> None:
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "--capture=af_xdp")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "capturing with AF_XDP in copy mode" in probe.log.read_text(), "the probe to capture")
+        show = ["ip", "link", "show", link.interface]
+        assert b"xdp" in link.host.run(show).stdout
+        probe.kill()
+        wait_for(lambda: b"xdp" not in link.host.run(show).stdout, "the kernel to detach the program")
+    said = probe.log.read_text()
+    assert "not zero-copy (opening a socket: Operation not supported" in said
+
+
+def test_af_xdp_refuses_an_interface_that_the_host_uses(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-i", "probe0", "--capture=af_xdp")
+    with Link() as link:
+        link.host.ip("address", "add", "198.51.100.1/24", "dev", link.interface)
+        with link.host.entered():
+            probe.start()
+        assert probe.process is not None
+        assert probe.process.wait(60) == 3
+    said = probe.log.read_text()
+    assert "the interface has an address (198.51.100.1); use --capture af_packet, or say --dedicated" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "status", "words"),
+    [
+        ("+net_raw,+net_admin,+bpf,+ipc_lock", 0, "in copy mode"),
+        ("+net_raw,+net_admin,+bpf", 5, "AF_XDP locks"),
+        ("+net_raw,+bpf,+ipc_lock", 5, "CAP_NET_ADMIN"),
+    ],
+)
+def test_af_xdp_needs_three_capabilities_and_locked_memory(
+    shared_pki: Path, tmp_path: Path, capabilities: str, status: int, words: str
+) -> None:
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "--capture=af_xdp")
+        limited = ["prlimit", "--memlock=65536:65536", "setpriv", f"--bounding-set=-all,{capabilities}"]
+        probe.command = [*limited, *probe.command]
+        with link.host.entered():
+            probe.start()
+        assert probe.process is not None
+        if status == 0:
+            wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+            probe.process.send_signal(signal.SIGTERM)
+            check_books(probe.finish())
+        else:
+            assert probe.process.wait(60) == status
+    assert words in probe.log.read_text()
 
 
 def test_libpcap_captures_from_what_is_no_network_interface(shared_pki: Path, tmp_path: Path) -> None:
@@ -191,7 +250,7 @@ def test_libpcap_has_one_worker_and_says_so(shared_pki: Path, tmp_path: Path) ->
     assert probe.process is not None
     assert probe.process.wait(60) == 2
     said = probe.log.read_text()
-    assert "libpcap has at most 1 worker(s), not 2; set WORKERS=1" in said
+    assert "libpcap can have 1 worker(s) at most, not 2; set WORKERS=1" in said
     assert "Traceback" not in said
 
 

@@ -56,7 +56,7 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, capture, libpcap, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
+        *, interface, capture, dedicated, libpcap, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
         cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
@@ -66,6 +66,7 @@ impl Pipeline {
         py: Python<'_>,
         interface: Option<String>,
         capture: &str,
+        dedicated: bool,
         libpcap: Vec<PathBuf>,
         files: Vec<PathBuf>,
         filter: Option<Vec<(u32, Compiled)>>,
@@ -112,6 +113,7 @@ impl Pipeline {
                     ..RingOptions::default()
                 },
                 name,
+                dedicated,
                 libpcap,
                 cores,
                 exact,

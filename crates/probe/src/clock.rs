@@ -23,6 +23,16 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// What has to be added to a time of the kernel's monotonic clock (`CLOCK_MONOTONIC`), in nanoseconds, to get UTC.
+pub fn monotonic_to_utc() -> i64 {
+    // Cannot fail on Linux, which always has this clock.
+    let monotonic = ClockId::CLOCK_MONOTONIC
+        .now()
+        .map(Duration::from)
+        .unwrap_or_default();
+    utc_now().saturating_sub(i64::try_from(monotonic.as_nanos()).unwrap_or(i64::MAX))
+}
+
 /// The time since `earlier`, zero if that lies ahead.
 pub fn elapsed(earlier: Instant) -> Duration {
     monotonic().saturating_duration_since(earlier)

@@ -463,6 +463,7 @@ fn lasting(options: RingOptions, workers: usize, patience: Duration) -> Vec<Last
     let interface = Interface {
         name: "far".to_owned(),
         mode: Mode::Auto,
+        dedicated: false,
         libpcap: Vec::new(),
         options,
         cores: vec![None; workers],

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-i", "--capture-iface", metavar="IFACE", help="Capture from this interface [CAPTURE_IFACE].")
-@click.option("--capture", metavar="MODE", help="auto, af_packet or pcap; default auto [CAPTURE].")
+@click.option("--capture", metavar="MODE", help="auto, af_packet, af_xdp or pcap; default auto [CAPTURE].")
+@click.option(
+    "--dedicated/--no-dedicated",
+    default=None,
+    help="Let af_xdp take all frames of an interface that the host uses; default no [DEDICATED].",
+)
 @click.option(
     "-r",
     "--file",

@@ -18,9 +18,15 @@ _SLOW_CLOCKS = {"hpet", "acpi_pm", "jiffies", "pit"}
 _CAPABILITIES = {
     "CAP_NET_RAW": (13, "open packet sockets"),
     "CAP_BPF": (39, "load the program that shares packets out to several workers"),
-    "CAP_IPC_LOCK": (14, "pin memory for AF_XDP beyond the memlock limit"),
+}
+# AF_XDP takes these too.
+_CAPABILITIES_OF_XDP = {
+    "CAP_NET_ADMIN": (12, "attach the program of AF_XDP"),
+    "CAP_IPC_LOCK": (14, "lock the memory of AF_XDP beyond the memlock limit"),
 }
 _NEEDED = "CAP_NET_RAW"
+# Of MAX_BUFFER_SIZE_MB, what the memory of AF_XDP sockets takes at most (probe-py: RING_BYTES_MAX).
+_LOCKED_SHARE, _LOCKED_MOST = 8, 256
 
 
 def _memory(subject: Subject) -> Outcome:
@@ -52,14 +58,17 @@ def _huge_pages(subject: Subject) -> Outcome:
 
 
 def _memlock(subject: Subject) -> Outcome:
+    if subject.settings.capture != "af_xdp":
+        return inapplicable("only CAPTURE=af_xdp locks memory")
     limits = subject.machine.text("/proc/self/limits") or ""
     found = re.search(r"^Max locked memory\s+(\S+)", limits, re.MULTILINE)
     if found is None:
         return Outcome("unknown", "/proc/self/limits does not tell")
     if found[1] == "unlimited":
         return ok("unlimited")
-    limit, needed = int(found[1]) // _MEBIBYTE, subject.settings.max_buffer_size_mb
-    said = f"{limit:,} MiB; AF_XDP at MAX_BUFFER_SIZE_MB={needed} may pin up to that"
+    budget = subject.settings.max_buffer_size_mb
+    limit, needed = int(found[1]) // _MEBIBYTE, min(budget // _LOCKED_SHARE, _LOCKED_MOST)
+    said = f"{limit:,} MiB; AF_XDP at MAX_BUFFER_SIZE_MB={budget} locks {needed} MiB"
     if limit >= needed:
         return ok(said)
     if "CAP_IPC_LOCK" in held(subject):
@@ -137,19 +146,21 @@ def _time(subject: Subject) -> Outcome:
 
 
 def held(subject: Subject) -> set[str]:
-    """The capabilities of the probe's list that this process has (CapEff of /proc/self/status)."""
+    """The capabilities of the probe's lists that this process has (CapEff of /proc/self/status)."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)$", subject.machine.text("/proc/self/status") or "", re.MULTILINE)
     bits = int(found[1], 16) if found else 0
-    return {name for name, (number, _) in _CAPABILITIES.items() if bits >> number & 1}
+    every = _CAPABILITIES | _CAPABILITIES_OF_XDP
+    return {name for name, (number, _) in every.items() if bits >> number & 1}
 
 
 def _capabilities(subject: Subject) -> Outcome:
     have = held(subject)
-    lacking = [name for name in _CAPABILITIES if name not in have]
+    wanted_for = _CAPABILITIES | (_CAPABILITIES_OF_XDP if subject.settings.capture == "af_xdp" else {})
+    lacking = [name for name in wanted_for if name not in have]
     if not lacking:
-        return ok(", ".join(_CAPABILITIES))
-    said = "; ".join(f"{name} is missing, which it takes to {_CAPABILITIES[name][1]}" for name in lacking)
-    wanted = ",".join(name.lower() for name in _CAPABILITIES)
+        return ok(", ".join(wanted_for))
+    said = "; ".join(f"{name} is missing, which it takes to {wanted_for[name][1]}" for name in lacking)
+    wanted = ",".join(name.lower() for name in wanted_for)
     command = f"setcap {wanted}=ep {Path(sys.executable).resolve()}"
     return (problem if _NEEDED in lacking else warning)(said, command)
 
@@ -172,8 +183,8 @@ CHECKS = (
     Check(
         "memlock",
         "machine",
-        "RLIMIT_MEMLOCK of this process against MAX_BUFFER_SIZE_MB",
-        "AF_XDP pins its packet memory; AF_PACKET does not need it.",
+        "RLIMIT_MEMLOCK of this process against what CAPTURE=af_xdp locks",
+        "The memory of AF_XDP sockets is locked; the other modes lock none.",
         _memlock,
     ),
     Check(

@@ -60,7 +60,7 @@ def test_a_card_as_its_driver_leaves_it(tmp_path):
         "isolation": "ok",
         "memory": "ok",
         "huge pages": "warning",
-        "memlock": "warning",
+        "memlock": "not-applicable",
         "backlog": "problem",
         "softirq budget": "warning",
         "BPF compiler": "ok",

@@ -17,7 +17,7 @@ use super::bpf::Program;
 use super::cores;
 use super::ebpf::steering::{self, Link};
 use super::ebpf::{LoadedProgram, self_test};
-use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source};
+use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source, Way};
 
 /// Size of a ring block. At low rates every millisecond with traffic uses up a block, so that many small ones last
 /// longer than few large ones; the largest frame (64 KiB with segmentation offload) fits four times.
@@ -115,6 +115,21 @@ fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureErr
         .map_err(failed("looking at the interface"))?;
     let (_, hardware) = socket.bound_to().map_err(failed("looking at the interface"))?;
     Ok((socket, index, hardware))
+}
+
+/// Holds an interface in promiscuous mode; it takes no frame.
+pub(super) struct Promiscuity {
+    _socket: PacketSocket,
+}
+
+impl Promiscuity {
+    /// From now on, until it is dropped.
+    pub(super) fn new(interface: &str) -> io::Result<Self> {
+        let index = ring::interface_index(interface).ok_or(io::ErrorKind::NotFound)?;
+        let socket = PacketSocket::open(false)?;
+        socket.join_promiscuous(index)?;
+        Ok(Self { _socket: socket })
+    }
 }
 
 /// The names of all interfaces, for a message.
@@ -253,6 +268,7 @@ pub fn open_rings(
             link_type,
             headers: Vec::new(),
             accounts: Accounts {
+                way: Some(Way::AfPacket),
                 kernel_drops: Some(0),
                 ring_freezes: Some(0),
                 damaged_blocks: Some(0),

@@ -172,8 +172,48 @@ pub enum CaptureError {
         /// What the dynamic linker says.
         reason: String,
     },
+    /// The host needs the frames of the interface.
+    #[error(
+        "{interface}: AF_XDP takes every frame away from this host, and the interface has {tie}; use --capture af_packet, or say --dedicated if the host may lose them"
+    )]
+    NotDedicated {
+        /// The interface.
+        interface: String,
+        /// What the host needs it for.
+        tie: super::af_xdp::Tie,
+    },
+    /// `AF_XDP` gives Ethernet frames only.
+    #[error(
+        "{interface}: frames with link type {link_type} cannot be captured by AF_XDP; use --capture af_packet"
+    )]
+    NotForXdp {
+        /// The interface.
+        interface: String,
+        /// LINKTYPE number.
+        link_type: u32,
+    },
+    /// The process may not load and attach the program that redirects frames.
+    #[error(
+        "{interface}: no permission for AF_XDP: CAP_NET_ADMIN or CAP_BPF is missing; run as root, or give the interpreter the capabilities: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+ep {program}"
+    )]
+    XdpPermission {
+        /// The interface.
+        interface: String,
+        /// The program that needs the capabilities.
+        program: String,
+    },
+    /// The memory of the sockets may not be locked.
+    #[error(
+        "{interface}: AF_XDP locks {bytes} bytes of memory, which is more than this process may; raise the limit (ulimit -l unlimited, LimitMEMLOCK=infinity), give it CAP_IPC_LOCK, or lower MAX_BUFFER_SIZE_MB"
+    )]
+    LockedMemory {
+        /// The interface.
+        interface: String,
+        /// Bytes to lock.
+        bytes: u64,
+    },
     /// A capture mode in which there are not so many workers.
-    #[error("{interface}: {mode} has at most {most} worker(s), not {workers}; set WORKERS={most}")]
+    #[error("{interface}: {mode} can have {most} worker(s) at most, not {workers}; set WORKERS={most}")]
     TooManyWorkers {
         /// The interface.
         interface: String,
@@ -291,7 +331,10 @@ impl CaptureError {
     pub const fn is_capture_permission(&self) -> bool {
         matches!(
             self,
-            Self::CapturePermission { .. } | Self::SteeringPermission { .. }
+            Self::CapturePermission { .. }
+                | Self::SteeringPermission { .. }
+                | Self::XdpPermission { .. }
+                | Self::LockedMemory { .. }
         )
     }
 }

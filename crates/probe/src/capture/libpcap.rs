@@ -19,7 +19,8 @@ use self::library::{Failure, Handle, Library, Wishes, status};
 use super::af_packet::{interfaces, this_program};
 use super::bpf::Program;
 use super::{
-    Accounts, BLOCK_BYTES, CaptureError, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames, RingOptions, Source,
+    Accounts, BLOCK_BYTES, CaptureError, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames, RingOptions,
+    Source, Way,
 };
 use crate::clock;
 
@@ -136,6 +137,7 @@ impl PcapSource {
             handle,
             block: OwnedFrames::default(),
             accounts: Accounts {
+                way: Some(Way::Pcap),
                 kernel_drops: Some(0),
                 ..Accounts::default()
             },

@@ -106,7 +106,7 @@ mod netlink {
     pub(super) const RECEIVES: u32 = 0x41;
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes
         .get(at..)?
         .first_chunk()
@@ -121,11 +121,11 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 /// A message (`struct nlmsghdr`).
-struct Message<'a> {
-    kind: u16,
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
-    sequence: u32,
-    content: &'a [u8],
+    pub(super) sequence: u32,
+    pub(super) content: &'a [u8],
 }
 
 /// Takes a part of `length` bytes, padded to 4, and leaves out its header.
@@ -135,7 +135,7 @@ fn part<'a>(bytes: &mut &'a [u8], header: usize, length: usize) -> Option<&'a [u
     Some(content)
 }
 
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         Some(Message {
@@ -148,7 +148,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// Attributes: number and content.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (length, kind) = (u16_at(bytes, 0)?, u16_at(bytes, 2)?);
         Some((kind, part(&mut bytes, 4, usize::from(length))?))

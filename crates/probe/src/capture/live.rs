@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use wire::decode::LinkType;
 
 use super::lasting::{LastingSource, LiveSource, Open};
 use super::libpcap::PcapSource;
-use super::{CaptureError, RingOptions, RingSource, af_packet, libpcap};
+use super::{CaptureError, RingOptions, RingSource, af_packet, af_xdp, libpcap};
 
 /// How frames are taken from an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Mode {
     Auto,
     /// `AF_PACKET` rings.
     AfPacket,
+    /// `AF_XDP` sockets: takes every frame of the interface away from the host.
+    AfXdp,
     /// libpcap.
     Pcap,
 }
@@ -29,6 +32,7 @@ impl FromStr for Mode {
         match name {
             "auto" => Ok(Self::Auto),
             "af_packet" => Ok(Self::AfPacket),
+            "af_xdp" => Ok(Self::AfXdp),
             "pcap" => Ok(Self::Pcap),
             _ => Err(UnknownMode(name.to_owned())),
         }
@@ -37,7 +41,7 @@ impl FromStr for Mode {
 
 /// There is no such capture mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}: there is no such capture mode; there are: auto, af_packet, pcap")]
+#[error("{0}: there is no such capture mode; there are: auto, af_packet, af_xdp, pcap")]
 pub struct UnknownMode(String);
 
 /// An interface, and how to capture from it.
@@ -47,6 +51,8 @@ pub struct Interface {
     pub name: String,
     /// By what.
     pub mode: Mode,
+    /// Whether the host may lose every frame of the interface to `AF_XDP`.
+    pub dedicated: bool,
     /// Names and paths of libpcap, of which the first that can be loaded is used.
     pub libpcap: Vec<PathBuf>,
     /// Ring, filter, stop flag.
@@ -75,7 +81,7 @@ pub struct Live {
 fn resolve(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<(Mode, LinkType), CaptureError> {
     let by_packet_socket = |mode| af_packet::link_type(interface).map(|link_type| (mode, link_type));
     match mode {
-        Mode::AfPacket => by_packet_socket(mode),
+        Mode::AfPacket | Mode::AfXdp => by_packet_socket(mode),
         Mode::Pcap => libpcap::link_type(interface, libraries).map(|link_type| (mode, link_type)),
         Mode::Auto => match by_packet_socket(Mode::AfPacket) {
             Err(error) if error.is_of_packet_sockets() => match libpcap::link_type(interface, libraries) {
@@ -106,6 +112,7 @@ pub fn open(interface: Interface) -> Result<Live, CaptureError> {
     let (mode, _) = resolve(&interface.name, interface.mode, &interface.libpcap)?;
     match mode {
         Mode::Pcap => open_pcap(interface),
+        Mode::AfXdp => open_xdp(interface),
         Mode::Auto | Mode::AfPacket => open_rings(interface),
     }
 }
@@ -150,6 +157,52 @@ fn open_pcap(interface: Interface) -> Result<Live, CaptureError> {
         sources: LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?,
         cores,
         description: format!("libpcap, with a buffer of {bytes} bytes"),
+    })
+}
+
+/// One worker has all receive queues, unless somebody insists: only then both directions of a flow are sure to meet.
+fn open_xdp(interface: Interface) -> Result<Live, CaptureError> {
+    let Interface {
+        name,
+        options,
+        dedicated,
+        cores,
+        exact,
+        patience,
+        ..
+    } = interface;
+    let cores = if exact { cores } else { vec![None] };
+    let (filter, stop, workers) = (options.filter.clone(), options.stop.clone(), cores.len());
+    let told = Arc::new(Mutex::new(String::new()));
+    let open: Open = {
+        let (name, told) = (name.clone(), Arc::clone(&told));
+        Box::new(move |filter| {
+            let options = RingOptions {
+                filter: filter.cloned(),
+                ..options.clone()
+            };
+            let opened = af_xdp::open(&name, &options, workers, dedicated)?;
+            if workers > 1 {
+                tracing::warn!(
+                    interface = name,
+                    "the card's RSS shares frames out to the workers: both directions of a flow meet in one only if its \
+                     hash is symmetric and without ports (dpi-probe doctor {name}), and fragments without ports either"
+                );
+            }
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = opened.description;
+            Ok(opened
+                .sources
+                .into_iter()
+                .map(|source| Box::new(source) as LiveSource)
+                .collect())
+        })
+    };
+    let sources = LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?;
+    let description = told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Live {
+        sources,
+        cores,
+        description,
     })
 }
 

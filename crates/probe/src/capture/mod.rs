@@ -1,4 +1,4 @@
-//! Where frames come from: capture files and network interfaces, by AF_PACKET or libpcap.
+//! Where frames come from: capture files and network interfaces, by AF_PACKET, AF_XDP or libpcap.
 //!
 //! **In**: capture files, standard input, network interfaces. **Out**: [`Frames`], blocks of frames in capture order.
 //! **Owns**: file buffers and the kernel ring. **Never**: copies a frame, waits for a later stage, or allocates what a
@@ -16,8 +16,10 @@ mod pcap;
 mod pcapng;
 /// Capture files: pcap and pcapng, compressed or not.
 pub mod file;
-/// Live capture over an AF_PACKET `TPACKET_V3` ring.
+/// Live capture over an `AF_PACKET` `TPACKET_V3` ring.
 pub mod af_packet;
+/// Live capture over `AF_XDP` sockets.
+pub mod af_xdp;
 /// Live capture through libpcap.
 pub mod libpcap;
 /// Live capture by whichever mode was asked for.
@@ -30,11 +32,14 @@ pub mod ebpf;
 pub mod cores;
 /// What happens to an interface.
 pub mod link;
+/// What an interface's driver is asked.
+mod device;
 
 /// Frames from memory at an exact rate, for benches.
 pub mod memory;
 
 pub use af_packet::{RingOptions, RingSource};
+pub use af_xdp::XdpSource;
 pub use error::CaptureError;
 pub use file::FileSource;
 pub use input::Enough;
@@ -141,15 +146,59 @@ pub enum Next {
     End,
 }
 
+/// How a live source gets its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From an `AF_PACKET` ring.
+    AfPacket,
+    /// From `AF_XDP` sockets: the card writes frames where they are read.
+    XdpZeroCopy,
+    /// From `AF_XDP` sockets: the driver's frames are copied.
+    XdpCopy,
+    /// From `AF_XDP` sockets: the kernel's packets are copied, after it has made them, as for drivers that know nothing of XDP.
+    XdpGeneric,
+    /// Through libpcap.
+    Pcap,
+}
+
+impl Way {
+    /// All, by the name that the books have, and what it means.
+    pub const ALL: [(Self, &'static str, &'static str); 5] = [
+        (Self::AfPacket, "af_packet", "AF_PACKET rings."),
+        (
+            Self::XdpZeroCopy,
+            "af_xdp_zero_copy",
+            "AF_XDP; the card writes frames where they are read.",
+        ),
+        (
+            Self::XdpCopy,
+            "af_xdp_copy",
+            "AF_XDP; the driver's frames are copied.",
+        ),
+        (
+            Self::XdpGeneric,
+            "af_xdp_generic",
+            "AF_XDP; the kernel's packets are copied, after it has made them.",
+        ),
+        (Self::Pcap, "pcap", "libpcap."),
+    ];
+}
+
 /// What a source has done so far, cumulative. What a kind of source cannot know is `None`, not zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
+    /// Live only: how the frames come now.
+    pub way: Option<Way>,
     /// Frames handed over.
     pub frames_delivered: u64,
     /// Frames that the filter passed over.
     pub frames_filtered: Option<u64>,
     /// Frames that the kernel dropped because the ring was full.
     pub kernel_drops: Option<u64>,
+    /// Frames for which the kernel had no free buffer of an `AF_XDP` socket, or that were larger than one.
+    pub buffer_drops: Option<u64>,
+    /// Times that the kernel wanted a buffer of an `AF_XDP` socket and there was none.
+    pub fill_ring_empty: Option<u64>,
     /// Times that the ring ran full.
     pub ring_freezes: Option<u64>,
     /// Blocks of the ring in which the kernel described a frame that does not lie in the block; that frame and those
@@ -170,14 +219,23 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// What two live sources have done together; what is not known of one is not known of both.
+    /// Frames that were lost before they reached the source, where it can know it.
+    pub fn lost(&self) -> Option<u64> {
+        // A source without such buffers loses none for want of them.
+        Some(self.kernel_drops? + self.buffer_drops.unwrap_or(0))
+    }
+
+    /// What a live source and the one before it have done together; what is not known of one is not known of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
         Self {
+            way: self.way.or(other.way),
             frames_delivered: self.frames_delivered + other.frames_delivered,
             frames_filtered: sum(self.frames_filtered, other.frames_filtered),
             kernel_drops: sum(self.kernel_drops, other.kernel_drops),
+            buffer_drops: sum(self.buffer_drops, other.buffer_drops),
+            fill_ring_empty: sum(self.fill_ring_empty, other.fill_ring_empty),
             ring_freezes: sum(self.ring_freezes, other.ring_freezes),
             damaged_blocks: sum(self.damaged_blocks, other.damaged_blocks),
             ..Self::default()

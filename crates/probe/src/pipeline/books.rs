@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::interface::{self, InterfaceCounters};
-use crate::capture::Accounts;
+use crate::capture::{Accounts, Way};
 use crate::counters::{Account, Counters, Kind, LedgerEntry, Tally};
 use crate::deliver::DeliverCounters;
 use crate::flow;
@@ -23,7 +23,7 @@ const fn account(name: &'static str, kind: Kind, doc: &'static str) -> Account {
 }
 
 /// What the source says.
-const SOURCE: [Account; 6] = [
+const SOURCE: [Account; 8] = [
     account(
         "source_frames_delivered",
         Kind::Counter,
@@ -43,6 +43,20 @@ const SOURCE: [Account; 6] = [
             "Frames that were lost before they reached the probe, where the source can know it.",
         )
     },
+    Account {
+        reason: "no_buffer",
+        reason_doc: "AF_XDP: no buffer was free, or the frame was larger than it may be.",
+        ..account(
+            "source_frames_dropped",
+            Kind::Counter,
+            "Frames that were lost before they reached the probe, where the source can know it.",
+        )
+    },
+    account(
+        "source_fill_ring_empty",
+        Kind::Counter,
+        "Times that the kernel wanted a buffer of an AF_XDP socket and there was none, where the source can know it. A frame that is dropped for it counts as `no_buffer` too, unless the card itself had to drop it.",
+    ),
     account(
         "source_ring_freezes",
         Kind::Counter,
@@ -59,6 +73,22 @@ const SOURCE: [Account; 6] = [
         "Bytes of broken records in capture files that were passed over.",
     ),
 ];
+/// How the source gets its frames.
+fn ways() -> impl Iterator<Item = (Way, Account)> {
+    Way::ALL.iter().map(|&(way, reason, reason_doc)| {
+        let account = Account {
+            reason,
+            reason_doc,
+            ..account(
+                "source_mode",
+                Kind::Gauge,
+                "1 for the way in which frames come now; live only.",
+            )
+        };
+        (way, account)
+    })
+}
+
 /// What the builders of record batches say.
 const RECORDS: [Account; 2] = [
     account(
@@ -99,6 +129,7 @@ pub fn accounts() -> Vec<Declared> {
         of_worker: false,
     };
     let mut accounts: Vec<Declared> = SOURCE.into_iter().map(of_probe).collect();
+    accounts.extend(ways().map(|(_, account)| of_probe(account)));
     for source in &mut accounts {
         source.of_worker = true;
     }
@@ -202,10 +233,10 @@ impl Books {
         &self.sealing
     }
 
-    /// Frames that all sources handed over, and those that the kernel dropped; `None` where one cannot know it.
+    /// Frames that all sources handed over, and those that were lost before; `None` where one cannot know it.
     pub(super) fn delivered_and_dropped(&self) -> (u64, Option<u64>) {
         let sources = self.sources();
-        let dropped = sources.values().map(|source| source.kernel_drops).sum();
+        let dropped = sources.values().map(Accounts::lost).sum();
         (
             sources.values().map(|source| source.frames_delivered).sum(),
             dropped,
@@ -223,6 +254,8 @@ impl Books {
                         Some(source.frames_delivered),
                         source.frames_filtered,
                         source.kernel_drops,
+                        source.buffer_drops,
+                        source.fill_ring_empty,
                         source.ring_freezes,
                         source.damaged_blocks,
                         Some(source.bytes_skipped),
@@ -230,6 +263,12 @@ impl Books {
                 )
                 .map(|entry| LedgerEntry { worker, ..entry }),
             );
+            entries.extend(ways().map(|(way, account)| LedgerEntry {
+                account: account.name,
+                reason: account.reason,
+                worker,
+                value: source.way.map(|now| u64::from(now == way)),
+            }));
         }
         entries.extend(self.interface.ledger_entries());
         entries.extend(self.counters.ledger_entries());

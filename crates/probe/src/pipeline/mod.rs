@@ -194,6 +194,7 @@ impl Pipeline {
         // Frames from memory wait in a queue of the size that the bench asks for.
         let queue_can_grow = interface.is_some();
         let mut link = None;
+        let mut description = None;
         let mut offers = Vec::new();
         let source = match settings.input {
             Input::Interface(interface) => {
@@ -219,6 +220,7 @@ impl Pipeline {
                     source,
                 })?;
                 link = Some((watch, name));
+                description = Some(live.description);
                 let sources = live
                     .sources
                     .into_iter()
@@ -303,6 +305,14 @@ impl Pipeline {
                 }
             })
         };
+        if let Some(detail) = description {
+            alarm(Event {
+                time: clock::utc_now(),
+                severity: Severity::Info,
+                name: "capture_started",
+                detail,
+            });
+        }
         let delivery = match (settings.deliver, identity) {
             (Some(deliver), Some(identity)) => Some(Delivery::start(
                 Arc::clone(&spool),

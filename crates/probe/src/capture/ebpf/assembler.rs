@@ -174,6 +174,19 @@ impl Assembler {
         self.push(0, Register::R0, 0, 0, (constant >> 32) as i32);
     }
 
+    /// `destination` = the map behind a descriptor of this process (RFC 9669 §5.4).
+    pub fn set_map(&mut self, destination: Register, descriptor: i32) {
+        const MAP_BY_DESCRIPTOR: u8 = 1;
+        self.push(
+            class::LOAD_CONSTANT,
+            destination,
+            MAP_BY_DESCRIPTOR,
+            0,
+            descriptor,
+        );
+        self.push(0, Register::R0, 0, 0, 0);
+    }
+
     /// `destination` = the low `bits` (16, 32 or 64) of it, read as big-endian.
     pub fn read_big_endian(&mut self, destination: Register, bits: i32) {
         self.push(class::TO_BIG_ENDIAN, destination, 0, 0, bits);
@@ -258,6 +271,7 @@ mod tests {
         let end = program.label();
         program.set_wide(R1, 0x0102_0304_0506_0708);
         program.operate(Operation::Multiply, R1, R2);
+        program.set_map(R2, 5);
         program.load(Width::Half, R0, R1, 16);
         program.store(Width::Double, R10, -8, R1);
         program.store(Width::Byte, R10, -9, 7);
@@ -271,6 +285,8 @@ mod tests {
             instruction(0x18, 0x01, 0, 0x0506_0708),
             instruction(0x00, 0x00, 0, 0x0102_0304),
             instruction(0x2f, 0x21, 0, 0),
+            instruction(0x18, 0x12, 0, 5),
+            instruction(0x00, 0x00, 0, 0),
             instruction(0x69, 0x10, 16, 0),
             instruction(0x7b, 0x1a, -8, 0),
             instruction(0x72, 0x0a, -9, 7),

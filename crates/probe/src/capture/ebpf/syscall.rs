@@ -12,18 +12,48 @@ use super::assembler::Instruction;
 
 /// Commands (`enum bpf_cmd`).
 mod command {
+    pub(super) const MAP_CREATE: libc::c_long = 0;
+    pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
     pub(super) const PROG_LOAD: libc::c_long = 5;
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
+    pub(super) const LINK_CREATE: libc::c_long = 28;
 }
+
+/// `BPF_XDP` (`enum bpf_attach_type`).
+const ATTACH_XDP: u32 = 37;
 
 /// How much of the verifier's words is read.
 const LOG_BYTES: usize = 1 << 20;
 
-/// What a program is for (`enum bpf_prog_type`).
+/// What a program is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramKind {
     /// Looks at packets of a socket.
-    SocketFilter = 1,
+    SocketFilter,
+    /// Decides on frames in front of the network stack, each in one buffer.
+    Xdp,
+    /// The same, also for frames in several buffers.
+    XdpFragments,
+}
+
+impl ProgramKind {
+    /// The number (`enum bpf_prog_type`), where it is attached, and flags (`BPF_F_XDP_HAS_FRAGS`).
+    const fn numbers(self) -> (u32, u32, u32) {
+        match self {
+            Self::SocketFilter => (1, 0, 0),
+            Self::Xdp => (6, ATTACH_XDP, 0),
+            Self::XdpFragments => (6, ATTACH_XDP, 1 << 5),
+        }
+    }
+}
+
+/// Where in its way a frame is given to an XDP program (`linux/if_link.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver, before the kernel makes a packet of it.
+    Native,
+    /// After that.
+    Generic,
 }
 
 /// A loaded program.
@@ -46,6 +76,43 @@ struct LoadAttributes {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_MAP_CREATE` needs.
+#[repr(C)]
+#[derive(Default)]
+struct MapAttributes {
+    kind: u32,
+    key_bytes: u32,
+    value_bytes: u32,
+    entries: u32,
+    flags: u32,
+    inner_map: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+/// The part of `union bpf_attr` that `BPF_MAP_UPDATE_ELEM` needs.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttributes {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` needs.
+#[repr(C)]
+#[derive(Default)]
+struct LinkAttributes {
+    program: u32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// The part of `union bpf_attr` that `BPF_PROG_TEST_RUN` needs.
@@ -100,8 +167,11 @@ impl LoadedProgram {
     /// Verifies and loads a program. `name` is what the system's tools show; at most 15 bytes of it.
     pub fn load(kind: ProgramKind, instructions: &[Instruction], name: &str) -> io::Result<Self> {
         const LICENSE: &CStr = c"Apache-2.0";
+        let (kind, attach_type, flags) = kind.numbers();
         let mut attributes = LoadAttributes {
-            kind: kind as u32,
+            kind,
+            attach_type,
+            flags,
             instruction_count: instructions.len() as u32,
             instructions: instructions.as_ptr() as u64,
             license: LICENSE.as_ptr() as u64,
@@ -150,6 +220,79 @@ impl LoadedProgram {
         // SAFETY: the frame is live for the call and the kernel only reads it; no output is asked for.
         unsafe { bpf(command::PROG_TEST_RUN, &mut attributes) }?;
         Ok(attributes.result)
+    }
+}
+
+impl LoadedProgram {
+    /// Attaches an XDP program to an interface, until what is returned is dropped or the process ends: the kernel detaches
+    /// it when the descriptor is closed.
+    pub fn attach(&self, interface: u32, mode: AttachMode) -> io::Result<Attachment> {
+        let mut attributes = LinkAttributes {
+            program: self.descriptor.as_raw_fd() as u32,
+            interface,
+            attach_type: ATTACH_XDP,
+            flags: match mode {
+                AttachMode::Generic => 1 << 1,
+                AttachMode::Native => 1 << 2,
+            },
+        };
+        // SAFETY: no addresses are passed.
+        let attached = unsafe { bpf(command::LINK_CREATE, &mut attributes) }?;
+        Ok(Attachment {
+            _descriptor: owned(attached)?,
+        })
+    }
+}
+
+/// An XDP program at its place; it leaves it when this is dropped.
+#[derive(Debug)]
+pub struct Attachment {
+    _descriptor: OwnedFd,
+}
+
+/// A map of AF_XDP sockets by receive queue (`BPF_MAP_TYPE_XSKMAP`).
+#[derive(Debug)]
+pub struct Map {
+    descriptor: OwnedFd,
+}
+
+impl Map {
+    /// Makes a map for the sockets of so many queues.
+    pub fn of_sockets(queues: u32) -> io::Result<Self> {
+        const XSKMAP: u32 = 17;
+        let mut attributes = MapAttributes {
+            kind: XSKMAP,
+            key_bytes: 4,
+            value_bytes: 4,
+            entries: queues,
+            ..MapAttributes::default()
+        };
+        for (to, from) in attributes.name.iter_mut().zip(*b"dpi_sockets") {
+            *to = from;
+        }
+        // SAFETY: no addresses are passed.
+        let made = unsafe { bpf(command::MAP_CREATE, &mut attributes) }?;
+        Ok(Self {
+            descriptor: owned(made)?,
+        })
+    }
+
+    /// Enters the socket of a queue.
+    pub fn set(&self, queue: u32, socket: RawFd) -> io::Result<()> {
+        let mut attributes = ElementAttributes {
+            map: self.descriptor.as_raw_fd() as u32,
+            key: std::ptr::from_ref(&queue) as u64,
+            value: std::ptr::from_ref(&socket) as u64,
+            ..ElementAttributes::default()
+        };
+        // SAFETY: key and value are live for the call and of the sizes that the map was made with.
+        unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attributes) }.map(|_| ())
+    }
+}
+
+impl AsRawFd for Map {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
     }
 }
 

@@ -1,0 +1,81 @@
+//! What a network device is asked through ioctl(2): all unsafe code that does.
+//!
+//! `SAFETY.md` of this crate states the invariants that the blocks below rest on.
+#![allow(unsafe_code)]
+
+use std::ffi::c_char;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+/// `ETHTOOL_GCHANNELS` (`linux/ethtool.h`).
+const GET_CHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    command: u32,
+    max_receive: u32,
+    max_transmit: u32,
+    max_other: u32,
+    max_combined: u32,
+    receive: u32,
+    transmit: u32,
+    other: u32,
+    combined: u32,
+}
+
+/// An interface that can be asked.
+pub(super) struct Device {
+    socket: OwnedFd,
+    name: [c_char; libc::IFNAMSIZ],
+}
+
+impl Device {
+    /// The interface of this name in the network namespace of this thread.
+    pub(super) fn new(interface: &str) -> io::Result<Self> {
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Datagram,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        let mut name = [0; libc::IFNAMSIZ];
+        // The last byte stays zero.
+        for (to, from) in name.iter_mut().zip(interface.bytes().take(libc::IFNAMSIZ - 1)) {
+            *to = from as c_char;
+        }
+        Ok(Self { socket, name })
+    }
+
+    /// One request; `T` is the C structure that it takes.
+    fn ask<T>(&self, request: libc::Ioctl, data: &mut T) -> io::Result<()> {
+        let mut packet = libc::ifreq {
+            ifr_name: self.name,
+            ifr_ifru: libc::__c_anonymous_ifr_ifru {
+                ifru_data: ptr::from_mut(data).cast(),
+            },
+        };
+        // SAFETY: `packet` is the structure that these requests take, its name is a C string, and its pointer is that of
+        // `data`, which is of the type that the request reads and writes and outlives the call.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), request, &raw mut packet) };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How many receive queues are in use; none where the driver does not tell.
+    pub(super) fn receive_queues(&self) -> Option<u32> {
+        let mut channels = Channels {
+            command: GET_CHANNELS,
+            ..Channels::default()
+        };
+        self.ask(libc::SIOCETHTOOL as libc::Ioctl, &mut channels).ok()?;
+        Some(channels.receive + channels.combined).filter(|&queues| queues > 0)
+    }
+}
