@@ -38,6 +38,8 @@ enum Below {
     Tags(Vec<u16>),
     Mpls(u8),
     Pppoe,
+    /// An Ethernet pseudowire: whether it has a control word with a sequence number, or the customer's destination address.
+    Pseudowire(Option<u16>, [u8; 6]),
 }
 
 /// A tunnel.
@@ -46,7 +48,7 @@ enum Tunnel {
     IpInIp,
     Gre { flags: u16, ethernet: bool },
     Erspan(u8),
-    Vxlan { port: u16 },
+    Vxlan { port: u16, group_policy: bool },
     Geneve { options: u8, ethernet: bool },
     Gtp { extensions: Option<Vec<u8>> },
 }
@@ -86,6 +88,11 @@ fn below() -> impl Strategy<Value = Below> {
         3 => prop::collection::vec(prop::sample::select(vec![0x8100_u16, 0x88a8, 0x9100]), 1..4).prop_map(Below::Tags),
         1 => (1_u8..=4).prop_map(Below::Mpls),
         1 => Just(Below::Pppoe),
+        2 => (
+            prop::option::of(prop::sample::select(vec![0_u16, 1, 0x0800, 0x86dd])),
+            prop::sample::select(vec![[2_u8, 0, 0, 0, 0, 2], [0; 6], [0, 0, 0x5e, 0, 1, 2], [0, 0x50, 0x56, 1, 2, 3]]),
+        )
+            .prop_map(|(word, address)| Below::Pseudowire(word, address)),
     ]
 }
 
@@ -98,7 +105,8 @@ fn tunnel() -> impl Strategy<Value = Tunnel> {
         )
             .prop_map(|(flags, ethernet)| Tunnel::Gre { flags, ethernet }),
         (1_u8..=4).prop_map(Tunnel::Erspan),
-        prop::sample::select(vec![4789_u16, 8472]).prop_map(|port| Tunnel::Vxlan { port }),
+        (prop::sample::select(vec![4789_u16, 8472]), any::<bool>())
+            .prop_map(|(port, group_policy)| Tunnel::Vxlan { port, group_policy }),
         (0_u8..4, any::<bool>()).prop_map(|(options, ethernet)| Tunnel::Geneve { options, ethernet }),
         prop::option::of(prop::collection::vec(1_u8..3, 0..3))
             .prop_map(|extensions| Tunnel::Gtp { extensions }),
@@ -182,6 +190,14 @@ fn link(below: &Below, ip: &Ip, packet: &Frame) -> (u16, Frame) {
             }
             (0x8847, frame)
         }
+        Below::Pseudowire(word, address) => {
+            let customer = [&address[..], &[2, 0, 0, 0, 0, 1], &ether_type(ip).to_be_bytes()].concat();
+            let mut frame = prepend(&customer, packet);
+            if let Some(sequence) = word {
+                frame = prepend(&[&[0, 0][..], &sequence.to_be_bytes()].concat(), &frame);
+            }
+            (0x8847, prepend(&[0, 1, 1, 64], &frame))
+        }
         Below::Pppoe => {
             let protocol: u16 = if ip.version == 4 { 0x0021 } else { 0x0057 };
             let length = (packet.bytes.len() as u16 + 2).to_be_bytes();
@@ -200,12 +216,21 @@ fn ethernet((ether_type, frame): &(u16, Frame)) -> Frame {
     prepend(&header, frame)
 }
 
+/// A datagram from a port that is no tunnel's.
 fn udp(port: u16, frame: &Frame) -> Frame {
+    datagram((0xc000, port), frame)
+}
+
+fn datagram((source, destination): (u16, u16), frame: &Frame) -> Frame {
     let length = (frame.bytes.len() as u16 + 8).to_be_bytes();
-    prepend(
-        &[&[0xc0, 0][..], &port.to_be_bytes(), &length, &[0, 0]].concat(),
-        frame,
-    )
+    let header = [
+        &source.to_be_bytes()[..],
+        &destination.to_be_bytes(),
+        &length,
+        &[0, 0],
+    ]
+    .concat();
+    prepend(&header, frame)
 }
 
 /// Puts a packet into a tunnel: the protocol number and what the outer packet carries.
@@ -235,9 +260,13 @@ fn encapsulate(tunnel: &Tunnel, below: &Below, ip: &Ip, inner: &Frame) -> (u8, F
             };
             (47, prepend(&header, &ethernet(&framed)))
         }
-        Tunnel::Vxlan { port } => {
-            let frame = prepend(&[8, 0, 0, 0, 0, 0, 5, 0], &ethernet(&framed));
-            (17, udp(*port, &frame))
+        Tunnel::Vxlan { port, group_policy } => {
+            let header = if *group_policy {
+                [0x88, 0, 0, 7, 0, 0, 5, 0]
+            } else {
+                [8, 0, 0, 0, 0, 0, 5, 0]
+            };
+            (17, udp(*port, &prepend(&header, &ethernet(&framed))))
         }
         Tunnel::Geneve {
             options,
@@ -295,12 +324,22 @@ fn frame() -> impl Strategy<Value = Frame> {
                 bytes: vec![0x11; 40],
                 packets: Vec::new(),
             };
-            let (mut ip, mut below) = (inner, below);
+            // The program counts a pseudowire as a tunnel.
+            let mut room = steering::TUNNELS - layers.len();
+            let mut fitting = |below| match below {
+                Below::Pseudowire(..) if room == 0 => Below::Plain,
+                Below::Pseudowire(..) => {
+                    room -= 1;
+                    below
+                }
+                other => other,
+            };
+            let (mut ip, mut below) = (inner, fitting(below));
             let mut frame = packet(&ip, protocol, &payload);
             for (tunnel, outer_below, outer) in layers {
                 let (protocol, body) = encapsulate(&tunnel, &below, &ip, &frame);
                 frame = packet(&outer, protocol, &body);
-                (ip, below) = (outer, outer_below);
+                (ip, below) = (outer, fitting(outer_below));
             }
             ethernet(&link(&below, &ip, &frame))
         })
@@ -328,8 +367,54 @@ fn by_packet(frame: &[u8], place: usize) -> Option<u32> {
     Some(worker_of(hash, MANY as usize) as u32)
 }
 
+/// Ports of tunnels that the program opens, of some that it does not, and of none.
+const PORTS: [u16; 9] = [4789, 8472, 6081, 2152, 4790, 1701, 3544, 53, 50_000];
+
+/// A datagram in a tunnel's form between any two ports, and where its outer packet says that it goes.
+fn between_ports() -> impl Strategy<Value = (Frame, u32)> {
+    let port = || prop::sample::select(PORTS.to_vec());
+    (ip(), ip(), tunnel(), port(), port()).prop_map(|(mut outer, inner, tunnel, source, destination)| {
+        (outer.fragment, outer.unstated, outer.extensions) = (false, false, Vec::new());
+        let payload = Frame {
+            bytes: vec![0x11; 40],
+            packets: Vec::new(),
+        };
+        let inside = packet(&inner, 6, &payload);
+        let (protocol, mut body) = encapsulate(&tunnel, &Below::Plain, &inner, &inside);
+        if protocol == 17 {
+            body.bytes.drain(..8);
+            for place in &mut body.packets {
+                *place -= 8;
+            }
+            body = datagram((source, destination), &body);
+        }
+        let frame = ethernet(&link(&Below::Plain, &outer, &packet(&outer, protocol, &body)));
+        let by_outer = by_packet(&frame.bytes, frame.packets[0]).unwrap_or(0);
+        (frame, by_outer)
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// The destination port says which tunnel it is, and the source port only where the destination's is none. A tunnel that
+    /// the program does not open is steered by the addresses around it.
+    #[test]
+    fn ports_are_looked_at_in_the_file_reader_s_order((frame, by_outer) in between_ports()) {
+        let got = ETHERNET.test_run(&frame.bytes).unwrap();
+        let closed = |at: usize| {
+            let ports = frame.bytes.get(at..at + 2).map(|port| u16::from_be_bytes([port[0], port[1]]));
+            matches!(ports, Some(4790 | 1701 | 3544))
+        };
+        let is_ip4 = frame.bytes[14] >> 4 == 4;
+        let udp = 14 + if is_ip4 { usize::from(frame.bytes[14] & 0x0f) * 4 } else { 40 };
+        let is_udp = frame.bytes[if is_ip4 { 23 } else { 20 }] == 17;
+        if is_udp && (closed(udp) || closed(udp + 2)) {
+            prop_assert!(got == by_outer || got == expected(&frame.bytes), "{:02x?}", frame.bytes);
+        } else {
+            prop_assert_eq!(got, expected(&frame.bytes), "{:02x?}", frame.bytes);
+        }
+    }
 
     #[test]
     fn the_kernel_and_the_file_reader_agree(frame in frame()) {

@@ -7,7 +7,7 @@
 //!
 //! How deep it looks: up to [`TUNNELS`] tunnels of these: IP in IP, GRE with checksum, key and sequence number
 //! (Ethernet, IP, MPLS or VLAN inside), ERSPAN types I to III, VXLAN, Geneve with options, GTP-U with up to
-//! [`EXTENSIONS`] extension headers; between them up to [`TAGS`] VLAN tags, `PPPoE`, up to [`LABELS`] MPLS labels; up to
+//! [`EXTENSIONS`] extension headers, Ethernet pseudowires over MPLS; between them up to [`TAGS`] VLAN tags, `PPPoE`, up to [`LABELS`] MPLS labels; up to
 //! [`EXTENSIONS`] IPv6 extension headers. What it does not open, it steers by the outer addresses, which both directions
 //! share as well; what has no IP packet goes to worker 0. It opens nothing that [`wire::decode::steering_hash`] does not
 //! open: a datagram that only looks like a tunnel must not be torn from its flow.
@@ -28,6 +28,10 @@ pub const TAGS: usize = 4;
 pub const LABELS: usize = 4;
 /// IPv6 or GTP-U extension headers that are passed over.
 pub const EXTENSIONS: usize = 4;
+
+/// Ports of UDP tunnels that `wire` opens and this program does not: L2TP, GTP version 0, Teredo, LISP, VXLAN-GPE, CAPWAP,
+/// GUE, MPLS, TZSP.
+const CLOSED_TUNNELS: [i32; 9] = [1701, 3386, 3544, 4341, 4790, 5247, 6080, 6635, 37008];
 
 /// How the frames of a socket start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,12 +276,29 @@ impl Steering {
             return;
         };
         self.code.jump_if(NotEqual, R0, 0, next);
-        // RFC 4448 §4.6: the control word of an Ethernet pseudowire.
+        // RFC 4448 §4.6: a pseudowire's control word begins with four zero bits; so do many MAC addresses. Where the frame
+        // stands shows by its `EtherType`, as in `wire::link`.
+        let worded = self.code.label();
+        self.jump_if_ethernet_at(0, next);
+        self.jump_if_ethernet_at(4, worded);
         self.fetch(0, 2);
         self.field(R0, 0, 16);
         self.code.jump_if(NotEqual, R0, 0, next);
+        self.code.place(worded);
         self.skip(4);
         self.code.jump(next);
+    }
+
+    /// Jumps if an Ethernet header with an `EtherType` that leads on to IP stands at R7 + `offset`: `is_ethernet_at` of
+    /// `wire::link`.
+    fn jump_if_ethernet_at(&mut self, offset: i32, to: Label) {
+        let short = self.code.label();
+        self.load(R7, offset + 12, BUFFER, 2, short);
+        self.field(R0, 0, 16);
+        for ether_type in [0x0800, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x8847, 0x8848, 0x8864] {
+            self.code.jump_if(Equal, R0, ether_type, to);
+        }
+        self.code.place(short);
     }
 
     fn ip4(&mut self, level: Level) {
@@ -500,27 +521,28 @@ impl Steering {
         self.fetch(0, 16);
         self.field(R1, 0, 16);
         self.field(R2, 2, 16);
-        // In the order in which `wire` looks at them; 4790 is VXLAN-GPE, which is steered by the outer addresses.
-        for (port, to) in [
-            (4789, vxlan),
-            (8472, vxlan),
-            (4790, done),
-            (6081, geneve),
-            (2152, gtp),
-        ] {
-            self.code.jump_if(Equal, R1, port, to);
-            self.code.jump_if(Equal, R2, port, to);
+        // As `wire` does: the destination, and the source only where the destination is no tunnel's. Those that are not
+        // opened here are steered by the outer addresses.
+        for port in [R2, R1] {
+            for (number, to) in [(4789, vxlan), (8472, vxlan), (6081, geneve), (2152, gtp)] {
+                self.code.jump_if(Equal, port, number, to);
+            }
+            for number in CLOSED_TUNNELS {
+                self.code.jump_if(Equal, port, number, done);
+            }
         }
         self.code.jump(done);
-        // RFC 7348 §5: flags 08, everything reserved 0.
+        // RFC 7348 §5: flags 08, everything reserved 0; or the group policy extension, flags 88. `wire` believes others too
+        // where the checksums inside hold, which cannot be looked at here.
         self.code.place(vxlan);
-        self.field(R0, 8, 32);
-        self.code.operate(ShiftRight, R0, 24);
-        self.code.jump_if(NotEqual, R0, 8, done);
-        self.field(R0, 8, 32);
-        self.code.jump_if(AnyBit, R0, 0x00ff_ffff, done);
+        let plain = self.code.label();
         self.field(R0, 15, 8);
         self.code.jump_if(NotEqual, R0, 0, done);
+        self.field(R0, 8, 8);
+        self.code.jump_if(Equal, R0, 0x88, plain);
+        self.field(R0, 8, 32);
+        self.code.jump_if(NotEqual, R0, 0x0800_0000, done);
+        self.code.place(plain);
         self.skip(16);
         self.code.jump(next.ethernet);
         // RFC 8926 §3.4: version 0, the options' length in words, the O and C flags, EtherType.
