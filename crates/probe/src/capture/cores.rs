@@ -20,8 +20,15 @@ const THIS_THREAD: Pid = Pid::from_raw(0);
 struct Machine {
     /// Logical processors that the process may use.
     allowed: Vec<usize>,
-    /// Of each physical core among them one, those of the interface's NUMA node only.
+    /// Of each physical core among them one, those of the interface's NUMA node only; the first is another one for each
+    /// interface, so that several probes on one machine do not all begin with the same core.
     near: Vec<usize>,
+}
+
+/// A number that is the interface's own and the same at every start (FNV-1a of its name).
+fn number_of(interface: &str) -> u64 {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    interface.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 /// Reads a list as sysfs writes it: `0-3,8`.
@@ -61,7 +68,7 @@ impl Machine {
         let of_node = node
             .and_then(|node| read_list(root.join(format!("devices/system/node/node{node}/cpulist"))))
             .filter(|cores| cores.iter().any(|core| allowed.contains(core)));
-        let near = allowed
+        let mut near: Vec<usize> = allowed
             .iter()
             .copied()
             .filter(|core| of_node.as_ref().is_none_or(|cores| cores.contains(core)))
@@ -74,6 +81,9 @@ impl Machine {
                 first.is_none_or(|first| first == core)
             })
             .collect();
+        if let Some(first) = number_of(interface).checked_rem(near.len() as u64) {
+            near.rotate_left(first as usize);
+        }
         Self { allowed, near }
     }
 
@@ -113,7 +123,8 @@ fn list(cores: &[usize]) -> String {
 
 /// A core for each worker that captures from an interface; `None` where the scheduler chooses. `workers`: as many as
 /// `cores` names, else one for each physical core of the interface's NUMA node but one, at least one. `cores`: these, in
-/// this order; where none is named, workers are pinned if there are several of them.
+/// this order; where none is named, workers are pinned if there are several of them, beginning with another core for each
+/// interface.
 pub fn plan(
     interface: &str,
     workers: Option<usize>,
@@ -176,26 +187,45 @@ mod tests {
     #[test]
     fn workers_get_the_physical_cores_of_the_card_s_node_but_one() {
         let all = [0, 1, 2, 3, 4, 5, 6, 7];
-        assert_eq!(machine("1\n", &all).near, [2, 3]);
-        assert_eq!(machine("-1\n", &all).near, [0, 1, 2, 3]);
+        let sorted = |mut cores: Vec<usize>| {
+            cores.sort_unstable();
+            cores
+        };
+        assert_eq!(sorted(machine("1\n", &all).near), [2, 3]);
+        assert_eq!(sorted(machine("-1\n", &all).near), [0, 1, 2, 3]);
         assert_eq!(
             machine("1\n", &[0, 5, 6]).near,
             [6],
             "a sibling that may be used stands for the core"
         );
         assert_eq!(
-            machine("1\n", &[0, 1]).near,
+            sorted(machine("1\n", &[0, 1]).near),
             [0, 1],
             "better a far core than none"
         );
         let plan =
             |node: &str, workers, cores: &[usize]| machine(node, &all).plan(workers, cores).expect("a plan");
-        assert_eq!(plan("-1\n", None, &[]), [Some(0), Some(1), Some(2)]);
+        // `eth0` begins with the core of its own number.
+        let first = (number_of("eth0") % 4) as usize;
+        let in_turn = [0, 1, 2].map(|step| Some((first + step) % 4));
+        assert_eq!(plan("-1\n", None, &[]), in_turn);
         assert_eq!(plan("1\n", None, &[]), [None], "one worker is not pinned");
-        assert_eq!(plan("1\n", Some(3), &[]), [Some(2), Some(3), Some(0)]);
+        let first = 2 + (number_of("eth0") % 2) as usize;
+        let near = [Some(first), Some(5 - first), Some(0)];
+        assert_eq!(plan("1\n", Some(3), &[]), near, "far cores come last");
         assert_eq!(plan("1\n", Some(9), &[]), [None; 9]);
         assert_eq!(plan("1\n", None, &[7, 0]), [Some(7), Some(0)]);
         assert_eq!(plan("1\n", Some(1), &[7, 0]), [Some(7)]);
+    }
+
+    #[test]
+    fn probes_of_several_interfaces_begin_with_different_cores() {
+        let names: Vec<String> = (0..16).map(|port| format!("enp{port}s0f0")).collect();
+        let mut firsts: Vec<u64> = names.iter().map(|name| number_of(name) % 8).collect();
+        assert_eq!(number_of("eth0"), number_of("eth0"));
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert!(firsts.len() >= 5, "{firsts:?}");
     }
 
     #[test]
