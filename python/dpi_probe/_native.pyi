@@ -240,6 +240,7 @@ class Pipeline:
         files: Sequence[str | os.PathLike[str]],
         filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None,
         promiscuous: bool,
+        timestamps: str,
         idle_timeout_ns: int,
         active_timeout_ns: int,
         profile: str,

@@ -89,6 +89,7 @@ class Probe:
             files=[str(file) for file in self.files],
             filter=self._compiled_filter(settings),
             promiscuous=settings.promiscuous,
+            timestamps=settings.timestamps,
             idle_timeout_ns=round(settings.flow_timeout_seconds * _NANOSECONDS),
             active_timeout_ns=round(settings.flow_active_timeout_seconds * _NANOSECONDS),
             profile=settings.profile,

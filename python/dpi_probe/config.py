@@ -62,6 +62,13 @@ class ProbeSettings(BaseSettings):
         ),
     ] = None
     promiscuous: Annotated[bool, Field(description="Whether to put the interface into promiscuous mode.")] = True
+    timestamps: Annotated[
+        Literal["kernel", "hardware"],
+        Field(
+            description="Which clock stamps frames: the kernel's, or the network card's where it has one that stamps "
+            "every frame, else the kernel's. The card's must follow UTC (phc2sys). AF_PACKET only."
+        ),
+    ] = "kernel"
     workers: Annotated[
         int | None,
         Field(

@@ -56,7 +56,7 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, capture, dedicated, libpcap, files, filter, promiscuous, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
+        *, interface, capture, dedicated, libpcap, files, filter, promiscuous, timestamps, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
         cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
@@ -71,6 +71,7 @@ impl Pipeline {
         files: Vec<PathBuf>,
         filter: Option<Vec<(u32, Compiled)>>,
         promiscuous: bool,
+        timestamps: &str,
         idle_timeout_ns: i64,
         active_timeout_ns: i64,
         profile: &str,
@@ -109,6 +110,9 @@ impl Pipeline {
                 options: RingOptions {
                     bytes: ring_bytes,
                     promiscuous,
+                    timestamps: timestamps
+                        .parse()
+                        .map_err(|error| python_error(Class::Config, error))?,
                     filter: filter.map(only).transpose()?,
                     ..RingOptions::default()
                 },

@@ -15,7 +15,7 @@ use probe::capture::bpf::{Instruction, Program};
 use probe::capture::lasting::LastingSource;
 use probe::capture::link::{LinkChange, LinkWatch};
 use probe::capture::live::{self, Interface};
-use probe::capture::{CaptureError, Mode, Next, RingOptions, RingSource, Source, af_packet};
+use probe::capture::{CaptureError, Mode, Next, RingOptions, RingSource, Source, Timestamps, af_packet};
 use wire::decode::{Decoder, LinkType, Transport};
 use wire::flowkey::worker_of;
 
@@ -170,6 +170,24 @@ fn every_datagram_on_the_cable_comes_once_and_in_order() {
         assert!(accounts.frames_delivered >= 2_000);
         assert_eq!((accounts.kernel_drops, accounts.frames_filtered), (Some(0), None));
         assert_eq!(accounts.damaged_blocks, Some(0));
+    });
+}
+
+#[test]
+fn a_card_without_a_clock_leaves_timestamps_to_the_kernel() {
+    in_namespace(|| {
+        cable();
+        for timestamps in [Timestamps::Kernel, Timestamps::Hardware] {
+            let options = RingOptions {
+                timestamps,
+                ..RingOptions::default()
+            };
+            let mut source = RingSource::open("far", &options).expect("opens");
+            send(20, "192.0.2.2:9");
+            assert_eq!(collect(&mut source, 20).len(), 20);
+            let accounts = source.accounts();
+            assert_eq!(accounts.stamped, Some([0, accounts.frames_delivered, 0]));
+        }
     });
 }
 

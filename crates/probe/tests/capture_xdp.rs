@@ -120,6 +120,7 @@ fn every_frame_comes_once_in_order_and_with_the_time_at_which_it_came() {
             );
         }
         let accounts = source.accounts();
+        assert_eq!(accounts.stamped, Some([0, accounts.frames_delivered, 0]));
         // A veth has native XDP, and no zero-copy.
         assert_eq!(accounts.way, Some(Way::XdpCopy));
         assert_eq!(

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     default=None,
     help="Whether frames for other stations are captured too; default yes [PROMISCUOUS].",
 )
+@click.option(
+    "--timestamps", metavar="CLOCK", help="kernel, or hardware where the card has it; default kernel [TIMESTAMPS]."
+)
 @click.option("--workers", metavar="N", help="Workers, each with a ring and a flow table of its own [WORKERS].")
 @click.option("--capture-cores", metavar="LIST", help="Pin the workers to these cores, as in 2-5,8 [CAPTURE_CORES].")
 @click.option("--flow-timeout-seconds", metavar="S", help="Idle timeout; default 300 [FLOW_TIMEOUT_SECONDS].")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import sys
+from pathlib import Path
 from typing import Any
 
 from dpi_probe.doctor.findings import (
@@ -17,6 +19,7 @@ from dpi_probe.doctor.findings import (
 )
 from dpi_probe.doctor.netlink import XDP_BASIC, XDP_REDIRECT, XDP_ZERO_COPY
 from dpi_probe.doctor.processors import local_processors
+from dpi_probe.doctor.system import held
 
 # More descriptors take bursts of some milliseconds at 10 Gbps; beyond that they only cost cache.
 RING = 4096
@@ -224,13 +227,26 @@ def _xdp(subject: Subject) -> Outcome:
 
 
 def _timestamps(subject: Subject) -> Outcome:
+    wanted = subject.settings.timestamps == "hardware"
     told = subject.machine.network.ethtool(subject.interface.index, "timestamping")
-    if told is None:
-        return _lacks(subject, "time stamps of its own; the kernel's are used")
-    if "hardware-receive" in told.get("timestamping", set()):
-        clock = told.get("phc_index")
-        return ok("the hardware can stamp received frames" + ("" if clock is None else f" (clock /dev/ptp{clock})"))
-    return inapplicable(f"{_driver(subject)} has no hardware time stamps; the kernel's are used")
+    if told is None or "hardware-receive" not in told.get("timestamping", set()):
+        if wanted:
+            return warning(
+                f"{_driver(subject)} has no hardware time stamps; the kernel's are used", "TIMESTAMPS=kernel"
+            )
+        if told is None:
+            return _lacks(subject, "time stamps of its own; the kernel's are used")
+        return inapplicable(f"{_driver(subject)} has no hardware time stamps; the kernel's are used")
+    clock = told.get("phc_index")
+    said = "the hardware can stamp received frames" + ("" if clock is None else f" (clock /dev/ptp{clock})")
+    if not wanted:
+        return ok(f"{said}; the kernel's are used (TIMESTAMPS=kernel)")
+    if "CAP_NET_ADMIN" not in held(subject):
+        return warning(
+            f"{said}, but without CAP_NET_ADMIN it cannot be told to; the kernel's are used",
+            f"setcap cap_net_raw,cap_bpf,cap_net_admin=ep {Path(sys.executable).resolve()}",
+        )
+    return ok(f"{said}, and does (TIMESTAMPS=hardware)")
 
 
 CHECKS = (
@@ -302,7 +318,7 @@ CHECKS = (
     Check(
         "time stamps",
         "interface",
-        "whether the hardware can stamp received frames (ethtool)",
+        "whether the hardware can stamp received frames (ethtool), and which clock TIMESTAMPS asks for",
         "The kernel stamps a frame when it takes it from the ring, up to the coalescing time after it arrived.",
         _timestamps,
     ),

@@ -92,6 +92,25 @@ def test_each_interrupt_would_get_a_processor_of_the_node(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("has_clock", "wanted", "status", "says"),
+    [
+        (True, "kernel", "ok", "the kernel's are used (TIMESTAMPS=kernel)"),
+        (True, "hardware", "ok", "(clock /dev/ptp0), and does (TIMESTAMPS=hardware)"),
+        (False, "kernel", "not-applicable", "the kernel's are used"),
+        (False, "hardware", "warning", "has no hardware time stamps"),
+    ],
+)
+def test_which_clock_stamps_frames_is_said(tmp_path, has_clock, wanted, status, says):
+    machine = tuned_card(tmp_path)
+    network: MadeNetwork = machine.network
+    if not has_clock:
+        network.answers["timestamping"] = {"timestamping": {"software-receive"}}
+    found = findings(machine, tmp_path, timestamps=wanted)["time stamps"]
+    assert found.status == status
+    assert says in found.outcome.found
+
+
 def test_irqbalance_would_undo_what_is_set(tmp_path):
     machine = default_card(tmp_path)
     machine.put("/proc/812/comm", "irqbalance")

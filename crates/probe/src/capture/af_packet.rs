@@ -3,21 +3,27 @@
 //! The kernel fills blocks of shared memory with frames; a block is handed on as it lies there and given back when the
 //! caller has looked at it. Passive by construction: nothing is ever sent, and no frame is taken from the host.
 
+mod frames;
 mod ring;
 
 use std::fs;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use wire::decode::LinkType;
 
+use self::frames::frames_of;
 use self::ring::{PacketSocket, Ring};
 use super::bpf::Program;
 use super::cores;
+use super::device::Device;
 use super::ebpf::steering::{self, Link};
 use super::ebpf::{LoadedProgram, self_test};
 use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source, Way};
+use crate::clock;
 
 /// Size of a ring block. At low rates every millisecond with traffic uses up a block, so that many small ones last
 /// longer than few large ones; the largest frame (64 KiB with segmentation offload) fits four times.
@@ -35,6 +41,37 @@ const IDLE_TIMEOUT_MS: i32 = 20;
 /// How long the last block may take to be handed over once the socket receives nothing more.
 const DRAIN_TIMEOUT_MS: i32 = 10;
 
+/// Which clock is asked to stamp frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timestamps {
+    /// The kernel's.
+    #[default]
+    Kernel,
+    /// The network card's, where it has one that stamps every frame; else the kernel's. Frames that this host sends have the
+    /// kernel's in any case.
+    Hardware,
+}
+
+impl FromStr for Timestamps {
+    type Err = UnknownClock;
+
+    fn from_str(name: &str) -> Result<Self, UnknownClock> {
+        match name {
+            "kernel" => Ok(Self::Kernel),
+            "hardware" => Ok(Self::Hardware),
+            _ => Err(UnknownClock(name.to_owned())),
+        }
+    }
+}
+
+/// There is no such clock.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}: there is no such clock; there are: kernel, hardware")]
+pub struct UnknownClock(String);
+
+/// A card's clock that is further from UTC than this is wrong: frames do not wait so long in a ring.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
 /// How to capture.
 #[derive(Clone, Debug)]
 pub struct RingOptions {
@@ -44,6 +81,8 @@ pub struct RingOptions {
     pub snaplen: u32,
     /// Whether to receive frames for other stations too.
     pub promiscuous: bool,
+    /// Which clock stamps frames.
+    pub timestamps: Timestamps,
     /// Frames to capture, compiled for [`link_type`] of the interface; `None` for all.
     pub filter: Option<Program>,
     /// Once set, the source hands over what the ring holds and ends.
@@ -56,6 +95,7 @@ impl Default for RingOptions {
             bytes: 64 << 20,
             snaplen: MAX_FRAME_BYTES,
             promiscuous: true,
+            timestamps: Timestamps::Kernel,
             filter: None,
             stop: Arc::default(),
         }
@@ -217,6 +257,7 @@ pub fn open_rings(
         .filter
         .clone()
         .unwrap_or_else(|| Program::accept_all(options.snaplen));
+    let by_hardware = options.timestamps == Timestamps::Hardware && is_stamped_by_hardware(interface);
     let mut group = None;
     let mut sources = Vec::with_capacity(cores.len());
     for &core in cores {
@@ -231,6 +272,11 @@ pub fn open_rings(
             socket
                 .attach(&first_filter)
                 .map_err(failed("attaching the filter"))?;
+            if by_hardware {
+                socket
+                    .take_hardware_stamps()
+                    .map_err(failed("asking for hardware timestamps"))?;
+            }
             let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS)
                 .map_err(failed("setting up the capture ring"))?;
             Ok((socket, ring))
@@ -269,6 +315,7 @@ pub fn open_rings(
             headers: Vec::new(),
             accounts: Accounts {
                 way: Some(Way::AfPacket),
+                stamped: Some([0; 3]),
                 kernel_drops: Some(0),
                 ring_freezes: Some(0),
                 damaged_blocks: Some(0),
@@ -290,6 +337,32 @@ pub fn open_rings(
         }
     }
     Ok(sources)
+}
+
+/// Has the card stamp every frame that it receives. Where it does not, that is said, and the kernel does.
+fn is_stamped_by_hardware(interface: &str) -> bool {
+    match Device::new(interface).and_then(|device| device.stamp_received()) {
+        Ok(()) => {
+            tracing::info!(interface, "the card stamps received frames");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(interface, %error, "the card does not stamp received frames: the kernel does");
+            false
+        }
+    }
+}
+
+/// Records are in UTC: a card's clock that is not must be told.
+fn compare_clocks(interface: &str, card: i64) {
+    let difference = Duration::from_nanos(card.abs_diff(clock::utc_now()));
+    if difference > CLOCK_TOLERANCE {
+        tracing::warn!(
+            interface,
+            ?difference,
+            "the card's clock is not set to UTC: timestamps are wrong by that much (phc2sys sets it)"
+        );
+    }
 }
 
 /// Loads the program that shares frames out to `workers` sockets, and tries it.
@@ -352,10 +425,11 @@ impl RingSource {
     /// Hands over the next block if the kernel has filled it.
     fn hand_over(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> bool {
         let (headers, link_type) = (&mut self.headers, self.link_type);
+        let mut hardware = 0;
         let first_number = self.accounts.frames_delivered + 1;
         let taken = self.ring.with_block(self.next, |bytes| {
             headers.clear();
-            let whole = frames_of(bytes, link_type, headers).is_some();
+            let whole = frames_of(bytes, link_type, headers, &mut hardware).is_some();
             if !headers.is_empty() {
                 take(Frames {
                     bytes,
@@ -363,16 +437,23 @@ impl RingSource {
                     first_number,
                 });
             }
-            (headers.len(), whole)
+            (headers.len() as u64, whole, headers.last().map(|last| last.time))
         });
-        let Some((count, whole)) = taken else {
+        let Some((count, whole, last)) = taken else {
             return false;
         };
+        if let Some([by_card, by_kernel, _]) = &mut self.accounts.stamped {
+            if hardware > 0 && *by_card == 0 {
+                compare_clocks(&self.interface, last.unwrap_or_default());
+            }
+            *by_card += hardware;
+            *by_kernel += count - hardware;
+        }
         if !whole {
             self.accounts.damaged_blocks = self.accounts.damaged_blocks.map(|blocks| blocks + 1);
         }
         self.next = (self.next + 1) % self.ring.block_count();
-        self.accounts.frames_delivered += count as u64;
+        self.accounts.frames_delivered += count;
         true
     }
 
@@ -502,143 +583,9 @@ impl Source for RingSource {
     }
 }
 
-/// Fields of `struct tpacket_block_desc` and `struct tpacket3_hdr` (`linux/if_packet.h`), in host byte order.
-mod field {
-    /// Number of frames in the block.
-    pub(super) const FRAME_COUNT: usize = 12;
-    /// Offset of the first frame in the block.
-    pub(super) const FIRST_FRAME: usize = 16;
-    /// Distance to the next frame.
-    pub(super) const NEXT_OFFSET: usize = 0;
-    pub(super) const SECONDS: usize = 4;
-    pub(super) const NANOSECONDS: usize = 8;
-    pub(super) const CAPTURED_LENGTH: usize = 12;
-    pub(super) const WIRE_LENGTH: usize = 16;
-    pub(super) const STATUS: usize = 20;
-    /// Where the bytes start, from the frame's header.
-    pub(super) const MAC_OFFSET: usize = 24;
-    pub(super) const VLAN_TCI: usize = 32;
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes
-        .get(offset..)?
-        .first_chunk()
-        .map(|bytes| u32::from_ne_bytes(*bytes))
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes
-        .get(offset..)?
-        .first_chunk()
-        .map(|bytes| u16::from_ne_bytes(*bytes))
-}
-
-/// Lists the frames of a block; `None` where the block contradicts itself, after the frames before that.
-fn frames_of(block: &[u8], link_type: LinkType, headers: &mut Vec<FrameHeader>) -> Option<()> {
-    let count = u32_at(block, field::FRAME_COUNT)?;
-    let mut at = u32_at(block, field::FIRST_FRAME)?;
-    for _ in 0..count {
-        let (header, next) = frame_at(block, at, link_type)?;
-        headers.push(header);
-        at = at.checked_add(next)?;
-    }
-    Some(())
-}
-
-fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32)> {
-    let frame = block.get(at as usize..)?;
-    let status = u32_at(frame, field::STATUS)?;
-    let stripped_vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 {
-        None
-    } else {
-        Some(u32_at(frame, field::VLAN_TCI)? as u16 & 0x0fff)
-    };
-    let seconds = i64::from(u32_at(frame, field::SECONDS)?);
-    let header = FrameHeader {
-        time: seconds * 1_000_000_000 + i64::from(u32_at(frame, field::NANOSECONDS)?),
-        offset: at.checked_add(u32::from(u16_at(frame, field::MAC_OFFSET)?))?,
-        captured_length: u32_at(frame, field::CAPTURED_LENGTH)?,
-        // The tag was on the wire though it is not in the frame any more.
-        wire_length: u32_at(frame, field::WIRE_LENGTH)?.saturating_add(if stripped_vlan.is_some() {
-            4
-        } else {
-            0
-        }),
-        link_type,
-        stripped_vlan,
-        checksum_offloaded: status & (libc::TP_STATUS_CSUMNOTREADY | libc::TP_STATUS_CSUM_VALID) != 0,
-    };
-    let end = (header.offset as usize).checked_add(header.captured_length as usize)?;
-    if end > block.len() {
-        return None;
-    }
-    Some((header, u32_at(frame, field::NEXT_OFFSET)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    /// A block with `frames` as the kernel lays it out: block header, then for each a header of 48 bytes, the address
-    /// structure of 20 and padding, and the bytes.
-    fn block_of(frames: &[(&[u8], u32, u32)]) -> Vec<u8> {
-        let mut block = vec![0; 48];
-        block[12..16].copy_from_slice(&(frames.len() as u32).to_ne_bytes());
-        block[16..20].copy_from_slice(&48_u32.to_ne_bytes());
-        for (bytes, status, vlan) in frames {
-            let length = bytes.len() as u32;
-            let next = 82 + length;
-            for word in [next, 7, 9, length, length + 10, *status] {
-                block.extend(word.to_ne_bytes());
-            }
-            block.extend(82_u16.to_ne_bytes());
-            block.extend(96_u16.to_ne_bytes());
-            block.extend([0; 4]);
-            block.extend(vlan.to_ne_bytes());
-            block.extend([0; 46]);
-            block.extend(*bytes);
-        }
-        block
-    }
-
-    #[test]
-    fn lists_frames_with_time_lengths_and_the_stripped_tag() {
-        let tagged = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_CSUMNOTREADY;
-        let block = block_of(&[(b"first", tagged, 0x2007), (b"second", 0, 0)]);
-        let mut headers = Vec::new();
-        assert_eq!(frames_of(&block, LinkType::ETHERNET, &mut headers), Some(()));
-        let first = FrameHeader {
-            time: 7_000_000_009,
-            offset: 130,
-            captured_length: 5,
-            wire_length: 19,
-            link_type: LinkType::ETHERNET,
-            stripped_vlan: Some(7),
-            checksum_offloaded: true,
-        };
-        assert_eq!(headers[0], first);
-        assert_eq!((headers[1].wire_length, headers[1].stripped_vlan), (16, None));
-        let frames = Frames {
-            bytes: &block,
-            headers: &headers,
-            first_number: 4,
-        };
-        let seen: Vec<(u64, &[u8])> = frames.iter().map(|(number, _, bytes)| (number, bytes)).collect();
-        assert_eq!(seen, [(4, &b"first"[..]), (5, &b"second"[..])]);
-    }
-
-    #[test]
-    fn a_block_that_ends_early_keeps_the_frames_before() {
-        let block = block_of(&[(b"first", 0, 0), (b"second", 0, 0)]);
-        let mut headers = Vec::new();
-        assert_eq!(
-            frames_of(&block[..block.len() - 1], LinkType::ETHERNET, &mut headers),
-            None
-        );
-        assert_eq!(headers.len(), 1);
-    }
 
     #[test]
     fn tells_what_is_wrong_with_an_interface_or_a_budget() {
@@ -660,17 +607,5 @@ mod tests {
             [1 << 19, 1 << 20, (2 << 20) - 1, 64 << 20].map(most_rings),
             [0, 1, 1, 64]
         );
-    }
-
-    proptest! {
-        #[test]
-        fn any_block_is_read_within_its_bounds(block in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let mut headers = Vec::new();
-            let whole = frames_of(&block, LinkType::ETHERNET, &mut headers);
-            for header in &headers {
-                prop_assert!(header.offset as usize + header.captured_length as usize <= block.len());
-            }
-            prop_assert!(whole.is_none() || headers.len() as u32 == u32_at(&block, 12).unwrap_or(0));
-        }
     }
 }

@@ -99,6 +99,8 @@ struct Partial {
     bytes: Vec<u8>,
     wire_length: u32,
     stamp: Option<u64>,
+    /// Whether the latest whole frame had a stamp.
+    is_stamped: bool,
 }
 
 /// Sockets that capture from an interface.
@@ -333,6 +335,7 @@ impl XdpSource {
             block: OwnedFrames::default(),
             accounts: Accounts {
                 way: Some(way),
+                stamped: Some([0; 3]),
                 frames_filtered: Some(0),
                 ..Accounts::default()
             },
@@ -349,7 +352,7 @@ impl XdpSource {
         self.block.headers.clear();
         let to_utc = clock::monotonic_to_utc();
         let (block, filter) = (&mut self.block, &self.filter);
-        let (mut filtered, mut taken) = (0, 0);
+        let (mut filtered, mut taken, mut by_probe) = (0, 0, 0);
         // Each queue is the first one in its turn.
         let count = self.queues.len();
         self.first = (self.first + 1) % count.max(1);
@@ -359,10 +362,17 @@ impl XdpSource {
                 break;
             }
             taken += queue.receive(BATCH, |piece| {
-                filtered += u64::from(!add(block, filter, partial, to_utc, &piece));
+                let headers = block.headers.len();
+                let passed = add(block, filter, partial, to_utc, &piece);
+                filtered += u64::from(!passed);
+                by_probe += u64::from(block.headers.len() > headers && !partial.is_stamped);
             });
         }
         self.accounts.frames_filtered = self.accounts.frames_filtered.map(|before| before + filtered);
+        if let Some([_, kernel, probe]) = &mut self.accounts.stamped {
+            *kernel += block.headers.len() as u64 - by_probe;
+            *probe += by_probe;
+        }
         taken > 0
     }
 
@@ -434,13 +444,9 @@ fn add(
     }
     block.bytes.extend_from_slice(&partial.bytes);
     block.bytes.extend_from_slice(bytes);
-    if !is_first {
-        *partial = Partial {
-            bytes: std::mem::take(&mut partial.bytes),
-            ..Partial::default()
-        };
-        partial.bytes.clear();
-    }
+    partial.bytes.clear();
+    partial.wire_length = 0;
+    partial.is_stamped = stamp.is_some();
     let frame = block.bytes.get(start..).unwrap_or_default();
     let keep = filter.run(frame, wire_length).min(frame.len() as u32);
     block.bytes.truncate(start + keep as usize);

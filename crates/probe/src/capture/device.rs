@@ -13,6 +13,24 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 /// `ETHTOOL_GCHANNELS` (`linux/ethtool.h`).
 const GET_CHANNELS: u32 = 0x3c;
 
+/// Timestamps of a card (`linux/net_tstamp.h`).
+mod stamps {
+    /// `SIOCGHWTSTAMP`, `SIOCSHWTSTAMP`.
+    pub(super) const GET: libc::Ioctl = 0x89b1;
+    pub(super) const SET: libc::Ioctl = 0x89b0;
+    /// `HWTSTAMP_FILTER_ALL`.
+    pub(super) const EVERY_FRAME: i32 = 1;
+}
+
+/// `struct hwtstamp_config`.
+#[repr(C)]
+#[derive(Default)]
+struct StampConfig {
+    flags: i32,
+    transmit: i32,
+    receive: i32,
+}
+
 /// `struct ethtool_channels`.
 #[repr(C)]
 #[derive(Default)]
@@ -66,6 +84,23 @@ impl Device {
             Err(io::Error::last_os_error())
         } else {
             Ok(())
+        }
+    }
+
+    /// Has the card stamp every frame that it receives. What it does with frames that are sent stays as it is. It goes on
+    /// after this process ends, because others may have asked for it too.
+    pub(super) fn stamp_received(&self) -> io::Result<()> {
+        let mut config = StampConfig::default();
+        // Drivers without it say so below too.
+        if self.ask(stamps::GET, &mut config).is_ok() && config.receive == stamps::EVERY_FRAME {
+            return Ok(());
+        }
+        config.receive = stamps::EVERY_FRAME;
+        self.ask(stamps::SET, &mut config)?;
+        if config.receive == stamps::EVERY_FRAME {
+            Ok(())
+        } else {
+            Err(io::Error::other("it stamps only some frames"))
         }
     }
 

@@ -138,6 +138,7 @@ impl PcapSource {
             block: OwnedFrames::default(),
             accounts: Accounts {
                 way: Some(Way::Pcap),
+                stamped: Some([0; 3]),
                 kernel_drops: Some(0),
                 ..Accounts::default()
             },
@@ -231,6 +232,8 @@ impl Source for PcapSource {
         }
         self.block.first_number = self.accounts.frames_delivered + 1;
         self.accounts.frames_delivered += self.block.headers.len() as u64;
+        // The library was not asked for another clock.
+        self.accounts.stamped = Some([0, self.accounts.frames_delivered, 0]);
         take(self.block.as_frames());
         Ok(Next::Block)
     }

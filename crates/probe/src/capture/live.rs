@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use wire::decode::LinkType;
 
+use super::af_packet::Timestamps;
 use super::lasting::{LastingSource, LiveSource, Open};
 use super::libpcap::PcapSource;
 use super::{CaptureError, RingOptions, RingSource, af_packet, af_xdp, libpcap};
@@ -110,6 +111,12 @@ pub fn link_type(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<L
 /// Starts to capture, and goes on whenever the interface has been away.
 pub fn open(interface: Interface) -> Result<Live, CaptureError> {
     let (mode, _) = resolve(&interface.name, interface.mode, &interface.libpcap)?;
+    if interface.options.timestamps == Timestamps::Hardware && matches!(mode, Mode::Pcap | Mode::AfXdp) {
+        tracing::warn!(
+            interface = interface.name,
+            "hardware timestamps are taken by AF_PACKET only: the kernel stamps frames"
+        );
+    }
     match mode {
         Mode::Pcap => open_pcap(interface),
         Mode::AfXdp => open_xdp(interface),

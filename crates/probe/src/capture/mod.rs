@@ -38,7 +38,7 @@ mod device;
 /// Frames from memory at an exact rate, for benches.
 pub mod memory;
 
-pub use af_packet::{RingOptions, RingSource};
+pub use af_packet::{RingOptions, RingSource, Timestamps};
 pub use af_xdp::XdpSource;
 pub use error::CaptureError;
 pub use file::FileSource;
@@ -146,6 +146,33 @@ pub enum Next {
     End,
 }
 
+/// Which clock a frame's timestamp is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameClock {
+    /// The network card's.
+    Hardware,
+    /// The kernel's, when the driver or the network stack had the frame.
+    Kernel,
+    /// This process's, when it took the frame.
+    Probe,
+}
+
+impl FrameClock {
+    /// All, in the order of [`Stamped`]: the name that the books have, and what it means.
+    pub const ALL: [(Self, &'static str, &'static str); 3] = [
+        (Self::Hardware, "hardware", "The network card's."),
+        (
+            Self::Kernel,
+            "kernel",
+            "The kernel's, when the driver or the network stack had the frame.",
+        ),
+        (Self::Probe, "probe", "The probe's, when it took the frame."),
+    ];
+}
+
+/// Frames by the clock that stamped them.
+pub type Stamped = [u64; FrameClock::ALL.len()];
+
 /// How a live source gets its frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -191,6 +218,8 @@ pub struct Accounts {
     pub way: Option<Way>,
     /// Frames handed over.
     pub frames_delivered: u64,
+    /// Live only: the frames handed over, by the clock that stamped them.
+    pub stamped: Option<Stamped>,
     /// Frames that the filter passed over.
     pub frames_filtered: Option<u64>,
     /// Frames that the kernel dropped because the ring was full.
@@ -232,6 +261,13 @@ impl Accounts {
         Self {
             way: self.way.or(other.way),
             frames_delivered: self.frames_delivered + other.frames_delivered,
+            stamped: self.stamped.zip(other.stamped).map(|(one, other)| {
+                let mut sums = one;
+                for (sum, more) in sums.iter_mut().zip(other) {
+                    *sum += more;
+                }
+                sums
+            }),
             frames_filtered: sum(self.frames_filtered, other.frames_filtered),
             kernel_drops: sum(self.kernel_drops, other.kernel_drops),
             buffer_drops: sum(self.buffer_drops, other.buffer_drops),

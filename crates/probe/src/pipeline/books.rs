@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::interface::{self, InterfaceCounters};
-use crate::capture::{Accounts, Way};
+use crate::capture::{Accounts, FrameClock, Way};
 use crate::counters::{Account, Counters, Kind, LedgerEntry, Tally};
 use crate::deliver::DeliverCounters;
 use crate::flow;
@@ -89,6 +89,19 @@ fn ways() -> impl Iterator<Item = (Way, Account)> {
     })
 }
 
+/// Which clocks stamped the frames.
+fn clocks() -> impl Iterator<Item = Account> {
+    FrameClock::ALL.iter().map(|&(_, reason, reason_doc)| Account {
+        reason,
+        reason_doc,
+        ..account(
+            "source_frames_stamped",
+            Kind::Counter,
+            "Frames that the source handed over, by the clock that stamped them; live only.",
+        )
+    })
+}
+
 /// What the builders of record batches say.
 const RECORDS: [Account; 2] = [
     account(
@@ -130,6 +143,7 @@ pub fn accounts() -> Vec<Declared> {
     };
     let mut accounts: Vec<Declared> = SOURCE.into_iter().map(of_probe).collect();
     accounts.extend(ways().map(|(_, account)| of_probe(account)));
+    accounts.extend(clocks().map(of_probe));
     for source in &mut accounts {
         source.of_worker = true;
     }
@@ -268,6 +282,12 @@ impl Books {
                 reason: account.reason,
                 worker,
                 value: source.way.map(|now| u64::from(now == way)),
+            }));
+            entries.extend(clocks().enumerate().map(|(at, account)| LedgerEntry {
+                account: account.name,
+                reason: account.reason,
+                worker,
+                value: source.stamped.map(|stamped| stamped[at]),
             }));
         }
         entries.extend(self.interface.ledger_entries());

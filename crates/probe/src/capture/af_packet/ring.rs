@@ -152,6 +152,14 @@ impl PacketSocket {
         self.set_option(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)
     }
 
+    /// Takes the card's timestamp of a frame where there is one, else the kernel's.
+    pub(super) fn take_hardware_stamps(&self) -> io::Result<()> {
+        /// `PACKET_TIMESTAMP` (`linux/if_packet.h`) and `SOF_TIMESTAMPING_RAW_HARDWARE` (`linux/net_tstamp.h`).
+        const TIMESTAMP: libc::c_int = 17;
+        const RAW_HARDWARE: libc::c_int = 1 << 6;
+        self.set_option(libc::SOL_PACKET, TIMESTAMP, &RAW_HARDWARE)
+    }
+
     /// Leaves frames out that this host sends.
     pub(super) fn ignore_outgoing(&self) -> io::Result<()> {
         self.set_option(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)

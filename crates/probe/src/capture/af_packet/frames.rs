@@ -1,0 +1,177 @@
+//! The frames of a ring block (`linux/if_packet.h`), as the kernel describes them: nothing that it says is trusted.
+
+use wire::decode::LinkType;
+
+use crate::capture::FrameHeader;
+
+/// Fields of `struct tpacket_block_desc` and `struct tpacket3_hdr` (`linux/if_packet.h`), in host byte order.
+mod field {
+    /// Number of frames in the block.
+    pub(super) const FRAME_COUNT: usize = 12;
+    /// Offset of the first frame in the block.
+    pub(super) const FIRST_FRAME: usize = 16;
+    /// Distance to the next frame.
+    pub(super) const NEXT_OFFSET: usize = 0;
+    pub(super) const SECONDS: usize = 4;
+    pub(super) const NANOSECONDS: usize = 8;
+    pub(super) const CAPTURED_LENGTH: usize = 12;
+    pub(super) const WIRE_LENGTH: usize = 16;
+    pub(super) const STATUS: usize = 20;
+    /// Where the bytes start, from the frame's header.
+    pub(super) const MAC_OFFSET: usize = 24;
+    pub(super) const VLAN_TCI: usize = 32;
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+/// `TP_STATUS_TS_RAW_HARDWARE`: the card's clock stamped the frame.
+const STAMPED_BY_HARDWARE: u32 = 1 << 31;
+
+/// Lists the frames of a block and adds those that the card stamped to `hardware`; `None` where the block contradicts itself, after the frames before that.
+pub(super) fn frames_of(
+    block: &[u8],
+    link_type: LinkType,
+    headers: &mut Vec<FrameHeader>,
+    hardware: &mut u64,
+) -> Option<()> {
+    let count = u32_at(block, field::FRAME_COUNT)?;
+    let mut at = u32_at(block, field::FIRST_FRAME)?;
+    for _ in 0..count {
+        let (header, next, status) = frame_at(block, at, link_type)?;
+        headers.push(header);
+        *hardware += u64::from(status & STAMPED_BY_HARDWARE != 0);
+        at = at.checked_add(next)?;
+    }
+    Some(())
+}
+
+/// The frame at `at`, the distance to the next one, and its status.
+fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32, u32)> {
+    let frame = block.get(at as usize..)?;
+    let status = u32_at(frame, field::STATUS)?;
+    let stripped_vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 {
+        None
+    } else {
+        Some(u32_at(frame, field::VLAN_TCI)? as u16 & 0x0fff)
+    };
+    let seconds = i64::from(u32_at(frame, field::SECONDS)?);
+    let header = FrameHeader {
+        time: seconds * 1_000_000_000 + i64::from(u32_at(frame, field::NANOSECONDS)?),
+        offset: at.checked_add(u32::from(u16_at(frame, field::MAC_OFFSET)?))?,
+        captured_length: u32_at(frame, field::CAPTURED_LENGTH)?,
+        // The tag was on the wire though it is not in the frame any more.
+        wire_length: u32_at(frame, field::WIRE_LENGTH)?.saturating_add(if stripped_vlan.is_some() {
+            4
+        } else {
+            0
+        }),
+        link_type,
+        stripped_vlan,
+        checksum_offloaded: status & (libc::TP_STATUS_CSUMNOTREADY | libc::TP_STATUS_CSUM_VALID) != 0,
+    };
+    let end = (header.offset as usize).checked_add(header.captured_length as usize)?;
+    if end > block.len() {
+        return None;
+    }
+    Some((header, u32_at(frame, field::NEXT_OFFSET)?, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::capture::Frames;
+
+    /// A block with `frames` as the kernel lays it out: block header, then for each a header of 48 bytes, the address
+    /// structure of 20 and padding, and the bytes.
+    fn block_of(frames: &[(&[u8], u32, u32)]) -> Vec<u8> {
+        let mut block = vec![0; 48];
+        block[12..16].copy_from_slice(&(frames.len() as u32).to_ne_bytes());
+        block[16..20].copy_from_slice(&48_u32.to_ne_bytes());
+        for (bytes, status, vlan) in frames {
+            let length = bytes.len() as u32;
+            let next = 82 + length;
+            for word in [next, 7, 9, length, length + 10, *status] {
+                block.extend(word.to_ne_bytes());
+            }
+            block.extend(82_u16.to_ne_bytes());
+            block.extend(96_u16.to_ne_bytes());
+            block.extend([0; 4]);
+            block.extend(vlan.to_ne_bytes());
+            block.extend([0; 46]);
+            block.extend(*bytes);
+        }
+        block
+    }
+
+    #[test]
+    fn lists_frames_with_time_lengths_and_the_stripped_tag() {
+        let tagged = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_CSUMNOTREADY;
+        let block = block_of(&[(b"first", tagged, 0x2007), (b"second", STAMPED_BY_HARDWARE, 0)]);
+        let (mut headers, mut hardware) = (Vec::new(), 0);
+        assert_eq!(
+            frames_of(&block, LinkType::ETHERNET, &mut headers, &mut hardware),
+            Some(())
+        );
+        assert_eq!(hardware, 1);
+        let first = FrameHeader {
+            time: 7_000_000_009,
+            offset: 130,
+            captured_length: 5,
+            wire_length: 19,
+            link_type: LinkType::ETHERNET,
+            stripped_vlan: Some(7),
+            checksum_offloaded: true,
+        };
+        assert_eq!(headers[0], first);
+        assert_eq!((headers[1].wire_length, headers[1].stripped_vlan), (16, None));
+        let frames = Frames {
+            bytes: &block,
+            headers: &headers,
+            first_number: 4,
+        };
+        let seen: Vec<(u64, &[u8])> = frames.iter().map(|(number, _, bytes)| (number, bytes)).collect();
+        assert_eq!(seen, [(4, &b"first"[..]), (5, &b"second"[..])]);
+    }
+
+    #[test]
+    fn a_block_that_ends_early_keeps_the_frames_before() {
+        let block = block_of(&[(b"first", 0, 0), (b"second", 0, 0)]);
+        let mut headers = Vec::new();
+        assert_eq!(
+            frames_of(
+                &block[..block.len() - 1],
+                LinkType::ETHERNET,
+                &mut headers,
+                &mut 0
+            ),
+            None
+        );
+        assert_eq!(headers.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_block_is_read_within_its_bounds(block in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut headers = Vec::new();
+            let whole = frames_of(&block, LinkType::ETHERNET, &mut headers, &mut 0);
+            for header in &headers {
+                prop_assert!(header.offset as usize + header.captured_length as usize <= block.len());
+            }
+            prop_assert!(whole.is_none() || headers.len() as u32 == u32_at(&block, 12).unwrap_or(0));
+        }
+    }
+}
