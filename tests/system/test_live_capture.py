@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
+import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,13 +28,13 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def records(spool: Path) -> list[str]:
+def records(spool: Path, columns: list[str] = COLUMNS) -> list[str]:
     """The flow records of a spool."""
     rows: list[dict[str, Any]] = []
     for path in sorted((spool / "pending").glob("*.arrows")):
         table = pa.ipc.open_stream(path.read_bytes()).read_all()
         if "flow_id" in table.column_names:
-            rows += table.select(COLUMNS).to_pylist()
+            rows += table.select(columns).to_pylist()
     return sorted(map(repr, rows))
 
 
@@ -170,12 +173,70 @@ def test_every_mode_gives_the_same_records(shared_pki: Path, tmp_path: Path) -> 
         assert (known["source_frames_filtered/"] is None) == (mode != "af_xdp")
         assert (known["source_frames_dropped/no_buffer"] is None) == (mode != "af_xdp")
         assert (known["source_fill_ring_empty/"] is None) == (mode != "af_xdp")
-    assert found["pcap"] == found["af_packet"] != []
-    assert found["af_xdp"] == found["af_packet"]
-
         # A veth has no clock of its own.
         assert known["source_frames_stamped/kernel"] == known["source_frames_delivered/"]
         assert known["source_frames_stamped/hardware"] == known["source_frames_stamped/probe"] == 0
+    assert found["pcap"] == found["af_packet"] != []
+    assert found["af_xdp"] == found["af_packet"]
+
+
+# Options of packet(7), and struct virtio_net_hdr of linux/virtio_net.h: the checksum is left out, and TCP is to be cut.
+SOL_PACKET, PACKET_VNET_HDR = 263, 15
+NEEDS_CHECKSUM, GSO_TCP4 = 1, 1
+
+
+def tcp_frame(payload: int, sequence: int) -> bytes:
+    """An Ethernet frame with a TCP segment of `payload` bytes; its checksum is that of the pseudo-header only."""
+    addresses = bytes([192, 0, 2, 1, 192, 0, 2, 2])
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 40 + payload, 7, 0x4000, 64, 6, 0) + addresses
+    words = struct.unpack("!10H", ip)
+    folded = sum(words) % 0xFFFF
+    ip = ip[:10] + struct.pack("!H", 0xFFFF - folded) + ip[12:]
+    pseudo = sum(struct.unpack("!6H", addresses + struct.pack("!HH", 6, 20 + payload))) % 0xFFFF
+    tcp = struct.pack("!HHIIBBHHH", 40000, 9, sequence, 1, 0x50, 0x10, 512, pseudo, 0)
+    return bytes.fromhex("020000000002020000000001 0800") + ip + tcp + bytes(payload)
+
+
+@pytest.mark.parametrize("mode", ["af_packet", "af_xdp", "pcap"])
+def test_super_frames_and_jumbo_frames_are_metered_to_the_byte(shared_pki: Path, tmp_path: Path, mode: str) -> None:
+    # 60 KB that the sender leaves to a card to cut into segments of 1,448 bytes; frames of 9,000 bytes.
+    sizes = [60_000] * 300 + [9_000 - 54] * 300
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, f"--capture={mode}")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        with link.host.entered():
+            sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with sender:
+            sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+            sender.bind(("feed0", 0))
+            sequence = 1
+            for size in sizes:
+                cut = GSO_TCP4 if size > 9_000 else 0
+                offload = struct.pack("=BBHHHH", NEEDS_CHECKSUM, cut, 54, 1448 if cut else 0, 34, 16)
+                sender.send(offload + tcp_frame(size, sequence))
+                sequence += size
+                time.sleep(0.001)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    assert total(accounts, "source_frames_dropped") == 0
+    # To a veth with an XDP program, the kernel sends no super-frames: it cuts them itself.
+    cuts = [-(-size // 1448) if mode == "af_xdp" and size > 9_000 else 1 for size in sizes]
+    assert total(accounts, "frames_metered") == sum(cuts)
+    (record,) = records(tmp_path / "spool", ["packets_fwd", "bytes_fwd", "wire_bytes_fwd", "tcp_retransmissions_fwd"])
+    ip_bytes = sum(sizes) + 40 * sum(cuts)
+    assert record == repr(
+        {
+            "packets_fwd": sum(cuts),
+            "bytes_fwd": ip_bytes,
+            "wire_bytes_fwd": ip_bytes + 14 * sum(cuts),
+            "tcp_retransmissions_fwd": 0,
+        }
+    )
+
 
 def test_af_xdp_leaves_no_program_behind_when_it_is_killed(shared_pki: Path, tmp_path: Path) -> None:
     with Link() as link:
