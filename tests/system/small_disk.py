@@ -1,4 +1,4 @@
-"""A real file system that fills up: a small tmpfs in a mount namespace of the test's own. Needs root."""
+"""Real file systems that fill up or hang. Need root."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _checked(result: int, what: str) -> None:
 
 
 class SmallDisk:
-    """A tmpfs at `path` while the context lasts; this thread and the programs that it starts see it, nobody else."""
+    """A tmpfs at `path` while the context lasts, in a mount namespace of its own.
+
+    This thread and the programs that it starts see it, nobody else.
+    """
 
     def __init__(self, path: Path, kibibytes: int) -> None:
         self.path, self.kibibytes = path, kibibytes
@@ -52,3 +55,37 @@ class SmallDisk:
         os.fchdir(self.folder)
         os.close(self.folder)
         os.close(self.outside)
+
+
+class HangingDisk:
+    """An ext4 at `path` while the context lasts, which can be made to hang as storage does that answers no more."""
+
+    def __init__(self, path: Path, mebibytes: int) -> None:
+        self.path, self.mebibytes = path, mebibytes
+        self.hangs = False
+
+    def __enter__(self) -> Self:
+        """Make the file system in a file beside it, and mount that."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        image = self.path.with_suffix(".ext4")
+        with image.open("wb") as file:
+            file.truncate(self.mebibytes << 20)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, self.path], check=True)
+        self.path.chmod(0o700)
+        return self
+
+    def hang(self) -> None:
+        """From now on writers wait."""
+        subprocess.run(["fsfreeze", "--freeze", self.path], check=True)
+        self.hangs = True
+
+    def go_on(self) -> None:
+        """Let them write."""
+        if self.hangs:
+            subprocess.run(["fsfreeze", "--unfreeze", self.path], check=True)
+            self.hangs = False
+
+    def __exit__(self, *_: object) -> None:
+        self.go_on()
+        subprocess.run(["umount", "--lazy", self.path], check=True)

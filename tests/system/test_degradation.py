@@ -1,7 +1,4 @@
-"""Degradations, each provoked for real, relieved, and undone (design §6).
-
-That of the signing queue hangs on how fast the machine signs, so its thresholds are tested beside the state machine.
-"""
+"""Degradations, each provoked for real, relieved, and undone (design §6)."""
 
 from __future__ import annotations
 
@@ -12,6 +9,8 @@ from typing import TYPE_CHECKING
 from harness.books import check_books, total
 from harness.core import wait_for
 from harness.live import LiveProbe, udp_frame
+
+from tests.system.small_disk import HangingDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,3 +103,36 @@ def test_a_capture_queue_that_fills_up_grows(tmp_path: Path, shared_pki: Path) -
         wait_for(lambda: capacity() == ring, "the queue to be as before")
         check_books(live.finish())
         check_told(live, "capture_queue")
+
+
+def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_path: Path, shared_pki: Path) -> None:
+    # The sealing thread stores what it has signed: while it waits for the disk, batches wait for it.
+    with (
+        HangingDisk(tmp_path / "spool", 64) as disk,
+        LiveProbe(tmp_path, shared_pki, "--flow-timeout-seconds=1", health_report_interval_seconds=3600) as live,
+    ):
+        numbers = iter(range(10**9))
+
+        def send() -> None:
+            live.send((udp_frame(next(numbers)) for _ in range(500)), per_second=1000)
+
+        disk.hang()
+        try:
+            keep_on(lambda: level(live, "seal_queue") >= 1, send, "the signing queue to be degraded")
+            wait_for(
+                lambda: live.endpoint.value("dpi_probe_seal_linger_seconds") > 0.05,
+                "batches to wait until they are big",
+            )
+            metered = live.endpoint.value("dpi_probe_frames_metered_total", worker="0")
+            keep_on(
+                lambda: live.endpoint.value("dpi_probe_frames_metered_total", worker="0") > metered,
+                send,
+                "capture to go on",
+            )
+        finally:
+            disk.go_on()
+        wait_for(lambda: level(live, "seal_queue") == 0, "the degradation to be undone")
+        assert live.endpoint.value("dpi_probe_seal_linger_seconds") < 0.05
+        accounts = live.finish()
+        check_books(accounts)
+        check_told(live, "seal_queue")
