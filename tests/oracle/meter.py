@@ -94,9 +94,11 @@ class Ended:
 class Meter:
     """Meters the frames of one input."""
 
-    def __init__(self, idle_timeout: int = 300 * SECOND, active_timeout: int = 1800 * SECOND) -> None:
-        """Both time-outs are in nanoseconds."""
-        self.idle_timeout, self.active_timeout = idle_timeout, active_timeout
+    def __init__(
+        self, idle_timeout: int = 300 * SECOND, active_timeout: int = 1800 * SECOND, *, full: bool = False
+    ) -> None:
+        """Both time-outs are in nanoseconds; with `full`, records have features."""
+        self.idle_timeout, self.active_timeout, self.full = idle_timeout, active_timeout, full
         self.clock: int | None = None
         self.ended: list[Ended] = []
         self._flows: dict[Key, Flow] = {}
@@ -181,7 +183,7 @@ class Meter:
     def _end(self, flow: Flow, reason: str, moment: int) -> None:
         """Export the present record, if it has packets."""
         if flow.seen:
-            self.ended.append(Ended(moment, make_record(flow, reason)))
+            self.ended.append(Ended(moment, make_record(flow, reason, full=self.full)))
             flow.seen, flow.icmp_errors = [], 0
             flow.interim += 1
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.oracle.community_id import community_id
 from tests.oracle.decode import TCP
+from tests.oracle.features import features
 from tests.oracle.statistics import summary
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def mac_text(mac: bytes | None) -> str | None:
     return None if mac is None else ":".join(f"{byte:02x}" for byte in mac)
 
 
-def make_record(flow: Flow, reason: str) -> dict[str, Any]:
-    """The columns of the flow's present record; those that are null are left out."""
+def make_record(flow: Flow, reason: str, *, full: bool = False) -> dict[str, Any]:
+    """The columns of the flow's present record, with features if `full`; those that are null are left out."""
     record = _identity(flow, reason)
     record.update(_counters(flow.seen))
     record["icmp_errors"] = flow.icmp_errors
@@ -67,6 +68,8 @@ def make_record(flow: Flow, reason: str) -> dict[str, Any]:
     record["splt_lengths"] = [one.packet.ip_length for one in first]
     record["splt_directions"] = [1 if one.forward else -1 for one in first]
     record["splt_times_ns"] = [0, *gaps(first)]
+    if full:
+        record["features"] = features(flow.seen, flow.key[1])
     return {name: value for name, value in record.items() if value is not None}
 
 

@@ -18,10 +18,14 @@ def mean(values: Sequence[int]) -> float:
 def standard_deviation(values: Sequence[int]) -> float:
     """The population standard deviation (divisor n), from the exact variance."""
     count = len(values)
-    variance = Fraction(count * sum(value * value for value in values) - sum(values) ** 2, count * count)
+    return root(Fraction(count * sum(value * value for value in values) - sum(values) ** 2, count * count))
+
+
+def root(value: Fraction) -> float:
+    """The square root, rounded once."""
     # Scaled so that the integer square root has more digits than a double.
     scale = 1 << 160
-    return float(Fraction(math.isqrt(variance.numerator * scale * scale // variance.denominator), scale))
+    return float(Fraction(math.isqrt(value.numerator * scale * scale // value.denominator), scale))
 
 
 def summary(values: Sequence[int]) -> tuple[int, float, int, float] | None:

@@ -37,7 +37,9 @@ def ipv4(
 def tcp(
     source: int, destination: int, flags: int, sequence: int, acknowledgement: int = 0, payload: bytes = b""
 ) -> bytes:
-    return struct.pack("!HHIIBBHHH", source, destination, sequence, acknowledgement, 0x50, flags, 1000, 0, 0) + payload
+    return (
+        struct.pack("!HHIIHHHH", source, destination, sequence, acknowledgement, 0x5000 | flags, 1000, 0, 0) + payload
+    )
 
 
 def udp(source: int, destination: int, payload: bytes) -> bytes:

@@ -261,6 +261,8 @@ pub struct Cold {
     pub maximum_segment_sizes: [u16; 2],
     /// Column `interim_number`.
     pub interim_number: u32,
+    /// Entry in the pool of features.
+    pub features: u32,
     /// Column `fragments`.
     pub fragments: u32,
     /// Column `checksum_errors`.
@@ -285,6 +287,7 @@ impl Default for Cold {
             initial_windows: [0; 2],
             maximum_segment_sizes: [0; 2],
             interim_number: 0,
+            features: NO_ENTRY,
             fragments: 0,
             checksum_errors: 0,
             path: PathId::NONE,
