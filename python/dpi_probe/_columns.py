@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         payload_length_min: int
         payload_length_mean: float
         payload_length_max: int
-        payload_length_stddev: float
+        payload_length_stddev: float | None
         payload_length_min_fwd: int | None
         payload_length_mean_fwd: float | None
         payload_length_max_fwd: int | None
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         payload_length_mean_rev: float | None
         payload_length_max_rev: int | None
         payload_length_stddev_rev: float | None
-        payload_length_rms: float
+        payload_length_rms: float | None
         payload_length_dispersion: float | None
         payload_length_kurtosis: float | None
         payload_length_switching_ratio: float | None
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         active_min_ns: int
         active_mean_ns: float
         active_max_ns: int
-        active_stddev_ns: float
+        active_stddev_ns: float | None
         bulks_fwd: int
         bulks_rev: int
         bulk_packets_fwd: int

@@ -76,9 +76,10 @@ FEATURES = [
     "Statistics of profile `full`. *Packets* are those of the record, as above. The *time* of a packet is here the",
     "latest timestamp of the record's packets up to and including it, so that a timestamp that steps back counts as no",
     "time, as in `inter_arrival_min_ns`. A *packet with payload* is one whose transport payload length is above 0. A",
-    "statistic of no observations is null. Counts and sums are exact integers; what is a double is computed from them",
-    "at the end, but for `payload_length_dispersion` and `inter_arrival_dispersion_ns`, which are sums of doubles in",
-    "packet order.",
+    "statistic of no observations is null, and so is a deviation or root mean square where the squares add up to 2⁹⁶",
+    "or more, as only wrong timestamps and lengths do. Counts and sums are exact integers; a double is computed from",
+    "them at the end, but for `payload_length_dispersion` and `inter_arrival_dispersion_ns`, which are sums of doubles",
+    "in packet order.",
     "",
 ]
 

@@ -75,7 +75,7 @@ def compare(ours: Iterable[Record], reference: Sequence[Ended]) -> list[Differen
     for ended in reference:
         waiting[_identity(ended.record)].append(ended)
     differences = []
-    latest: int | None = None
+    latest: tuple[int, int] | None = None
     for record in ours:
         candidates = waiting[_identity(record)]
         if not candidates:
@@ -83,9 +83,9 @@ def compare(ours: Iterable[Record], reference: Sequence[Ended]) -> list[Differen
             continue
         match = candidates.pop(0)
         differences += _compare_columns(name_of(match.record), record, match.record)
-        if latest is not None and match.export_time < latest:
-            differences.append(Difference(name_of(match.record), "(order)", match.export_time, latest))
-        latest = match.export_time if latest is None else max(latest, match.export_time)
+        if latest is not None and match.order < latest:
+            differences.append(Difference(name_of(match.record), "(order)", match.order, latest))
+        latest = match.order if latest is None else max(latest, match.order)
     differences += [
         Difference(name_of(ended.record), "", None, ended.record) for left in waiting.values() for ended in left
     ]

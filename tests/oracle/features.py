@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from tests.oracle.decode import TCP
-from tests.oracle.statistics import mean, root, summary
+from tests.oracle.statistics import SQUARES_LIMIT, mean, root, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,7 +62,9 @@ def _payload(seen: Sequence[Observation]) -> dict[str, Any]:
             f"payload_length_{name}{suffix}": value
             for name, value in zip(names, summary(some) or (None,) * 4, strict=True)
         }
-    members["payload_length_rms"] = root(Fraction(sum(length**2 for length in lengths), len(lengths)))
+    squares = sum(length**2 for length in lengths)
+    if squares < SQUARES_LIMIT:
+        members["payload_length_rms"] = root(Fraction(squares, len(lengths)))
     members["payload_length_dispersion"] = _dispersion(lengths)
     if len(lengths) > 1:
         changes = sum(one != other for one, other in itertools.pairwise(lengths))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from tests.oracle.features import features
 from tests.oracle.statistics import summary
 
 if TYPE_CHECKING:
-    from tests.oracle.decode import Packet
+    from tests.oracle.decode import Address, Packet
     from tests.oracle.meter import Flow
 
 SPLT_PACKETS = 20
@@ -45,6 +46,12 @@ def time_text(time_ns: int) -> str:
     seconds, rest = divmod(time_ns, 1_000_000_000)
     moment = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=seconds)  # noqa: DTZ001 - UTC throughout
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+
+
+def address_text(address: Address) -> str:
+    """RFC 5952, of which §5 has IPv4-mapped addresses end in the IPv4 address."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(address) if mapped is None else f"::ffff:{mapped}"
 
 
 def mac_text(mac: bytes | None) -> str | None:
@@ -97,9 +104,9 @@ def _identity(flow: Flow, reason: str) -> dict[str, Any]:
         "end_time": time_text(max(one.time_ns for one in seen)),
         "ip_version": opening.version,
         "ip_protocol": opening.protocol,
-        "src_ip": str(source),
+        "src_ip": address_text(source),
         "src_port": source_port,
-        "dst_ip": str(destination),
+        "dst_ip": address_text(destination),
         "dst_port": destination_port,
         "direction_basis": flow.basis,
         "end_reason": reason,

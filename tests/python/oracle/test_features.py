@@ -21,6 +21,7 @@ from tests.python.oracle.test_oracle import ACK, CLIENT, FIN, RST, SECOND, SERVE
 RAW_IP = 101
 FWD, REV = True, False
 MILLISECOND = 1_000_000
+YEARS = 10 * 365 * 86_400 * SECOND
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ trains = st.builds(
 @example([Train(3, number % 2 * 2 * SECOND, FWD, 17, 100 + number) for number in range(40)])
 @example([Train(200, MILLISECOND, FWD, 17, 1448), Train(1, 0, FWD, 17, 1447), Train(200, 3, REV, 17, 1448)])
 @example([Train(1, 0, number % 2 == 0, 6, 65_000) for number in range(30)])
+@example([Train(1, 0, FWD, 17, 1), Train(1, -YEARS, REV, 17, 1), Train(1, YEARS, REV, 17, 1), Train(1, 1, FWD, 17, 1)])
 def test_probe_and_reference_agree(made: list[Train]):
     ours, differences = compared(frames(made))
     assert ours

@@ -180,7 +180,7 @@ impl Side {
             Summary::new(
                 self.packets,
                 u128::from(self.bytes),
-                self.length_squares.get(),
+                self.length_squares.exact(),
                 min,
                 max,
             )
@@ -563,7 +563,7 @@ mod tests {
         let lengths = hot.lengths().unwrap();
         assert_eq!((lengths.min, lengths.max), (40, 100));
         assert_eq!(lengths.mean.to_bits(), 70.0_f64.to_bits());
-        assert!((lengths.stddev - 600.0_f64.sqrt()).abs() < 1e-12);
+        assert!((lengths.stddev.unwrap() - 600.0_f64.sqrt()).abs() < 1e-12);
         let intervals = hot.intervals().unwrap();
         assert_eq!((intervals.min, intervals.max), (0, 10));
         assert_eq!(intervals.mean.to_bits(), 5.0_f64.to_bits());

@@ -63,7 +63,7 @@ impl Durations {
             sum,
             squares,
         } = *self;
-        (count > 0).then(|| Summary::new(u64::from(count), u128::from(sum), squares.get(), min, max))
+        (count > 0).then(|| Summary::new(u64::from(count), u128::from(sum), squares.exact(), min, max))
     }
 }
 
@@ -203,7 +203,7 @@ impl Side {
             Summary::new(
                 self.packets,
                 u128::from(self.payload_bytes),
-                self.payload_squares.get(),
+                self.payload_squares.exact(),
                 u64::from(self.payload_min),
                 u64::from(self.payload_max),
             )
@@ -408,15 +408,15 @@ impl Accumulator {
             features.payload_length_min_fwd = Some(forward.payload_min);
             features.payload_length_mean_fwd = Some(side.mean);
             features.payload_length_max_fwd = Some(forward.payload_max);
-            features.payload_length_stddev_fwd = Some(side.stddev);
+            features.payload_length_stddev_fwd = side.stddev;
         }
         if let Some(side) = reverse.payload() {
             features.payload_length_min_rev = Some(reverse.payload_min);
             features.payload_length_mean_rev = Some(side.mean);
             features.payload_length_max_rev = Some(reverse.payload_max);
-            features.payload_length_stddev_rev = Some(side.stddev);
+            features.payload_length_stddev_rev = side.stddev;
         }
-        features.payload_length_rms = (squares as f64 / packets.max(1) as f64).sqrt();
+        features.payload_length_rms = squares.map(|squares| (squares as f64 / packets.max(1) as f64).sqrt());
         if packets > 1 {
             let others = (packets - 1) as f64;
             features.payload_length_dispersion = Some(self.dispersion / others);
@@ -424,7 +424,7 @@ impl Accumulator {
         }
         if min < max && max < KURTOSIS_LENGTH_LIMIT {
             features.payload_length_kurtosis =
-                Some(kurtosis(packets, [sum, squares, self.cubes, self.fourths]));
+                squares.map(|squares| kurtosis(packets, [sum, squares, self.cubes, self.fourths]));
         }
     }
 
@@ -443,7 +443,7 @@ impl Accumulator {
             features.idle_min_ns = Some(idle.min);
             features.idle_mean_ns = Some(idle.mean);
             features.idle_max_ns = Some(idle.max);
-            features.idle_stddev_ns = Some(idle.stddev);
+            features.idle_stddev_ns = idle.stddev;
         }
         let mut active = self.active;
         active.add(self.time.abs_diff(self.active_since));

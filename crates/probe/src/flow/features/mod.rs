@@ -11,9 +11,10 @@
 //! They stand with the members, and are normative. "Packets" are those of the record, as in [`super::flow_record`]. The
 //! *time* of a packet is here the latest timestamp of the record's packets up to and including it, so that a timestamp that
 //! steps back counts as no time, as it does in `inter_arrival_min_ns`. A *packet with payload* is one whose transport
-//! payload length is above 0. A statistic of no observations is null. Counts and sums are exact integers; what is a double
-//! is computed from them at the end, except `payload_length_dispersion` and `inter_arrival_dispersion_ns`, which are sums of
-//! doubles in packet order.
+//! payload length is above 0. A statistic of no observations is null, and so is a deviation or root mean square where the
+//! squares add up to 2⁹⁶ or more, as only wrong timestamps and lengths do. Counts and sums are exact integers; what is a
+//! double is computed from them at the end, except `payload_length_dispersion` and `inter_arrival_dispersion_ns`, which are
+//! sums of doubles in packet order.
 
 /// One record's running statistics.
 mod accumulator;
@@ -52,7 +53,7 @@ wire::record! {
         /// Largest transport payload length in bytes.
         payload_length_max: u32,
         /// Population standard deviation (divisor n) of the transport payload length in bytes.
-        payload_length_stddev: f64,
+        payload_length_stddev: Option<f64>,
         /// Smallest transport payload length in bytes, packets without payload included.
         payload_length_min_fwd: Option<u32>,
         /// Arithmetic mean of the transport payload length in bytes over the packets of this direction.
@@ -70,7 +71,7 @@ wire::record! {
         /// Population standard deviation (divisor n) of the transport payload length in bytes.
         payload_length_stddev_rev: Option<f64>,
         /// Root of the arithmetic mean of the squares of the transport payload lengths of all packets, in bytes.
-        payload_length_rms: f64,
+        payload_length_rms: Option<f64>,
         /// Mean over all packets but the first of the absolute difference, in bytes, between a packet's transport payload length and the arithmetic mean of the lengths of all packets before it. Null below two packets.
         payload_length_dispersion: Option<f64>,
         /// Kurtosis of the transport payload length: fourth central moment divided by the square of the population variance (a normal distribution has 3). Null where all lengths are the same, and where one is 1 MiB or more.
@@ -144,7 +145,7 @@ wire::record! {
         /// Duration of the longest active period in nanoseconds.
         active_max_ns: u64,
         /// Population standard deviation (divisor n) of the durations of the active periods in nanoseconds.
-        active_stddev_ns: f64,
+        active_stddev_ns: Option<f64>,
 
         /// Bulks. A bulk is a longest possible run of at least 4 packets with payload of one direction, each at most 1 s after the one before, without a packet with payload of the other direction between them.
         bulks_fwd: u32,
