@@ -54,8 +54,9 @@ check: setup .tools/bin/cargo-deny gen-check ## Check format, lint, types, licen
 audit: .tools/bin/cargo-deny ## Check the Rust dependencies against the RustSec database (needs the network)
 	cargo deny check advisories
 
-corpus: setup ## Score over the captures below CORPUS (default ../shared/corpus/visible)
+corpus: setup ## Score over the captures below CORPUS (default ../shared/corpus/visible), and compare 200 with the reference
 	$(RUN) python tools/corpus.py --corpus $(CORPUS)
+	$(RUN) python tools/agreement.py --corpus $(CORPUS)
 
 bench: ## Run the micro-benches
 	cargo bench -p probe --bench offline

@@ -12,6 +12,83 @@ if TYPE_CHECKING:
 
     from dpi_probe import _native
 
+    class Features(_native.Record):
+        """Values of a flow: the columns are attributes."""
+
+        payload_length_min: int
+        payload_length_mean: float
+        payload_length_max: int
+        payload_length_stddev: float | None
+        payload_length_min_fwd: int | None
+        payload_length_mean_fwd: float | None
+        payload_length_max_fwd: int | None
+        payload_length_stddev_fwd: float | None
+        payload_length_min_rev: int | None
+        payload_length_mean_rev: float | None
+        payload_length_max_rev: int | None
+        payload_length_stddev_rev: float | None
+        payload_length_rms: float | None
+        payload_length_dispersion: float | None
+        payload_length_kurtosis: float | None
+        payload_length_switching_ratio: float | None
+        payload_packets_fwd: int
+        payload_packets_rev: int
+        header_length_min_fwd: int | None
+        header_length_min_rev: int | None
+        tcp_fin_packets_fwd: int | None
+        tcp_fin_packets_rev: int | None
+        tcp_syn_packets_fwd: int | None
+        tcp_syn_packets_rev: int | None
+        tcp_rst_packets_fwd: int | None
+        tcp_rst_packets_rev: int | None
+        tcp_psh_packets_fwd: int | None
+        tcp_psh_packets_rev: int | None
+        tcp_ack_packets_fwd: int | None
+        tcp_ack_packets_rev: int | None
+        tcp_urg_packets_fwd: int | None
+        tcp_urg_packets_rev: int | None
+        tcp_ece_packets_fwd: int | None
+        tcp_ece_packets_rev: int | None
+        tcp_cwr_packets_fwd: int | None
+        tcp_cwr_packets_rev: int | None
+        relative_time_mean_ns: float
+        inter_arrival_dispersion_ns: float | None
+        inter_arrival_distribution: float | None
+        subflows: int
+        idle_periods: int
+        idle_min_ns: int | None
+        idle_mean_ns: float | None
+        idle_max_ns: int | None
+        idle_stddev_ns: float | None
+        active_min_ns: int
+        active_mean_ns: float
+        active_max_ns: int
+        active_stddev_ns: float | None
+        bulks_fwd: int
+        bulks_rev: int
+        bulk_packets_fwd: int
+        bulk_packets_rev: int
+        bulk_bytes_fwd: int
+        bulk_bytes_rev: int
+        bulk_duration_fwd_ns: int
+        bulk_duration_rev_ns: int
+        payload_length_histogram_fwd: list[int]
+        payload_length_histogram_rev: list[int]
+        payload_interval_histogram_fwd: list[int]
+        payload_interval_histogram_rev: list[int]
+        bursts_fwd: int
+        bursts_rev: int
+        burst_packets_fwd: list[int]
+        burst_packets_rev: list[int]
+        burst_bytes_fwd: list[int]
+        burst_bytes_rev: list[int]
+        burst_starts_fwd_ns: list[int]
+        burst_starts_rev_ns: list[int]
+        burst_ends_fwd_ns: list[int]
+        burst_ends_rev_ns: list[int]
+        splt_payload_lengths: list[int]
+        splt_tcp_flags: list[int] | None
+
     class TlsFurtherHellos(_native.Record):
         """Values of a flow: the columns are attributes."""
 
@@ -299,6 +376,7 @@ if TYPE_CHECKING:
         category: str | None
         server_name: str | None
         shed: str | None
+        features: Features | None
         tls: Tls | None
         quic: Quic | None
         http: Http | None

@@ -72,6 +72,18 @@ def reference_rows(entries: list[Entry], prefix: str = "") -> Iterator[str]:
         yield from reference_rows(members(entry), f"{name}." if entry["type"] == "struct" else f"{name}[].")
 
 
+FEATURES = [
+    "Statistics of profile `full`. *Packets* are those of the record, as above. The *time* of a packet is here the",
+    "latest timestamp of the record's packets up to and including it, so that a timestamp that steps back counts as no",
+    "time, as in `inter_arrival_min_ns`. A *packet with payload* is one whose transport payload length is above 0. A",
+    "statistic of no observations is null, and so is a deviation or root mean square where the squares add up to 2⁹⁶",
+    "or more, as only wrong timestamps and lengths do. Counts and sums are exact integers; a double is computed from",
+    "them at the end, but for `payload_length_dispersion` and `inter_arrival_dispersion_ns`, which are sums of doubles",
+    "in packet order.",
+    "",
+]
+
+
 def records_page() -> str:
     """docs/reference/records.md."""
     lines = [
@@ -83,7 +95,8 @@ def records_page() -> str:
         "`src` is the initiator; `_fwd` is source to destination, `_rev` the way back.",
         "A protocol's struct is null, and absent in NDJSON, where the flow did not speak it.",
         "`profile` is the lowest profile (setting `PROFILE`) that computes a column; below it the column is null, and",
-        "there are no protocol structs below `standard`: `app` is then told by IP protocol or port.",
+        "there are no protocol structs below `standard`: `app` is then told by IP protocol or port. The struct",
+        "[`features`](#features) is there in profile `full`; [features.md](features.md) maps other programs' names.",
         "",
         "| type | Arrow | in files for people | in sealed batches |",
         "|---|---|---|---|",
@@ -115,6 +128,7 @@ def records_page() -> str:
         lines += [
             f"## `{table}`",
             "",
+            *(FEATURES if table == "features" else []),
             f"| column | type | null |{profile[0]} definition |",
             f"|---|---|---|{profile[1]}---|",
         ]

@@ -108,7 +108,10 @@ class Flow:
         """All values by name, structs as dictionaries."""
 
 def schema() -> list[dict[str, Any]]:
-    """The columns: name, type, nullable, doc, table (`flow` or a protocol), `members` of structs, `item` of lists."""
+    """The columns: name, type, nullable, doc, table (`flow`, `features`, a protocol).
+
+    Structs have `members`, lists an `item`.
+    """
 
 def protocol_table() -> list[dict[str, str]]:
     """The protocols in the order of their columns: name, category."""

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_SECOND = 1_000_000_000
+_MAX_FRAME, _MAX_WIRE = 262_144, 1 << 28
+"""A record that states more is damage."""
+
 _SECTION_HEADER, _INTERFACE, _PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 
 
@@ -38,7 +42,11 @@ class _Interface:
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """Every frame of a capture file, in order. A truncated file ends where its last whole record ends."""
+    """Every frame of a capture file, in order.
+
+    A truncated file ends where its last whole record ends; behind a damaged record of a pcap file the next one is
+    searched for.
+    """
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
@@ -56,19 +64,55 @@ def _pcap(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
         raise ValueError("neither pcap nor pcapng")
     factor = 1 if magic == 0xA1B23C4D else 1000
     (link_type,) = struct.unpack_from(order + "I", data, 20)
-    position = 24
-    while position + 16 <= len(data):
-        seconds, fraction, captured, wire = struct.unpack_from(order + "IIII", data, position)
+    file = _Pcap(data, order, factor)
+    position: int | None = 24
+    last = None
+    while position is not None and position + 16 <= len(data):
+        time_ns, captured, wire = file.record(position)
+        if captured > _MAX_FRAME or wire >= _MAX_WIRE:
+            position = file.search(position + 1, last)
+            continue
         position += 16
         if position + captured > len(data):
             return
-        yield (
-            seconds * 1_000_000_000 + fraction * factor,
-            link_type & 0xFFFF,
-            data[position : position + captured],
-            wire,
-        )
+        yield time_ns, link_type & 0xFFFF, data[position : position + captured], max(wire, captured)
         position += captured
+        last = time_ns
+
+
+@dataclass
+class _Pcap:
+    data: bytes
+    order: str
+    factor: int
+
+    def record(self, position: int) -> tuple[int, int, int]:
+        """Time, captured length and length on the wire."""
+        seconds, fraction, captured, wire = struct.unpack_from(self.order + "IIII", self.data, position)
+        return seconds * _SECOND + fraction * self.factor, captured, wire
+
+    def search(self, position: int, last: int | None) -> int | None:
+        """The next record behind damage: one that looks like one and is followed by another, or by the end."""
+        for start in range(position, len(self.data) - 16):
+            if not self._plausible(start, last):
+                continue
+            time_ns, captured, _ = self.record(start)
+            following = start + 16 + captured
+            if following == len(self.data):
+                return start
+            if following + 16 <= len(self.data) and self._plausible(following, time_ns):
+                return start
+        return None
+
+    def _plausible(self, position: int, near: int | None) -> bool:
+        time_ns, captured, wire = self.record(position)
+        _, fraction = struct.unpack_from(self.order + "II", self.data, position)
+        return (
+            0 < captured <= _MAX_FRAME
+            and captured <= wire < _MAX_WIRE
+            and fraction * self.factor < _SECOND
+            and (near is None or abs(time_ns - near) <= 86_400 * _SECOND)
+        )
 
 
 def _pcapng(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:

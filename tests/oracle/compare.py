@@ -1,6 +1,7 @@
 """Comparing a program's NDJSON with the reference, column by column.
 
-`python -m tests.oracle.compare OURS.ndjson CAPTURE` names every flow, column and both values that differ.
+`python -m tests.oracle.compare OURS.ndjson CAPTURE` names every flow, column and both values that differ. Where records
+have features (profile `full`), each of them is compared, as the column `features.NAME`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 NOT_COVERED = frozenset({"flow_id", "app", "app_confidence", "category", "server_name", "shed"})
-"""Columns that the reference does not compute; structs of protocols are left out too."""
+"""Columns that the reference does not compute; structs other than features are left out too."""
 
 RELATIVE_TOLERANCE = 1e-9
 
@@ -64,7 +65,8 @@ def _equal(ours: object, reference: object) -> bool:
 
 
 def _columns(record: Record) -> Record:
-    return {name: value for name, value in record.items() if name not in NOT_COVERED and not isinstance(value, dict)}
+    columns = {name: value for name, value in record.items() if name not in NOT_COVERED and not isinstance(value, dict)}
+    return columns | {f"features.{name}": value for name, value in record.get("features", {}).items()}
 
 
 def compare(ours: Iterable[Record], reference: Sequence[Ended]) -> list[Difference]:
@@ -73,7 +75,7 @@ def compare(ours: Iterable[Record], reference: Sequence[Ended]) -> list[Differen
     for ended in reference:
         waiting[_identity(ended.record)].append(ended)
     differences = []
-    latest: int | None = None
+    latest: tuple[int, int] | None = None
     for record in ours:
         candidates = waiting[_identity(record)]
         if not candidates:
@@ -81,9 +83,9 @@ def compare(ours: Iterable[Record], reference: Sequence[Ended]) -> list[Differen
             continue
         match = candidates.pop(0)
         differences += _compare_columns(name_of(match.record), record, match.record)
-        if latest is not None and match.export_time < latest:
-            differences.append(Difference(name_of(match.record), "(order)", match.export_time, latest))
-        latest = match.export_time if latest is None else max(latest, match.export_time)
+        if latest is not None and match.order < latest:
+            differences.append(Difference(name_of(match.record), "(order)", match.order, latest))
+        latest = match.order if latest is None else max(latest, match.order)
     differences += [
         Difference(name_of(ended.record), "", None, ended.record) for left in waiting.values() for ended in left
     ]
@@ -91,17 +93,17 @@ def compare(ours: Iterable[Record], reference: Sequence[Ended]) -> list[Differen
 
 
 def _compare_columns(flow: str, ours: Mapping[str, Any], reference: Mapping[str, Any]) -> list[Difference]:
-    mine = _columns(dict(ours))
+    mine, other = _columns(dict(ours)), _columns(dict(reference))
     return [
-        Difference(flow, column, mine.get(column), reference.get(column))
-        for column in sorted(mine.keys() | reference.keys())
-        if not _equal(mine.get(column), reference.get(column))
+        Difference(flow, column, mine.get(column), other.get(column))
+        for column in sorted(mine.keys() | other.keys())
+        if not _equal(mine.get(column), other.get(column))
     ]
 
 
-def reference_of(path: Path) -> list[Ended]:
-    """The reference's records of a capture, by export time."""
-    meter = Meter()
+def reference_of(path: Path, *, full: bool = False) -> list[Ended]:
+    """The reference's records of a capture, by export time; with features if `full`."""
+    meter = Meter(full=full)
     meter.run(read(path))
     return meter.ended
 
@@ -109,7 +111,9 @@ def reference_of(path: Path) -> list[Ended]:
 def main(ours: str, capture: str) -> int:
     """Print the differences; 1 where there are any."""
     with Path(ours).open() as lines:
-        differences = compare((json.loads(line) for line in lines), reference_of(Path(capture)))
+        records = [json.loads(line) for line in lines]
+    full = any("features" in record for record in records)
+    differences = compare(records, reference_of(Path(capture), full=full))
     for difference in differences:
         print(difference)
     return 1 if differences else 0

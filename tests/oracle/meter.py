@@ -1,7 +1,8 @@
 """Packets to flow records (design §5): keys, direction, when a record ends, and what a record holds.
 
 The *clock* is the greatest time stamp that any frame of the input has carried so far, frames without a flow included.
-A time-out ends a record when the clock is beyond its moment; the record is exported at that moment.
+A time-out ends a record when the clock is beyond its moment; the record is exported at that moment. At the 256th frame
+in a row that is further behind the clock than the idle time-out, everything ends and the clock begins anew there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 LINGER = 5 * SECOND
 """How long a connection waits for its last ACK, and how long an ended one is remembered."""
+
+FRAMES_TO_BEGIN_ANEW = 256
+"""So many frames in a row that are far behind make the clock begin anew."""
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
@@ -89,15 +93,26 @@ class Ended:
 
     export_time: int
     record: dict[str, Any]
+    epoch: int = 0
+    """How often the clock had begun anew."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place among the records."""
+        return self.epoch, self.export_time
 
 
 class Meter:
     """Meters the frames of one input."""
 
-    def __init__(self, idle_timeout: int = 300 * SECOND, active_timeout: int = 1800 * SECOND) -> None:
-        """Both time-outs are in nanoseconds."""
-        self.idle_timeout, self.active_timeout = idle_timeout, active_timeout
+    def __init__(
+        self, idle_timeout: int = 300 * SECOND, active_timeout: int = 1800 * SECOND, *, full: bool = False
+    ) -> None:
+        """Both time-outs are in nanoseconds; with `full`, records have features."""
+        self.idle_timeout, self.active_timeout, self.full = idle_timeout, active_timeout, full
         self.clock: int | None = None
+        self.epoch = 0
+        self._late = 0
         self.ended: list[Ended] = []
         self._flows: dict[Key, Flow] = {}
         self._fragments = Fragments()
@@ -108,11 +123,17 @@ class Meter:
         for frame in frames:
             self.frame(frame)
         self.finish()
-        self.ended.sort(key=lambda ended: ended.export_time)
+        self.ended.sort(key=lambda ended: ended.order)
         return [ended.record for ended in self.ended]
 
     def frame(self, frame: Frame) -> None:
         """Meter one frame."""
+        late = self.clock is not None and self.clock - frame.time_ns > self.idle_timeout
+        self._late = self._late + 1 if late else 0
+        if self._late == FRAMES_TO_BEGIN_ANEW:
+            self.finish()
+            self.clock, self._next_due, self._late = None, None, 0
+            self.epoch += 1
         self.clock = frame.time_ns if self.clock is None else max(self.clock, frame.time_ns)
         self._expire()
         try:
@@ -181,7 +202,7 @@ class Meter:
     def _end(self, flow: Flow, reason: str, moment: int) -> None:
         """Export the present record, if it has packets."""
         if flow.seen:
-            self.ended.append(Ended(moment, make_record(flow, reason)))
+            self.ended.append(Ended(moment, make_record(flow, reason, full=self.full), self.epoch))
             flow.seen, flow.icmp_errors = [], 0
             flow.interim += 1
 
@@ -242,9 +263,12 @@ class Meter:
         tcp = packet.tcp
         if tcp is None or not tcp.flags & SYN:
             return Flow(key, source, "first_packet", packet, None)
+        # A RST counts as a packet and for its flags, and is not looked at otherwise.
+        told = not tcp.flags & RST
         if tcp.flags & ACK:
-            return Flow(key, destination, "syn_ack", packet, (tcp.acknowledgement - 1) % (1 << 32))
-        return Flow(key, source, "syn", packet, tcp.sequence)
+            answered = (tcp.acknowledgement - 1) % (1 << 32)
+            return Flow(key, destination, "syn_ack", packet, answered if told else None)
+        return Flow(key, source, "syn", packet, tcp.sequence if told else None)
 
     def _replaces(self, flow: Flow, packet: Packet) -> bool:
         """Whether a segment opens a new connection on the ports of one that is over, or may be."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tests.oracle.community_id import community_id
 from tests.oracle.decode import TCP
+from tests.oracle.features import features
 from tests.oracle.statistics import summary
 
 if TYPE_CHECKING:
-    from tests.oracle.decode import Packet
+    from tests.oracle.decode import Address, Packet
     from tests.oracle.meter import Flow
 
 SPLT_PACKETS = 20
@@ -46,13 +48,19 @@ def time_text(time_ns: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
+def address_text(address: Address) -> str:
+    """RFC 5952, of which §5 has IPv4-mapped addresses end in the IPv4 address."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(address) if mapped is None else f"::ffff:{mapped}"
+
+
 def mac_text(mac: bytes | None) -> str | None:
     """A MAC address with colons."""
     return None if mac is None else ":".join(f"{byte:02x}" for byte in mac)
 
 
-def make_record(flow: Flow, reason: str) -> dict[str, Any]:
-    """The columns of the flow's present record; those that are null are left out."""
+def make_record(flow: Flow, reason: str, *, full: bool = False) -> dict[str, Any]:
+    """The columns of the flow's present record, with features if `full`; those that are null are left out."""
     record = _identity(flow, reason)
     record.update(_counters(flow.seen))
     record["icmp_errors"] = flow.icmp_errors
@@ -67,6 +75,8 @@ def make_record(flow: Flow, reason: str) -> dict[str, Any]:
     record["splt_lengths"] = [one.packet.ip_length for one in first]
     record["splt_directions"] = [1 if one.forward else -1 for one in first]
     record["splt_times_ns"] = [0, *gaps(first)]
+    if full:
+        record["features"] = features(flow.seen, flow.key[1])
     return {name: value for name, value in record.items() if value is not None}
 
 
@@ -94,9 +104,9 @@ def _identity(flow: Flow, reason: str) -> dict[str, Any]:
         "end_time": time_text(max(one.time_ns for one in seen)),
         "ip_version": opening.version,
         "ip_protocol": opening.protocol,
-        "src_ip": str(source),
+        "src_ip": address_text(source),
         "src_port": source_port,
-        "dst_ip": str(destination),
+        "dst_ip": address_text(destination),
         "dst_port": destination_port,
         "direction_basis": flow.basis,
         "end_reason": reason,

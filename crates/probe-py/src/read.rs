@@ -11,11 +11,11 @@ use arrow::ffi::FFI_ArrowSchema;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use probe::capture::bpf::{Filters, Instruction, Program};
 use probe::counters::Kind;
-use probe::flow::{FlowRecord, MAX_WORKERS, Profile, Settings};
+use probe::flow::{Features, FlowRecord, MAX_WORKERS, Profile, Settings};
 use probe::pipeline::Declared;
 use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
-use probe::record::schema::{definition, recorded, type_name};
+use probe::record::schema::{FEATURES, definition, recorded, type_name};
 use probe::record::{Addresses, Format, Layout, Limits, Protocols, WriteError, Writer};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
@@ -146,6 +146,7 @@ impl FlowReader {
         } else {
             Protocols::Occurring(list)
         };
+        let features = settings.profile == Profile::Full;
         let options = Options {
             inputs: paths,
             filters: filter.map(filters).transpose()?,
@@ -154,6 +155,7 @@ impl FlowReader {
             settings,
             layout: Layout {
                 addresses,
+                features,
                 protocols,
                 documented: fixed,
             },
@@ -488,7 +490,7 @@ pub fn tunnel_table(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
 }
 
 /// The columns: a list of `{name, type, nullable, doc, table}`, structs with `members`, lists with `item`. `table` is
-/// `flow` or the protocol whose record has the column. Columns of `flow` have `profile`, the lowest that computes them.
+/// `flow`, `features` or the protocol whose record has the column. Columns of `flow` have `profile`, the lowest that computes them.
 #[pyfunction]
 pub fn schema(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     let all = PyList::empty(py);
@@ -496,6 +498,9 @@ pub fn schema(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         let entry = describe(py, column, "flow")?;
         entry.set_item("profile", Profile::of(column).to_string())?;
         all.append(entry)?;
+    }
+    for column in Features::COLUMNS {
+        all.append(describe(py, column, FEATURES)?)?;
     }
     for protocol in Protocol::ALL {
         for column in protocol.columns() {

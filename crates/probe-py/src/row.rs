@@ -5,7 +5,7 @@ use arrow::datatypes::{
     DataType, Float64Type, Int8Type, Int64Type, TimeUnit, TimestampNanosecondType, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
-use probe::record::schema::recorded;
+use probe::record::schema::{FEATURES, recorded};
 use probe::record::text::time_text;
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
@@ -71,8 +71,8 @@ impl Flow {
         if let Some(value) = attribute(py, &self.values, self.row, name)? {
             return Ok(value);
         }
-        // A protocol that does not occur in the batch.
-        if recorded().iter().any(|protocol| protocol.name() == name) {
+        // A struct that does not occur in the batch.
+        if name == FEATURES || recorded().iter().any(|protocol| protocol.name() == name) {
             return Ok(py.None().into_bound(py));
         }
         Err(unknown("Flow", name))

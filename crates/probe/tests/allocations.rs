@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use probe::capture::{FrameHeader, OwnedFrames};
 use probe::engine::Worker;
-use probe::flow::Settings;
+use probe::flow::{Profile, Settings};
 use wire::decode::{Decoder, LinkType};
 
 /// Ethernet II, IPv4, and a TCP segment (RFC 9293 §3.1) or UDP datagram of one of the flows.
@@ -64,7 +64,20 @@ fn block(round: u32) -> OwnedFrames {
 
 #[test]
 fn a_warm_worker_allocates_nothing() {
-    let mut worker = Worker::new(&Settings::for_memory(8 << 20), Decoder::default(), Arc::default());
+    allocates_nothing(Profile::Standard);
+}
+
+#[test]
+fn a_warm_worker_allocates_nothing_for_features() {
+    allocates_nothing(Profile::Full);
+}
+
+fn allocates_nothing(profile: Profile) {
+    let settings = Settings {
+        profile,
+        ..Settings::for_memory(8 << 20)
+    };
+    let mut worker = Worker::new(&settings, Decoder::default(), Arc::default());
     let mut events = 0;
     // Until every sequence of packets is full, and layer 7 has seen enough of every flow.
     let warm: Vec<_> = (0..40).map(block).collect();

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
+from dpi_probe._flows import open_reader
 from harness.core import Core, wait_for
 from harness.sealing import START_NS, Probe, flow_table
+
+from tests.corpus.cases import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +188,33 @@ def test_tables_of_protocols_ledger_events_and_batches(make_core: Callable[..., 
     ]  # fmt: skip
     kinds = ["flow", "ledger", "event", "ledger"]
     assert batches == [[at, at, kinds[at], "batch", [4, 2, 1, 2][at], ""] for at in range(4)]
+
+
+def test_features_have_a_table_of_their_own(make_core: Callable[..., Core], probe: Probe) -> None:
+    case = next(case for case in cases() if case.name == "http1-keep-alive")
+    reader = open_reader([str(case.capture)], profile="full", addresses="binary", protocols=[])
+    flows = pa.RecordBatchReader.from_stream(reader).read_all()
+    expected = flows.column("features").combine_chunks().to_pylist()
+    core = make_core()
+    with core.client() as client:
+        post(client, probe.seal(flows))
+    core.indexed()
+    assert core.stop() == 0
+    members = [
+        "payload_length_mean",
+        "tcp_syn_packets_fwd",
+        "burst_bytes_rev",
+        "idle_min_ns",
+        "payload_length_histogram_fwd",
+    ]
+    rows, comments = in_database(
+        core.data / "database",
+        "SELECT row, payload_length_mean, tcp_syn_packets_fwd, burst_bytes_rev, idle_min_ns,"
+        " payload_length_histogram_fwd FROM features ORDER BY row",
+        "SELECT comment FROM system.columns WHERE table = 'features' AND name = 'subflows'",
+    )
+    assert rows == [[at, *(expected[at][name] for name in members)] for at in range(len(expected))]
+    assert comments[0][0].startswith("Parts of the record")
 
 
 def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Callable[..., Core], probe: Probe) -> None:

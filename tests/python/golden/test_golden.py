@@ -44,6 +44,23 @@ def test_reference_meter_agrees(case: Case, tmp_path: Path):
 
 
 @each_case
+def test_reference_meter_agrees_on_every_feature(case: Case, tmp_path: Path):
+    lines = ndjson(case.capture, tmp_path / "ours.ndjson", profile="full").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert all("features" in record for record in records)
+    differences = compare(records, reference_of(case.capture, full=True))
+    assert not differences, "\n".join(map(str, differences))
+
+
+@each_case
+def test_profile_full_is_standard_with_features(case: Case, tmp_path: Path):
+    records = [json.loads(line) for line in ndjson(case.capture, tmp_path / "full.ndjson", profile="full").splitlines()]
+    for record in records:
+        del record["features"]
+    assert records == [json.loads(line) for line in case.expected.read_text().splitlines()]
+
+
+@each_case
 def test_number_of_workers_changes_nothing(case: Case, tmp_path: Path):
     one = ndjson(case.capture, tmp_path / "1.ndjson", workers=1)
     assert ndjson(case.capture, tmp_path / "2.ndjson", workers=2) == one

@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from dpi_probe import _native
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from tests.oracle.checksum import crc32c, internet_checksum
 from tests.oracle.community_id import community_id
 from tests.oracle.compare import compare, reference_of
 from tests.oracle.decode import NoFlowError, decode
+from tests.oracle.link import LINK_TYPES
 from tests.oracle.meter import SECOND, Meter, later
 from tests.oracle.statistics import summary
 
@@ -37,7 +39,9 @@ def ipv4(
 def tcp(
     source: int, destination: int, flags: int, sequence: int, acknowledgement: int = 0, payload: bytes = b""
 ) -> bytes:
-    return struct.pack("!HHIIBBHHH", source, destination, sequence, acknowledgement, 0x50, flags, 1000, 0, 0) + payload
+    return (
+        struct.pack("!HHIIHHHH", source, destination, sequence, acknowledgement, 0x5000 | flags, 1000, 0, 0) + payload
+    )
 
 
 def udp(source: int, destination: int, payload: bytes) -> bytes:
@@ -84,12 +88,13 @@ def test_crc32c_vector():
     assert crc32c(b"123456789") == 0xE3069283
 
 
-@given(st.lists(st.integers(0, 1 << 63), min_size=1, max_size=50))
+@given(st.lists(st.integers(0, 1 << 45), min_size=1, max_size=50))
 def test_summary_agrees_with_the_standard_library(values):
     low, mean, high, deviation = summary(values)
     assert (low, high) == (min(values), max(values))
     assert mean == pytest.approx(statistics.fmean(values), rel=1e-12)
     assert deviation == pytest.approx(statistics.pstdev(values), rel=1e-9)
+    assert summary([*values, 1 << 48])[3] is None
 
 
 @given(st.integers(0, (1 << 32) - 1), st.integers(1, (1 << 31) - 1))
@@ -98,7 +103,11 @@ def test_sequence_numbers_wrap(sequence, distance):
     assert not later(sequence, (sequence + distance) % (1 << 32))
 
 
-@given(st.binary(max_size=200), st.sampled_from([1, 101, 113, 276, 147]))
+def test_link_types_are_those_that_the_probe_reads():
+    assert set(LINK_TYPES) == set(_native.link_types())
+
+
+@given(st.binary(max_size=200), st.sampled_from([*LINK_TYPES, 147]))
 def test_decoding_noise_gives_a_packet_or_no_flow(data, link_type):
     try:
         packet = decode(Frame(1, 0, link_type, data, len(data)))

@@ -153,7 +153,7 @@ macro_rules! summary {
             $record.$min = Some(min as $type);
             $record.$mean = Some(mean);
             $record.$max = Some(max as $type);
-            $record.$stddev = Some(stddev);
+            $record.$stddev = stddev;
         }
     };
 }

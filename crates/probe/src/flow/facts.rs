@@ -223,6 +223,7 @@ mod tests {
             closing_frame: 0,
             scope: 0,
             record,
+            features: None,
             session: None,
         }
     }

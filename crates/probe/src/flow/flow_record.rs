@@ -2,9 +2,10 @@
 //!
 //! `_fwd` is source to destination (`src` is the initiator), `_rev` the way back; a statistic without either suffix is
 //! over both directions. Nanosecond durations are integers where they are measured and doubles where they are
-//! averaged. A statistic of no observations is null. A column that was not computed, because the profile leaves its work
-//! out or because it was shed, is null; `shed` names the work that was shed. `=> work` after a column's type says which
-//! work that is ([`super::profile::Work`]).
+//! averaged. A statistic of no observations is null, and so is a deviation where the squares add up to 2⁹⁶ or more (a time
+//! of 78 hours in nanoseconds), as only wrong timestamps and lengths do. A column that was not computed, because the
+//! profile leaves its work out or because it was shed, is null; `shed` names the work that was shed. `=> work` after a
+//! column's type says which work that is ([`super::profile::Work`]).
 //!
 //! The definitions are normative. "Packets" are those of this record in capture order, except that fragments that came
 //! ahead of the first fragment of their datagram stand right before that one. Sums and sums of squares are exact
@@ -116,7 +117,7 @@ wire::record! {
         inter_arrival_mean_ns: Option<f64> => statistics,
         /// Largest time in nanoseconds between packets.
         inter_arrival_max_ns: Option<u64> => statistics,
-        /// Population standard deviation in nanoseconds of the times between packets.
+        /// Population standard deviation in nanoseconds of the times between packets. Null also where their squares add up to 2⁹⁶ or more, as those of a wrong timestamp 78 hours off do; so are the others.
         inter_arrival_stddev_ns: Option<f64> => statistics,
         /// Smallest time in nanoseconds between packets of this direction.
         inter_arrival_min_fwd_ns: Option<u64> => statistics,

@@ -207,6 +207,7 @@ mod tests {
                 interim_number,
                 ..FlowRecord::default()
             },
+            features: None,
             session: None,
         }
     }

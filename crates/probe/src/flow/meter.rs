@@ -8,6 +8,7 @@ use wire::malformed::{Fault, Reason};
 
 use super::export::{self, Parts};
 use super::facts::Answer;
+use super::features::{self, Observed};
 use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
 use super::icmp_error::IcmpError;
 use super::layer7::{self, Load, Sessions, Wish};
@@ -122,6 +123,7 @@ struct Desk {
     duty: Duty,
     sessions: Sessions,
     sequences: Sequences,
+    features: features::Store,
     paths: Paths,
     tally: Tally,
 }
@@ -152,6 +154,7 @@ impl<T: FlowTable> Meter<T> {
             duty: Duty::new(settings.profile, Shed::Nothing),
             sessions: Sessions::new(settings, crypto),
             sequences: Sequences::new(settings.sequence_chunks),
+            features: features::Store::new(settings.memory_bytes / 2),
             paths: Paths::default(),
             tally: Tally::default(),
         };
@@ -186,19 +189,25 @@ impl<T: FlowTable> Meter<T> {
         self.share_memory();
     }
 
-    /// Flows, sequences of packets and sessions share one budget: each may grow into what the others do not use, but
-    /// the latter two not beyond a part of it.
+    /// Flows, sequences of packets, features and sessions share one budget: each may grow into what the others do not use,
+    /// but the latter three not beyond a part of it.
     fn share_memory(&mut self) {
-        let (flows, sequences, sessions) = (
+        let (flows, sequences, features, sessions) = (
             self.table.bytes(),
             self.desk.sequences.bytes(),
+            self.desk.features.bytes(),
             self.desk.sessions.bytes(),
         );
-        let free = self.memory_bytes.saturating_sub(flows + sequences + sessions);
+        let free = self
+            .memory_bytes
+            .saturating_sub(flows + sequences + features + sessions);
         self.table.limit_growth(free);
         self.desk
             .sequences
             .limit_growth(free.min((self.memory_bytes / 8).saturating_sub(sequences)));
+        self.desk
+            .features
+            .limit_growth(free.min((self.memory_bytes / 2).saturating_sub(features)));
         self.desk
             .sessions
             .set_limit((sessions + free).min(self.memory_bytes / 2));
@@ -217,6 +226,18 @@ impl<T: FlowTable> Meter<T> {
     /// Flows in the table, tombstones included.
     pub fn flows(&self) -> usize {
         self.table.len()
+    }
+
+    /// Memory of features in bytes.
+    #[cfg(test)]
+    pub(crate) fn feature_bytes(&self) -> usize {
+        self.desk.features.bytes()
+    }
+
+    /// Whether no flow holds memory of features.
+    #[cfg(test)]
+    pub(crate) fn holds_no_features(&self) -> bool {
+        self.desk.features.is_empty()
     }
 
     /// Asks for the memory that leads to the flow of a packet of this batch.
@@ -551,7 +572,10 @@ impl Desk {
         } else if packets < SPLT_PACKETS as u64 && !hot.left_out.has(Work::SPLT) {
             self.add_to_sequence(hot, packet, direction, seen.time);
         }
-        hot.add(
+        if packets > 0 && !hot.left_out.has(Work::FEATURES) {
+            self.add_to_features(flow, packet, direction, seen.time);
+        }
+        flow.hot.add(
             direction,
             packet,
             seen.time,
@@ -591,6 +615,17 @@ impl Desk {
         if result == Err(PoolFull) {
             hot.left_out.add(LeftOut::SPLT);
             self.tally.sequences_refused += 1;
+        }
+    }
+
+    /// A packet that is not its record's first. Not inlined: only profile `full` comes here.
+    #[inline(never)]
+    fn add_to_features(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, direction: Direction, time: i64) {
+        let observed = Observed::new(packet, direction, time);
+        let entry = &mut flow.cold.features;
+        if self.features.observe(entry, flow.hot, &observed) == Err(PoolFull) {
+            flow.hot.left_out.add(LeftOut::FEATURES);
+            self.tally.features_refused += 1;
         }
     }
 
@@ -737,6 +772,12 @@ impl Desk {
         if flow.hot.packets() == 0 {
             return;
         }
+        let features = if flow.hot.left_out.has(Work::FEATURES) {
+            self.features.release(&mut flow.cold.features);
+            None
+        } else {
+            self.features.take(&mut flow.cold.features, flow.hot)
+        };
         let record = export::record(
             flow.hot,
             flow.cold,
@@ -756,6 +797,7 @@ impl Desk {
             closing_frame: moment.frame,
             scope: flow.hot.key.scope,
             record,
+            features,
             session,
         };
         events.push(Event::Flow(Box::new(ended)));

@@ -50,6 +50,8 @@ pub mod state;
 pub mod tcp;
 /// The first packets' lengths, directions and times.
 pub mod splt;
+/// Statistics of profile `full`.
+pub mod features;
 /// Interned MAC addresses, VLAN ids and tunnels.
 pub mod path;
 /// Hints to processor and kernel about memory.
@@ -82,6 +84,7 @@ pub mod facts;
 /// ICMP errors, counted for the flows that they quote.
 pub mod icmp_error;
 
+pub use features::Features;
 pub use flow_record::FlowRecord;
 pub use profile::{Profile, Shed};
 
@@ -123,6 +126,8 @@ pub struct EndedFlow {
     pub scope: u32,
     /// The flow columns.
     pub record: FlowRecord,
+    /// The features, where they were computed.
+    pub features: Option<Box<Features>>,
     /// The protocol columns, where layer 7 was looked at. For an interim record: what was learned so far.
     pub session: Option<Box<Session>>,
 }
@@ -192,7 +197,7 @@ pub struct Settings {
     pub flows: usize,
     /// Pieces of the sequences of packets that flows keep, [`splt::CHUNK_PACKETS`] packets each.
     pub sequence_chunks: usize,
-    /// Bytes that flows, sequences of packets and sessions take together.
+    /// Bytes that flows, sequences of packets, features and sessions take together.
     pub memory_bytes: usize,
     /// Flows whose layer-7 state is in memory at the same time.
     pub sessions: usize,
@@ -242,7 +247,7 @@ pub const MAX_FLOWS: usize = 1 << 28;
 impl Settings {
     /// The default timeouts, and limits such that metering needs no more than about `bytes` of memory.
     pub fn for_memory(bytes: usize) -> Self {
-        // 14/16 of the budget are shared by flows, sequences of packets and sessions as they need it; 1/16 is for the
+        // 14/16 of the budget are shared by flows, sequences of packets, features and sessions as they need it; 1/16 is for the
         // bytes of streams, 1/16 for the rest. Memory that is not needed is not touched.
         let shared = bytes / 16 * 14;
         Self {

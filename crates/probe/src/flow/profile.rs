@@ -22,11 +22,13 @@ impl Work {
     pub const SPLT: Self = Self(1 << 1);
     /// Payload: streams, protocols, names.
     pub const LAYER7: Self = Self(1 << 2);
+    /// The struct of features.
+    pub const FEATURES: Self = Self(1 << 3);
     /// Everything.
-    pub const ALL: Self = Self(0b111);
+    pub const ALL: Self = Self(0b1111);
 
     /// How many bits a set takes.
-    const BITS: u32 = 3;
+    const BITS: u32 = 4;
 
     /// Whether the whole of `other` is in this set.
     #[inline]
@@ -91,7 +93,8 @@ impl Profile {
     pub const fn work(self) -> Work {
         match self {
             Self::Minimal => Work::NONE,
-            Self::Standard | Self::Full => Work::ALL,
+            Self::Standard => Work::ALL.without(Work::FEATURES),
+            Self::Full => Work::ALL,
         }
     }
 }
@@ -125,7 +128,7 @@ pub enum Shed {
     /// Nothing.
     #[default]
     Nothing,
-    /// Statistics and the sequence of packets.
+    /// Statistics, features and the sequence of packets.
     Statistics,
     /// That, and layer 7.
     Layer7,
@@ -136,7 +139,7 @@ impl Shed {
     pub const fn work(self) -> Work {
         match self {
             Self::Nothing => Work::NONE,
-            Self::Statistics => Work::STATISTICS.and(Work::SPLT),
+            Self::Statistics => Work::STATISTICS.and(Work::SPLT).and(Work::FEATURES),
             Self::Layer7 => Work::ALL,
         }
     }
@@ -171,6 +174,8 @@ pub struct LeftOut(u8);
 impl LeftOut {
     /// The sequence of packets, for want of memory.
     pub const SPLT: Self = Self(Work::SPLT.0);
+    /// The features, for want of memory.
+    pub const FEATURES: Self = Self(Work::FEATURES.0);
 
     /// Takes note of what is left out for one more packet.
     #[inline]
@@ -187,7 +192,7 @@ impl LeftOut {
     /// Column `shed`.
     pub const fn shed(self) -> Option<&'static str> {
         let shed = self.0 >> Work::BITS;
-        let statistics = shed & (Work::STATISTICS.0 | Work::SPLT.0) != 0;
+        let statistics = shed & (Work::STATISTICS.0 | Work::SPLT.0 | Work::FEATURES.0) != 0;
         match (statistics, shed & Work::LAYER7.0 != 0) {
             (false, false) => None,
             (true, false) => Some("statistics"),
@@ -245,7 +250,13 @@ mod tests {
         let standard = Duty::new(Profile::Standard, Shed::Nothing);
         assert_eq!(
             (standard.work, standard.left_out),
-            (Work::ALL, LeftOut::default())
+            (Work::ALL.without(Work::FEATURES), LeftOut::FEATURES)
+        );
+        let full = Duty::new(Profile::Full, Shed::Nothing);
+        assert_eq!((full.work, full.left_out), (Work::ALL, LeftOut::default()));
+        assert_eq!(
+            Duty::new(Profile::Full, Shed::Statistics).left_out.shed(),
+            Some("statistics")
         );
     }
 

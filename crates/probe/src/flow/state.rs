@@ -180,7 +180,7 @@ impl Side {
             Summary::new(
                 self.packets,
                 u128::from(self.bytes),
-                self.length_squares.get(),
+                self.length_squares.exact(),
                 min,
                 max,
             )
@@ -261,6 +261,8 @@ pub struct Cold {
     pub maximum_segment_sizes: [u16; 2],
     /// Column `interim_number`.
     pub interim_number: u32,
+    /// Entry in the pool of features.
+    pub features: u32,
     /// Column `fragments`.
     pub fragments: u32,
     /// Column `checksum_errors`.
@@ -285,6 +287,7 @@ impl Default for Cold {
             initial_windows: [0; 2],
             maximum_segment_sizes: [0; 2],
             interim_number: 0,
+            features: NO_ENTRY,
             fragments: 0,
             checksum_errors: 0,
             path: PathId::NONE,
@@ -560,7 +563,7 @@ mod tests {
         let lengths = hot.lengths().unwrap();
         assert_eq!((lengths.min, lengths.max), (40, 100));
         assert_eq!(lengths.mean.to_bits(), 70.0_f64.to_bits());
-        assert!((lengths.stddev - 600.0_f64.sqrt()).abs() < 1e-12);
+        assert!((lengths.stddev.unwrap() - 600.0_f64.sqrt()).abs() < 1e-12);
         let intervals = hot.intervals().unwrap();
         assert_eq!((intervals.min, intervals.max), (0, 10));
         assert_eq!(intervals.mean.to_bits(), 5.0_f64.to_bits());

@@ -19,17 +19,21 @@ impl Sum96 {
         self.0 = [sum as u32, (sum >> 32) as u32, (sum >> 64) as u32];
     }
 
-    /// The sum.
     #[inline]
-    pub fn get(self) -> u128 {
+    fn get(self) -> u128 {
         let [low, middle, high] = self.0.map(u128::from);
         low | middle << 32 | high << 64
     }
 
-    /// The sum of two sums.
-    #[must_use]
-    pub fn plus(self, other: Self) -> u128 {
-        self.get() + other.get()
+    /// The sum; `None` where it is too large to be known.
+    #[inline]
+    pub fn exact(self) -> Option<u128> {
+        Some(self.get()).filter(|sum| *sum < Self::MAX)
+    }
+
+    /// The sum of two sums; `None` where one of them is too large to be known.
+    pub fn plus(self, other: Self) -> Option<u128> {
+        Some(self.exact()? + other.exact()?)
     }
 }
 
@@ -79,7 +83,7 @@ impl Arrivals {
         let intervals = packets.checked_sub(1).filter(|intervals| *intervals > 0)?;
         let Self { min, max, squares } = *self;
         let sum = u128::from(latest.abs_diff(first));
-        Some(Summary::new(intervals, sum, squares.get(), min, max))
+        Some(Summary::new(intervals, sum, squares.exact(), min, max))
     }
 }
 
@@ -92,13 +96,23 @@ pub struct Summary {
     pub mean: f64,
     /// Largest value.
     pub max: u64,
-    /// Population standard deviation (divisor n).
-    pub stddev: f64,
+    /// Population standard deviation (divisor n); `None` where the sum of squares is not known.
+    pub stddev: Option<f64>,
 }
 
 impl Summary {
     /// From the exact sums over `count` values, `count` above 0.
-    pub fn new(count: u64, sum: u128, squares: u128, min: u64, max: u64) -> Self {
+    pub fn new(count: u64, sum: u128, squares: Option<u128>, min: u64, max: u64) -> Self {
+        let mean = sum as f64 / count as f64;
+        Self {
+            min,
+            mean,
+            max,
+            stddev: squares.map(|squares| Self::deviation(count, sum, squares)),
+        }
+    }
+
+    fn deviation(count: u64, sum: u128, squares: u128) -> f64 {
         let count_f64 = count as f64;
         let mean = sum as f64 / count_f64;
         // n²·variance = n·Σx² − (Σx)², exact where it fits in 128 bits.
@@ -106,13 +120,9 @@ impl Summary {
             .checked_mul(squares)
             .zip(sum.checked_mul(sum))
             .map(|(squares, square)| squares.saturating_sub(square) as f64 / (count_f64 * count_f64));
-        let variance = exact.unwrap_or_else(|| (squares as f64 / count_f64 - mean * mean).max(0.0));
-        Self {
-            min,
-            mean,
-            max,
-            stddev: variance.sqrt(),
-        }
+        exact
+            .unwrap_or_else(|| (squares as f64 / count_f64 - mean * mean).max(0.0))
+            .sqrt()
     }
 }
 
@@ -128,8 +138,20 @@ mod tests {
         sum.add_square(u64::from(u32::MAX));
         sum.add_square(3);
         assert_eq!(sum.get(), u128::from(u32::MAX) * u128::from(u32::MAX) + 9);
+        assert_eq!(sum.plus(sum), sum.exact().map(|sum| 2 * sum));
         sum.add_square(u64::MAX);
-        assert_eq!(sum.get(), Sum96::MAX);
+        assert_eq!((sum.exact(), sum.plus(Sum96::default())), (None, None));
+    }
+
+    #[test]
+    fn timestamps_years_apart_have_no_deviation_and_all_the_rest() {
+        let mut arrivals = Arrivals::default();
+        arrivals.observe(0, 1 << 59);
+        let summary = arrivals.summary(2, 0, 1 << 59).unwrap();
+        assert_eq!(
+            (summary.min, summary.max, summary.stddev),
+            (1 << 59, 1 << 59, None)
+        );
     }
 
     #[test]
@@ -165,12 +187,12 @@ mod tests {
                 squares.add_square(*value);
             }
             let summary = Summary::new(
-                count, sum, squares.get(), *values.iter().min().unwrap(), *values.iter().max().unwrap(),
+                count, sum, squares.exact(), *values.iter().min().unwrap(), *values.iter().max().unwrap(),
             );
             let mean = values.iter().map(|value| *value as f64).sum::<f64>() / count as f64;
             let variance = values.iter().map(|value| (*value as f64 - mean).powi(2)).sum::<f64>() / count as f64;
             prop_assert!((summary.mean - mean).abs() <= mean * 1e-12);
-            prop_assert!((summary.stddev - variance.sqrt()).abs() <= mean.max(1.0) * 1e-9);
+            prop_assert!((summary.stddev.unwrap() - variance.sqrt()).abs() <= mean.max(1.0) * 1e-9);
         }
     }
 }

@@ -73,7 +73,9 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
             .entry(ended.record.app.unwrap_or_default())
             .or_default()
             .add(&ended.record);
-        let batch = self.builder.push(&ended.record, ended.session.as_deref());
+        let batch = self
+            .builder
+            .push(&ended.record, ended.features.as_deref(), ended.session.as_deref());
         self.hand_over(batch, before + 1);
         if self.builder.rows() > 0 && self.opened.is_none() {
             self.opened = Some(clock::monotonic());

@@ -172,7 +172,7 @@ fn record(flows: &[EndedFlow]) -> Result<Vec<RecordBatch>, PipelineError> {
     let mut builder = Builder::new(Layout::evidence(), LIMITS);
     let mut batches = Vec::new();
     for ended in flows {
-        batches.extend(builder.push(&ended.record, ended.session.as_deref())?);
+        batches.extend(builder.push(&ended.record, ended.features.as_deref(), ended.session.as_deref())?);
     }
     batches.extend(builder.finish()?);
     Ok(batches)

@@ -8,9 +8,9 @@ use wire::column::Value as _;
 use wire::l7::{Protocol, Session};
 
 use super::RecordError;
-use super::schema::Layout;
+use super::schema::{FEATURES, Layout};
 use super::tree::Tree;
-use crate::flow::FlowRecord;
+use crate::flow::{Features, FlowRecord};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,27 +47,33 @@ struct Slot {
     tree: Tree,
 }
 
+/// The structs that a batch has: whether that of features, and which protocols'.
+type Structs = (bool, Vec<Protocol>);
+
 /// Makes record batches of flow records, one batch after another, with the same buffers' owner.
 pub struct Builder {
     layout: Layout,
     limits: Limits,
     rows: usize,
     flow: Tree,
+    features: Option<Tree>,
     slots: Vec<Slot>,
-    /// The schema made last and the protocols that it has: batches in a row mostly have the same.
-    schema: Option<(Vec<Protocol>, SchemaRef)>,
+    /// The schema made last and the structs that it has: batches in a row mostly have the same.
+    schema: Option<(Structs, SchemaRef)>,
 }
 
 impl Builder {
     /// An empty builder.
     pub fn new(layout: Layout, limits: Limits) -> Self {
         let flow = Tree::new("flow", FlowRecord::COLUMNS, &layout);
+        let features = features(&layout);
         let slots = slots(&layout);
         Self {
             layout,
             limits,
             rows: 0,
             flow,
+            features,
             slots,
             schema: None,
         }
@@ -80,26 +86,39 @@ impl Builder {
 
     /// Estimated uncompressed size of the rows since the last batch, in bytes.
     pub fn bytes(&self) -> usize {
-        self.flow.bytes() + self.slots.iter().map(|slot| slot.tree.bytes()).sum::<usize>()
+        let features = self.features.as_ref().map_or(0, Tree::bytes);
+        self.flow.bytes() + features + self.slots.iter().map(|slot| slot.tree.bytes()).sum::<usize>()
     }
 
     /// Adds a flow; the batch, if it is full with it. After an error the rows since the last batch are lost.
     pub fn push(
         &mut self,
         record: &FlowRecord,
+        features: Option<&Features>,
         session: Option<&Session>,
     ) -> Result<Option<RecordBatch>, RecordError> {
-        self.append(record, session).inspect_err(|_| self.reset())?;
+        self.append(record, features, session)
+            .inspect_err(|_| self.reset())?;
         if self.rows >= self.limits.rows || self.bytes() >= self.limits.bytes {
             return self.finish();
         }
         Ok(None)
     }
 
-    fn append(&mut self, record: &FlowRecord, session: Option<&Session>) -> Result<(), RecordError> {
+    fn append(
+        &mut self,
+        record: &FlowRecord,
+        features: Option<&Features>,
+        session: Option<&Session>,
+    ) -> Result<(), RecordError> {
         self.flow.begin_row(self.rows, record.ip_version);
         record.emit(&mut self.flow);
         self.flow.end_row()?;
+        if let (Some(tree), Some(features)) = (&mut self.features, features) {
+            tree.begin_row(self.rows, 0);
+            features.emit(tree);
+            tree.end_row()?;
+        }
         if let Some(session) = session {
             for slot in &mut self.slots {
                 slot.tree.begin_row(self.rows, 0);
@@ -124,6 +143,14 @@ impl Builder {
         let rows = std::mem::take(&mut self.rows);
         let (_, mut columns, _) = self.flow.take()?.into_parts();
         let fixed = matches!(self.layout.protocols, super::Protocols::Fixed(_));
+        let mut has_features = false;
+        if let Some(tree) = &mut self.features
+            && (fixed || tree.len() > 0)
+        {
+            tree.fill(rows);
+            columns.push(Arc::new(tree.take()?) as ArrayRef);
+            has_features = true;
+        }
         let mut present = Vec::with_capacity(self.slots.len());
         for slot in &mut self.slots {
             if fixed || slot.tree.len() > 0 {
@@ -133,10 +160,12 @@ impl Builder {
             }
         }
         let schema = match &self.schema {
-            Some((protocols, schema)) if *protocols == present => Arc::clone(schema),
+            Some(((features, protocols), schema)) if *features == has_features && *protocols == present => {
+                Arc::clone(schema)
+            }
             _ => {
-                let schema = self.layout.schema(&present);
-                self.schema = Some((present, Arc::clone(&schema)));
+                let schema = self.layout.schema(has_features, &present);
+                self.schema = Some(((has_features, present), Arc::clone(&schema)));
                 schema
             }
         };
@@ -146,8 +175,15 @@ impl Builder {
     fn reset(&mut self) {
         self.rows = 0;
         self.flow = Tree::new("flow", FlowRecord::COLUMNS, &self.layout);
+        self.features = features(&self.layout);
         self.slots = slots(&self.layout);
     }
+}
+
+fn features(layout: &Layout) -> Option<Tree> {
+    layout
+        .features
+        .then(|| Tree::new(FEATURES, Features::COLUMNS, layout))
 }
 
 fn slots(layout: &Layout) -> Vec<Slot> {
@@ -166,8 +202,10 @@ fn slots(layout: &Layout) -> Vec<Slot> {
 mod tests {
     use super::*;
     use crate::record::schema::{Addresses, recorded};
-    use arrow::array::AsArray as _;
-    use arrow::datatypes::{Float64Type, TimestampNanosecondType, UInt8Type, UInt16Type, UInt64Type};
+    use arrow::array::{Array as _, AsArray as _};
+    use arrow::datatypes::{
+        Float64Type, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    };
     use proptest::prelude::*;
     use wire::column::{Address, Mac, Time};
     use wire::flowkey::Direction;
@@ -202,7 +240,7 @@ mod tests {
         );
         let mut sizes = Vec::new();
         for seed in 0..8 {
-            if let Some(batch) = builder.push(&record(seed), None).unwrap() {
+            if let Some(batch) = builder.push(&record(seed), None, None).unwrap() {
                 sizes.push(batch.num_rows());
             }
         }
@@ -215,7 +253,7 @@ mod tests {
     fn the_estimate_is_at_least_the_size_of_the_values() {
         let mut builder = Builder::new(Layout::evidence(), Limits::SEALED);
         let batch = (0..)
-            .find_map(|seed| builder.push(&record(seed), None).unwrap())
+            .find_map(|seed| builder.push(&record(seed), None, None).unwrap())
             .unwrap();
         assert!(
             batch.num_rows() < Limits::SEALED_ROWS,
@@ -235,18 +273,55 @@ mod tests {
     #[test]
     fn sealed_batches_hold_only_protocols_that_occur() {
         let mut builder = Builder::new(Layout::evidence(), Limits::LOCAL);
-        builder.push(&record(1), None).unwrap();
-        builder.push(&record(2), Some(&Session::default())).unwrap();
+        builder.push(&record(1), None, None).unwrap();
+        builder.push(&record(2), None, Some(&Session::default())).unwrap();
         let batch = builder.finish().unwrap().unwrap();
         assert_eq!(batch.num_columns(), FlowRecord::COLUMNS.len());
         let fixed = Layout::output(Addresses::Text, recorded());
         let mut builder = Builder::new(fixed.clone(), Limits::LOCAL);
-        builder.push(&record(1), None).unwrap();
+        builder.push(&record(1), None, None).unwrap();
         let batch = builder.finish().unwrap().unwrap();
         assert_eq!(batch.schema(), fixed.full_schema());
         for protocol in recorded() {
             assert_eq!(batch.column_by_name(protocol.name()).unwrap().null_count(), 1);
         }
+    }
+
+    #[test]
+    fn features_stand_where_they_occur_and_in_every_batch_of_a_fixed_layout() {
+        let features = Features {
+            subflows: 7,
+            burst_bytes_rev: vec![1, 2],
+            ..Features::default()
+        };
+        let mut builder = Builder::new(Layout::evidence(), Limits::LOCAL);
+        builder.push(&record(1), None, None).unwrap();
+        builder.push(&record(2), Some(&features), None).unwrap();
+        let batch = builder.finish().unwrap().unwrap();
+        assert_eq!(batch.schema(), Layout::evidence().schema(true, &[]));
+        let column = batch.column_by_name(FEATURES).unwrap().as_struct();
+        assert_eq!((column.is_valid(0), column.is_valid(1)), (false, true));
+        let subflows = column.column_by_name("subflows").unwrap();
+        assert_eq!(subflows.as_primitive::<UInt32Type>().value(1), 7);
+        let bursts = column.column_by_name("burst_bytes_rev").unwrap();
+        let bursts = bursts.as_list::<i32>().value(1);
+        assert_eq!(bursts.as_primitive::<UInt64Type>().values(), &[1, 2]);
+        builder.push(&record(3), None, None).unwrap();
+        let batch = builder.finish().unwrap().unwrap();
+        assert!(
+            batch.column_by_name(FEATURES).is_none(),
+            "the next batch has none"
+        );
+
+        let fixed = Layout {
+            features: true,
+            ..Layout::output(Addresses::Text, Vec::new())
+        };
+        let mut builder = Builder::new(fixed.clone(), Limits::LOCAL);
+        builder.push(&record(1), None, None).unwrap();
+        let batch = builder.finish().unwrap().unwrap();
+        assert_eq!(batch.schema(), fixed.full_schema());
+        assert_eq!(batch.column_by_name(FEATURES).unwrap().null_count(), 1);
     }
 
     /// A session that has seen the DNS query `name` A IN, in 12 bytes of header and the question.
@@ -272,11 +347,11 @@ mod tests {
     #[test]
     fn a_session_fills_its_protocols_struct_and_no_other() {
         let mut builder = Builder::new(Layout::evidence(), Limits::LOCAL);
-        builder.push(&record(1), None).unwrap();
+        builder.push(&record(1), None, None).unwrap();
         builder
-            .push(&record(2), Some(&dns_session("example.org")))
+            .push(&record(2), None, Some(&dns_session("example.org")))
             .unwrap();
-        builder.push(&record(3), None).unwrap();
+        builder.push(&record(3), None, None).unwrap();
         let batch = builder.finish().unwrap().unwrap();
         assert_eq!(batch.num_columns(), FlowRecord::COLUMNS.len() + 1);
         let dns = batch.column_by_name("dns").unwrap();
@@ -293,7 +368,7 @@ mod tests {
         let names = queries.as_struct().column_by_name("name").unwrap();
         assert_eq!(names.as_string::<i32>().value(0), "example.org");
 
-        builder.push(&record(4), None).unwrap();
+        builder.push(&record(4), None, None).unwrap();
         let batch = builder.finish().unwrap().unwrap();
         assert_eq!(
             batch.num_columns(),
@@ -308,7 +383,7 @@ mod tests {
             let mut builder = Builder::new(Layout::evidence(), Limits { rows, bytes: usize::MAX });
             let mut batches = Vec::new();
             for seed in &seeds {
-                batches.extend(builder.push(&record(*seed), None).unwrap());
+                batches.extend(builder.push(&record(*seed), None, None).unwrap());
             }
             batches.extend(builder.finish().unwrap());
             let mut expected = seeds.iter().map(|seed| record(*seed));

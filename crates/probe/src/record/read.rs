@@ -149,7 +149,9 @@ impl Feed {
 
     /// Adds a flow. Blocks while the queue is full.
     pub fn push(&mut self, ended: &EndedFlow) -> Result<(), Stopped> {
-        let full = self.builder.push(&ended.record, ended.session.as_deref());
+        let full = self
+            .builder
+            .push(&ended.record, ended.features.as_deref(), ended.session.as_deref());
         self.hand_over(full)
     }
 
@@ -283,6 +285,7 @@ mod tests {
                 flow_id,
                 ..FlowRecord::default()
             },
+            features: None,
             session: None,
         }
     }

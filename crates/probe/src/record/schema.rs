@@ -17,8 +17,10 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, Tim
 use wire::column::{Column, Type};
 use wire::l7::Protocol;
 
-use crate::flow::FlowRecord;
+use crate::flow::{Features, FlowRecord};
 
+/// Name of the struct of features.
+pub const FEATURES: &str = "features";
 /// Metadata key of a field: what it holds where the Arrow type does not say (`address`, `mac`).
 pub const KIND: &str = "kind";
 /// Metadata key of a field: its definition.
@@ -66,6 +68,9 @@ impl Protocols {
 pub struct Layout {
     /// How addresses are stored.
     pub addresses: Addresses,
+    /// Whether there may be the struct of features; like those of protocols it stands in every batch where their set is
+    /// fixed, and else where it occurs.
+    pub features: bool,
     /// Which protocol structs there are.
     pub protocols: Protocols,
     /// Whether fields carry their definition as metadata.
@@ -77,30 +82,33 @@ impl Layout {
     pub fn evidence() -> Self {
         Self {
             addresses: Addresses::Binary,
+            features: true,
             protocols: Protocols::Occurring(recorded()),
             documented: false,
         }
     }
 
-    /// What one output of many batches has: the given protocol structs in every batch, and definitions.
+    /// What one output of many batches has: the given protocol structs in every batch, no features, and definitions.
     pub fn output(addresses: Addresses, protocols: Vec<Protocol>) -> Self {
         Self {
             addresses,
+            features: false,
             protocols: Protocols::Fixed(protocols),
             documented: true,
         }
     }
 
-    /// The Arrow schema with the structs of `protocols`.
-    pub fn schema(&self, protocols: &[Protocol]) -> SchemaRef {
+    /// The Arrow schema with the structs of features, if asked for, and of `protocols`.
+    pub fn schema(&self, features: bool, protocols: &[Protocol]) -> SchemaRef {
         let mut fields: Vec<FieldRef> = self.fields(FlowRecord::COLUMNS).iter().cloned().collect();
+        fields.extend(features.then(|| self.struct_field(FEATURES, Features::COLUMNS)));
         fields.extend(protocols.iter().map(|protocol| self.protocol_field(*protocol)));
         Arc::new(Schema::new(fields))
     }
 
-    /// The schema of every batch where the set of protocols is fixed, else of a batch in which all occur.
+    /// The schema of every batch where the set of structs is fixed, else of a batch in which all occur.
     pub fn full_schema(&self) -> SchemaRef {
-        self.schema(self.protocols.list())
+        self.schema(self.features, self.protocols.list())
     }
 
     /// The fields of `columns`.
@@ -113,11 +121,11 @@ impl Layout {
 
     /// The nullable struct field of a protocol.
     pub(super) fn protocol_field(&self, protocol: Protocol) -> FieldRef {
-        Arc::new(Field::new(
-            protocol.name(),
-            DataType::Struct(self.fields(protocol.columns())),
-            true,
-        ))
+        self.struct_field(protocol.name(), protocol.columns())
+    }
+
+    fn struct_field(&self, name: &str, members: &[Column]) -> FieldRef {
+        Arc::new(Field::new(name, DataType::Struct(self.fields(members)), true))
     }
 
     fn field(&self, column: &Column) -> Field {
@@ -198,7 +206,7 @@ mod tests {
 
     #[test]
     fn evidence_stores_addresses_as_bytes_and_says_so() {
-        let schema = Layout::evidence().schema(&[]);
+        let schema = Layout::evidence().schema(false, &[]);
         let field = schema.field_with_name("src_ip").unwrap();
         assert_eq!(field.data_type(), &DataType::FixedSizeBinary(16));
         assert_eq!(field.metadata().get(KIND).map(String::as_str), Some("address"));

@@ -352,7 +352,7 @@ mod tests {
                 server_name: (number == 2).then(|| "a \"b\", c".to_owned()),
                 ..FlowRecord::default()
             };
-            assert!(builder.push(&record, None).unwrap().is_none());
+            assert!(builder.push(&record, None, None).unwrap().is_none());
         }
         builder.finish().unwrap().unwrap()
     }

@@ -662,13 +662,15 @@ proptest! {
 
 #[test]
 fn every_column_that_a_record_can_have_can_be_sealed() {
-    use crate::flow::FlowRecord;
+    use crate::flow::{Features, FlowRecord};
     use crate::record::build::{Builder, Limits};
     use crate::record::schema::Layout;
 
     assert!(!describe(&Layout::evidence().full_schema()).unwrap().is_empty());
     let mut builder = Builder::new(Layout::evidence(), Limits::SEALED);
-    builder.push(&FlowRecord::default(), None).unwrap();
+    builder
+        .push(&FlowRecord::default(), Some(&Features::default()), None)
+        .unwrap();
     let batch = builder.finish().unwrap().unwrap();
     let sealed = Chain::start(None)
         .unwrap()
