@@ -94,8 +94,9 @@ if TYPE_CHECKING:
         """Values of a flow: the columns are attributes."""
 
         name: str
-        type: str
-        class_: str
+        type: str | None
+        class_: str | None
+        wire_name: str | None
 
     class DnsAnswers(_native.Record):
         """Values of a flow: the columns are attributes."""

@@ -47,7 +47,8 @@ pub fn is_after(a: u32, b: u32) -> bool {
 
 /// Whether a segment starts a new connection on the ports of a flow: a SYN with another initial sequence number than
 /// the flow's, or the SYN-ACK to such a SYN, where the old connection is known to be over, or may be: it has ended, a
-/// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs.
+/// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs. After a RST
+/// there is no connection (RFC 9293 §3.10.7.4), so that any SYN asks for a new one, also with the old number.
 pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
     let initial_sequence = match tcp.flags & (SYN | ACK | RST | FIN) {
         SYN => tcp.sequence,
@@ -55,6 +56,10 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
         _ => return false,
     };
     let sides = &flow.hot.sides;
+    let was_reset = flow.hot.phase == Phase::Tombstone && !sides.iter().all(|side| side.is(Side::FIN));
+    if was_reset && tcp.flags & ACK == 0 {
+        return true;
+    }
     let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.is(Side::FIN));
     let silent = clock.saturating_sub(flow.hot.seen) > super::LINGER_NS
         && sides.iter().all(|side| side.is(Side::BEGUN));
