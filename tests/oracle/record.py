@@ -51,7 +51,7 @@ def mac_text(mac: bytes | None) -> str | None:
     return None if mac is None else ":".join(f"{byte:02x}" for byte in mac)
 
 
-def make_record(flow: Flow, reason: str) -> dict[str, Any]:
+def make_record(flow: Flow, reason: str, *, full: bool = False) -> dict[str, Any]:
     """The columns of the flow's present record; those that are null are left out."""
     record = _identity(flow, reason)
     record.update(_counters(flow.seen))
@@ -63,6 +63,9 @@ def make_record(flow: Flow, reason: str) -> dict[str, Any]:
             record[f"ttl_max_{suffix}"] = max(one.packet.ttl for one in seen)
     if flow.key[1] == TCP:
         record.update(_tcp(flow))
+        if full:
+            record |= flow.segments.columns()
+            record |= {"tcp_simultaneous_open": flow.simultaneous, "tcp_ports_reused": flow.reused}
     first = flow.seen[:SPLT_PACKETS]
     record["splt_lengths"] = [one.packet.ip_length for one in first]
     record["splt_directions"] = [1 if one.forward else -1 for one in first]

@@ -202,6 +202,8 @@ tally! {
     Counter worker_panics: u64,
     /// Flow records without the sequence of their packets because too many sequences were kept.
     Counter sequences_refused: u64,
+    /// Segments of TCP connections that were not analysed because too many connections were.
+    Counter tcp_analyses_refused: u64,
     /// Flows whose MAC addresses and VLANs could not be kept because too many combinations occurred at once.
     Counter link_paths_overflowed: u64,
     /// IP fragments seen.

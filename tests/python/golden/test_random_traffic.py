@@ -24,8 +24,8 @@ def test_probe_and_reference_agree(seed: int, packets: int, tmp_path: Path):
     outputs = []
     for workers in (1, 3):
         output = tmp_path / f"{workers}.ndjson"
-        dpi_probe.read(capture, workers=workers).write(output, format="ndjson")
+        dpi_probe.read(capture, workers=workers, profile="full").write(output, format="ndjson")
         outputs.append(output.read_text())
     assert outputs[0] == outputs[1]
-    differences = compare([json.loads(line) for line in outputs[0].splitlines()], reference_of(capture))
+    differences = compare([json.loads(line) for line in outputs[0].splitlines()], reference_of(capture, full=True))
     assert not differences, "\n".join(map(str, differences))

@@ -22,11 +22,13 @@ impl Work {
     pub const SPLT: Self = Self(1 << 1);
     /// Payload: streams, protocols, names.
     pub const LAYER7: Self = Self(1 << 2);
+    /// What TCP segments tell beyond the counts of every profile.
+    pub const TCP: Self = Self(1 << 3);
     /// Everything.
-    pub const ALL: Self = Self(0b111);
+    pub const ALL: Self = Self(0b1111);
 
     /// How many bits a set takes.
-    const BITS: u32 = 3;
+    const BITS: u32 = 4;
 
     /// Whether the whole of `other` is in this set.
     #[inline]
@@ -47,6 +49,7 @@ impl Work {
             "statistics" => Self::STATISTICS,
             "splt" => Self::SPLT,
             "layer7" => Self::LAYER7,
+            "tcp" => Self::TCP,
             _ => Self::NONE,
         }
     }
@@ -91,7 +94,8 @@ impl Profile {
     pub const fn work(self) -> Work {
         match self {
             Self::Minimal => Work::NONE,
-            Self::Standard | Self::Full => Work::ALL,
+            Self::Standard => Work::ALL.without(Work::TCP),
+            Self::Full => Work::ALL,
         }
     }
 }
@@ -125,7 +129,7 @@ pub enum Shed {
     /// Nothing.
     #[default]
     Nothing,
-    /// Statistics and the sequence of packets.
+    /// Statistics, the sequence of packets and the analysis of TCP.
     Statistics,
     /// That, and layer 7.
     Layer7,
@@ -136,7 +140,7 @@ impl Shed {
     pub const fn work(self) -> Work {
         match self {
             Self::Nothing => Work::NONE,
-            Self::Statistics => Work::STATISTICS.and(Work::SPLT),
+            Self::Statistics => Work::ALL.without(Work::LAYER7),
             Self::Layer7 => Work::ALL,
         }
     }
@@ -171,6 +175,8 @@ pub struct LeftOut(u8);
 impl LeftOut {
     /// The sequence of packets, for want of memory.
     pub const SPLT: Self = Self(Work::SPLT.0);
+    /// The analysis of TCP, for want of memory.
+    pub const TCP: Self = Self(Work::TCP.0);
 
     /// Takes note of what is left out for one more packet.
     #[inline]
@@ -187,7 +193,7 @@ impl LeftOut {
     /// Column `shed`.
     pub const fn shed(self) -> Option<&'static str> {
         let shed = self.0 >> Work::BITS;
-        let statistics = shed & (Work::STATISTICS.0 | Work::SPLT.0) != 0;
+        let statistics = shed & (Work::STATISTICS.0 | Work::SPLT.0 | Work::TCP.0) != 0;
         match (statistics, shed & Work::LAYER7.0 != 0) {
             (false, false) => None,
             (true, false) => Some("statistics"),
@@ -235,6 +241,7 @@ mod tests {
         };
         assert_eq!(profile("packets_fwd"), Profile::Minimal);
         assert_eq!(profile("packet_length_mean"), Profile::Standard);
+        assert_eq!(profile("tcp_keep_alives_fwd"), Profile::Full);
     }
 
     #[test]
@@ -245,8 +252,10 @@ mod tests {
         let standard = Duty::new(Profile::Standard, Shed::Nothing);
         assert_eq!(
             (standard.work, standard.left_out),
-            (Work::ALL, LeftOut::default())
+            (Profile::Standard.work(), LeftOut::TCP)
         );
+        let full = Duty::new(Profile::Full, Shed::Nothing);
+        assert_eq!((full.work, full.left_out), (Work::ALL, LeftOut::default()));
     }
 
     /// A DNS query, its answer, and another query.

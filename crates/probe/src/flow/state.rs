@@ -265,10 +265,14 @@ pub struct Cold {
     pub fragments: u32,
     /// Column `checksum_errors`.
     pub checksum_errors: u32,
+    /// Entry in the pool of TCP analyses.
+    pub analysis: u32,
     /// MAC addresses, VLANs and tunnels of the first packet.
     pub path: PathId,
     /// How far the handshake has been seen.
     pub handshake: Handshake,
+    /// TCP: a RST has ended the connection.
+    pub was_reset: bool,
     /// ICMP: type and code of the first packet.
     pub icmp: [u8; 2],
     /// What layer 7 said, where its state is gone already.
@@ -287,8 +291,10 @@ impl Default for Cold {
             interim_number: 0,
             fragments: 0,
             checksum_errors: 0,
+            analysis: NO_ENTRY,
             path: PathId::NONE,
             handshake: Handshake::default(),
+            was_reset: false,
             icmp: [0; 2],
             protocol: None,
         }
@@ -317,6 +323,10 @@ impl Hot {
     pub const AWAITS_ACK: u8 = 1 << 5;
     /// Layer 7 wants no more of the flow.
     pub const LAYER7_OVER: u8 = 1 << 4;
+    /// TCP: column `tcp_simultaneous_open`.
+    pub const SIMULTANEOUS_OPEN: u8 = 1 << 6;
+    /// TCP: column `tcp_ports_reused`.
+    pub const PORTS_REUSED: u8 = 1 << 7;
 
     pub(super) fn new(key: FlowKey, tag: u32) -> Self {
         Self {

@@ -7,6 +7,7 @@ use wire::decode::{Packet, Tcp};
 use wire::flowkey::Direction;
 
 use super::state::{Basis, Flow, Handshake, Hot, Phase, Side};
+use super::tcp_analysis::is_keep_alive;
 
 /// FIN flag.
 pub const FIN: u16 = 0x01;
@@ -56,8 +57,7 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
         _ => return false,
     };
     let sides = &flow.hot.sides;
-    let was_reset = flow.hot.phase == Phase::Tombstone && !sides.iter().all(|side| side.is(Side::FIN));
-    if was_reset && tcp.flags & ACK == 0 {
+    if flow.cold.was_reset && tcp.flags & ACK == 0 {
         return true;
     }
     let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.is(Side::FIN));
@@ -133,7 +133,8 @@ fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
     } else if occupied > 0 {
         if is_after(tcp.sequence, side.sequence_end) {
             side.out_of_order = side.out_of_order.saturating_add(1);
-        } else if !is_after(end, side.sequence_end) {
+        } else if !is_after(end, side.sequence_end) && !is_keep_alive(tcp, payload_length, side.sequence_end)
+        {
             side.retransmissions = side.retransmissions.saturating_add(1);
         }
         if is_after(end, side.sequence_end) {
@@ -159,6 +160,7 @@ fn handshake(flow: &mut Flow<'_>, direction: Direction, tcp: &Tcp, time: i64) {
         {
             cold.initial_sequence = tcp.acknowledgement.wrapping_sub(1);
         }
+        (Handshake::Syn, Direction::Reverse, SYN) => flow.hot.mark(Hot::SIMULTANEOUS_OPEN, true),
         (Handshake::Syn, Direction::Reverse, flags) if flags == SYN | ACK => {
             cold.server_rtt = since(cold.handshake_time);
             cold.handshake_time = time;
