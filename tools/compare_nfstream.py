@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
+import importlib
 import json
 import os
 import pathlib
@@ -28,21 +30,56 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 ADAPTER = """\
-import json, re, sys
+import json, os, re, signal, sys, time
 from nfstream import NFStreamer
 
 JA4 = re.compile("[tqd][0-9sd]{2}[di][0-9]{4}.._[0-9a-f]{12}_[0-9a-f]{12}$")
-for flow in NFStreamer(source=sys.argv[-1], decode_tunnels=True, n_meters=1):
-    record = {
-        "ip_protocol": flow.protocol, "src_ip": flow.src_ip, "src_port": flow.src_port,
-        "dst_ip": flow.dst_ip, "dst_port": flow.dst_port,
-        "packets_fwd": flow.src2dst_packets, "packets_rev": flow.dst2src_packets,
-        "bytes_fwd": flow.src2dst_bytes, "bytes_rev": flow.dst2src_bytes,
-        "app": flow.application_name, "server_name": flow.requested_server_name or None,
-    }
-    if JA4.match(flow.client_fingerprint or ""):
-        record["ja4"] = flow.client_fingerprint
-    print(json.dumps(record))
+
+def read(capture, out):
+    for flow in NFStreamer(source=capture, decode_tunnels=True, n_meters=1):
+        record = {
+            "ip_protocol": flow.protocol, "src_ip": flow.src_ip, "src_port": flow.src_port,
+            "dst_ip": flow.dst_ip, "dst_port": flow.dst_port,
+            "packets_fwd": flow.src2dst_packets, "packets_rev": flow.dst2src_packets,
+            "bytes_fwd": flow.src2dst_bytes, "bytes_rev": flow.dst2src_bytes,
+            "app": flow.application_name, "server_name": flow.requested_server_name or None,
+        }
+        if JA4.match(flow.client_fingerprint or ""):
+            record["ja4"] = flow.client_fingerprint
+        print(json.dumps(record), file=out)
+    out.flush()
+
+def fork(capture, path, timeout):
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        try:
+            with open(path, "w") as out:
+                read(capture, out)
+        except ValueError as refused:
+            print(refused, file=sys.stderr, flush=True)
+            os._exit(3)
+        except BaseException as fault:
+            print(repr(fault), file=sys.stderr, flush=True)
+            os._exit(4)
+        os._exit(0)
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return "ok" if code == 0 else "refused" if code == 3 else "traceback" if code == 4 else "died"
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hung"
+
+if sys.argv[1] == "read":
+    read(sys.argv[-1], sys.stdout)
+else:
+    for line in sys.stdin:
+        capture, path = line.rstrip("\\n").split("\\t")
+        print(json.dumps([path, fork(capture, path, float(sys.argv[2]))]), flush=True)
 """
 
 # pcap, Ethernet, one UDP packet.
@@ -53,6 +90,8 @@ ONE_PACKET = bytes.fromhex(
     "4500001c0000400040116abd0a000001c6120001"
     "8000000900080000"
 ) + bytes(18)
+
+JOBS = 2
 
 LINES = (
     ("flows matched", "flows matched"),
@@ -89,20 +128,55 @@ def usage(command: list[str], capture: pathlib.Path) -> tuple[float, float]:
     return spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 1024
 
 
-def run(program: Program, side: pathlib.Path, scratch: pathlib.Path, timeout: float) -> pathlib.Path:
-    """Every capture of the corpus through a program, and its score; the records."""
-    tools, flows = side.parent, scratch / f"{program.name}.ndjson"
-    report = scratch / f"{program.name}.json"
-    command = [tools / "run.py", "--side", side, "--probe", " ".join(program.command), "--out", flows]
+def run_ours(program: Program, side: pathlib.Path, flows: pathlib.Path, timeout: float) -> None:
+    """Every capture of the corpus, each in a process of its own."""
+    command = [side.parent / "run.py", "--side", side, "--probe", " ".join(program.command), "--out", flows]
     ran = subprocess.run(
         [sys.executable, *command, "--timeout", str(timeout)], capture_output=True, text=True, check=False
     )
     program.ran = ran.stdout.splitlines()[0].partition(": ")[2] if ran.stdout else ran.stderr.strip()[-200:]
-    print(f"[{program.name}]\n{ran.stdout}")
-    score = [tools / "score.py", "--side", side, "--flows", flows, "--json", report]
-    subprocess.run([sys.executable, *score], check=True, stdout=subprocess.DEVNULL)
+    print(f"[{program.name}]\n{ran.stdout}", flush=True)
+
+
+def run_theirs(program: Program, side: pathlib.Path, flows: pathlib.Path, timeout: float) -> None:
+    """The same, each in a process that is forked from one that has loaded NFStream, which takes a second."""
+    sys.path.insert(0, str(side.parent))
+    scored = importlib.import_module("run").scored
+    with (side / "captures.ndjson").open() as lines:
+        captures = [row["capture"] for row in map(json.loads, lines)]
+    folder = flows.parent / "pieces"
+    folder.mkdir()
+    pieces = {str(folder / str(number)): capture for number, capture in enumerate(captures)}
+    todo = [f"{side / 'captures' / capture}\t{path}\n" for path, capture in pieces.items()]
+    command = [*program.command, "all", str(timeout)]
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+
+        def part(number: int) -> str:
+            given = "".join(todo[number::JOBS])
+            return subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+        verdicts = dict(json.loads(line) for said in pool.map(part, range(JOBS)) for line in said.splitlines())
+    counts = collections.Counter(verdicts.values())
+    program.ran = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+    print(f"[{program.name}]\n{program.ran}", flush=True)
+    with flows.open("w") as out:
+        for path, capture in pieces.items():
+            piece = pathlib.Path(path)
+            for line in piece.read_text().splitlines() if piece.exists() else []:
+                # What was written until a process died or hung counts as far as it is whole.
+                if line.endswith("}"):
+                    out.write(json.dumps(scored(capture, json.loads(line))) + "\n")
+            out.write(json.dumps({"capture": capture, "processed": True}) + "\n")
+            if verdicts[path] not in ("ok", "refused"):
+                print(f"  {capture}: {verdicts[path]}")
+
+
+def score(program: Program, side: pathlib.Path, flows: pathlib.Path) -> None:
+    """What the corpus's scorer says of the records."""
+    report = flows.with_suffix(".json")
+    command = [side.parent / "score.py", "--side", side, "--flows", flows, "--json", report]
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     program.sources = json.loads(report.read_text())["sources"]
-    return flows
 
 
 def reach(program: Program, side: pathlib.Path, flows: pathlib.Path) -> None:
@@ -199,8 +273,11 @@ def main() -> int:
         adapter.write_text(ADAPTER)
         ours = Program("dpi-probe", [args.probe])
         theirs = Program(f"NFStream-{version}", [args.nfstream, str(adapter)])
-        for program in (ours, theirs):
-            reach(program, side, run(program, side, scratch, args.timeout))
+        for program, run in ((ours, run_ours), (theirs, run_theirs)):
+            flows = scratch / f"{program.name}.ndjson"
+            run(program, side, flows, args.timeout)
+            score(program, side, flows)
+            reach(program, side, flows)
         measure([ours, theirs], side, scratch, args.captures, args.rounds)
     print(table(ours, theirs))
     return 0

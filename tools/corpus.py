@@ -64,14 +64,18 @@ def main() -> int:
             check=True,
         )
         sources = json.loads(report.read_text())["sources"]
-    slowest = max((float(seconds) for seconds in re.findall(r" (\d+\.\d) s(?:,|$)", ran.stdout, re.M)), default=0.0)
+    slowest = max(
+        (float(seconds) for seconds in re.findall(r" (\d+\.\d) s(?:,|$)", ran.stdout, re.MULTILINE)), default=0.0
+    )
     failed = ran.returncode != 0 or slowest >= MOST_SECONDS
     print("\n[peers]")
     for source, line in PEERS:
         found = sources[source][line]
         print(f"  [{source}] {line}: {100 * found['rate']:.2f} % of {found['of']}")
     print("\n[thresholds]")
-    print(f"  {'PASS' if slowest < MOST_SECONDS else 'FAIL'}  slowest capture: {slowest:g} s (below {MOST_SECONDS:g} s)")
+    print(
+        f"  {'PASS' if slowest < MOST_SECONDS else 'FAIL'}  slowest capture: {slowest:g} s (below {MOST_SECONDS:g} s)"
+    )
     for source, line, least in THRESHOLDS:
         rate = sources[source][line]["rate"]
         failed |= rate < least

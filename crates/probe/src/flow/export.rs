@@ -114,8 +114,9 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) -> Fl
     }
     if hot.key.ip_protocol == TCP {
         tcp(hot, cold, &mut record);
-        if let (Some(counts), false) = (parts.analysis, hot.left_out.has(Work::TCP)) {
-            analysis(&counts, &mut record);
+        if !hot.left_out.has(Work::TCP) {
+            // A flow of fragments without a TCP header has nothing to count.
+            analysis(&parts.analysis.unwrap_or_default(), &mut record);
             record.tcp_simultaneous_open = Some(hot.is(Hot::SIMULTANEOUS_OPEN));
             record.tcp_ports_reused = Some(hot.is(Hot::PORTS_REUSED));
         }
