@@ -731,7 +731,9 @@ impl Desk {
         flow.cut();
         self.analyses.cut(flow.cold.analysis);
         flow.hot.phase = Phase::Tombstone;
-        flow.cold.was_reset = reason == EndReason::Reset;
+        if reason == EndReason::Reset {
+            flow.hot.sides[0].mark(Side::RESET);
+        }
         flow.hot.seen = moment.time;
     }
 

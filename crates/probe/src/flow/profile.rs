@@ -23,12 +23,9 @@ impl Work {
     /// Payload: streams, protocols, names.
     pub const LAYER7: Self = Self(1 << 2);
     /// What TCP segments tell beyond the counts of every profile.
-    pub const TCP: Self = Self(1 << 3);
+    pub const TCP: Self = Self(1 << 4);
     /// Everything.
-    pub const ALL: Self = Self(0b1111);
-
-    /// How many bits a set takes.
-    const BITS: u32 = 4;
+    pub const ALL: Self = Self(0b1_0111);
 
     /// Whether the whole of `other` is in this set.
     #[inline]
@@ -163,16 +160,30 @@ impl Duty {
         let because_shed = wanted.without(work);
         Self {
             work,
-            left_out: LeftOut(Work::ALL.without(work).0 | because_shed.0 << Work::BITS),
+            left_out: LeftOut::new(Work::ALL.without(work), because_shed),
         }
     }
 }
 
-/// The work that was left out for some packet of a record, and which of it was shed.
+/// The work that was left out for some packet of a record, and what column `shed` says of it: one bit for each kind of
+/// work, and one for each of the two names that the column has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut(u8);
 
 impl LeftOut {
+    const SHED_STATISTICS: u8 = 1 << 6;
+    const SHED_LAYER7: u8 = 1 << 7;
+
+    const fn new(work: Work, shed: Work) -> Self {
+        let statistics = shed.without(Work::LAYER7).0 != 0;
+        let layer7 = shed.has(Work::LAYER7);
+        Self(
+            work.0
+                | if statistics { Self::SHED_STATISTICS } else { 0 }
+                | if layer7 { Self::SHED_LAYER7 } else { 0 },
+        )
+    }
+
     /// The sequence of packets, for want of memory.
     pub const SPLT: Self = Self(Work::SPLT.0);
     /// The analysis of TCP, for want of memory.
@@ -192,9 +203,8 @@ impl LeftOut {
 
     /// Column `shed`.
     pub const fn shed(self) -> Option<&'static str> {
-        let shed = self.0 >> Work::BITS;
-        let statistics = shed & (Work::STATISTICS.0 | Work::SPLT.0 | Work::TCP.0) != 0;
-        match (statistics, shed & Work::LAYER7.0 != 0) {
+        let statistics = self.0 & Self::SHED_STATISTICS != 0;
+        match (statistics, self.0 & Self::SHED_LAYER7 != 0) {
             (false, false) => None,
             (true, false) => Some("statistics"),
             (false, true) => Some("layer7"),

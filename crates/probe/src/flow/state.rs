@@ -106,6 +106,8 @@ impl Side {
     pub(super) const SHARED_BYTES: usize = std::mem::offset_of!(Self, first);
     /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
     const FLAGS: u16 = 0x01ff;
+    /// TCP: a RST has ended the connection; of the initiator's side only.
+    pub const RESET: u16 = 1 << 12;
     /// TCP: a segment was seen, so that `sequence_end` and the initial window are known.
     pub const BEGUN: u16 = 1 << 13;
     /// TCP: a FIN was seen.
@@ -271,8 +273,6 @@ pub struct Cold {
     pub path: PathId,
     /// How far the handshake has been seen.
     pub handshake: Handshake,
-    /// TCP: a RST has ended the connection.
-    pub was_reset: bool,
     /// ICMP: type and code of the first packet.
     pub icmp: [u8; 2],
     /// What layer 7 said, where its state is gone already.
@@ -294,7 +294,6 @@ impl Default for Cold {
             analysis: NO_ENTRY,
             path: PathId::NONE,
             handshake: Handshake::default(),
-            was_reset: false,
             icmp: [0; 2],
             protocol: None,
         }

@@ -57,7 +57,7 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
         _ => return false,
     };
     let sides = &flow.hot.sides;
-    if flow.cold.was_reset && tcp.flags & ACK == 0 {
+    if sides[0].is(Side::RESET) && tcp.flags & ACK == 0 {
         return true;
     }
     let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.is(Side::FIN));
