@@ -171,8 +171,9 @@ if TYPE_CHECKING:
         """Values of a flow: the columns are attributes."""
 
         name: str
-        type: str
-        class_: str
+        type: str | None
+        class_: str | None
+        wire_name: str | None
 
     class DnsAnswers(_native.Record):
         """Values of a flow: the columns are attributes."""
@@ -368,6 +369,20 @@ if TYPE_CHECKING:
         tcp_initial_window_rev: int | None
         tcp_mss_fwd: int | None
         tcp_mss_rev: int | None
+        tcp_simultaneous_open: bool | None
+        tcp_ports_reused: bool | None
+        tcp_duplicate_acks_fwd: int | None
+        tcp_duplicate_acks_rev: int | None
+        tcp_partial_acks_fwd: int | None
+        tcp_partial_acks_rev: int | None
+        tcp_zero_windows_fwd: int | None
+        tcp_zero_windows_rev: int | None
+        tcp_window_probes_fwd: int | None
+        tcp_window_probes_rev: int | None
+        tcp_keep_alives_fwd: int | None
+        tcp_keep_alives_rev: int | None
+        tcp_missed_bytes_fwd: int | None
+        tcp_missed_bytes_rev: int | None
         splt_lengths: list[int] | None
         splt_directions: list[int] | None
         splt_times_ns: list[int] | None

@@ -102,7 +102,7 @@ def _compare_columns(flow: str, ours: Mapping[str, Any], reference: Mapping[str,
 
 
 def reference_of(path: Path, *, full: bool = False) -> list[Ended]:
-    """The reference's records of a capture, by export time; with features if `full`."""
+    """The reference's records of a capture, by export time; with `full`, those of that profile."""
     meter = Meter(full=full)
     meter.run(read(path))
     return meter.ended

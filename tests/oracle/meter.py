@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tests.oracle.decode import NoFlowError, Packet, decode
 from tests.oracle.fragments import Fragments
 from tests.oracle.record import Observation, make_record
+from tests.oracle.segments import Segments, is_keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +83,13 @@ class Flow:
     tombstone: bool = False
     sides: tuple[Side, Side] = field(default_factory=lambda: (Side(), Side()))
     handshake: Handshake = field(default_factory=Handshake)
+    segments: Segments = field(default_factory=Segments)
+    simultaneous: bool = False
+    """TCP: both sides sent a SYN."""
+    reset: bool = False
+    """TCP: a RST ended the connection."""
+    reused: bool = False
+    """TCP: its SYN came for the ports of a connection that was still remembered."""
     scopes: set[tuple[Any, ...]] = field(default_factory=set)
     icmp_errors: int = 0
     """ICMP errors that quote it, since its last record left."""
@@ -108,7 +116,7 @@ class Meter:
     def __init__(
         self, idle_timeout: int = 300 * SECOND, active_timeout: int = 1800 * SECOND, *, full: bool = False
     ) -> None:
-        """Both time-outs are in nanoseconds; with `full`, records have features."""
+        """Both time-outs are in nanoseconds; with `full`, the columns of that profile too."""
         self.idle_timeout, self.active_timeout, self.full = idle_timeout, active_timeout, full
         self.clock: int | None = None
         self.epoch = 0
@@ -204,6 +212,7 @@ class Meter:
         if flow.seen:
             self.ended.append(Ended(moment, make_record(flow, reason, full=self.full), self.epoch))
             flow.seen, flow.icmp_errors = [], 0
+            flow.segments.cut()
             flow.interim += 1
 
     def _bury(self, flow: Flow, moment: int) -> None:
@@ -226,11 +235,13 @@ class Meter:
         if flow is not None and flow.deadline is None and self._idle_for(flow, packet) > self.idle_timeout:
             self._end(flow, "idle_timeout", min(flow.last_clock + self.idle_timeout, self._now()))
             flow = None
-        if flow is not None and self._replaces(flow, packet):
+        reused = flow is not None and self._replaces(flow, packet)
+        if flow is not None and reused:
             self._end(flow, "straggler" if flow.tombstone else "end_of_flow", self._now())
             flow = None
         if flow is None:
             flow = self._flows[key] = self._open(key, packet, source, destination)
+            flow.reused = reused
         forward = source == flow.initiator
         observation = Observation(packet, forward)
         if packet.tcp is not None:
@@ -275,6 +286,8 @@ class Meter:
         if packet.tcp is None or packet.tcp.flags & (SYN | RST | FIN) != SYN:
             return False
         answered = (packet.tcp.acknowledgement - 1) % (1 << 32)
+        if flow.reset and not packet.tcp.flags & ACK:
+            return True
         initial = answered if packet.tcp.flags & ACK else packet.tcp.sequence
         if initial == flow.initial_sequence:
             return False
@@ -287,6 +300,7 @@ class Meter:
         """Sequence numbers and handshake times."""
         tcp = packet.tcp
         assert tcp is not None
+        flow.segments.see(packet, forward=observation.forward)
         if tcp.flags & RST:
             return
         length = packet.payload_length + bool(tcp.flags & SYN) + bool(tcp.flags & FIN)
@@ -296,7 +310,8 @@ class Meter:
             side.next_sequence, side.initial_window = end, tcp.window
         elif length > 0:
             observation.out_of_order = later(tcp.sequence, side.next_sequence)
-            observation.retransmission = not observation.out_of_order and not later(end, side.next_sequence)
+            below = not observation.out_of_order and not later(end, side.next_sequence)
+            observation.retransmission = below and not is_keep_alive(packet, side.next_sequence)
             if later(end, side.next_sequence):
                 side.next_sequence = end
         if tcp.flags & SYN and tcp.maximum_segment_size:  # an option of 0 announces nothing
@@ -316,6 +331,8 @@ class Meter:
             return
         if kind == SYN and forward and times.syn is None:
             times.syn = time
+        elif kind == SYN and not forward and times.syn is not None and times.syn_ack is None:
+            flow.simultaneous = True
         elif kind == SYN | ACK and not forward and times.syn is not None and times.syn_ack is None:
             times.syn_ack = time
             times.server_round_trip = max(time - times.syn, 0)
@@ -327,6 +344,7 @@ class Meter:
         assert packet.tcp is not None
         if packet.tcp.flags & RST:
             self._end(flow, "reset", self._now())
+            flow.reset = True
             self._bury(flow, self._now())
         elif all(side.fin and side.fin_acknowledged for side in flow.sides):
             self._end(flow, "end_of_flow", self._now())

@@ -60,7 +60,7 @@ def mac_text(mac: bytes | None) -> str | None:
 
 
 def make_record(flow: Flow, reason: str, *, full: bool = False) -> dict[str, Any]:
-    """The columns of the flow's present record, with features if `full`; those that are null are left out."""
+    """The columns of the flow's present record, with those of profile `full` if asked for; null ones are left out."""
     record = _identity(flow, reason)
     record.update(_counters(flow.seen))
     record["icmp_errors"] = flow.icmp_errors
@@ -71,6 +71,9 @@ def make_record(flow: Flow, reason: str, *, full: bool = False) -> dict[str, Any
             record[f"ttl_max_{suffix}"] = max(one.packet.ttl for one in seen)
     if flow.key[1] == TCP:
         record.update(_tcp(flow))
+        if full:
+            record |= flow.segments.columns()
+            record |= {"tcp_simultaneous_open": flow.simultaneous, "tcp_ports_reused": flow.reused}
     first = flow.seen[:SPLT_PACKETS]
     record["splt_lengths"] = [one.packet.ip_length for one in first]
     record["splt_directions"] = [1 if one.forward else -1 for one in first]

@@ -204,6 +204,8 @@ tally! {
     Counter sequences_refused: u64,
     /// Flow records without features because there was no memory for them.
     Counter features_refused: u64,
+    /// Segments of TCP connections that were not analysed because too many connections were.
+    Counter tcp_analyses_refused: u64,
     /// Flows whose MAC addresses and VLANs could not be kept because too many combinations occurred at once.
     Counter link_paths_overflowed: u64,
     /// IP fragments seen.

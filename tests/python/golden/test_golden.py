@@ -41,6 +41,9 @@ def test_reference_meter_agrees(case: Case, tmp_path: Path):
     lines = ndjson(case.capture, tmp_path / "ours.ndjson").splitlines()
     differences = compare([json.loads(line) for line in lines], reference_of(case.capture))
     assert not differences, "\n".join(map(str, differences))
+    lines = ndjson(case.capture, tmp_path / "full.ndjson", profile="full").splitlines()
+    differences = compare([json.loads(line) for line in lines], reference_of(case.capture, full=True))
+    assert not differences, "\n".join(map(str, differences))
 
 
 @each_case

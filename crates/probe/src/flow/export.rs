@@ -9,6 +9,7 @@ use super::profile::Work;
 use super::splt::Splt;
 use super::state::{Basis, Cold, Handshake, Hot, Side};
 use super::statistics::Summary;
+use super::tcp_analysis::Counts;
 use super::{EndReason, FlowRecord, application, community_id};
 
 const TCP: u8 = 6;
@@ -56,6 +57,8 @@ pub struct Parts<'a> {
     pub path: Option<&'a Path>,
     /// The first packets; `None` below two packets.
     pub splt: Option<Splt>,
+    /// What the analysis of TCP counted, forward and reverse.
+    pub analysis: Option<[Counts; 2]>,
     /// The layer-7 session.
     pub session: Option<&'a Session>,
     /// What layer 7 said of the protocol, now or earlier.
@@ -111,6 +114,12 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) -> Fl
     }
     if hot.key.ip_protocol == TCP {
         tcp(hot, cold, &mut record);
+        if !hot.left_out.has(Work::TCP) {
+            // A flow of fragments without a TCP header has nothing to count.
+            analysis(&parts.analysis.unwrap_or_default(), &mut record);
+            record.tcp_simultaneous_open = Some(hot.is(Hot::SIMULTANEOUS_OPEN));
+            record.tcp_ports_reused = Some(hot.is(Hot::PORTS_REUSED));
+        }
     }
     if !hot.left_out.has(Work::SPLT) {
         splt(hot, parts.splt, &mut record);
@@ -230,6 +239,21 @@ fn tcp(hot: &Hot, cold: &Cold, record: &mut FlowRecord) {
     if cold.handshake == Handshake::Complete {
         record.tcp_handshake_rtt_client_ns = Some(cold.handshake_time.unsigned_abs());
     }
+}
+
+fn analysis([forward, reverse]: &[Counts; 2], record: &mut FlowRecord) {
+    record.tcp_duplicate_acks_fwd = Some(forward.duplicate_acks);
+    record.tcp_duplicate_acks_rev = Some(reverse.duplicate_acks);
+    record.tcp_partial_acks_fwd = Some(forward.partial_acks);
+    record.tcp_partial_acks_rev = Some(reverse.partial_acks);
+    record.tcp_zero_windows_fwd = Some(forward.zero_windows);
+    record.tcp_zero_windows_rev = Some(reverse.zero_windows);
+    record.tcp_window_probes_fwd = Some(forward.window_probes);
+    record.tcp_window_probes_rev = Some(reverse.window_probes);
+    record.tcp_keep_alives_fwd = Some(forward.keep_alives);
+    record.tcp_keep_alives_rev = Some(reverse.keep_alives);
+    record.tcp_missed_bytes_fwd = Some(forward.missed_bytes);
+    record.tcp_missed_bytes_rev = Some(reverse.missed_bytes);
 }
 
 fn splt(hot: &Hot, splt: Option<Splt>, record: &mut FlowRecord) {

@@ -45,9 +45,9 @@ wire::record! {
         dst_ip: Address,
         /// The responder's port; 0 where the protocol has none.
         dst_port: u16,
-        /// What told the initiator: `syn`, `syn_ack` or `first_packet`.
+        /// What told the initiator: `syn`, `syn_ack` or `first_packet`. A TCP flow with `first_packet` was picked up in the middle of its connection, one with `syn_ack` after its SYN, or from a place that sees only the responder.
         direction_basis: &'static str,
-        /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours).
+        /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours). A TCP flow ends with the ACK of its second FIN (`end_of_flow`, RFC 9293 §3.6) or a RST (`reset`, §3.5.3); a half-closed one (FIN in one of the two unions of flags, §3.6) goes on until it idles.
         end_reason: &'static str,
         /// Number of this record among those of its flow, from 0: above 0 after an active timeout, and for stragglers.
         interim_number: u32,
@@ -144,19 +144,19 @@ wire::record! {
         ttl_min_rev: Option<u8>,
         /// Largest IPv4 TTL or IPv6 hop limit.
         ttl_max_rev: Option<u8>,
-        /// Union of the TCP flags: FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80, AE 0x100. 0 where no packet went this way; null where not TCP.
+        /// Union of the TCP flags (RFC 9293 §3.1): FIN 0x01, SYN 0x02, RST 0x04, PSH 0x08, ACK 0x10, URG 0x20, ECE 0x40, CWR 0x80, AE 0x100. 0 where no packet went this way; null where not TCP.
         tcp_flags_fwd: Option<u16>,
         /// Union of the TCP flags of this direction.
         tcp_flags_rev: Option<u16>,
-        /// Nanoseconds from the first SYN to the first SYN-ACK: round trip between the capture point and the responder. Null where the flow does not begin with its SYN; the same in all records of a flow.
+        /// Nanoseconds from the first SYN to the first SYN-ACK (RFC 9293 §3.5): round trip between the capture point and the responder. Null where the flow does not begin with its SYN; the same in all records of a flow.
         tcp_handshake_rtt_server_ns: Option<u64>,
-        /// Nanoseconds from the first SYN-ACK to the initiator's next ACK: round trip between the capture point and the initiator. Null where the flow does not begin with its SYN; the same in all records of a flow.
+        /// Nanoseconds from the first SYN-ACK to the initiator's next ACK (RFC 9293 §3.5): round trip between the capture point and the initiator. Null where the flow does not begin with its SYN; the same in all records of a flow.
         tcp_handshake_rtt_client_ns: Option<u64>,
-        /// Segments of this record with payload, SYN or FIN that lie wholly below the highest sequence number seen before in this direction of the flow. A RST counts neither here nor as out of order.
+        /// Segments of this record with payload, SYN or FIN that lie wholly below the highest sequence number seen before in this direction of the flow (retransmissions, RFC 9293 §3.8.1, and segments that were overtaken). Keep-alives of one byte and RST do not count.
         tcp_retransmissions_fwd: Option<u32>,
         /// Segments that lie wholly below the highest sequence number seen before in this direction.
         tcp_retransmissions_rev: Option<u32>,
-        /// Segments of this record with payload, SYN or FIN that start above the next expected sequence number: something before them is late or lost.
+        /// Segments of this record with payload, SYN or FIN that start above the next expected sequence number (RFC 9293 §3.10.7.4): something before them is late or lost.
         tcp_out_of_order_fwd: Option<u32>,
         /// Segments that start above the next expected sequence number.
         tcp_out_of_order_rev: Option<u32>,
@@ -164,10 +164,38 @@ wire::record! {
         tcp_initial_window_fwd: Option<u16>,
         /// Window field of the flow's first segment of this direction that is no RST, not scaled; the same in all records of a flow.
         tcp_initial_window_rev: Option<u16>,
-        /// Maximum segment size option in bytes of the last SYN of this direction that has one; the same in all records of a flow.
+        /// Maximum segment size option (RFC 9293 §3.7.1) in bytes of the last SYN of this direction that has one; the same in all records of a flow.
         tcp_mss_fwd: Option<u16>,
         /// Maximum segment size option in bytes of the last SYN or SYN-ACK of this direction that has one.
         tcp_mss_rev: Option<u16>,
+        /// Whether both sides sent a SYN without ACK (simultaneous open, RFC 9293 §3.5 figure 8), if the flow begins with one; the same in all later records of a flow.
+        tcp_simultaneous_open: Option<bool> => tcp,
+        /// Whether the flow began with the SYN or SYN-ACK of a new connection on ports whose connection before was still remembered: at most 5 s after its end, or open but with a FIN, or silent for more than 5 s. Null where not TCP.
+        tcp_ports_reused: Option<bool> => tcp,
+        /// Duplicate ACKs (RFC 5681 §2): segments with ACK, without payload, SYN, FIN and RST, that repeat acknowledgement number and window of this direction's segment before while data of the other is not acknowledged; that is taken to be so where the other direction is not seen. Keep-alives do not count.
+        tcp_duplicate_acks_fwd: Option<u32> => tcp,
+        /// Duplicate ACKs (RFC 5681 §2) of this direction.
+        tcp_duplicate_acks_rev: Option<u32> => tcp,
+        /// Partial ACKs (RFC 6582 §3.2): after a retransmission of the other direction, segments that acknowledge more than before, but not everything that it had sent by then.
+        tcp_partial_acks_fwd: Option<u32> => tcp,
+        /// Partial ACKs (RFC 6582 §3.2) of this direction.
+        tcp_partial_acks_rev: Option<u32> => tcp,
+        /// Segments that announce a receive window of 0 (RFC 9293 §3.8.6), without SYN, FIN and RST.
+        tcp_zero_windows_fwd: Option<u32> => tcp,
+        /// Segments of this direction that announce a receive window of 0.
+        tcp_zero_windows_rev: Option<u32> => tcp,
+        /// Zero-window probes (RFC 9293 §3.8.6.1): segments of one byte at the next expected sequence number while the other side's window is 0.
+        tcp_window_probes_fwd: Option<u32> => tcp,
+        /// Zero-window probes of this direction.
+        tcp_window_probes_rev: Option<u32> => tcp,
+        /// Keep-alives (RFC 9293 §3.8.4): segments of at most one byte that begin one below the next expected sequence number, without SYN, FIN and RST. Zero-window probes of systems that send them so count here too.
+        tcp_keep_alives_fwd: Option<u32> => tcp,
+        /// Keep-alives of this direction.
+        tcp_keep_alives_rev: Option<u32> => tcp,
+        /// Estimate of the bytes that this direction sent and the capture missed: sequence numbers that were never seen though the other side acknowledged them (nobody acknowledges what was not sent, RFC 9293 §3.10.7.4), less what came later; where the other side acknowledges nothing, those that were passed over and did not come. Counted from the first segment or acknowledgement that was seen; at most four gaps at a time are remembered.
+        tcp_missed_bytes_fwd: Option<u64> => tcp,
+        /// Estimate of the bytes that this direction sent and the capture missed.
+        tcp_missed_bytes_rev: Option<u64> => tcp,
 
         /// IP total lengths in bytes of the first 20 packets (sequence of packet lengths and times).
         splt_lengths: Option<Vec<u32>> => splt,

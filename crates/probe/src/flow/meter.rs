@@ -19,6 +19,7 @@ use super::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
 use super::state::{Flow, Hot, NO_ENTRY, Phase, Side, Timeouts};
 use super::table::{FlowTable, Local, Next, TableFull};
 use super::tcp::{self, RST, Transition};
+use super::tcp_analysis::Analyses;
 use super::{EndReason, EndedFlow, Order, Settings};
 use crate::counters::Tally;
 
@@ -124,6 +125,7 @@ struct Desk {
     sessions: Sessions,
     sequences: Sequences,
     features: features::Store,
+    analyses: Analyses,
     paths: Paths,
     tally: Tally,
 }
@@ -155,6 +157,7 @@ impl<T: FlowTable> Meter<T> {
             sessions: Sessions::new(settings, crypto),
             sequences: Sequences::new(settings.sequence_chunks),
             features: features::Store::new(settings.memory_bytes / 2),
+            analyses: Analyses::new(settings.memory_bytes / 8),
             paths: Paths::default(),
             tally: Tally::default(),
         };
@@ -189,18 +192,19 @@ impl<T: FlowTable> Meter<T> {
         self.share_memory();
     }
 
-    /// Flows, sequences of packets, features and sessions share one budget: each may grow into what the others do not use,
-    /// but the latter three not beyond a part of it.
+    /// Flows, sequences of packets, features, analyses of TCP and sessions share one budget: each may grow into what the
+    /// others do not use, but all but the flows not beyond a part of it.
     fn share_memory(&mut self) {
-        let (flows, sequences, features, sessions) = (
+        let (flows, sequences, features, analyses, sessions) = (
             self.table.bytes(),
             self.desk.sequences.bytes(),
             self.desk.features.bytes(),
+            self.desk.analyses.bytes(),
             self.desk.sessions.bytes(),
         );
         let free = self
             .memory_bytes
-            .saturating_sub(flows + sequences + features + sessions);
+            .saturating_sub(flows + sequences + features + analyses + sessions);
         self.table.limit_growth(free);
         self.desk
             .sequences
@@ -208,6 +212,9 @@ impl<T: FlowTable> Meter<T> {
         self.desk
             .features
             .limit_growth(free.min((self.memory_bytes / 2).saturating_sub(features)));
+        self.desk
+            .analyses
+            .limit_growth(free.min((self.memory_bytes / 8).saturating_sub(analyses)));
         self.desk
             .sessions
             .set_limit((sessions + free).min(self.memory_bytes / 2));
@@ -486,6 +493,7 @@ impl Desk {
             self.end(&mut flow, reason, now, events);
             *flow.hot = Hot::new(flow.hot.key, flow.hot.tag);
             self.begin(&mut flow, packet, seen);
+            flow.hot.mark(Hot::PORTS_REUSED, reason != EndReason::IdleTimeout);
             next = Next::Reschedule;
         } else if flow.hot.phase == Phase::Open
             && flow.hot.packets() > 0
@@ -503,6 +511,9 @@ impl Desk {
         };
         self.count(&mut flow, packet, direction, seen);
         let transition = header.map_or(Transition::Continue, |header| {
+            if self.duty.work.has(Work::TCP) {
+                self.analyse(&mut flow, direction, packet, header);
+            }
             tcp::observe(&mut flow, direction, packet, header, seen.time)
         });
         if flow.hot.phase == Phase::Tombstone {
@@ -629,6 +640,17 @@ impl Desk {
         }
     }
 
+    fn analyse(&mut self, flow: &mut Flow<'_>, direction: Direction, packet: &Packet<'_>, header: &Tcp) {
+        let entry = &mut flow.cold.analysis;
+        let observed = self
+            .analyses
+            .observe(entry, direction, packet.payload_length, header);
+        if observed.is_err() {
+            flow.hot.left_out.add(LeftOut::TCP);
+            self.tally.tcp_analyses_refused += 1;
+        }
+    }
+
     fn count_faults(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>) {
         let mut left = packet.faults;
         while left != 0 {
@@ -732,6 +754,7 @@ impl Desk {
         let session = self.sessions.snapshot(flow.hot.layer7);
         self.export(flow, reason, moment, session, events);
         flow.cut();
+        self.analyses.cut(flow.cold.analysis);
     }
 
     /// Exports the flow; its key stays for stragglers.
@@ -739,7 +762,11 @@ impl Desk {
         let session = self.close_session(flow);
         self.export(flow, reason, moment, session, events);
         flow.cut();
+        self.analyses.cut(flow.cold.analysis);
         flow.hot.phase = Phase::Tombstone;
+        if reason == EndReason::Reset {
+            flow.hot.sides[0].mark(Side::RESET);
+        }
         flow.hot.seen = moment.time;
     }
 
@@ -747,6 +774,7 @@ impl Desk {
     fn end(&mut self, flow: &mut Flow<'_>, reason: EndReason, moment: Moment, events: &mut Vec<Event>) {
         let session = self.close_session(flow);
         self.export(flow, reason, moment, session, events);
+        self.analyses.release(&mut flow.cold.analysis);
         self.paths.release(flow.cold.path);
     }
 
@@ -785,6 +813,7 @@ impl Desk {
             Parts {
                 path: self.paths.get(flow.cold.path),
                 splt,
+                analysis: self.analyses.counts(flow.cold.analysis),
                 session: session.as_deref(),
                 protocol: layer7::protocol_of(session.as_deref()).or(flow.cold.protocol),
             },

@@ -48,6 +48,8 @@ pub mod profile;
 pub mod state;
 /// TCP: sequence number analysis, handshake times, and when a connection is over.
 pub mod tcp;
+/// TCP: duplicate and partial ACKs, zero windows, keep-alives, and what the capture missed.
+pub mod tcp_analysis;
 /// The first packets' lengths, directions and times.
 pub mod splt;
 /// Statistics of profile `full`.

@@ -24,11 +24,10 @@ impl Work {
     pub const LAYER7: Self = Self(1 << 2);
     /// The struct of features.
     pub const FEATURES: Self = Self(1 << 3);
+    /// What TCP segments tell beyond the counts of every profile.
+    pub const TCP: Self = Self(1 << 4);
     /// Everything.
-    pub const ALL: Self = Self(0b1111);
-
-    /// How many bits a set takes.
-    const BITS: u32 = 4;
+    pub const ALL: Self = Self(0b1_1111);
 
     /// Whether the whole of `other` is in this set.
     #[inline]
@@ -49,6 +48,7 @@ impl Work {
             "statistics" => Self::STATISTICS,
             "splt" => Self::SPLT,
             "layer7" => Self::LAYER7,
+            "tcp" => Self::TCP,
             _ => Self::NONE,
         }
     }
@@ -93,7 +93,7 @@ impl Profile {
     pub const fn work(self) -> Work {
         match self {
             Self::Minimal => Work::NONE,
-            Self::Standard => Work::ALL.without(Work::FEATURES),
+            Self::Standard => Work::ALL.without(Work::FEATURES).without(Work::TCP),
             Self::Full => Work::ALL,
         }
     }
@@ -128,7 +128,7 @@ pub enum Shed {
     /// Nothing.
     #[default]
     Nothing,
-    /// Statistics, features and the sequence of packets.
+    /// Statistics, features, the sequence of packets and the analysis of TCP.
     Statistics,
     /// That, and layer 7.
     Layer7,
@@ -139,7 +139,7 @@ impl Shed {
     pub const fn work(self) -> Work {
         match self {
             Self::Nothing => Work::NONE,
-            Self::Statistics => Work::STATISTICS.and(Work::SPLT).and(Work::FEATURES),
+            Self::Statistics => Work::ALL.without(Work::LAYER7),
             Self::Layer7 => Work::ALL,
         }
     }
@@ -162,20 +162,36 @@ impl Duty {
         let because_shed = wanted.without(work);
         Self {
             work,
-            left_out: LeftOut(Work::ALL.without(work).0 | because_shed.0 << Work::BITS),
+            left_out: LeftOut::new(Work::ALL.without(work), because_shed),
         }
     }
 }
 
-/// The work that was left out for some packet of a record, and which of it was shed.
+/// The work that was left out for some packet of a record, and what column `shed` says of it: one bit for each kind of
+/// work, and one for each of the two names that the column has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut(u8);
 
 impl LeftOut {
+    const SHED_STATISTICS: u8 = 1 << 6;
+    const SHED_LAYER7: u8 = 1 << 7;
+
+    const fn new(work: Work, shed: Work) -> Self {
+        let statistics = shed.without(Work::LAYER7).0 != 0;
+        let layer7 = shed.has(Work::LAYER7);
+        Self(
+            work.0
+                | if statistics { Self::SHED_STATISTICS } else { 0 }
+                | if layer7 { Self::SHED_LAYER7 } else { 0 },
+        )
+    }
+
     /// The sequence of packets, for want of memory.
     pub const SPLT: Self = Self(Work::SPLT.0);
     /// The features, for want of memory.
     pub const FEATURES: Self = Self(Work::FEATURES.0);
+    /// The analysis of TCP, for want of memory.
+    pub const TCP: Self = Self(Work::TCP.0);
 
     /// Takes note of what is left out for one more packet.
     #[inline]
@@ -191,9 +207,8 @@ impl LeftOut {
 
     /// Column `shed`.
     pub const fn shed(self) -> Option<&'static str> {
-        let shed = self.0 >> Work::BITS;
-        let statistics = shed & (Work::STATISTICS.0 | Work::SPLT.0 | Work::FEATURES.0) != 0;
-        match (statistics, shed & Work::LAYER7.0 != 0) {
+        let statistics = self.0 & Self::SHED_STATISTICS != 0;
+        match (statistics, self.0 & Self::SHED_LAYER7 != 0) {
             (false, false) => None,
             (true, false) => Some("statistics"),
             (false, true) => Some("layer7"),
@@ -240,6 +255,7 @@ mod tests {
         };
         assert_eq!(profile("packets_fwd"), Profile::Minimal);
         assert_eq!(profile("packet_length_mean"), Profile::Standard);
+        assert_eq!(profile("tcp_keep_alives_fwd"), Profile::Full);
     }
 
     #[test]
@@ -250,14 +266,10 @@ mod tests {
         let standard = Duty::new(Profile::Standard, Shed::Nothing);
         assert_eq!(
             (standard.work, standard.left_out),
-            (Work::ALL.without(Work::FEATURES), LeftOut::FEATURES)
+            (Profile::Standard.work(), LeftOut(Work::FEATURES.and(Work::TCP).0))
         );
         let full = Duty::new(Profile::Full, Shed::Nothing);
         assert_eq!((full.work, full.left_out), (Work::ALL, LeftOut::default()));
-        assert_eq!(
-            Duty::new(Profile::Full, Shed::Statistics).left_out.shed(),
-            Some("statistics")
-        );
     }
 
     /// A DNS query, its answer, and another query.

@@ -106,6 +106,8 @@ impl Side {
     pub(super) const SHARED_BYTES: usize = std::mem::offset_of!(Self, first);
     /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
     const FLAGS: u16 = 0x01ff;
+    /// TCP: a RST has ended the connection; of the initiator's side only.
+    pub const RESET: u16 = 1 << 12;
     /// TCP: a segment was seen, so that `sequence_end` and the initial window are known.
     pub const BEGUN: u16 = 1 << 13;
     /// TCP: a FIN was seen.
@@ -267,6 +269,8 @@ pub struct Cold {
     pub fragments: u32,
     /// Column `checksum_errors`.
     pub checksum_errors: u32,
+    /// Entry in the pool of TCP analyses.
+    pub analysis: u32,
     /// MAC addresses, VLANs and tunnels of the first packet.
     pub path: PathId,
     /// How far the handshake has been seen.
@@ -290,6 +294,7 @@ impl Default for Cold {
             features: NO_ENTRY,
             fragments: 0,
             checksum_errors: 0,
+            analysis: NO_ENTRY,
             path: PathId::NONE,
             handshake: Handshake::default(),
             icmp: [0; 2],
@@ -320,6 +325,10 @@ impl Hot {
     pub const AWAITS_ACK: u8 = 1 << 5;
     /// Layer 7 wants no more of the flow.
     pub const LAYER7_OVER: u8 = 1 << 4;
+    /// TCP: column `tcp_simultaneous_open`.
+    pub const SIMULTANEOUS_OPEN: u8 = 1 << 6;
+    /// TCP: column `tcp_ports_reused`.
+    pub const PORTS_REUSED: u8 = 1 << 7;
 
     pub(super) fn new(key: FlowKey, tag: u32) -> Self {
         Self {

@@ -7,6 +7,7 @@ use wire::decode::{Packet, Tcp};
 use wire::flowkey::Direction;
 
 use super::state::{Basis, Flow, Handshake, Hot, Phase, Side};
+use super::tcp_analysis::is_keep_alive;
 
 /// FIN flag.
 pub const FIN: u16 = 0x01;
@@ -47,7 +48,8 @@ pub fn is_after(a: u32, b: u32) -> bool {
 
 /// Whether a segment starts a new connection on the ports of a flow: a SYN with another initial sequence number than
 /// the flow's, or the SYN-ACK to such a SYN, where the old connection is known to be over, or may be: it has ended, a
-/// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs.
+/// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs. After a RST
+/// there is no connection (RFC 9293 §3.10.7.4), so that any SYN asks for a new one, also with the old number.
 pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
     let initial_sequence = match tcp.flags & (SYN | ACK | RST | FIN) {
         SYN => tcp.sequence,
@@ -55,6 +57,9 @@ pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
         _ => return false,
     };
     let sides = &flow.hot.sides;
+    if sides[0].is(Side::RESET) && tcp.flags & ACK == 0 {
+        return true;
+    }
     let over = flow.hot.phase != Phase::Open || sides.iter().any(|side| side.is(Side::FIN));
     let silent = clock.saturating_sub(flow.hot.seen) > super::LINGER_NS
         && sides.iter().all(|side| side.is(Side::BEGUN));
@@ -128,7 +133,8 @@ fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
     } else if occupied > 0 {
         if is_after(tcp.sequence, side.sequence_end) {
             side.out_of_order = side.out_of_order.saturating_add(1);
-        } else if !is_after(end, side.sequence_end) {
+        } else if !is_after(end, side.sequence_end) && !is_keep_alive(tcp, payload_length, side.sequence_end)
+        {
             side.retransmissions = side.retransmissions.saturating_add(1);
         }
         if is_after(end, side.sequence_end) {
@@ -154,6 +160,7 @@ fn handshake(flow: &mut Flow<'_>, direction: Direction, tcp: &Tcp, time: i64) {
         {
             cold.initial_sequence = tcp.acknowledgement.wrapping_sub(1);
         }
+        (Handshake::Syn, Direction::Reverse, SYN) => flow.hot.mark(Hot::SIMULTANEOUS_OPEN, true),
         (Handshake::Syn, Direction::Reverse, flags) if flags == SYN | ACK => {
             cold.server_rtt = since(cold.handshake_time);
             cold.handshake_time = time;

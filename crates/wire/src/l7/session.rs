@@ -12,6 +12,10 @@ pub(super) const IDENTIFY_BYTES: usize = 16 * 1024;
 /// A datagram flow that is not identified within this many datagrams, both directions together, is given up.
 pub(super) const IDENTIFY_DATAGRAMS: u8 = 8;
 
+/// Of a datagram flow that begins with connectivity checks so many are passed over: they say nothing of what follows on
+/// the same ports (RFC 7983), and ICE may repeat them for long (RFC 8445).
+pub(super) const CHECK_DATAGRAMS: u8 = 64;
+
 /// Protocols inside one another that are followed: HTTP, a proxy's CONNECT in it, and what runs through that tunnel.
 const MAX_LAYERS: u8 = 4;
 
@@ -51,8 +55,14 @@ struct Search {
     ruled_out: [bool; 2],
     /// Bytes passed over in a direction that is ruled out, while the other has not spoken.
     passed: [usize; 2],
-    /// Datagrams that matched no protocol.
+    /// Datagrams that matched no protocol, without connectivity checks, and these.
     datagrams: u8,
+    checks: u8,
+}
+
+/// Whether a datagram is a STUN message with its magic cookie (RFC 8489 §5).
+fn is_stun(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|first| first & 0xc0 == 0) && bytes.get(4..8) == Some(&[0x21, 0x12, 0xa4, 0x42])
 }
 
 impl Search {
@@ -65,8 +75,13 @@ impl Search {
                 if let (_, Some(protocol)) = Protocol::find(bytes, context) {
                     return Ok(protocol);
                 }
-                self.datagrams = self.datagrams.saturating_add(1);
-                let over = self.datagrams >= IDENTIFY_DATAGRAMS;
+                let over = if is_stun(bytes) {
+                    self.checks = self.checks.saturating_add(1);
+                    self.checks >= CHECK_DATAGRAMS
+                } else {
+                    self.datagrams = self.datagrams.saturating_add(1);
+                    self.datagrams >= IDENTIFY_DATAGRAMS
+                };
                 let status = if over { unidentified } else { Status::Need(0) };
                 Err(Outcome {
                     consumed: bytes.len(),

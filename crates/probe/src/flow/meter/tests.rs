@@ -456,6 +456,37 @@ fn ports_are_used_again() {
 }
 
 #[test]
+fn a_syn_after_a_reset_is_a_new_connection_whatever_its_number() {
+    let mut bench = Bench::new(|_| {});
+    for attempt in 0..3 {
+        bench.at(attempt * 10, &Frame::tcp(SYN, 100, 0));
+        bench.at(attempt * 10 + 1, &Frame::tcp(RST | ACK, 0, 101).back());
+    }
+    bench.at(50, &Frame::tcp(SYN | ACK, 500, 101).back()); // late, to a SYN that was refused
+    bench.flush();
+    let refused = ("reset", 2);
+    assert_eq!(bench.ends(), [refused, refused, refused, ("straggler", 1)]);
+    let ids: std::collections::HashSet<_> = bench.records().iter().map(|record| record.flow_id).collect();
+    assert_eq!(ids.len(), 3);
+}
+
+#[test]
+fn a_syn_after_a_close_is_new_only_with_another_number() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(100, &Frame::tcp(FIN | ACK, 101, 501));
+    bench.at(110, &Frame::tcp(FIN | ACK, 501, 102).back());
+    bench.at(120, &Frame::tcp(ACK, 102, 502));
+    bench.at(130, &Frame::tcp(SYN, 100, 0)); // delayed in the network
+    bench.at(140, &Frame::tcp(SYN, 7000, 0));
+    bench.flush();
+    assert_eq!(
+        bench.ends(),
+        [("end_of_flow", 6), ("straggler", 1), ("forced_end", 1)]
+    );
+}
+
+#[test]
 fn a_full_table_evicts_the_silent() {
     let mut bench = Bench::new(|settings| settings.flows = 3);
     for port in 1..=3 {

@@ -1,5 +1,6 @@
 //! One DNS message (RFC 1035 §4): header, questions, and resource records as text.
 
+use super::name::{Unreadable, dotted};
 use super::{Dialect, name, netbios};
 use crate::column::Address;
 use crate::cursor::Cursor;
@@ -86,7 +87,7 @@ pub(super) struct Question {
 }
 
 impl Question {
-    pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
+    pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Unreadable> {
         Ok(Self {
             name: name::read(message, cursor)?,
             kind: cursor.u16()?,
@@ -180,7 +181,7 @@ fn data_text<'a>(
         kind::AAAA => {
             Ipv6Addr::from(<[u8; 16]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string()
         }
-        kind::NS | kind::CNAME | kind::PTR | kind::DNAME => name::read(message, data)?,
+        kind::NS | kind::CNAME | kind::PTR | kind::DNAME => dotted(name::read(message, data)?),
         kind::MX => {
             let preference = data.u16()?;
             format!("{preference} {}", dotted(name::read(message, data)?))
@@ -219,16 +220,22 @@ fn data_text<'a>(
     })
 }
 
-/// SVCB and HTTPS (RFC 9460 §2.2): priority, target, and the parameters alpn, port and whether ech is there.
+/// SVCB and HTTPS (RFC 9460 §2.2): priority, target, and the parameters alpn, port, addresses and whether ech is there,
+/// as far as they are whole in the bytes that are shown of any record.
 fn service_binding<'a>(message: &'a [u8], data: &mut Cursor<'a>, bytes: &[u8]) -> Result<String, Malformed> {
     let before = data.len();
     let priority = data.u16()?;
     let mut text = format!("{priority} {}", dotted(name::read(message, data)?));
     let read = before.saturating_sub(data.len());
-    let mut parameters = Cursor::new(bytes.get(read..).ok_or(Malformed::BadLength)?);
+    let cut = bytes.len() > MAX_DATA_BYTES;
+    let seen = bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes);
+    let mut parameters = Cursor::new(seen.get(read..).ok_or(Malformed::BadLength)?);
     while let Ok(key) = parameters.u16() {
-        let length = parameters.u16()?;
-        let mut value = parameters.sub(length.into())?;
+        let value = parameters.u16().and_then(|length| parameters.sub(length.into()));
+        let mut value = match value {
+            Err(_) if cut => break,
+            value => value?,
+        };
         // Writing to a String cannot fail.
         let _ = match key {
             1 => {
@@ -259,11 +266,6 @@ fn service_binding<'a>(message: &'a [u8], data: &mut Cursor<'a>, bytes: &[u8]) -
         };
     }
     Ok(text)
-}
-
-/// A name as one field of several: the root, which is empty text, as a dot.
-fn dotted(name: String) -> String {
-    if name.is_empty() { ".".to_owned() } else { name }
 }
 
 /// RFC 3597 §5.

@@ -22,6 +22,7 @@ use super::{
 use crate::column::{Address, Sink, Value};
 use crate::cursor::Cursor;
 use message::{HEADER_BYTES, Header, Question, Resource};
+use name::{ROOT, Unreadable};
 use std::borrow::Cow;
 
 /// Questions that are listed for one flow; further ones are counted. A tunnel asks hundreds, which tell it apart.
@@ -36,19 +37,21 @@ const MAX_RECORDS: u16 = 1024;
 crate::record! {
     /// A question that a flow asked.
     pub struct Query {
-        /// Domain name without the final dot; empty for the root. In presentation form (RFC 1035 §5.1): bytes that are not printable or not UTF-8 are `\DDD` in decimal. NetBIOS names are decoded, with their suffix: `OFFICE<20>`.
+        /// Domain name without the final dot, as Wireshark shows it (`dns.qry.name`): `<Root>` for the root, control characters as in C, U+FFFD for bytes that are not UTF-8; a note in angle brackets where it cannot be read. NetBIOS names are decoded, with their suffix: `OFFICE<20>`.
         name: String,
-        /// Type: `A`, `AAAA`, `HTTPS`, …, `TYPE1234`; `NB` and `NBSTAT` in NetBIOS.
-        r#type: Cow<'static, str>,
-        /// Class: `IN`, `CH`, …, `CLASS1234`. The top bit, which has another meaning in mDNS, is left out there.
-        class: Cow<'static, str>,
+        /// Type: `A`, `AAAA`, `HTTPS`, …, `TYPE1234`; `NB` and `NBSTAT` in NetBIOS. Null where an unreadable name hides it.
+        r#type: Option<Cow<'static, str>>,
+        /// Class: `IN`, `CH`, …, `CLASS1234`. The top bit, which has another meaning in mDNS, is left out there. Null where an unreadable name hides it.
+        class: Option<Cow<'static, str>>,
+        /// The name in presentation form (RFC 1035 §5.1), from which its bytes can be recovered: a dot and a backslash in a label stand behind a backslash, other bytes that are not printable or not UTF-8 are `\DDD` in decimal. Null where it is as `name`, and where the name cannot be read.
+        wire_name: Option<String>,
     }
 }
 
 crate::record! {
     /// A resource record of an answer section.
     pub struct Answer {
-        /// Name of its owner.
+        /// Name of its owner in presentation form (RFC 1035 §5.1), `.` for the root: what `wire_name` is of a query.
         name: String,
         /// Type, as of a query.
         r#type: Cow<'static, str>,
@@ -90,6 +93,33 @@ crate::record! {
         answers_omitted: u32,
         /// Messages that could not be read, or only in part.
         malformed_count: u32,
+    }
+}
+
+impl Query {
+    fn new(question: Question, dialect: Dialect) -> Self {
+        let exact = dialect.name(question.name);
+        let shown = name::shown(&exact).into_owned();
+        // A name that looks like a note says that it is none.
+        let plain = shown == exact && Unreadable::NOTES.iter().all(|note| *note != shown);
+        Self {
+            name: shown,
+            r#type: Some(dialect.type_name(question.kind)),
+            class: Some(dialect.class_name(question.class)),
+            wire_name: (!plain).then(|| name::dotted(exact)),
+        }
+    }
+
+    /// As text from which the bytes can be recovered.
+    fn exact(&self) -> &str {
+        self.wire_name.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The name of a host, if it is one and could be read.
+    fn server_name(&self) -> Option<&str> {
+        let unreadable = self.wire_name.is_none() && Unreadable::NOTES.contains(&self.name.as_str());
+        let exact = self.exact();
+        (!unreadable && exact != ROOT).then_some(exact)
     }
 }
 
@@ -138,7 +168,7 @@ impl Dissect for Dns {
     }
 
     fn server_name(&self) -> Option<&str> {
-        self.record.queries.first().map(|query| query.name.as_str())
+        self.record.queries.iter().find_map(Query::server_name)
     }
 
     fn emit<S: Sink>(&self, protocol: Protocol, sink: &mut S) -> bool {
@@ -197,6 +227,15 @@ impl Dialect {
         own.flatten().unwrap_or_else(|| message::type_name(kind))
     }
 
+    /// RFC 6762 §5.4: the top bit of a multicast question's class asks for a unicast response.
+    fn class_name(self, class: u16) -> Cow<'static, str> {
+        message::class_name(if self == Self::Multicast {
+            class & 0x7fff
+        } else {
+            class
+        })
+    }
+
     fn opcode_name(self, opcode: u8) -> Cow<'static, str> {
         let own = (self == Self::Netbios).then(|| netbios::opcode_name(opcode));
         own.flatten().unwrap_or_else(|| message::opcode_name(opcode))
@@ -210,7 +249,7 @@ impl Dns {
             self.record
                 .queries
                 .get(usize::from(index))
-                .map(|query| (query.name.as_str(), address))
+                .map(|query| (query.exact(), address))
         })
     }
 
@@ -292,9 +331,31 @@ impl Dns {
             record.recursion_desired |= header.is_recursion_desired();
         }
         let mut asked = None;
+        let mut loops = false;
         for _ in 0..header.questions.min(MAX_RECORDS) {
-            let question = Question::parse(bytes, &mut cursor)?;
-            let index = self.add_query(question, dialect);
+            let index = match Question::parse(bytes, &mut cursor) {
+                Ok(question) => self.add_query(Query::new(question, dialect)),
+                Err(Unreadable::Loop) => {
+                    loops = true;
+                    let (kind, class) = (cursor.u16()?, cursor.u16()?);
+                    self.add_query(Query {
+                        name: Unreadable::Loop.note().unwrap_or_default().to_owned(),
+                        r#type: Some(dialect.type_name(kind)),
+                        class: Some(dialect.class_name(class)),
+                        wire_name: None,
+                    });
+                    continue;
+                }
+                Err(why) => {
+                    if let Some(note) = why.note() {
+                        self.add_query(Query {
+                            name: note.to_owned(),
+                            ..Query::default()
+                        });
+                    }
+                    return Err(why.into());
+                }
+            };
             asked = asked.or(index);
         }
         for _ in 0..header.answers.min(MAX_RECORDS) {
@@ -317,27 +378,20 @@ impl Dns {
                     .saturating_add(u32::from(header.code() == 0));
             }
         }
-        Ok(())
+        if loops { Err(Malformed::BadPointer) } else { Ok(()) }
     }
 
     /// Lists a question unless it is listed; its index, if it is.
-    fn add_query(&mut self, question: Question, dialect: Dialect) -> Option<u8> {
-        // RFC 6762 §5.4: the top bit of the class asks for a unicast response.
-        let class = if dialect == Dialect::Multicast {
-            question.class & 0x7fff
-        } else {
-            question.class
-        };
-        let query = Query {
-            name: dialect.name(question.name),
-            r#type: dialect.type_name(question.kind),
-            class: message::class_name(class),
-        };
+    fn add_query(&mut self, query: Query) -> Option<u8> {
         let queries = &mut self.record.queries;
         if let Some(index) = queries.iter().position(|listed| *listed == query) {
             return u8::try_from(index).ok();
         }
-        let bytes = self.query_bytes.saturating_add(query.name.len());
+        let exact = query.wire_name.as_ref().map_or(0, String::len);
+        let bytes = self
+            .query_bytes
+            .saturating_add(query.name.len())
+            .saturating_add(exact);
         if queries.len() >= MAX_QUERIES || bytes > MAX_TEXT_BYTES {
             self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
             return None;
@@ -355,7 +409,7 @@ impl Dns {
             }
         }
         let answer = Answer {
-            name: dialect.name(resource.name),
+            name: name::dotted(dialect.name(resource.name)),
             r#type: dialect.type_name(resource.kind),
             ttl: resource.ttl,
             data: resource.data,

@@ -1,7 +1,8 @@
-//! Domain names with compression (RFC 1035 §4.1.4) as text.
+//! Domain names with compression (RFC 1035 §4.1.4) as text: exactly, and as they are shown to people.
 
 use crate::cursor::{Cursor, Short};
 use crate::l7::Malformed;
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// The longest name on the wire (RFC 1035 §3.1).
@@ -9,16 +10,59 @@ const MAX_NAME_BYTES: usize = 255;
 /// Pointers that are followed for one name. Each must point backwards, so that loops end anyway; this bounds the work.
 const MAX_POINTERS: usize = 32;
 
+/// Why a name cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// It has a label of an unknown type (RFC 6891 §5), so that its end is unknown too.
+    Label,
+    /// It has a pointer to itself, or a chain of pointers that is too long. The cursor is behind the name.
+    Loop,
+    /// It is damaged in another way.
+    Damaged(Malformed),
+}
+
+impl Unreadable {
+    /// What is shown in the place of a name, which is what Wireshark shows.
+    pub(super) const NOTES: [&'static str; 2] =
+        ["<Unknown extended label>", "<Name contains a pointer that loops>"];
+
+    /// What is shown in the place of this name.
+    pub(super) fn note(self) -> Option<&'static str> {
+        let [label, pointer] = Self::NOTES;
+        match self {
+            Self::Label => Some(label),
+            Self::Loop => Some(pointer),
+            Self::Damaged(_) => None,
+        }
+    }
+}
+
+impl From<Short> for Unreadable {
+    fn from(short: Short) -> Self {
+        Self::Damaged(short.into())
+    }
+}
+
+impl From<Unreadable> for Malformed {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Label => Self::BadValue,
+            Unreadable::Loop => Self::BadPointer,
+            Unreadable::Damaged(why) => why,
+        }
+    }
+}
+
 /// Reads the name at `cursor`, which is a cursor into `message`, and leaves the cursor behind it. Labels are joined by
 /// dots, without one at the end; the root is the empty text. A dot inside a label is written `\.`.
-pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<String, Malformed> {
+pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<String, Unreadable> {
     let mut name = String::new();
     let mut wire_bytes: usize = 0;
     // Where the present run of labels begins: a pointer must lead before it.
     let mut start = message
         .len()
         .checked_sub(cursor.len())
-        .ok_or(Malformed::BadPointer)?;
+        .ok_or(Unreadable::Damaged(Malformed::BadPointer))?;
     let mut labels = *cursor;
     let mut pointers: usize = 0;
     loop {
@@ -30,7 +74,7 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
                 }
                 wire_bytes = wire_bytes.saturating_add(1).saturating_add(length.into());
                 if wire_bytes >= MAX_NAME_BYTES {
-                    return Err(Malformed::BadLength);
+                    return Err(Unreadable::Damaged(Malformed::BadLength));
                 }
                 let label = labels.take(length.into())?;
                 if !name.is_empty() {
@@ -45,14 +89,23 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
                     *cursor = labels;
                 }
                 pointers = pointers.saturating_add(1);
-                if target >= start || pointers > MAX_POINTERS {
-                    return Err(Malformed::BadPointer);
+                // A pointer to itself or to the labels before it, or a long chain of them, which may be a loop.
+                let own = message.len().saturating_sub(labels.len());
+                if (start..own).contains(&target) || pointers > MAX_POINTERS {
+                    return Err(Unreadable::Loop);
+                }
+                if target >= own {
+                    return Err(Unreadable::Damaged(Malformed::BadPointer));
                 }
                 start = target;
-                labels = Cursor::new(message.get(target..).ok_or(Malformed::BadPointer)?);
+                labels = Cursor::new(
+                    message
+                        .get(target..)
+                        .ok_or(Unreadable::Damaged(Malformed::BadPointer))?,
+                );
             }
             // 0b01 and 0b10 were extended label types (RFC 6891 §5); none is in use.
-            _ => return Err(Malformed::BadValue),
+            _ => return Err(Unreadable::Label),
         }
     }
     if pointers == 0 {
@@ -88,6 +141,112 @@ pub(super) fn label_text(label: &[u8]) -> String {
     text
 }
 
+/// The root in presentation form.
+pub(super) const ROOT: &str = ".";
+
+/// A name as one field of several: the root, which is empty text, as a dot.
+pub(super) fn dotted(name: String) -> String {
+    if name.is_empty() { ROOT.to_owned() } else { name }
+}
+
+/// A name in presentation form as it is shown to people, which is as Wireshark shows `dns.qry.name`: without
+/// backslashes before dots, `<Root>` for the root, control characters as in C (`\r`, `\033` in octal), characters that
+/// do not show as `\u200B`, and U+FFFD for each sequence of bytes that is not UTF-8 (RFC 3629 §4), overlong ones too.
+pub(super) fn shown(exact: &str) -> Cow<'_, str> {
+    if exact.is_empty() {
+        return Cow::Borrowed("<Root>");
+    }
+    if exact
+        .bytes()
+        .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\\')
+    {
+        return Cow::Borrowed(exact);
+    }
+    let bytes = unescaped(exact);
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        let length = sequence_length(rest);
+        let (sequence, behind) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        match std::str::from_utf8(sequence).map(|valid| valid.chars().next()) {
+            Ok(Some(character)) => show(&mut text, character),
+            _ => text.push(char::REPLACEMENT_CHARACTER),
+        }
+        rest = behind;
+    }
+    Cow::Owned(text)
+}
+
+/// The bytes of a name in presentation form, dots between labels included.
+fn unescaped(exact: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(exact.len());
+    let mut rest = exact.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        rest = behind;
+        if first != b'\\' {
+            bytes.push(first);
+            continue;
+        }
+        let number = rest.first_chunk::<3>().and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            digits.parse::<u8>().ok()
+        });
+        let (byte, length) = match number {
+            Some(byte) => (Some(byte), 3),
+            None => (rest.first().copied(), 1),
+        };
+        bytes.extend(byte);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    bytes
+}
+
+/// The length of the sequence that begins with the first byte, by what that announces (up to six bytes, RFC 2279) and as
+/// far as continuation bytes follow.
+fn sequence_length(bytes: &[u8]) -> usize {
+    let announced = match bytes.first().map_or(0, |byte| byte.leading_ones()) {
+        ones @ 2..=6 => ones,
+        _ => 1,
+    };
+    let continued = bytes.iter().skip(1).take_while(|byte| **byte & 0xc0 == 0x80);
+    continued.count().saturating_add(1).min(announced as usize)
+}
+
+/// Adds a character as it is shown.
+fn show(text: &mut String, character: char) {
+    let letter = match character {
+        '\u{07}' => 'a',
+        '\u{08}' => 'b',
+        '\t' => 't',
+        '\n' => 'n',
+        '\u{0b}' => 'v',
+        '\u{0c}' => 'f',
+        '\r' => 'r',
+        character => {
+            let number = u32::from(character);
+            // Writing to a String cannot fail.
+            let _ = match number {
+                0..=0x1f | 0x7f => write!(text, "\\{number:03o}"),
+                _ if has_shape(character) => text.write_char(character),
+                ..=0xffff => write!(text, "\\u{number:04X}"),
+                _ => write!(text, "\\U{number:08X}"),
+            };
+            return;
+        }
+    };
+    text.extend(['\\', letter]);
+}
+
+/// Whether a character can be told by looking: it is neither a control nor a format character nor unassigned.
+fn has_shape(character: char) -> bool {
+    if character.is_ascii() || character.is_whitespace() {
+        return !character.is_control();
+    }
+    // Behind another character, where combining ones are shown too.
+    let text: String = ['a', character].iter().collect();
+    text.escape_debug().nth(1) == Some(character)
+}
+
 /// Passes over a name without reading it.
 pub(super) fn skip(cursor: &mut Cursor<'_>) -> Result<(), Short> {
     loop {
@@ -103,7 +262,7 @@ pub(super) fn skip(cursor: &mut Cursor<'_>) -> Result<(), Short> {
 mod tests {
     use super::*;
 
-    fn name_at(message: &[u8], offset: usize) -> Result<(String, usize), Malformed> {
+    fn name_at(message: &[u8], offset: usize) -> Result<(String, usize), Unreadable> {
         let mut cursor = Cursor::new(message.get(offset..).unwrap_or_default());
         read(message, &mut cursor).map(|name| (name, cursor.len()))
     }
@@ -120,15 +279,20 @@ mod tests {
 
     #[test]
     fn loops_and_forward_pointers_are_refused() {
-        assert_eq!(name_at(b"\xc0\x00", 0), Err(Malformed::BadPointer), "to itself");
+        let damaged = |why| Err(Unreadable::Damaged(why));
+        assert_eq!(name_at(b"\xc0\x00", 0), Err(Unreadable::Loop), "to itself");
         assert_eq!(
             name_at(b"\x01a\xc0\x00", 0),
-            Err(Malformed::BadPointer),
+            Err(Unreadable::Loop),
             "into its own labels"
         );
-        assert_eq!(name_at(b"\xc0\x02\x00", 0), Err(Malformed::BadPointer), "forward");
-        assert_eq!(name_at(b"\x80\x00", 0), Err(Malformed::BadValue));
-        assert_eq!(name_at(b"\x05ab", 0), Err(Malformed::BadLength));
+        assert_eq!(
+            name_at(b"\xc0\x02\x00", 0),
+            damaged(Malformed::BadPointer),
+            "forward"
+        );
+        assert_eq!(name_at(b"\x80\x00", 0), Err(Unreadable::Label));
+        assert_eq!(name_at(b"\x05ab", 0), damaged(Malformed::BadLength));
     }
 
     #[test]
@@ -137,6 +301,37 @@ mod tests {
             name_at(b"\x03a.b\x04\x01\\\xffc\x00", 0),
             Ok(("a\\.b.\\001\\\\\\255c".to_owned(), 0))
         );
+    }
+
+    #[test]
+    fn names_are_shown_as_wireshark_shows_them() {
+        // What TShark 4.0 prints for `dns.qry.name` when these are the labels.
+        let cases: [(&[u8], &str); 14] = [
+            (b"www", "www"),
+            ("grün".as_bytes(), "grün"),
+            (b"a.b", "a.b"),
+            (b"back\\slash", "back\\slash"),
+            (
+                b"x\x00\x07\x08\x0b\x0c\n\r\t\x1b\x7f",
+                "x\\000\\a\\b\\v\\f\\n\\r\\t\\033\\177",
+            ),
+            (b"x\x80y", "x\u{fffd}y"),
+            (b"x\xe2\x82y", "x\u{fffd}y"),
+            (b"x\xf8\x88\x80\x80\x80y", "x\u{fffd}y"),
+            (b"x\xed\xa0\x80y", "x\u{fffd}y"),
+            (b"x\xff\xfey", "x\u{fffd}\u{fffd}y"),
+            ("a\u{200b}b".as_bytes(), "a\\u200Bb"),
+            ("a\u{e0001}b".as_bytes(), "a\\U000E0001b"),
+            ("e\u{301}\u{a0}😀".as_bytes(), "e\u{301}\u{a0}😀"),
+            (b"", "<Root>"),
+        ];
+        for (label, expected) in cases {
+            let exact = label_text(label);
+            assert_eq!(shown(&exact), expected, "{exact}");
+            assert_eq!(unescaped(&exact), label, "{exact}");
+        }
+        // Where Wireshark reads an overlong sequence as the character, here a dot (RFC 3629 §3 forbids it).
+        assert_eq!(shown(&label_text(b"a\xc0\xaeb")), "a\u{fffd}b");
     }
 
     #[test]
@@ -149,7 +344,7 @@ mod tests {
         message.push(0);
         assert_eq!(
             name_at(&message, 0),
-            Err(Malformed::BadLength),
+            Err(Unreadable::Damaged(Malformed::BadLength)),
             "257 bytes on the wire"
         );
         // A chain of pointers, each to the one before.
@@ -159,7 +354,7 @@ mod tests {
         }
         assert_eq!(
             name_at(&chain, chain.len().saturating_sub(2)),
-            Err(Malformed::BadPointer)
+            Err(Unreadable::Loop)
         );
     }
 }

@@ -56,7 +56,7 @@ fn netbios_names_are_decoded() {
     );
     assert_eq!(flow.session.server_name(), Some("OFFICE<20>"));
     let record = flow.record(Protocol::Dns);
-    assert_eq!(field(&record, "queries"), "[{OFFICE<20>,NB,IN}]");
+    assert_eq!(field(&record, "queries"), "[{OFFICE<20>,NB,IN,null}]");
     assert_eq!(field(&record, "answers"), "[{OFFICE<20>,NB,60,192.0.2.20}]");
     assert_eq!(field(&record, "opcode"), "REGISTRATION");
     let mut other = Feeder::udp(137, 137);
@@ -128,7 +128,7 @@ fn a_query_and_its_response() {
     );
     assert_eq!(flow.session.server_name(), Some("www.example.org"));
     let record = flow.record(Protocol::Dns);
-    assert_eq!(field(&record, "queries"), "[{www.example.org,A,IN}]");
+    assert_eq!(field(&record, "queries"), "[{www.example.org,A,IN,null}]");
     assert_eq!(field(&record, "answers"), "[{www.example.org,A,3600,192.0.2.7}]");
     assert_eq!(field(&record, "rcode"), "NOERROR");
     assert_eq!(field(&record, "opcode"), "QUERY");
@@ -199,7 +199,7 @@ fn mdns_and_llmnr_share_the_record() {
     );
     assert_eq!(
         field(&flow.record(Protocol::Dns), "queries"),
-        "[{printer.local,A,IN}]"
+        "[{printer.local,A,IN,null}]"
     );
     assert!(flow.record(Protocol::Mdns).is_empty());
     let mut flow = Feeder::udp(40_000, 5355);
@@ -219,7 +219,7 @@ fn several_messages_on_tcp() {
     let record = flow.record(Protocol::Dns);
     assert_eq!(
         field(&record, "queries"),
-        "[{a.test,A,IN},{b.test,A,IN}]",
+        "[{a.test,A,IN,null},{b.test,A,IN,null}]",
         "each once"
     );
     assert_eq!(field(&record, "query_count"), "3");
@@ -241,7 +241,7 @@ fn damaged_messages_are_counted_and_read_as_far_as_they_go() {
     let mut flow = Feeder::udp(40_000, 53);
     flow.reverse(&message);
     let record = flow.record(Protocol::Dns);
-    assert_eq!(field(&record, "queries"), "[{a.test,A,IN}]");
+    assert_eq!(field(&record, "queries"), "[{a.test,A,IN,null}]");
     assert_eq!(
         (field(&record, "answers"), field(&record, "malformed_count")),
         ("[]", "1")
@@ -287,5 +287,70 @@ fn a_client_that_asks_from_the_port_of_mdns_still_asks_dns() {
     assert_eq!(
         flow.session.protocol(),
         Some((Protocol::Dns, Confidence::Payload))
+    );
+}
+
+#[test]
+fn names_are_shown_and_kept_exactly() {
+    let question = |name: &[u8]| [header(0x0100, 1, 0), name.to_vec(), vec![0, 1, 0, 1]].concat();
+    let mut flow = Feeder::udp(40_000, 53);
+    for name in [
+        b"\0".as_slice(),
+        b"\x04fl\xefz\x01a\0",
+        b"\x05a.b\\\n\0",
+        b"\x18<Unknown extended label>\0",
+        b"\x01x\x80",
+    ] {
+        flow.forward(&question(name));
+    }
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(
+        field(&record, "queries"),
+        concat!(
+            "[{<Root>,A,IN,.},{fl\u{fffd}z.a,A,IN,fl\\239z.a},{a.b\\\\n,A,IN,a\\.b\\\\\\010},",
+            "{<Unknown extended label>,A,IN,<Unknown extended label>},{<Unknown extended label>,null,null,null}]"
+        )
+    );
+    assert_eq!(field(&record, "malformed_count"), "1");
+    assert_eq!(
+        flow.session.server_name(),
+        Some("fl\\239z.a"),
+        "of what can be told"
+    );
+}
+
+#[test]
+fn a_name_that_loops_does_not_hide_what_follows() {
+    // Two questions: one whose pointer leads to itself at byte 12, and a good one.
+    let message = [
+        header(0x0100, 2, 0),
+        vec![0xc0, 12, 0, 28, 0, 1],
+        wire_name("a.test"),
+        vec![0, 1, 0, 1],
+    ]
+    .concat();
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.forward(&message);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(
+        field(&record, "queries"),
+        "[{<Name contains a pointer that loops>,AAAA,IN,null},{a.test,A,IN,null}]"
+    );
+    assert_eq!(field(&record, "malformed_count"), "1");
+    assert_eq!(flow.session.server_name(), Some("a.test"));
+}
+
+#[test]
+fn service_bindings_are_cut() {
+    // Priority 1, target ".", port 443, then addresses beyond 512 bytes.
+    let hints = [vec![0, 4, 0x04, 0], [192, 0, 2, 1].repeat(256)].concat();
+    let data = [b"\x00\x01\x00\x00\x03\x00\x02\x01\xbb".to_vec(), hints].concat();
+    let record = answered(65, &data).record(Protocol::Dns);
+    assert_eq!(field(&record, "answers"), "[{q.test,HTTPS,60,1 . port=443}]");
+    let short = &data[..data.len() - 700];
+    let record = answered(65, short).record(Protocol::Dns);
+    assert!(
+        field(&record, "answers").contains("\\# "),
+        "a length beyond the data"
     );
 }

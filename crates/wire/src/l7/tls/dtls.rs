@@ -356,6 +356,7 @@ pub(in crate::l7) fn identify(bytes: &[u8], _: Hint) -> Verdict {
 )]
 mod tests {
     use super::*;
+    use crate::l7::Limit;
     use crate::l7::tests::{Feeder, field, unhex};
 
     /// A handshake record with one fragment of `body`.
@@ -391,6 +392,25 @@ mod tests {
 
     fn server_hello() -> Vec<u8> {
         [unhex("fefd"), vec![0x22; 32], unhex("00 c02b 00")].concat()
+    }
+
+    #[test]
+    fn connectivity_checks_before_it_do_not_hide_it() {
+        // A STUN binding request: type, length, magic cookie, transaction id.
+        let check = b"\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl";
+        let mut flow = Feeder::udp(40_000, 40_001);
+        for _ in 0..20 {
+            assert_eq!(flow.forward(check), Status::Need(0));
+        }
+        let hello = client_hello(0);
+        flow.forward(&fragment(CLIENT_HELLO, 0, &hello, 0..hello.len()));
+        assert_eq!(
+            flow.session.protocol().map(|(found, _)| found),
+            Some(Protocol::Dtls)
+        );
+        let mut flow = Feeder::udp(40_000, 40_001);
+        let last = (0..64).map(|_| flow.forward(check)).last();
+        assert_eq!(last, Some(Status::GaveUp(Limit::Unidentified)), "not for ever");
     }
 
     #[test]
