@@ -241,6 +241,7 @@ class Pipeline:
         dedicated: bool,
         libpcap: Sequence[str | os.PathLike[str]],
         files: Sequence[str | os.PathLike[str]],
+        count: int | None,
         filter: Sequence[tuple[int, list[tuple[int, int, int, int]] | str]] | None,
         promiscuous: bool,
         timestamps: str,
@@ -284,6 +285,8 @@ class Pipeline:
         detail: str,
     ) -> None:
         """Put other timeouts, another profile and another filter in force."""
+    def progress(self) -> tuple[int, int | None, int]:
+        """How far the reading of files is: bytes read as they are stored, of how many where known, and packets."""
     def is_capturing(self) -> bool:
         """Whether frames are being taken from the input."""
     def metrics(self) -> list[dict[str, Any]]:

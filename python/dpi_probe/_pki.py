@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -179,7 +179,8 @@ class Authority:
         are always among them.
 
         Raises:
-            ConfigError: there is an authority already, a name is not allowed, or the directory cannot be written.
+            ConfigError: there is an authority already, or a name is not allowed.
+            DpiProbeError: the directory cannot be written.
         """
         for name in (core, *probes):
             check_name(name)
@@ -215,7 +216,7 @@ class Authority:
             authority = cls(directory)
             authority._write_revocations([], number=1)
         except OSError as error:
-            raise ConfigError(f"{error.filename or directory}: {error.strerror}") from error
+            raise _unwritten(error.filename or directory, error) from error
         authority.issue_core(core, dns=dns, ip=[str(address) for address in addresses])
         for probe in probes:
             authority.issue_probe(probe)
@@ -226,6 +227,7 @@ class Authority:
 
         Raises:
             ConfigError: the probe has a certificate that still holds and `renew` was not asked for.
+            DpiProbeError: a file cannot be written.
         """
         check_name(name)
         names = [x509.UniformResourceIdentifier(PROBE_URN + name)]
@@ -250,6 +252,7 @@ class Authority:
 
         Raises:
             ConfigError: the Core has a certificate that still holds and `renew` was not asked for.
+            DpiProbeError: a file cannot be written.
         """
         check_name(name)
         hosts = dict.fromkeys(["localhost", *dns])
@@ -272,6 +275,7 @@ class Authority:
 
         Raises:
             ConfigError: no certificate of that name is left to revoke.
+            DpiProbeError: the revocation list cannot be written.
         """
         check_name(name)
         with self._locked():
@@ -297,7 +301,7 @@ class Authority:
             try:
                 self._write_revocations([*present, *fresh], number=number + 1)
             except OSError as error:
-                raise ConfigError(f"{self.directory / 'crl.pem'}: {error.strerror}") from error
+                raise _unwritten(self.directory / "crl.pem", error) from error
         return serials
 
     def list(self) -> list[Issued]:
@@ -352,7 +356,7 @@ class Authority:
             path.rename(self.directory / "earlier" / f"{name}.{certificate.serial_number:040x}.pem")
             path.with_suffix(".key").unlink(missing_ok=True)
         except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
+            raise _unwritten(path, error) from error
 
     def _issue(
         self,
@@ -385,7 +389,7 @@ class Authority:
             _create(path.with_suffix(".key"), _pem_key(key))
             _create(path, certificate.public_bytes(serialization.Encoding.PEM))
         except OSError as error:
-            raise ConfigError(f"{error.filename or path}: {error.strerror}") from error
+            raise _unwritten(error.filename or path, error) from error
 
     def _write_revocations(self, revoked: Sequence[x509.RevokedCertificate], *, number: int) -> None:
         now = dt.datetime.now(dt.UTC)
@@ -432,6 +436,10 @@ def _pem_key(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def _unwritten(path: object, error: OSError) -> DpiProbeError:
+    return DpiProbeError(f"cannot write {path}: {error.strerror or error}")
 
 
 def _create(path: Path, data: bytes) -> None:

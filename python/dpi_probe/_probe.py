@@ -45,17 +45,31 @@ class Probe:
         interface: str | None = None,
         *,
         files: Sequence[str | Path] = (),
+        count: int | None = None,
         settings: ProbeSettings | None = None,
         traffic: _native.Traffic | None = None,
         **named: Any,
     ) -> None:
-        """Check the settings; nothing is opened yet. `traffic` takes the place of an interface: for benches.
+        """Check the settings; nothing is opened yet.
+
+        Args:
+            interface: capture from here.
+            files: read these captures instead, also where the environment names an interface.
+            count: end after so many packets that pass the filter.
+            settings: all settings, instead of `named` and the environment.
+            traffic: takes the place of an interface: for benches.
+            named: settings by their names.
 
         Raises:
             ConfigError: a setting has a value that is not allowed, or there is nothing to capture from.
         """
-        self.settings = settings if settings is not None else load({"capture_iface": interface, **named})
+        if settings is None:
+            settings = load({"capture_iface": interface, **named})
+            if files and interface is None and "capture_iface" not in named:
+                settings = settings.without_interface()
+        self.settings = settings
         self.files = [Path(file) for file in files]
+        self.count = count
         self.traffic = traffic
         if self.settings.capture_iface is None and not self.files and traffic is None:
             msg = "nothing to capture from: give an interface (CAPTURE_IFACE) or capture files"
@@ -87,6 +101,7 @@ class Probe:
             dedicated=settings.dedicated,
             libpcap=_bpf.libraries(),
             files=[str(file) for file in self.files],
+            count=self.count,
             filter=self._compiled_filter(settings),
             promiscuous=settings.promiscuous,
             timestamps=settings.timestamps,
@@ -150,8 +165,8 @@ class Probe:
         """Wait until the probe has ended; signal handlers run meanwhile.
 
         Raises:
-            CaptureError: an input could not be read, or not to its end. Everything before it was delivered.
-            SpoolError: files were read, and not every record of them could be kept.
+            CaptureError: an input could not be read, or not to its end, one a line. Everything else was delivered.
+            SpoolError: files were read, and not every record of them could be kept; what could not be read is told too.
         """
         if self._pipeline is None:
             return
@@ -160,21 +175,23 @@ class Probe:
         if self._control is not None:
             self._control.stop()
             self._control = None
-        if problems := self._pipeline.join():
+        problems = self._pipeline.join()
+        # Of a file, nothing may be dropped; live, the books tell.
+        if self.files and (loss := self._loss()):
+            raise SpoolError("\n".join([*problems, loss]))
+        if problems:
             raise CaptureError("\n".join(problems))
-        if self.files:
-            self._check_kept()
 
-    def _check_kept(self) -> None:
-        """Of a file, nothing may be dropped; live, the books tell."""
+    def _loss(self) -> str | None:
+        """What of the batches could not be kept, in one line."""
         totals = self._totals()
         dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0)
-        if dropped or lost:
-            msg = (
-                f"{self.settings.spool_directory}: {dropped + lost} batches could not be kept, "
-                f"of {dropped} of them the manifest is there; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
-            )
-            raise SpoolError(msg)
+        if not dropped and not lost:
+            return None
+        return (
+            f"{self.settings.spool_directory}: {dropped + lost} batches could not be kept, "
+            f"of {dropped} of them the manifest is there; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
+        )
 
     def offer(self) -> _native.Offer | None:
         """What the traffic of a bench has offered so far; nothing for other inputs."""
@@ -187,6 +204,10 @@ class Probe:
     def metrics(self) -> list[dict[str, Any]]:
         """Every metric at this moment: `name`, `kind`, `help`, `labels` and `samples` of each."""
         return self._pipeline.metrics() if self._pipeline is not None else []
+
+    def progress(self) -> tuple[int, int | None, int]:
+        """How far the reading of files is: bytes as they are stored, of how many where that is known, and packets."""
+        return self._pipeline.progress() if self._pipeline is not None else (0, None, 0)
 
     def is_running(self) -> bool:
         """Whether the probe was started and has not ended."""

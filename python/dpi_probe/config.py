@@ -275,6 +275,10 @@ class ProbeSettings(BaseSettings):
         """What stands for the interface in default paths and the probe id."""
         return self.capture_iface or "file"
 
+    def without_interface(self) -> ProbeSettings:
+        """The settings for capture files: an interface that they name is not captured from."""
+        return self.model_copy(update={"capture_iface": None})
+
     @property
     def spool_directory(self) -> Path:
         """The spool's directory, of this interface alone unless set."""

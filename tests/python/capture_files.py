@@ -78,11 +78,11 @@ def many_frames(flows: int) -> list[Frame]:
 
 def pcap(frames: list[Frame], link_type: int = ETHERNET, snaplen: int = 262_144) -> bytes:
     """A little-endian pcap file with nanoseconds (magic a1b23c4d)."""
-    data = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, snaplen, link_type)
+    data = bytearray(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, snaplen, link_type))
     for time, frame in frames:
         seconds, rest = divmod(time, 10**9)
         data += struct.pack("<IIII", seconds, rest, min(len(frame), snaplen), len(frame)) + frame[:snaplen]
-    return data
+    return bytes(data)
 
 
 def block(kind: int, body: bytes) -> bytes:

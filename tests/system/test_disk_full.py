@@ -79,7 +79,7 @@ def test_full_disk_under_the_spool(policy: str, shared_pki: Path, tmp_path: Path
         assert "does not hold" not in done.stdout, done.stdout
         core.start()
         last = Probe(shared_pki, spool, core, "-r", CAPTURES[0], "--config", settings, beside=tmp_path / "last")
-        accounts = last.start().finish(3)
+        accounts = last.start().finish()
         check_books(accounts)
         assert total(accounts, "batches_spooled") == 0
         chains = [chain for known in core.get("/v1/probes")["probes"] for chain in known["chains"]]
@@ -138,7 +138,7 @@ def test_full_disk_under_the_archive(shared_pki: Path, tmp_path: Path) -> None:
         size = disk.free()
         disk.resize(8 << 10)
         assert disk.free() > size
-        accounts = probe.finish(3)
+        accounts = probe.finish()
         check_books(accounts)
         assert total(accounts, "batches_acknowledged") == total(accounts, "batches_sealed") > 0
         with core.client() as client:

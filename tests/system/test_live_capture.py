@@ -76,7 +76,7 @@ def test_live_flows_arrive_in_the_database(name: str, shared_pki: Path, tmp_path
     assert 0 < total(accounts, "frames_delivered") <= sent + 20
     flows = total(accounts, "events_sealed")
     assert flows > 0
-    Probe(shared_pki, tmp_path / "spool", core, "-r", case.capture).start().finish(3)
+    Probe(shared_pki, tmp_path / "spool", core, "-r", case.capture).start().finish()
     core.indexed()
     live = [flow for flow in database_flows(core) if flow["probe"] == f"sensor/{link.interface}"]
     assert len(live) == flows

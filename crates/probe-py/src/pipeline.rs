@@ -1,6 +1,6 @@
 //! The whole probe as a Python object.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,7 +56,8 @@ impl Pipeline {
     /// Opens everything and starts; every setting is given.
     #[new]
     #[pyo3(signature = (
-        *, interface, capture, dedicated, libpcap, files, filter, promiscuous, timestamps, idle_timeout_ns, active_timeout_ns, profile, flow_key, workers,
+        *, interface, capture, dedicated, libpcap, files, count, filter, promiscuous, timestamps, idle_timeout_ns,
+        active_timeout_ns, profile, flow_key, workers,
         cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
         linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
@@ -69,6 +70,7 @@ impl Pipeline {
         dedicated: bool,
         libpcap: Vec<PathBuf>,
         files: Vec<PathBuf>,
+        count: Option<u64>,
         filter: Option<Vec<(u32, Compiled)>>,
         promiscuous: bool,
         timestamps: &str,
@@ -135,6 +137,7 @@ impl Pipeline {
         let (key_vlan, key_tunnel) = key_parts(flow_key)?;
         let settings = Settings {
             input,
+            count,
             // The rest is for the ring, waiting batches, the Python process itself and its code.
             flow: flow::Settings {
                 idle_timeout_ns,
@@ -227,6 +230,11 @@ impl Pipeline {
                 };
                 python_error(class, error)
             })
+    }
+
+    /// How far the reading of files is: bytes read as they are stored, of how many where that is known, and packets.
+    fn progress(&self) -> (u64, Option<u64>, u64) {
+        self.pipeline.books().progress()
     }
 
     /// Whether frames are being taken from the input.
@@ -349,6 +357,28 @@ pub fn log(level: &str, message: &str) {
     }
 }
 
+/// Standard error, one whole line at a time. On a terminal the line takes the place of a progress bar, which is drawn again
+/// below it.
+struct Lines {
+    terminal: bool,
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut stderr = io::stderr().lock();
+        if self.terminal {
+            // Carriage return, and erase the line (ECMA-48 EL).
+            stderr.write_all(b"\r\x1b[2K")?;
+        }
+        stderr.write_all(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
 /// Sends the data plane's log to standard error, from `level` on (error, warning, info, debug). The first call counts.
 #[pyfunction]
 pub fn log_to_stderr(level: &str) {
@@ -358,11 +388,12 @@ pub fn log_to_stderr(level: &str) {
         "debug" => tracing::Level::DEBUG,
         _ => tracing::Level::INFO,
     };
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let terminal = io::stderr().is_terminal();
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none();
     // Fails only if a log is set up already, which then goes on.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(move || Lines { terminal })
         .with_ansi(colours)
         .with_target(false)
         .try_init();

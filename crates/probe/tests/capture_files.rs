@@ -404,7 +404,8 @@ fn a_file_that_ends_early_gives_everything_before() {
         frames.is_empty() && errors.is_empty(),
         "a capture without packets is a capture"
     );
-    assert!(read(&pcap(0)[..20]).1[0].contains("cut short"));
+    assert!(read(&pcap(0)[..20]).1[0].contains("cut short within its file header"));
+    assert!(read(&pcapng(1)[..20]).1[0].contains("cut short within its file header"));
 }
 
 #[test]
@@ -421,13 +422,34 @@ fn reading_goes_on_behind_a_broken_record() {
         classic.extend(record(Order::Little, 1_700_000_000, n, 200, &[], &frame(n)));
         modern.extend(enhanced(Order::Little, 0, u64::from(n), 200, &frame(n)));
     }
-    let cases: [(&str, Vec<u8>, usize); 6] = [
+    let noise = |seed: u32| -> Vec<u8> {
+        let step = |state: &mut u32| {
+            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            Some((*state >> 24) as u8)
+        };
+        std::iter::repeat_n((), 300)
+            .scan(seed, |state, ()| step(state))
+            .collect()
+    };
+    let timeless = record(Order::Little, 5, 0, 60, &[], &[]);
+    let cases: [(&str, Vec<u8>, usize); 13] = [
         (
             "a length that is too large",
             patch(&classic, classic_at + 8, &[0xff; 4]),
             39,
         ),
         ("garbage put in", splice(&classic, classic_at, &[0xee; 333]), 40),
+        ("a hole of zeros", splice(&classic, classic_at, &[0; 300]), 40),
+        ("a page of zeros", splice(&classic, classic_at, &[0; 4096]), 40),
+        ("a record zeroed", patch(&classic, classic_at, &[0; 216]), 39),
+        ("ones put in", splice(&classic, classic_at, &[0xff; 300]), 40),
+        ("noise put in", splice(&classic, classic_at, &noise(1)), 40),
+        ("other noise put in", splice(&classic, classic_at, &noise(2)), 40),
+        (
+            "garbage behind a record without bytes that says 1970",
+            splice(&classic, classic_at, &[&timeless[..], &[0xee; 333]].concat()),
+            41,
+        ),
         (
             "a record overwritten",
             patch(&classic, classic_at, &[0xff; 216]),
@@ -454,11 +476,15 @@ fn reading_goes_on_behind_a_broken_record() {
         let mut source = FileSource::new(vec![files.add("x", &bytes)]);
         let (frames, errors) = drain(&mut source);
         assert_eq!(frames.len(), expected, "{case}: {errors:?}");
-        assert!(frames.iter().all(|frame| frame.bytes.len() == 200), "{case}");
-        let at = if bytes.starts_with(&[0x0a]) {
-            modern_at
-        } else {
-            classic_at
+        assert_eq!(
+            frames.iter().filter(|frame| frame.bytes.len() == 200).count(),
+            expected.min(40),
+            "{case}"
+        );
+        let at = match case {
+            _ if bytes.starts_with(&[0x0a]) => modern_at,
+            "garbage behind a record without bytes that says 1970" => classic_at + timeless.len(),
+            _ => classic_at,
         };
         assert!(
             errors[0].contains(&format!("broken record at byte {at}; 1 damaged place(s)")),
@@ -485,6 +511,21 @@ fn splice(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_count_ends_the_input_at_that_frame() {
+    let files = Files::new();
+    let paths = vec![files.add("one", &pcap(5)), files.add("two", &pcap(5)[..60])];
+    for (count, expected) in [(0, 0), (3, 3), (5, 5)] {
+        let mut source = FileSource::new(paths.clone()).with_count(count);
+        let (frames, errors) = drain(&mut source);
+        // The second file, which is cut, is not looked at.
+        assert_eq!((frames.len() as u64, errors.len()), (expected, 0), "{errors:?}");
+        let accounts = source.accounts();
+        assert_eq!(accounts.frames_delivered, expected);
+        assert_eq!(accounts.link_types.values().sum::<u64>(), expected);
+    }
+}
+
+#[test]
 fn a_frame_of_an_interface_that_was_not_described_is_counted_as_damage() {
     let mut bytes = pcapng(1);
     for _ in 0..50_000 {
@@ -502,6 +543,8 @@ fn what_is_no_capture_is_told_in_one_line() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(b"just text\n").expect("compressed");
     let gzip = gzip.finish().expect("compressed");
+    let nothing = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let nothing = nothing.finish().expect("compressed");
     let directory = files.0.path().to_owned();
     let mut version = pcap(1);
     version[4] = 9;
@@ -515,6 +558,7 @@ fn what_is_no_capture_is_told_in_one_line() {
             files.add("text", b"hello\nworld, this is a longer text file\n"),
             "it looks like text;",
         ),
+        (files.add("empty.gz", &nothing), "the file is empty"),
         (files.add("short", b"hi"), "it looks like text;"),
         (
             files.add("json", b"{\"a\": 1, \"b\": [1, 2, 3], \"c\": null}"),

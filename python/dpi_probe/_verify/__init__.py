@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dpi_probe import _native
 from dpi_probe._verify.chains import Chains
 from dpi_probe._verify.findings import Chain, Finding, Report
-from dpi_probe._verify.sources import Piece, Source, find_source
+from dpi_probe._verify.sources import Piece, Source, find_source, spool_head
 from dpi_probe._verify.trust import Trust, load_certificates
 from dpi_probe.errors import VerificationError
 
@@ -49,15 +49,17 @@ def verify_paths(
     report.trusted.extend(trust.because)
     chains = Chains(report)
     for path in paths:
-        source = find_source(path)
+        try:
+            source = find_source(path)
+        except OSError as error:
+            report.fault("unreadable", str(path), f"cannot be read: {error.strerror or error}")
+            continue
         verifier = _Verifier(report, chains, source, trust.beside(source.authority, source.certificates))
         report.trusted.extend(because for because in verifier.trust.because if because not in report.trusted)
         for piece in source.pieces():
             verifier.check(piece)
             if progress is not None:
                 progress(len(piece.data))
-        if source.head is not None:
-            chains.head(*source.head, None, str(path / "head.json"))
     chains.check()
     return report
 
@@ -81,6 +83,7 @@ class _Verifier:
             "proof": self._proof,
             "receipt": self._lone_receipt,
             "head": self._head,
+            "spool_head": self._spool_head,
             "damage": self._damage,
             "unreadable": self._damage,
         }
@@ -143,7 +146,10 @@ class _Verifier:
             )
             return
         digest = signed["manifest_digest"]
-        self.chains.add(claims, digest, piece.where, str(self.source.path), self.source.layout, is_batch=is_batch)
+        waits = self.source.layout == "spool" and piece.role == "evidence"
+        self.chains.add(
+            claims, digest, piece.where, str(self.source.path), self.source.layout, is_batch=is_batch, waits=waits
+        )
         if piece.receipt:
             self._receipt(piece.receipt, piece.where, place, digest)
 
@@ -205,6 +211,14 @@ class _Verifier:
             self.report.fault("receipt", where, f"its receipt is for batch {claims['seq']} of chain {claims['chain']}")
         elif digest is None:
             self.chains.head(claims["chain"], claims["seq"], claims["manifest"], claims["probe"], where)
+
+    def _spool_head(self, piece: Piece) -> None:
+        """The last manifest that the probe of a spool sealed, as its own, unsigned, note says."""
+        head = spool_head(piece.data)
+        if head is None:
+            self.report.note("head", piece.where, "is damaged: whether the newest batches are here cannot be told")
+        else:
+            self.chains.head(*head, None, piece.where, spool=str(self.source.path))
 
     def _head(self, piece: Piece) -> None:
         if self.trust.authority is None:

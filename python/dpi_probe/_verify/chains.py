@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from dpi_probe._verify.sources import Layout
 
 MAX_IN_FLIGHT = 4
-"""A probe has at most so many requests in flight: a spool may lack what lies among its oldest entries."""
+"""A probe has at most so many requests in flight, oldest first: fewer entries than this that wait in a spool can be
+older than one that was delivered."""
 
 
 @dataclass(slots=True)
@@ -23,6 +24,8 @@ class _Link:
     where: str
     rows: int
     is_batch: bool
+    waits: bool
+    """It lies in a spool, for a Core to take it."""
     prev_place: tuple[str, int] | None
 
 
@@ -37,6 +40,20 @@ def _place(claims: Claims) -> str:
     return f"batch {claims['seq']} of chain {claims['chain']} ({claims['iss']})"
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A statement that a chain has come so far."""
+
+    chain: str
+    seq: int
+    digest: str
+    probe: str | None
+    where: str
+    by: str
+    spool: str | None = None
+    """The spool whose own note it is."""
+
+
 class Chains:
     """Collects manifests whose signature holds, and then compares them."""
 
@@ -44,15 +61,17 @@ class Chains:
         """Findings go to `report`."""
         self._report = report
         self._chains: dict[tuple[str, str], _Known] = {}
-        self._heads: list[tuple[str, int, str, str | None, str]] = []
+        self._heads: list[_Head] = []
         self._damaged: set[tuple[str, int]] = set()
 
     def damaged(self, chain: str, seq: int) -> None:
         """Something lies at this place, but does not hold: it is reported already, and no gap."""
         self._damaged.add((chain, seq))
 
-    def add(self, claims: Claims, digest: str, where: str, path: str, layout: Layout, *, is_batch: bool) -> None:
-        """Take a manifest into its chain."""
+    def add(
+        self, claims: Claims, digest: str, where: str, path: str, layout: Layout, *, is_batch: bool, waits: bool
+    ) -> None:
+        """Take a manifest into its chain; `waits`: it lies in a spool, and was not refused."""
         known = self._chains.setdefault((claims["iss"], claims["chain"]), _Known(where=path, layout=layout))
         before = known.links.get(claims["seq"])
         if before is not None and before.digest != digest:
@@ -65,11 +84,15 @@ class Chains:
         if claims["prev_chain"] is not None and claims["prev_seq"] is not None:
             prev_place = (claims["prev_chain"], claims["prev_seq"])
         if before is None or is_batch:
-            known.links[claims["seq"]] = _Link(digest, claims["prev"], where, claims["rows"], is_batch, prev_place)
+            known.links[claims["seq"]] = _Link(
+                digest, claims["prev"], where, claims["rows"], is_batch, waits, prev_place
+            )
 
-    def head(self, chain: str, seq: int, digest: str, probe: str | None, where: str) -> None:
-        """Take note of a statement that a chain has come this far."""
-        self._heads.append((chain, seq, digest, probe, where))
+    def head(
+        self, chain: str, seq: int, digest: str, probe: str | None, where: str, *, spool: str | None = None
+    ) -> None:
+        """Take note of a statement that a chain has come this far; `spool`: the one whose own note it is."""
+        self._heads.append(_Head(chain, seq, digest, probe, where, "the head names", spool))
 
     def check(self) -> None:
         """Compare everything that was collected."""
@@ -79,9 +102,9 @@ class Chains:
             first = known.links.get(0)
             if first is not None and first.prev_place is not None and first.prev is not None:
                 chain, seq = first.prev_place
-                self._check_tail(chain, seq, first.prev, probe, first.where, "the next chain names")
-        for chain, seq, digest, probe_or_none, where in self._heads:
-            self._check_tail(chain, seq, digest, probe_or_none, where, "the head names")
+                self._check_tail(_Head(chain, seq, first.prev, probe, first.where, "the next chain names"))
+        for head in self._heads:
+            self._check_tail(head)
 
     def _check_chain(self, probe: str, chain: str, known: _Known) -> None:
         name = f"chain {chain} ({probe})"
@@ -98,52 +121,66 @@ class Chains:
                 records=sum(link.rows for link in links.values() if link.is_batch),
             )
         )
-        start = seqs[0] if known.layout in {"spool", "plain"} else 0
-        expected = start
-        for count, seq in enumerate(seqs):
+        expected = seqs[0] if known.layout == "plain" else 0
+        waiting = 0
+        delivered: list[str] = []
+        for seq in seqs:
             missing = [s for s in range(expected, min(seq, expected + 100_000)) if (chain, s) not in self._damaged]
-            if missing and seq - expected <= 100_000:
-                self._gap(name, known, _ranges(missing), may_be_delivered=count < MAX_IN_FLIGHT)
-            elif missing:
-                self._gap(name, known, f"{expected} to {seq - 1}", may_be_delivered=count < MAX_IN_FLIGHT)
+            if missing:
+                named = _ranges(missing) if seq - expected <= 100_000 else _ranges_of(expected, seq - 1)
+                if known.layout == "spool" and waiting < MAX_IN_FLIGHT:
+                    delivered.append(named)
+                else:
+                    self._report.fault("gap", known.where, f"gap: batch {named} of {name} is left out")
             before = links.get(seq - 1)
             if before is not None and links[seq].prev != before.digest:
                 message = f"forked: batch {seq} of {name} does not follow on batch {seq - 1} in {before.where}"
                 self._report.fault("fork", links[seq].where, message)
             expected = seq + 1
-
-    def _gap(self, name: str, known: _Known, missing: str, *, may_be_delivered: bool) -> None:
-        if known.layout == "spool" and may_be_delivered:
-            message = f"batch {missing} of {name} is not here: delivered already, or lost"
+            waiting += links[seq].waits
+        if delivered:
+            message = f"batch {', '.join(delivered)} of {name} is not here: delivered already, or lost"
             self._report.note("gap", known.where, message)
-        else:
-            self._report.fault("gap", known.where, f"gap: batch {missing} of {name} is left out")
 
-    def _check_tail(self, chain: str, seq: int, digest: str, probe: str | None, where: str, by: str) -> None:
+    def _check_tail(self, head: _Head) -> None:
+        chain, seq = head.chain, head.seq
         for (owner, name), known in self._chains.items():
-            if name != chain or (probe is not None and owner != probe):
+            if name != chain or (head.probe is not None and owner != head.probe):
                 continue
             last = max(known.links)
             link = known.links.get(seq)
-            if link is not None and link.digest != digest:
-                self._report.fault(
-                    "fork", where, f"forked: {by} another manifest as batch {seq} of chain {chain} ({owner})"
-                )
+            if link is not None and link.digest != head.digest:
+                message = f"forked: {head.by} another manifest as batch {seq} of chain {chain} ({owner})"
+                self._report.fault("fork", head.where, message)
             elif last < seq and not all(
                 (chain, s) in self._damaged for s in range(last + 1, min(seq, last + 1000) + 1)
             ):
                 message = f"batch {_ranges_of(last + 1, seq)} of chain {chain} ({owner})"
-                if known.layout == "spool" and len(known.links) < MAX_IN_FLIGHT:
-                    self._report.note("tail", where, f"{message} is not here: delivered already, or lost")
+                waiting = sum(link.waits for link in known.links.values())
+                if known.layout == "spool" and waiting < MAX_IN_FLIGHT:
+                    self._report.note("tail", head.where, f"{message} is not here: delivered already, or lost")
                 else:
-                    self._report.fault("tail", where, f"missing tail: {message} is left out: {by} it")
+                    self._report.fault("tail", head.where, f"missing tail: {message} is left out: {head.by} it")
             return
         if any((chain, s) in self._damaged for s in range(seq + 1)):
             return
-        if by == "the head names" and not any(known.layout == "spool" for known in self._chains.values()):
-            self._report.fault("tail", where, f"chain {chain} ({probe}) is left out: {by} its batch {seq}")
-        elif by != "the head names":
-            self._report.note("before", where, f"chain {chain}, which came before, is not here")
+        if head.spool is not None:
+            self._check_delivered(head, head.spool)
+        elif head.by == "the head names":
+            message = f"chain {chain} ({head.probe}) is left out: {head.by} its batch {seq}"
+            self._report.fault("tail", head.where, message)
+        else:
+            self._report.note("before", head.where, f"chain {chain}, which came before, is not here")
+
+    def _check_delivered(self, head: _Head, spool: str) -> None:
+        """Nothing is here of a spool's newest chain: a Core has it all, unless too much that is older still waits."""
+        older = [known for known in self._chains.values() if known.where == spool]
+        waiting = sum(link.waits for known in older for link in known.links.values())
+        what = f"batch {head.seq} of chain {head.chain}, the last that was sealed,"
+        if waiting < MAX_IN_FLIGHT:
+            self._report.note("tail", head.where, f"{what} is not here: delivered already, or lost")
+        else:
+            self._report.fault("tail", head.where, f"missing tail: {what} is left out: {head.by} it")
 
 
 def _ranges_of(first: int, last: int) -> str:

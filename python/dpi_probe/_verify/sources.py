@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import os
+import stat
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from dpi_probe.core.archive import Damage
 
 MAX_FILE_BYTES = 8 << 20
 """Longer than any file but a segment may be; the native code knows the exact limits."""
 
-PieceKind = Literal["batch", "manifest", "proof", "receipt", "head", "damage", "unreadable"]
+PieceKind = Literal["batch", "manifest", "proof", "receipt", "head", "spool_head", "damage", "unreadable"]
 Layout = Literal["plain", "spool", "archive", "export"]
 
 
@@ -48,8 +50,6 @@ class Source:
     """Certificates that lie with the evidence."""
     authority: Path | None = None
     """The CA certificate that lies with it."""
-    head: tuple[str, int, str] | None = None
-    """Of a spool: chain, position and digest of the last manifest that was sealed."""
 
     def pieces(self) -> Iterator[Piece]:
         """Everything that is there, in order."""
@@ -65,14 +65,20 @@ class Source:
 
 
 def find_source(path: Path) -> Source:
-    """Tell what lies at `path`."""
+    """Tell what lies at `path`.
+
+    Raises:
+        OSError: there is nothing, or it may not be looked at.
+    """
+    path.stat()
     if path.is_dir():
-        if (path / "pending").is_dir():
-            return Source(path, "spool", head=_spool_head(path))
-        if (path / "batches").is_dir() or (path / "heads").is_dir():
+        names = {child.name for child in path.iterdir()}
+        if "pending" in names:
+            return Source(path, "spool")
+        if names & {"batches", "heads"}:
             return _with_certificates(Source(path, "export"), path)
         for directory in (path, path / "archive"):
-            if directory.is_dir() and any(directory.glob("segment-*.dpa")):
+            if directory.is_dir() and any(map(_is_segment, directory.iterdir())):
                 return _with_certificates(Source(directory, "archive"), directory)
         return Source(path, "plain")
     source = Source(path, "archive" if path.suffix == ".dpa" else "plain")
@@ -80,6 +86,10 @@ def find_source(path: Path) -> Source:
         if (directory / "certificates").is_dir():
             return _with_certificates(source, directory)
     return source
+
+
+def _is_segment(path: Path) -> bool:
+    return path.name.startswith("segment-") and path.suffix == ".dpa"
 
 
 def _with_certificates(source: Source, directory: Path) -> Source:
@@ -103,6 +113,11 @@ def read(path: Path) -> bytes:
     return data
 
 
+def is_batch(path: Path, data: bytes) -> bool:
+    """Whether a file is a sealed batch, or says by its name that it is one."""
+    return data.startswith(b"\xff\xff\xff\xff") or path.suffix == ".arrows"
+
+
 def stated_place(name: str) -> tuple[str, int] | None:
     """Chain and position in a file name CHAIN-SEQ[…].SUFFIX, if it is one."""
     chain, _, rest = name.partition(".")[0].partition("-")
@@ -120,9 +135,9 @@ def _file(path: Path, role: Literal["evidence", "fork", "refused"] = "evidence")
     try:
         data = read(path)
     except OSError as error:
-        return Piece("unreadable", str(path), message=f"cannot be read: {error.strerror or error}")
+        return _unreadable(path, error)
     place = stated_place(path.name)
-    if data.startswith(b"\xff\xff\xff\xff") or path.suffix == ".arrows":
+    if is_batch(path, data):
         return Piece("batch", str(path), data, place, role=role)
     if path.suffix == ".manifest":
         return Piece("manifest", str(path), data, place, role=role)
@@ -156,68 +171,115 @@ def _plain(path: Path) -> Iterator[Piece]:
         yield _file(path)
         return
     found = False
-    for file in sorted(path.rglob("*")):
-        if file.suffix in {".arrows", ".manifest"} and file.is_file():
-            found = True
-            yield _file(file)
-        elif file.suffix == ".dpa" and file.is_file():
-            found = True
+    for file in _below(path, ".arrows", ".manifest", ".dpa"):
+        found = True
+        if isinstance(file, Path) and file.suffix == ".dpa":
             yield from _archive(file)
+        else:
+            yield _piece(file)
     if not found:
         yield Piece("unreadable", str(path), message="holds no sealed batches (*.arrows), manifests or segments")
 
 
-def _spool_head(path: Path) -> tuple[str, int, str] | None:
+def _piece(file: Path | Piece) -> Piece:
+    return file if isinstance(file, Piece) else _file(file)
+
+
+def _below(directory: Path, *suffixes: str) -> list[Path | Piece]:
+    """The files below a directory, in order, of these suffixes if any are named; what cannot be listed is a piece."""
+    found: list[Path | Piece] = []
+
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            found.append(_unreadable(Path(error.filename or directory), error))
+
+    for parent, _, names in os.walk(directory, onerror=refused):
+        files = (Path(parent, name) for name in names)
+        found += [file for file in files if (not suffixes or file.suffix in suffixes) and not _is_special(file)]
+    return sorted(found, key=lambda item: item.where if isinstance(item, Piece) else str(item))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is no regular file, such as a pipe, of which reading would not end."""
     try:
-        head = json.loads(read(path / "head.json"))
-        return str(head["chain"]), int(head["seq"]), str(head["manifest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        # Reading it will say why.
+        return False
+
+
+def _unreadable(path: Path, error: OSError) -> Piece:
+    return Piece("unreadable", str(path), message=f"cannot be read: {error.strerror or error}")
 
 
 def _spool(path: Path) -> Iterator[Piece]:
     for file in _listed(path / "pending"):
-        if file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
+        if isinstance(file, Piece):
+            yield file
+        elif file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
             yield _file(file)
     for file in _listed(path / "rejected"):
-        if file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
+        if isinstance(file, Piece):
+            yield file
+        elif file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
             piece = _file(file, "refused")
             try:
                 reason = read(file.with_name(f"{file.name}.reason")).decode("utf-8", "replace").strip()
             except OSError:
                 reason = "no reason is known"
-            yield Piece(**{name: getattr(piece, name) for name in Piece.__slots__} | {"note": f"was refused: {reason}"})
-
-
-def _listed(directory: Path) -> list[Path]:
+            yield replace(piece, note=f"was refused: {reason}")
+    head = path / "head.json"
     try:
-        return sorted(directory.iterdir())
-    except OSError:
+        yield Piece("spool_head", str(head), read(head))
+    except FileNotFoundError:
+        # docs/formats/spool.md §3: it may be missing.
+        pass
+    except OSError as error:
+        yield _unreadable(head, error)
+
+
+def spool_head(data: bytes) -> tuple[str, int, str] | None:
+    """Chain, position and digest that a spool's `head.json` names; None if it is damaged."""
+    try:
+        head = json.loads(data)
+        return str(head["chain"]), int(head["seq"]), str(head["manifest"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _listed(directory: Path) -> list[Path | Piece]:
+    """What a directory of a spool holds; of one that cannot be read, that. A spool may lack one of its directories."""
+    try:
+        return [file for file in sorted(directory.iterdir()) if not _is_special(file)]
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        return [_unreadable(directory, error)]
 
 
 def _export(path: Path) -> Iterator[Piece]:
-    receipts = {file.relative_to(path / "receipts").with_suffix("") for file in (path / "receipts").rglob("*.jwt")}
-    for file in sorted((path / "batches").rglob("*")):
-        if file.suffix in {".arrows", ".manifest"} and file.is_file():
-            yield _file(file)
-            stem = file.relative_to(path / "batches").with_suffix("")
-            receipts.discard(stem)
-            receipt = path / "receipts" / stem.with_name(f"{stem.name}.jwt")
-            if receipt.is_file():
-                yield _file(receipt)
-    for stem in sorted(receipts):
-        yield Piece(
-            "damage",
-            str(path / "receipts" / stem.with_name(f"{stem.name}.jwt")),
-            stated=stated_place(stem.name),
-            message="is the receipt of a batch that is left out",
-        )
-    for file in sorted((path / "forks").rglob("*")):
-        if file.is_file():
-            yield _file(file, "fork")
-    for file in sorted((path / "heads").rglob("*.jwt")):
-        yield _file(file)
+    receipts: dict[Path, Path] = {}
+    for file in _below(path / "receipts", ".jwt"):
+        if isinstance(file, Piece):
+            yield file
+        else:
+            receipts[_stem(file, path / "receipts")] = file
+    for file in _below(path / "batches", ".arrows", ".manifest"):
+        yield _piece(file)
+        if isinstance(file, Path) and (receipt := receipts.pop(_stem(file, path / "batches"), None)) is not None:
+            yield _file(receipt)
+    for receipt in sorted(receipts.values()):
+        message = "is the receipt of a batch that is left out"
+        yield Piece("damage", str(receipt), stated=stated_place(receipt.name), message=message)
+    for file in _below(path / "forks"):
+        yield file if isinstance(file, Piece) else _file(file, "fork")
+    for file in _below(path / "heads", ".jwt"):
+        yield _piece(file)
+
+
+def _stem(file: Path, directory: Path) -> Path:
+    """PROBE/CHAIN-SEQ of a file of an export, which a batch and its receipt have in common."""
+    return file.relative_to(directory).with_suffix("")
 
 
 def _archive(path: Path) -> Iterator[Piece]:

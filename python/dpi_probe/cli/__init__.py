@@ -7,16 +7,21 @@ Exit status: 0 success; 1 failure while running; 2 bad usage or setting; 3 an in
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.cli._output import STANDARD_OUTPUT, silence_stdout
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+INTERRUPTED = 130
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 # verb -> (module below dpi_probe.cli, help line); the module's `command` is the click command.
 VERBS: dict[str, tuple[str, str]] = {
@@ -83,15 +88,58 @@ _keep_lines(cli)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs the command line and exits with the documented status."""
+    status: int | str | None
+    try:
+        status = _run(arguments)
+    except SystemExit as end:
+        status = end.code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        silence_stdout()
+        if not status and not isinstance(error, BrokenPipeError):
+            status = _tell(f"cannot write {STANDARD_OUTPUT}: {error.strerror}", 1)
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run the command line; the exit status. Whatever goes wrong is told in one line."""
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="dpi-probe", standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except click.ClickException as error:
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except click.ClickException as error:
+        return _tell(_usage(error), error.exit_code)
     except DpiProbeError as error:
-        click.echo(f"dpi-probe: {error}", err=True)
-        sys.exit(error.exit_status)
+        return _tell(str(error), error.exit_status)
+    except OSError as error:
+        return _tell(_of_system(error), 1)
+    return 0
+
+
+def _of_system(error: OSError) -> str:
+    """What the system refused, and of which file."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    # A file that is being written does not say which one it is.
+    return f"cannot write the output: {reason}" if error.errno in _FULL else reason
+
+
+def _usage(error: click.ClickException) -> str:
+    """What was wrong with the command line, and where its description is, in one line."""
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    if not isinstance(error, click.UsageError):
+        return message
+    command = error.ctx.command_path if error.ctx is not None else "dpi-probe"
+    return f"{message} (see {command} --help)"
+
+
+def _tell(message: str, status: int) -> int:
+    """Each line of the message says one thing that went wrong."""
+    for line in message.splitlines():
+        click.echo(f"dpi-probe: {line}", err=True)
+    return status

@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress
 
-    from dpi_probe._native import FlowReader
+
+class Reading(Protocol):
+    """What is read."""
+
+    def progress(self) -> tuple[int, int | None, int]:
+        """Bytes read as they are stored, of how many where that is known, and packets."""
+
 
 DELAY_SECONDS = 0.5
 INTERVAL_SECONDS = 0.1
@@ -21,7 +27,7 @@ INTERVAL_SECONDS = 0.1
 class Bar:
     """The bar, drawn by a thread of its own while the main thread waits for the data plane."""
 
-    def __init__(self, reader: FlowReader) -> None:
+    def __init__(self, reader: Reading) -> None:
         self._reader = reader
         self._done = threading.Event()
         self._drawing = threading.Lock()
@@ -58,7 +64,7 @@ class Bar:
             self._progress = _make(total)
             self._progress.start()
         task = self._progress.task_ids[0]
-        self._progress.update(task, completed=read, frames=f"{frames:,}")
+        self._progress.update(task, total=total, completed=read, frames=f"{frames:,}")
 
 
 def _make(total: int | None) -> Progress:
@@ -80,9 +86,9 @@ def _make(total: int | None) -> Progress:
 
 
 @contextmanager
-def shown(reader: FlowReader) -> Iterator[Bar | None]:
-    """The bar around the block, where standard error is a terminal."""
-    if not sys.stderr.isatty():
+def shown(reader: Reading | None) -> Iterator[Bar | None]:
+    """The bar around the block, where standard error is a terminal and there is something to read."""
+    if reader is None or not sys.stderr.isatty():
         yield None
         return
     bar = Bar(reader)

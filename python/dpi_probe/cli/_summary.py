@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dpi_probe import _native
@@ -14,6 +16,9 @@ _FRAMES = ("frames_metered", "frames_undecodable", "frames_shed", "frames_waitin
 _OF_FRAMES = ("packet_faults", "fragments", "datagrams_reassembled", "datagrams_lost", "icmp_errors")
 _FLOWS = ("flows_exported", "flows_active", "flows_lost")
 _WIDTH = 44
+_COUNT = 14
+# Where less than this is left beside a number, what its line means stands below it.
+_NOTE_WIDTH = 36
 
 
 def show(books: dict[str, Any], file: TextIO, *, as_json: bool) -> None:
@@ -21,8 +26,21 @@ def show(books: dict[str, Any], file: TextIO, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(books, ensure_ascii=False), file=file)
     else:
+        width = shutil.get_terminal_size().columns if file.isatty() else 0
         for line in _lines(books):
-            print(line.rstrip(), file=file)
+            print(_wrapped(line.rstrip(), width), file=file)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """A line of the table with what it means on several lines, where it is longer than `width`; 0: never."""
+    numbers, note = line[: _WIDTH + _COUNT], line[_WIDTH + _COUNT :].strip()
+    if not width or len(line) <= width or not note or not numbers[-1].isdigit():
+        return line
+    beside = " " * (_WIDTH + _COUNT + 2)
+    if width - len(beside) >= _NOTE_WIDTH:
+        return textwrap.fill(note, width, initial_indent=f"{numbers}  ", subsequent_indent=beside)
+    below = " " * 8
+    return f"{numbers}\n{textwrap.fill(note, width, initial_indent=below, subsequent_indent=below)}"
 
 
 def _lines(books: dict[str, Any]) -> Iterator[str]:
@@ -88,4 +106,4 @@ def _account(
 
 
 def _row(name: str, value: int, note: str = "") -> str:
-    return f"{name:<{_WIDTH}}{value:>14,}  {note}"
+    return f"{name:<{_WIDTH}}{value:>{_COUNT},}  {note}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe.cli._output import counted
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,11 +93,13 @@ def export(parent: dict[str, Any], /, out: Path, probe: str | None, **flags: Any
         raise ConfigError(f"CORE_DATA_DIR = {str(settings.data_dir)!r}: no archive here")
     done = write(archive, out, CoreSigner(settings.certificate, settings.key), probe=probe)
     click.echo(
-        f"{out}: {done.batches} batches, {done.manifests} manifests of dropped batches, {done.forks} forks, "
-        f"{done.chains} chain heads"
+        f"{out}: {counted(done.batches, 'batch', 'batches')}, "
+        f"{counted(done.manifests, 'manifest of a dropped batch', 'manifests of dropped batches')}, "
+        f"{counted(done.forks, 'fork')}, {counted(done.chains, 'chain head')}"
     )
     if done.damaged:
-        click.echo(f"dpi-probe: {done.damaged} damaged places in the archive are not in the export", err=True)
+        places = counted(done.damaged, "damaged place")
+        click.echo(f"dpi-probe: left out of the export: {places} of the archive", err=True)
         sys.exit(4)
 
 
@@ -132,9 +135,10 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
     )
     if shown:
         click.echo(err=True)
-    click.echo(f"indexed {status.position} batches, {status.rows} rows")
+    click.echo(f"indexed {counted(status.position, 'batch', 'batches')}, {counted(status.rows, 'row')}")
     if status.unindexed:
-        click.echo(f"dpi-probe: {status.unindexed} entries of the archive could not be indexed; see above", err=True)
+        entries = counted(status.unindexed, "entry", "entries")
+        click.echo(f"dpi-probe: {entries} of the archive could not be indexed; see above", err=True)
         sys.exit(4)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpi_probe._throwaway import make_authority, run_command, running_core
+from dpi_probe.cli._output import writing
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def command(files: tuple[Path, ...], keep: Path | None) -> None:
         msg = f"no captures: name some, or run the demo where {DEFAULT_CAPTURES} exists (a source checkout)"
         raise DpiProbeError(msg)
     console = Console(highlight=False)
-    folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-demo-"))
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(keep or tempfile.gettempdir()):
+        folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-demo-"))
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         _show(console, folder, captures)
     finally:

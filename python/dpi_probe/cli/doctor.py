@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.errors import CaptureError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,7 +33,7 @@ WORDS = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("interfaces", nargs=-1, metavar="[IFACE]…")
 @click.option(
-    "-c",
+    "-C",
     "--config",
     "config_file",
     metavar="TOML",
@@ -51,21 +53,28 @@ def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool
     dpi-probe doctor eth0
     dpi-probe doctor --json eth0 | jq '.findings[] | select(.status == "problem")'
 
-    Exit status: 0 no problem was found (there may be warnings), 1 there are problems, 2 bad usage or setting.
+    Exit status: 0 no problem was found (there may be warnings), 1 there are problems, 2 bad usage or setting, 3 no such
+    interface.
     """
     from dpi_probe.config import load
-    from dpi_probe.doctor import default_interfaces, examine
+    from dpi_probe.doctor import default_interfaces, examine, unknown_interfaces
     from dpi_probe.doctor.machine import Machine
     from dpi_probe.doctor.netlink import Network
 
     settings = load({"capture_iface": interfaces[0] if len(interfaces) == 1 else None}, config_file)
     machine = Machine(Network())
-    findings = list(examine(machine, settings, list(interfaces) or default_interfaces(machine, settings)))
+    names = list(interfaces) or default_interfaces(machine, settings)
+    findings = list(examine(machine, settings, names))
     if as_json:
         count = {status: sum(finding.status == status for finding in findings) for status in WORDS}
         click.echo(json.dumps({"count": count, "findings": [finding.to_dict() for finding in findings]}))
     else:
         show(findings)
+    if missing := unknown_interfaces(machine, names):
+        # Every other one was examined, and what was found is shown.
+        raise CaptureError(
+            "\n".join(f"{name}: there is no such interface in this network namespace" for name in missing)
+        )
     sys.exit(any(finding.status == "problem" for finding in findings))
 
 

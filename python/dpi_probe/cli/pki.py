@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from dpi_probe.cli._output import writing
+
 DIRECTORY = click.option(
     "--dir",
     "directory",
@@ -103,4 +105,5 @@ def list_(directory: Path, as_json: bool) -> None:
             "serial": f"{entry.serial:x}",
             "path": str(entry.path),
         }
-        click.echo(json.dumps(row) if as_json else "  ".join(f"{value:<8}" for value in row.values()))
+        with writing():
+            click.echo(json.dumps(row) if as_json else "  ".join(f"{value:<8}" for value in row.values()))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+from dpi_probe.cli._output import writing
+from dpi_probe.errors import ConfigError, DpiProbeError, VerificationError
+
 
 @click.command()
-@click.argument("batch", metavar="BATCH", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("batch", metavar="BATCH", type=click.Path(path_type=Path, readable=False))
 @click.option("--row", required=True, type=click.IntRange(min=0), help="Index of the record, from 0.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File; else standard output.")
 def command(batch: Path, row: int, output: Path | None) -> None:
@@ -22,21 +25,27 @@ def command(batch: Path, row: int, output: Path | None) -> None:
     dpi-probe verify --certificate probe.pem proof.json
     """
     from dpi_probe import _native
-    from dpi_probe._verify.sources import read
+    from dpi_probe._verify.sources import is_batch, read
 
     try:
         data = read(batch)
     except OSError as error:
-        raise _Unreadable(f"{batch}: cannot be read: {error.strerror or error}") from error
-    proof = _native.prove(data, row)
-    if output is None:
-        click.echo(proof)
-        return
+        raise _UnreadableError(f"{batch}: cannot be read: {error.strerror or error}") from error
+    if not is_batch(batch, data):
+        raise _UnreadableError(f"{batch}: is not a sealed batch (*.arrows)")
     try:
+        proof = _native.prove(data, row)
+    except VerificationError as error:
+        if getattr(error, "check", None) == "row":
+            raise ConfigError(f"--row {row}: {batch}: {error}") from error
+        raise VerificationError(f"{batch}: {error}") from error
+    if output is None:
+        with writing():
+            click.echo(proof)
+        return
+    with writing(output):
         output.write_text(proof + "\n")
-    except OSError as error:
-        raise click.ClickException(f"{output}: cannot be written: {error.strerror}") from error
 
 
-class _Unreadable(click.ClickException):
-    exit_code = 3
+class _UnreadableError(DpiProbeError):
+    exit_status = 3

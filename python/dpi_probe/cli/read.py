@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from dpi_probe import _flows, _native
+from dpi_probe.cli._output import STANDARD_OUTPUT, silence_stdout, writing
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def command(
         from dpi_probe.cli import _summary
 
         books = _flows.summary_of(files, reader)
-        _summary.show(books, sys.stdout, as_json=(chosen == "ndjson"))
+        with writing():
+            _summary.show(books, sys.stdout, as_json=(chosen == "ndjson"))
     if not complete:
         silence_stdout()
     sys.exit(INTERRUPTED if interrupted.is_set() else status)
@@ -209,9 +210,8 @@ def deliver(reader: _native.FlowReader, form: str, output: str | None) -> bool:
             return reader.write(output, form) is not None
         from dpi_probe.cli import _table
 
-        if output is None:
-            return _table.print_flows(reader, sys.stdout, progress)
-        with Path(output).open("w", encoding="utf-8") as file:
+        with writing(output or STANDARD_OUTPUT), ExitStack() as open_file:
+            file = open_file.enter_context(Path(output).open("w", encoding="utf-8")) if output else sys.stdout
             return _table.print_flows(reader, file, progress)
 
 
@@ -221,8 +221,3 @@ def report(reader: _native.FlowReader) -> int:
     for problem in problems:
         click.echo(f"dpi-probe: {problem}", err=True)
     return INCOMPLETE if problems else 0
-
-
-def silence_stdout() -> None:
-    """Keep Python from complaining at exit that nobody reads standard output any more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

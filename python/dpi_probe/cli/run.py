@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe.cli._output import writing
+from dpi_probe.errors import DpiProbeError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     from dpi_probe._probe import Probe
+    from dpi_probe.config import ProbeSettings
+
+_PATIENCE_SECONDS = 0.05
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,8 +43,9 @@ if TYPE_CHECKING:
 @click.option(
     "-f", "--capture-filter", metavar="BPF", help="Meter only what this tcpdump filter passes [CAPTURE_FILTER]."
 )
+@click.option("-c", "--count", metavar="N", type=click.IntRange(min=1), help="End after N packets (that match).")
 @click.option(
-    "-c",
+    "-C",
     "--config",
     "config_file",
     metavar="TOML",
@@ -76,7 +84,9 @@ if TYPE_CHECKING:
 @click.option(
     "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final books to this file, as JSON."
 )
-def command(files: tuple[str, ...], config_file: Path | None, report: Path | None, **flags: Any) -> None:
+def command(
+    files: tuple[str, ...], count: int | None, config_file: Path | None, report: Path | None, **flags: Any
+) -> None:
     r"""Capture packets, seal their flow records and deliver them to a Core.
 
     Every setting can be given as a flag, as an environment variable (the name in brackets), or in a TOML file, in this
@@ -87,12 +97,13 @@ def command(files: tuple[str, ...], config_file: Path | None, report: Path | Non
     \b
     dpi-probe run -i eth0 --core-api-url https://core.example:8443
     dpi-probe run -r old.pcap --buffer-dir ./spool
-    CAPTURE_IFACE=eth0 MAX_BUFFER_SIZE_MB=512 dpi-probe run -c probe.toml
+    CAPTURE_IFACE=eth0 MAX_BUFFER_SIZE_MB=512 dpi-probe run -C probe.toml
     """
     from dpi_probe._probe import Probe  # imported late: `--help` must not load the data plane
-    from dpi_probe.config import load
+    from dpi_probe.cli import _progress
 
-    probe = Probe(files=files, settings=load(flags, config_file))
+    _check_report(report)
+    probe = Probe(files=files, count=count, settings=_settings(files, flags, config_file))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         probe.stop()
@@ -101,27 +112,78 @@ def command(files: tuple[str, ...], config_file: Path | None, report: Path | Non
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGHUP, lambda *_: hangup.set())
+    failures: list[DpiProbeError] = []
     probe.start()
     try:
-        while probe.is_running():
-            if hangup.is_set():
-                hangup.clear()
-                _reload(probe, flags, config_file)
-            time.sleep(0.05)
+        with _progress.shown(probe if files else None) as bar:
+            for capturing in _moments(probe):
+                if hangup.is_set():
+                    hangup.clear()
+                    _reload(probe, files, flags, config_file)
+                if bar is not None and not capturing:
+                    # Everything is read; it may take a while until everything is delivered.
+                    bar.stop()
         probe.join()
+    except DpiProbeError as error:
+        failures.append(error)
     finally:
-        if report is not None:
-            report.write_text(json.dumps(probe.accounts(), indent=1) + "\n")
+        failures += _write_report(report, probe)
         click.echo(probe.summary(), err=True)
+    if failures:
+        raise _FailedError(failures)
 
 
-def _reload(probe: Probe, flags: dict[str, Any], config_file: Path | None) -> None:
+def _moments(probe: Probe) -> Iterator[bool]:
+    """From time to time while the probe runs, whether it has not ended capturing."""
+    began = False
+    while probe.is_running():
+        capturing = probe.is_capturing()
+        yield capturing or not began
+        began = began or capturing
+        time.sleep(_PATIENCE_SECONDS)
+
+
+class _FailedError(DpiProbeError):
+    """Several things went wrong: a line for each, and the status of the worst, which is the lowest one."""
+
+    def __init__(self, failures: list[DpiProbeError]) -> None:
+        super().__init__("\n".join(map(str, failures)))
+        self.exit_status = min(failure.exit_status for failure in failures)
+
+
+def _write_report(path: Path | None, probe: Probe) -> list[DpiProbeError]:
+    """Write the final books where they are wanted; what went wrong."""
+    try:
+        if path is not None:
+            with writing(path):
+                path.write_text(json.dumps(probe.accounts(), indent=1) + "\n")
+    except DpiProbeError as error:
+        return [error]
+    return []
+
+
+def _check_report(path: Path | None) -> None:
+    """Refuse at once what could not be written at the end; what is there stays until then."""
+    if path is None:
+        return
+    with writing(path):
+        if path.is_file() or not path.exists():
+            path.open("ab").close()
+
+
+def _settings(files: tuple[str, ...], flags: dict[str, Any], config_file: Path | None) -> ProbeSettings:
+    """The settings; files that are named here go before an interface that is named in the environment or the file."""
+    from dpi_probe.config import load
+
+    settings = load(flags, config_file)
+    return settings.without_interface() if files and flags["capture_iface"] is None else settings
+
+
+def _reload(probe: Probe, files: tuple[str, ...], flags: dict[str, Any], config_file: Path | None) -> None:
     """Take over the file as it is now; what is wrong with it is one line of the log, and changes nothing."""
     from dpi_probe import _native
-    from dpi_probe.config import load
-    from dpi_probe.errors import DpiProbeError
 
     try:
-        probe.reload(load(flags, config_file), "SIGHUP")
+        probe.reload(_settings(files, flags, config_file), "SIGHUP")
     except DpiProbeError as error:
         _native.log("error", f"the configuration stays as it was: {error}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.errors import CaptureError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,7 +45,7 @@ WORDS = {
     help="Where --apply writes how to undo it, before it changes anything.",
 )
 @click.option(
-    "-c",
+    "-C",
     "--config",
     "config_file",
     metavar="TOML",
@@ -71,10 +73,11 @@ def command(
     dpi-probe tune --apply eth0
     dpi-probe tune --revert
 
-    Exit status: 0 done, or nothing to do; 1 something was refused; 2 bad usage or setting; 5 missing permission.
+    Exit status: 0 done, or nothing to do; 1 something was refused; 2 bad usage or setting; 3 no such interface;
+    5 missing permission.
     """
     from dpi_probe.config import load
-    from dpi_probe.doctor import CHECKS, default_interfaces, examine, tuning
+    from dpi_probe.doctor import CHECKS, default_interfaces, examine, tuning, unknown_interfaces
     from dpi_probe.doctor.machine import Machine
     from dpi_probe.doctor.netlink import Network
 
@@ -88,8 +91,8 @@ def command(
     else:
         settings = load({"capture_iface": interfaces[0] if len(interfaces) == 1 else None}, config_file)
         names = list(interfaces) or default_interfaces(machine, settings)
-        if missing := [name for name in names if machine.network.link(name) is None]:
-            raise click.UsageError(f"{missing[0]}: there is no such interface in this network namespace")
+        if missing := unknown_interfaces(machine, names):
+            raise CaptureError(f"{missing[0]}: there is no such interface in this network namespace")
         # What changes nothing need not be looked at: the spool's disk is not measured here.
         checks = [check for check in CHECKS if check.name not in {"spool space", "spool speed"}]
         wanted = tuning.changes(examine(machine, settings, names, checks))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import click
+
+from dpi_probe.cli._output import counted, writing
 
 if TYPE_CHECKING:
     from dpi_probe._verify import Report
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--ca",
     envvar="CA_CERT_PATH",
@@ -47,25 +51,23 @@ def command(paths: tuple[Path, ...], ca: Path | None, certificates: tuple[Path, 
     """
     from dpi_probe._verify import verify_paths
 
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise _Unreadable(f"{missing[0]}: there is no such file or directory")
     with _Progress(sum(map(_size, paths)), shown=sys.stderr.isatty() and not as_json) as progress:
         report = verify_paths(paths, ca=ca, certificates=certificates, progress=progress.advance)
-    if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
-    else:
-        _print(report)
+    with writing():
+        if as_json:
+            click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        else:
+            _print(report)
     sys.exit(report.exit_status)
 
 
-class _Unreadable(click.ClickException):
-    exit_code = 3
-
-
 def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else iter([path])
-    return sum(file.stat().st_size for file in files if file.is_file())
+    """Bytes at or below a path, as far as they may be seen: for the progress bar."""
+    total = 0
+    for file in [path, *(Path(parent, name) for parent, _, names in os.walk(path) for name in names)]:
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
 
 
 class _Progress:
@@ -103,18 +105,23 @@ def _print(report: Report) -> None:
         style = "red" if finding.severity == "fault" else "yellow"
         console.print(Text.assemble((f"{finding.severity}: ", style), str(finding)))
     parts = [
-        f"{count} {name}"
-        for count, name in (
-            (report.batches, "batches"),
-            (report.records, "records"),
-            (report.manifests, "manifests of dropped batches"),
-            (report.proofs, "proofs"),
-            (report.receipts, "receipts"),
-            (report.heads, "chain heads"),
-            (len(report.chains), "chains"),
+        counted(*words)
+        for words in (
+            (report.batches, "batch", "batches"),
+            (report.records, "record"),
+            (report.manifests, "manifest of a dropped batch", "manifests of dropped batches"),
+            (report.proofs, "proof"),
+            (report.receipts, "receipt"),
+            (report.heads, "chain head"),
+            (len(report.chains), "chain"),
         )
-        if count
+        if words[0]
     ]
-    held = "everything holds" if not report.faults else f"{len(report.faults)} faults"
-    style = "red" if report.faults else "green"
-    console.print(Text.assemble((held, style), f": {', '.join(parts) or 'nothing'} checked"))
+    if not parts and not report.faults:
+        console.print(Text("nothing to check", "yellow"))
+        return
+    if report.faults:
+        verdict, style = counted(len(report.faults), "fault"), "red"
+    else:
+        verdict, style = "everything holds", "green"
+    console.print(Text.assemble((verdict, style), f": {', '.join(parts) or 'nothing'} checked"))

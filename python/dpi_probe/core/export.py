@@ -12,7 +12,7 @@ from urllib.parse import quote as percent_encode
 from dpi_probe.core.archive import Damage, Entry, Item, Kind, Located, iter_entries
 from dpi_probe.core.catalog import entry_manifest
 from dpi_probe.core.manifest import ManifestError
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,8 @@ def export(archive: Path, out: Path, signer: CoreSigner, *, probe: str | None = 
     """Write the archive's batches, receipts and certificates, and signed chain heads, below `out`.
 
     Raises:
-        ConfigError: `out` is not an empty directory or cannot be written.
+        ConfigError: `out` is not an empty directory.
+        DpiProbeError: a file cannot be written, or one of the archive not be read.
         ArchiveError: the archive cannot be read.
     """
     exported = Exported()
@@ -62,7 +63,7 @@ def export(archive: Path, out: Path, signer: CoreSigner, *, probe: str | None = 
             _create(out / "certificates" / path.name, path.read_bytes())
         _create(out / "ca.pem", (archive / "ca.pem").read_bytes())
     except OSError as error:
-        raise ConfigError(f"{error.filename or out}: {error.strerror}") from error
+        raise DpiProbeError(f"{error.filename or out}: {error.strerror or error}") from error
     return exported
 
 

@@ -50,6 +50,14 @@ def examine(
             yield Finding(check, None, _outcome(check, Subject(machine, settings)))
 
 
+def unknown_interfaces(machine: Machine, names: Sequence[str]) -> list[str]:
+    """Those of `names` that there are not; none if netlink cannot be used."""
+    try:
+        return [name for name in names if machine.network.link(name) is None]
+    except Unseen:
+        return []
+
+
 def _outcome(check: Check, subject: Subject) -> Outcome:
     try:
         return check.examine(subject)

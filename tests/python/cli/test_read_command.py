@@ -65,7 +65,7 @@ def test_a_terminal_gets_a_table(small):
     assert "destination" in shown
     assert "192.0.2.53:53" in shown
     assert "\x1b[" in shown, "colours on a terminal"
-    assert done.stderr.startswith("1 flows, 2 packets, ")
+    assert done.stderr.startswith("1 flow, 2 packets, ")
 
 
 def test_no_color_is_honoured(small):

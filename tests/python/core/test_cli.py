@@ -106,7 +106,7 @@ def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], pr
     out = tmp_path / "evidence"
     done = run("core", "export", "--data-dir", core.data, "--pki", core.pki, "--out", out)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 batches, 1 manifests of dropped batches, 1 forks, 1 chain heads" in done.stdout
+    assert "2 batches, 1 manifest of a dropped batch, 1 fork, 1 chain head" in done.stdout
     name = f"sensor/{probe.chain}"
     for seq in range(2):
         assert (out / "batches" / f"{name}-{seq:016x}.arrows").read_bytes() == batches[seq]
@@ -157,7 +157,7 @@ def test_reindex_names_what_does_not_verify(make_core: Callable[..., Core], prob
     done = run("core", "reindex", "--data-dir", core.data, "--pki", core.pki)
     assert done.returncode == 4
     assert "does not match its digest" in done.stderr
-    assert "indexed 1 batches" in done.stdout or "1 entries of the archive could not be indexed" in done.stderr
+    assert "indexed 1 batch," in done.stdout or "1 entry of the archive could not be indexed" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["export", "reindex"])

@@ -141,7 +141,7 @@ def test_a_spool_that_another_probe_uses_is_refused(shared_pki: Path, tmp_path: 
         second.report = tmp_path / "second.json"
         second.log = tmp_path / "second.log"
         refused(second, 1, "another probe uses this buffer directory")
-    first.finish(3)
+    first.finish()
 
 
 def test_a_probe_that_reads_a_silent_pipe_ends_when_it_is_told(shared_pki: Path, tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ CAPTURES = sorted(CORPUS.glob("*/input.pcap*"))
 def test_every_flow_of_the_captures_is_in_the_database_once(shared_pki: Path, tmp_path: Path) -> None:
     core = Core(tmp_path / "core", shared_pki).start()
     arguments = [argument for capture in CAPTURES for argument in ("-r", str(capture))]
-    # The corpus holds a capture that was cut; the probe says so with status 3, and delivers all the same.
     probe = Probe(shared_pki, tmp_path / "spool", core, *arguments).start()
-    accounts = probe.finish(3)
+    accounts = probe.finish()
     check_books(accounts)
     assert total(accounts, "batches_spooled") == 0
     assert total(accounts, "events_dropped") == 0

@@ -27,15 +27,15 @@ WAIT_SECONDS = 120.0
 PORTS = range(12_000, 32_000)
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
-    """The condition's first true value; fails with `what` after `seconds`."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS, *, pause: float = 0.02) -> Any:
+    """The condition's first true value, looked at with a `pause` between; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
         if value:
             return value
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from harness.books import check_books
 from harness.core import COMMAND, WAIT_SECONDS
 
 if TYPE_CHECKING:
@@ -66,12 +67,13 @@ class Probe:
         self.process.kill()
         self.process.wait()
 
-    def finish(self, *statuses: int) -> list[dict[str, Any]]:
-        """Wait for the end, check that the exit status is 0 or one of `statuses`, and give the final accounts."""
+    def finish(self, status: int = 0) -> list[dict[str, Any]]:
+        """Wait for the end, check exit status and books, and give the final accounts."""
         assert self.process is not None
         ended = self.process.wait(WAIT_SECONDS * 2)
-        assert ended in (0, *statuses), f"the probe ended with status {ended}:\n{self.log.read_text()}"
+        assert ended == status, f"the probe ended with status {ended}:\n{self.log.read_text()}"
         accounts: list[dict[str, Any]] = json.loads(self.report.read_text())
+        check_books(accounts)
         return accounts
 
     def pending(self) -> list[Path]:

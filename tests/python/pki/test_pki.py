@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from dpi_probe._pki import Authority, load_certificate, load_key, load_revocations, role_of
 from dpi_probe.cli.pki import command
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,8 +123,9 @@ def test_bad_addresses_and_directories(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no authority here"):
         Authority(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="file"):
+    with pytest.raises(DpiProbeError, match=r"cannot write .*file/pki: Not a directory") as caught:
         Authority.init(tmp_path / "file" / "pki")
+    assert caught.value.exit_status == 1
 
 
 def test_readable_authority_key_is_refused(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ pub enum CaptureError {
         minor: u16,
     },
     /// The file ends inside a record.
-    #[error("{path}: cut short in the middle of a record at byte {offset}; every packet before it was read")]
+    #[error("{path}: cut short {}", cut(*offset))]
     Truncated {
         /// The file.
         path: String,
@@ -300,6 +300,15 @@ pub enum CaptureError {
         /// Bytes needed.
         least: usize,
     },
+}
+
+/// Where a file is cut, and what that means: both formats begin with a header.
+fn cut(offset: u64) -> String {
+    if offset == 0 {
+        "within its file header; there are no packets in it".to_owned()
+    } else {
+        format!("in the middle of a record at byte {offset}; every packet before it was read")
+    }
 }
 
 impl CaptureError {

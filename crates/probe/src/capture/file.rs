@@ -31,6 +31,8 @@ pub struct FileSource {
     current: Option<Reading>,
     filters: Option<Filters>,
     enough: Enough,
+    /// Frames that are still wanted.
+    left: u64,
     errors: VecDeque<CaptureError>,
     stored_bytes: Arc<AtomicU64>,
     accounts: Accounts,
@@ -128,6 +130,7 @@ impl FileSource {
             current: None,
             filters: None,
             enough: Arc::new(|| false),
+            left: u64::MAX,
             errors: VecDeque::new(),
             stored_bytes: Arc::default(),
             accounts,
@@ -160,12 +163,20 @@ impl FileSource {
         self
     }
 
+    /// At most this many frames, after the filter: then the input is at its end, and what follows is neither read nor
+    /// reported.
+    #[must_use]
+    pub fn with_count(mut self, count: u64) -> Self {
+        self.left = count;
+        self
+    }
+
     /// Refills a block with the next frames. An error ends one file only: ask again for the frames of the next one.
     pub fn fill(&mut self, block: &mut OwnedFrames) -> Result<Next, CaptureError> {
         block.headers.clear();
         block.first_number = self.accounts.frames_delivered + 1;
         loop {
-            if (self.enough)() {
+            if self.left == 0 || (self.enough)() {
                 return Ok(Next::End);
             }
             if let Some(error) = self.errors.pop_front() {
@@ -184,7 +195,7 @@ impl FileSource {
                 continue;
             };
             let filtered = self.accounts.frames_filtered.get_or_insert(0);
-            if let Ended::Yes(errors) = reading.fill(block, self.filters.as_ref(), filtered) {
+            if let Ended::Yes(errors) = reading.fill(block, self.filters.as_ref(), filtered, self.left) {
                 self.accounts.bytes_skipped += reading.damage.skipped;
                 reading.account_link_type(reading.frames);
                 reading.add_to(&mut self.accounts);
@@ -199,6 +210,7 @@ impl FileSource {
             if !block.headers.is_empty() {
                 block.starts_input = std::mem::take(&mut self.starts_input);
                 self.accounts.frames_delivered += block.headers.len() as u64;
+                self.left -= block.headers.len() as u64;
                 return Ok(Next::Block);
             }
         }
@@ -247,6 +259,7 @@ impl Reading {
         let mut start = vec![0; pcap::FILE_HEADER_BYTES];
         let mut filled = 0;
         let failed = match read_at_least(&mut input, &mut start, &mut filled, pcap::FILE_HEADER_BYTES) {
+            Ok(_) if filled == 0 => return Err(CaptureError::Empty { path: input.name }),
             Ok(_) => None,
             // A compressed file that is cut within the first bytes.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
@@ -325,8 +338,14 @@ impl Reading {
         })
     }
 
-    /// Reads one block and finds its frames.
-    fn fill(&mut self, block: &mut OwnedFrames, filters: Option<&Filters>, filtered: &mut u64) -> Ended {
+    /// Reads one block and finds its frames, `most` at most.
+    fn fill(
+        &mut self,
+        block: &mut OwnedFrames,
+        filters: Option<&Filters>,
+        filtered: &mut u64,
+        most: u64,
+    ) -> Ended {
         // The buffer keeps its length, so that it is cleared once and not for every block.
         block.bytes.resize(BLOCK_BYTES, 0);
         let mut filled = self.carry.len();
@@ -367,7 +386,7 @@ impl Reading {
                 }
             }
             let rest = bytes.get(at..).unwrap_or_default();
-            if rest.is_empty() {
+            if rest.is_empty() || headers.len() as u64 == most {
                 break;
             }
             match self.format.step(rest) {

@@ -163,14 +163,19 @@ impl Pcap {
         let Some(record) = self.record(bytes) else {
             return Step::More;
         };
-        if record.captured > MAX_FRAME_BYTES || record.wire >= MAX_WIRE_LENGTH {
+        // A record without time and bytes is the start of a hole that was filled with zeros, as a crash leaves it behind.
+        let is_hole = record.captured == 0 && record.time == 0;
+        if is_hole || record.captured > MAX_FRAME_BYTES || record.wire >= MAX_WIRE_LENGTH {
             return Step::Broken;
         }
         let consumed = self.record_header + record.captured as usize;
         if bytes.len() < consumed {
             return Step::More;
         }
-        self.last_time = Some(record.time);
+        // The time of a record without bytes is not to be believed: `find` would look for times near to it.
+        if record.captured > 0 {
+            self.last_time = Some(record.time);
+        }
         let wire_length = record
             .wire
             .max(record.captured)

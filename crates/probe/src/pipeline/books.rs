@@ -257,6 +257,14 @@ impl Books {
         )
     }
 
+    /// How far the reading of files is: bytes read as they are stored, of how many where that is known, and frames.
+    pub fn progress(&self) -> (u64, Option<u64>, u64) {
+        let sources = self.sources();
+        sources.get(&None).map_or((0, None, 0), |source| {
+            (source.bytes_read, source.bytes_total, source.frames_delivered)
+        })
+    }
+
     /// Every account at this moment, in the order in which a packet meets them.
     pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
         let mut entries = Vec::new();

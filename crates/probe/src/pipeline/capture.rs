@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Books;
 use super::config::{Configuration, Follower};
 use super::desk::Desk;
+use super::limit::{Limit, Limited};
 use super::metrics::Instruments;
 use super::overflow::Overflow;
 use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
@@ -42,6 +43,8 @@ pub(super) struct Capture {
     pub configuration: Arc<Configuration>,
     /// Whether there is memory for frames beside the source's own queue.
     pub queue_can_grow: bool,
+    /// Live: how many frames all workers may take together.
+    pub limit: Option<Limit>,
     pub stop: Arc<AtomicBool>,
 }
 
@@ -106,6 +109,14 @@ impl Capture {
     /// One worker, on its thread, until its source ends. Nothing here waits for a later stage.
     fn work(&self, number: usize, source: &mut dyn Source, facts: &SharedFacts) -> Option<String> {
         let _stop_all = StopAll(&self.stop);
+        let mut limited;
+        let source: &mut dyn Source = match &self.limit {
+            Some(limit) => {
+                limited = Limited::new(source, limit);
+                &mut limited
+            }
+            None => source,
+        };
         // As much further memory as the ring has.
         let further = if self.queue_can_grow { source.queue().1 } else { 0 };
         let mut source = Overflow::new(source, usize::try_from(further).unwrap_or(usize::MAX));
@@ -284,6 +295,7 @@ mod tests {
             instruments: Arc::new(instruments),
             configuration,
             queue_can_grow: false,
+            limit: None,
             flow,
             linger: Duration::from_secs(1),
             intake,

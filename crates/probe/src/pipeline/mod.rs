@@ -18,6 +18,7 @@ mod degradation;
 mod desk;
 mod health;
 mod interface;
+mod limit;
 mod metrics;
 mod overflow;
 /// What each stage costs.
@@ -51,6 +52,7 @@ pub use config::{ChangeError, Changeable};
 pub use metrics::declared as metrics;
 
 use config::Configuration;
+use limit::Limit;
 use metrics::{Fixed, Instruments};
 use watch::Watch;
 
@@ -89,6 +91,8 @@ pub enum Input {
 pub struct Settings {
     /// Where frames come from.
     pub input: Input,
+    /// End after this many frames; `None`: with the input.
+    pub count: Option<u64>,
     /// Limits and timeouts of metering.
     pub flow: flow::Settings,
     /// Name in the manifests.
@@ -228,7 +232,7 @@ impl Pipeline {
                 capture::Opened::Live(sources.zip(live.cores).collect())
             }
             Input::Files { paths, filters } => {
-                let source = FileSource::new(paths);
+                let source = FileSource::new(paths).with_count(settings.count.unwrap_or(u64::MAX));
                 capture::Opened::Files(Box::new(match filters {
                     Some(filters) => source.with_filters(filters),
                     None => source,
@@ -359,6 +363,7 @@ impl Pipeline {
             instruments: Arc::clone(&instruments),
             configuration: Arc::clone(&configuration),
             queue_can_grow,
+            limit: settings.count.map(Limit::new),
             stop: Arc::clone(&stop),
         };
         let health = health::Health {

@@ -56,6 +56,9 @@ pub fn open(mut options: Options) -> Result<Opened, CaptureError> {
     if let Some(filters) = options.filters.take() {
         source = source.with_filters(filters);
     }
+    if let Some(count) = options.count {
+        source = source.with_count(count);
+    }
     let bytes_total = source.accounts().bytes_total;
     let shared = Arc::new(Shared::new(Counters::new(options.settings.workers)));
     let ended = Arc::clone(&shared);
@@ -114,26 +117,22 @@ impl Opened {
             ..
         } = self;
         let Options {
-            count,
             settings,
             layout,
             limits,
             ..
         } = options;
-        Reading::start(layout, limits, shared, move |feed| {
-            read(source, count, &settings, feed)
-        })
+        Reading::start(layout, limits, shared, move |feed| read(source, &settings, feed))
     }
 }
 
-/// Meters the source's frames, at most `count`, and feeds the flows.
-fn read(source: FileSource, count: Option<u64>, settings: &Settings, feed: &mut Feed) -> Result<(), Stopped> {
+/// Meters the source's frames and feeds the flows.
+fn read(source: FileSource, settings: &Settings, feed: &mut Feed) -> Result<(), Stopped> {
     let shared = Arc::clone(feed.shared());
     let mut taps = Taps {
         source,
         shared: Arc::clone(&shared),
         frames: 0,
-        left: count.unwrap_or(u64::MAX),
     };
     let mut stopped = false;
     let result = engine::read(
@@ -159,29 +158,20 @@ fn read(source: FileSource, count: Option<u64>, settings: &Settings, feed: &mut 
     }
 }
 
-/// The source with what a reader wants to know and to limit.
+/// The source with what a reader wants to know.
 struct Taps {
     source: FileSource,
     shared: Arc<Shared>,
     frames: u64,
-    left: u64,
 }
 
 impl Taps {
     /// Refills the block. Errors are noted as problems, each with its input's name.
     fn fill(&mut self, block: &mut OwnedFrames) -> Next {
         block.headers.clear();
-        if self.left == 0 {
-            return Next::End;
-        }
         loop {
             let next = self.source.fill(block);
-            block
-                .headers
-                .truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            let frames = block.headers.len() as u64;
-            self.frames += frames;
-            self.left -= frames;
+            self.frames += block.headers.len() as u64;
             self.shared.advance(self.source.accounts(), self.frames);
             match next {
                 Ok(next) => return next,

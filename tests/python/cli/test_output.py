@@ -1,0 +1,123 @@
+"""Whatever goes wrong with a command's arguments or output is one line and a status, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import capture_files as captures
+import pytest
+from dpi_probe.cli import _output
+from dpi_probe.errors import DpiProbeError
+
+PKI = Path(__file__).parents[2] / "vectors" / "pki"
+
+
+def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60} | settings
+    return subprocess.run([sys.executable, "-m", "dpi_probe", *map(str, arguments)], check=False, **settings)
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    path = tmp_path / "small.pcap"
+    path.write_bytes(captures.pcap(captures.dns_frames()))
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["read", "--summary", "CAPTURE"],
+        ["read", "--format", "table", "CAPTURE"],
+        ["read", "--format", "ndjson", "CAPTURE"],
+        ["verify", "--json", "FOLDER"],
+        ["verify", "FOLDER"],
+        ["pki", "list", "--dir", "PKI"],
+        ["--help"],
+        ["doctor", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_a_full_standard_output_is_one_line(command, capture, shared_pki, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    places = {"CAPTURE": capture, "FOLDER": folder, "PKI": shared_pki}
+    with Path("/dev/full").open("w") as full:
+        done = run(*[places.get(word, word) for word in command], stdout=full)
+    assert done.returncode == 1, done.stderr
+    output = "the output" if command[0] in {"--help", "doctor"} else "standard output"
+    assert done.stderr == f"dpi-probe: cannot write {output}: No space left on device\n"
+
+
+def test_nobody_who_reads_is_no_failure_to_tell(capture):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = run("read", "--format", "table", capture, stdout=pipe)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("target", ["/nowhere/x", "/dev/full"])
+def test_a_table_that_cannot_be_written_is_one_line(capture, target):
+    done = run("read", "--format", "table", "-o", target, capture)
+    reason = "No such file or directory" if target == "/nowhere/x" else "No space left on device"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"dpi-probe: cannot write {target}: {reason}\n"
+
+
+def test_a_demo_that_cannot_keep_its_folder_is_one_line(capture):
+    done = run("demo", "--keep", "/proc/x", capture)
+    assert done.returncode == 1
+    assert done.stderr == "dpi-probe: cannot write /proc/x: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run", "--bogus"], "No such option '--bogus' (see dpi-probe run --help)"),
+        (
+            ["read", "--workers", "x", "f"],
+            "Invalid value for '--workers': 'x' is not a valid integer (see dpi-probe read",
+        ),
+        (["prove"], "Missing argument 'BATCH' (see dpi-probe prove --help)"),
+        (["core", "export"], "Missing option '--out' (see dpi-probe core export --help)"),
+        (["tune", "--apply", "--revert"], "--apply and --revert exclude each other (see dpi-probe tune --help)"),
+        (["nosuchverb"], "No such command 'nosuchverb' (see dpi-probe --help)"),
+        (["pki", "init", "x", "--ip", "y"], "address 'y': not an IP address"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage_is_one_line_and_status_2(command, said, tmp_path):
+    done = run(*command, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dpi-probe: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["tune", "doctor"])
+def test_an_unknown_interface_is_status_3(verb):
+    done = run(verb, "nosuchif0")
+    assert done.returncode == 3
+    assert done.stderr == "dpi-probe: nosuchif0: there is no such interface in this network namespace\n"
+
+
+def test_other_errors_of_the_system_name_their_file(capsys):
+    with pytest.raises(DpiProbeError, match="cannot write there: Input/output error"), _output.writing("there"):
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(BrokenPipeError), _output.writing():
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 batches"), (1, "1 batch"), (2, "2 batches"), (1_234, "1,234 batches")]
+)
+def test_counts_agree_with_their_nouns(count, words):
+    assert _output.counted(count, "batch", "batches") == words
+    assert _output.counted(1, "fault") == "1 fault"
+    assert _output.counted(3, "fault") == "3 faults"

@@ -1,0 +1,165 @@
+"""`dpi-probe run` on files: what ends it, what it shows, and what it says at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import capture_files as captures
+import pytest
+from harness.books import total
+from harness.core import wait_for
+from harness.programs import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CORPUS = Path(__file__).parents[2] / "corpus"
+CAPTURE = CORPUS / "http1-keep-alive/input.pcap"
+
+
+def said(probe: Probe) -> list[str]:
+    """The lines in which the program says what went wrong."""
+    return [line for line in probe.log.read_text().splitlines() if line.startswith("dpi-probe: ")]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_count_ends_the_probe_after_so_many_packets(workers: str, shared_pki: Path, tmp_path: Path) -> None:
+    files = ["-r", CAPTURE, "-r", CORPUS / "dns-dig/input.pcap", f"--workers={workers}"]
+    for count, expected in ((5, 5), (40, 40)):
+        probe = Probe(shared_pki, tmp_path / f"spool{count}", None, *files, "-c", str(count))
+        accounts = probe.start().finish()
+        assert total(accounts, "source_frames_delivered") == expected
+        assert total(accounts, "frames_delivered") == expected
+    # Those that the filter passes.
+    probe = Probe(shared_pki, tmp_path / "filtered", None, *files, "-c", "3", "-f", "udp")
+    accounts = probe.start().finish()
+    assert total(accounts, "frames_delivered") == 3
+    assert total(accounts, "source_frames_filtered") > 3
+
+
+def test_files_go_before_an_interface_of_environment_or_settings(
+    shared_pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "probe.toml"
+    settings.write_text('capture_iface = "nosuchif0"\n')
+    accounts = Probe(shared_pki, tmp_path / "one", None, "-r", CAPTURE, "-C", settings).start().finish()
+    assert total(accounts, "frames_delivered") > 0
+    monkeypatch.setenv("CAPTURE_IFACE", "nosuchif0")
+    accounts = Probe(shared_pki, tmp_path / "two", None, "-r", CAPTURE).start().finish()
+    assert total(accounts, "frames_delivered") > 0
+    # Two flags contradict each other.
+    probe = Probe(shared_pki, tmp_path / "three", None, "-r", CAPTURE, "-i", "nosuchif0").start()
+    assert probe.process is not None
+    assert probe.process.wait(60) == 2
+    (line,) = said(probe)
+    assert "from interface nosuchif0 or from files, not both" in line
+
+
+def test_a_report_that_cannot_be_written_is_refused_at_once(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "--report", "/nowhere/x.json").start()
+    assert probe.process is not None
+    assert probe.process.wait(60) == 1
+    assert probe.log.read_text() == "dpi-probe: cannot write /nowhere/x.json: No such file or directory\n"
+    assert not probe.spool.exists()
+
+
+def test_a_report_that_cannot_be_written_at_the_end_is_told_behind_the_books(shared_pki: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pcap"
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "-r", missing, "--report", "/dev/full").start()
+    assert probe.process is not None
+    assert probe.process.wait(60) == 1
+    lines = probe.log.read_text().splitlines()
+    assert "1 batch" in lines[-3] or "batches sealed" in lines[-3]
+    assert str(missing) in lines[-2]
+    assert lines[-1] == "dpi-probe: cannot write /dev/full: No space left on device"
+
+
+def test_every_bad_file_has_a_line_of_its_own(shared_pki: Path, tmp_path: Path) -> None:
+    bad = [tmp_path / name for name in ("one.pcap", "two.pcap", "three.pcap")]
+    bad[1].touch()
+    bad[2].write_bytes(captures.pcap(captures.dns_frames())[:10])
+    files = [word for path in (*bad, CAPTURE) for word in ("-r", path)]
+    probe = Probe(shared_pki, tmp_path / "spool", None, *files)
+    accounts = probe.start().finish(3)
+    assert total(accounts, "events_sealed") > 0
+    assert [line.partition(".pcap")[0] for line in said(probe)] == [
+        f"dpi-probe: {path.with_suffix('')}" for path in bad
+    ]
+    assert "cut short within its file header" in said(probe)[2]
+
+
+def test_a_loss_is_told_beside_what_could_not_be_read_and_weighs_more(shared_pki: Path, tmp_path: Path) -> None:
+    # Records of four batches and more do not fit into a spool of a MiB.
+    many, missing = tmp_path / "many.pcap", tmp_path / "missing.pcap"
+    (time, query), _ = captures.dns_frames()
+    # Another source address each; their checksums are wrong then, which is no reason to drop them.
+    frames = [(time, query[:26] + number.to_bytes(4, "big") + query[30:]) for number in range(1, 50_000)]
+    many.write_bytes(captures.pcap(frames))
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", missing, "-r", many, "--max-spool-size-mb=1")
+    accounts = probe.start().finish(1)
+    assert total(accounts, "batches_dropped") > 0
+    unread, loss = said(probe)
+    assert str(missing) in unread
+    assert f"{probe.spool}: " in loss
+    assert "could not be kept" in loss
+
+
+def test_nobody_else_reads_what_lies_in_the_spool(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE)
+    probe.start().finish()
+    assert (probe.spool / "lock").exists()
+    for path in [probe.spool, *probe.spool.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal of 100 columns."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    os.set_blocking(parent, False)
+    yield parent, child
+    os.close(parent)
+    os.close(child)
+
+
+def test_a_terminal_shows_how_far_it_is(shared_pki: Path, tmp_path: Path, terminal: tuple[int, int]) -> None:
+    parent, child = terminal
+    fifo = tmp_path / "slow"
+    os.mkfifo(fifo)
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "-r", fifo)
+    # Written to as well as read, so that opening it waits for nobody.
+    with fifo.open("r+b", buffering=0) as writer:
+        probe.process = subprocess.Popen(probe.command, stdout=child, stderr=child, text=True, start_new_session=True)
+        writer.write(CAPTURE.read_bytes())
+        shown = b""
+
+        def shows_progress() -> bool:
+            nonlocal shown
+            try:
+                shown += os.read(parent, 65_536)
+            except BlockingIOError:
+                return False
+            return b"reading" in shown and b"packets" in shown
+
+        wait_for(shows_progress, "a progress bar")
+    probe.finish()
+    shown += os.read(parent, 65_536)
+    assert b"batches sealed" in shown
+    # The last thing is the books, on a line that nothing else is left on.
+    last = shown.decode().rstrip().rsplit("\n", 1)[1]
+    assert "reading" not in last
+
+
+def test_without_a_terminal_nothing_is_drawn(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE)
+    probe.start().finish()
+    assert "\x1b" not in probe.log.read_text()
+    assert "\r" not in probe.log.read_text()
