@@ -27,6 +27,8 @@ pub trait Disk: Send + Sync {
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Writes a file that only its owner can read. With `durable`, its content is on disk when this returns.
     fn write(&self, path: &Path, content: &[u8], durable: bool) -> io::Result<()>;
+    /// Gives a file the time of writing of another.
+    fn copy_date(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames atomically, replacing.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -81,6 +83,11 @@ impl Disk for OsDisk {
             .open(path)?;
         file.write_all(content)?;
         if durable { file.sync_data() } else { Ok(()) }
+    }
+
+    fn copy_date(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let modified = std::fs::metadata(from)?.modified()?;
+        OpenOptions::new().write(true).open(to)?.set_modified(modified)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -38,6 +38,8 @@ impl Change {
 #[derive(Debug, Default)]
 struct Memory {
     files: Vec<(Vec<u8>, bool)>,
+    /// Times of writing that were copied; others are the file's number.
+    dates: BTreeMap<usize, i64>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     changes: Vec<Change>,
@@ -50,6 +52,10 @@ impl Memory {
     fn change(&mut self, change: Change) {
         change.apply(&mut self.names);
         self.changes.push(change);
+    }
+
+    fn date(&self, file: usize) -> i64 {
+        self.dates.get(&file).copied().unwrap_or(file as i64)
     }
 
     fn used(&self) -> usize {
@@ -117,7 +123,7 @@ impl Disk for MemoryDisk {
             .map(|(name, file)| FileFacts {
                 name: name.file_name().unwrap().to_str().unwrap().to_owned(),
                 length: memory.files[*file].0.len() as u64,
-                modified: *file as i64,
+                modified: memory.date(*file),
             })
             .collect())
     }
@@ -149,6 +155,15 @@ impl Disk for MemoryDisk {
         } else {
             Ok(())
         }
+    }
+
+    fn copy_date(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut memory = self.0.lock().unwrap();
+        let file_of = |path| memory.names.get(path).copied().ok_or(ErrorKind::NotFound);
+        let (from, to) = (file_of(from)?, file_of(to)?);
+        let date = memory.date(from);
+        memory.dates.insert(to, date);
+        Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -424,6 +439,23 @@ proptest! {
         }
         model.finish();
     }
+}
+
+#[test]
+fn a_chain_of_which_only_manifests_are_left_stays_the_older_one() {
+    let mut model = Model::new(SpoolSettings {
+        max_bytes: 24 * 1024,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::EveryBatch,
+    });
+    let [store, rejected] = [Step::Store, Step::Deliver(Verdict::Reject)];
+    let first = [store.clone(), store.clone(), rejected, Step::NextChain];
+    let second = [store.clone(), store.clone(), store, Step::Crash(0)];
+    for step in first.iter().chain(&second) {
+        model.step(step);
+        model.check();
+    }
+    model.finish();
 }
 
 #[test]

@@ -204,6 +204,12 @@ impl<D: Disk> Spool<D> {
         };
         let target = self.pending_path(&entry);
         let mut written = self.write_whole(&target, manifest.as_bytes(), self.durable());
+        if written.is_ok()
+            && let Err(error) = self.disk.copy_date(&path, &target)
+        {
+            // Dates tell which chain is older after a restart; without this one, chains may be delivered in another order.
+            tracing::debug!(path = %target.display(), %error, "the manifest did not get its batch's date");
+        }
         self.try_remove(&path);
         if written.is_err() {
             // On a full disk the batch must go first.
