@@ -17,7 +17,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 16
 
 setup: ## Install all dependencies and the release build into .venv
-	@command -v uv >/dev/null || python3 -m pip install --user --quiet uv || python3 -m pip install --user --quiet --break-system-packages uv
+	@command -v uv >/dev/null || python3 -m pip install --user --quiet uv 2>/dev/null || python3 -m pip install --user --quiet --break-system-packages uv 2>/dev/null || python3 -m pip install --quiet uv
 	uv sync --quiet --locked --all-extras --no-install-project
 	VIRTUAL_ENV=$(CURDIR)/.venv $(RUN) maturin develop --release --uv --quiet
 

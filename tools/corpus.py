@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Run dpi-probe over a corpus of foreign captures, score it, and fail below the project's thresholds.
 
+Also reads a hundred of the captures with one worker and with two, whose NDJSON must be identical.
+
     tools/corpus.py --corpus ../shared/corpus/visible [--probe .venv/bin/dpi-probe]
 
 The corpus lies outside the repository: its captures belong to other projects. Its folder holds `run.py` and `score.py`
@@ -10,6 +12,8 @@ beside the side that is named here.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import hashlib
 import json
 import pathlib
 import re
@@ -41,9 +45,40 @@ PEERS = [
     ("nfstream", "flows of that packet count"),
 ]
 
+# Captures that are read with each number of workers.
+SAMPLE = 100
+WORKERS = (1, 2)
+
+
+def sample(captures: list[str]) -> list[str]:
+    """The same captures each time, from all over the corpus."""
+    return sorted(captures, key=lambda name: hashlib.sha256(name.encode()).digest())[:SAMPLE]
+
+
+def read_with(probe: str, workers: int, capture: pathlib.Path) -> tuple[int, bytes]:
+    """Exit status and NDJSON of a capture."""
+    done = subprocess.run(
+        [probe, "read", "--format", "ndjson", "--workers", str(workers), capture], capture_output=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def differing(side: pathlib.Path, probe: str) -> tuple[int, list[str]]:
+    """How many captures were read with each number of workers, and those whose records are not the same."""
+    with (side / "captures.ndjson").open() as lines:
+        captures = sample([row["capture"] for row in map(json.loads, lines)])
+
+    def is_same(capture: str) -> bool:
+        first, *others = (read_with(probe, workers, side / "captures" / capture) for workers in WORKERS)
+        return all(other == first for other in others)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        same = list(pool.map(is_same, captures))
+    return len(captures), [capture for capture, equal in zip(captures, same, strict=True) if not equal]
+
 
 def main() -> int:
-    """Return 0 when no capture kills the probe and every threshold is reached."""
+    """Return 0 when no capture kills the probe, every threshold is reached, and workers change nothing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
     parser.add_argument("--probe", default=str(pathlib.Path(__file__).resolve().parent.parent / ".venv/bin/dpi-probe"))
@@ -83,6 +118,16 @@ def main() -> int:
             f"  {'PASS' if rate >= least else 'FAIL'}  [{source}] {line}: {100 * rate:.2f} % "
             f"(at least {100 * least:g} %)"
         )
+    print("\n[workers]")
+    read, changed = differing(args.corpus.resolve(), args.probe)
+    failed |= bool(changed) or read < SAMPLE
+    named = " and ".join(map(str, WORKERS))
+    print(
+        f"  {'FAIL' if changed or read < SAMPLE else 'PASS'}  {read - len(changed)} of {read} captures: "
+        f"identical NDJSON with {named} workers (at least {SAMPLE})"
+    )
+    for capture in changed:
+        print(f"    differs: {capture}")
     return int(failed)
 
 

@@ -185,6 +185,13 @@ async def _errors(
         return web.json_response({"status": "UNAVAILABLE", "detail": str(error)}, status=503, headers=headers)
     except CatalogError as error:
         return web.json_response({"status": "ERROR", "detail": str(error)}, status=500)
+    except web.HTTPMethodNotAllowed as error:
+        detail = f"{request.path} takes {', '.join(sorted(error.allowed_methods))}"
+        headers = {"Allow": error.headers["Allow"]}
+        return web.json_response({"status": "METHOD_NOT_ALLOWED", "detail": detail}, status=405, headers=headers)
+    except web.HTTPNotFound:
+        detail = f"there is no {request.path}; docs/reference/core-api.md lists what there is"
+        return web.json_response({"status": "NOT_FOUND", "detail": detail}, status=404)
 
 
 def _time(nanoseconds: int) -> str:

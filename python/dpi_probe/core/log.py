@@ -16,5 +16,9 @@ def set_up_logging(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("aiohttp.access", "clickhouse_connect", "asyncio"):
+    # What these raise is told by whoever catches it, once and in the Core's own words; they would tell it at every try.
+    # The level of urllib3 itself is set by clickhouse_connect, whenever it is imported.
+    for told in ("clickhouse_connect", "urllib3.connectionpool"):
+        logging.getLogger(told).setLevel(logging.ERROR)
+    for noisy in ("aiohttp.access", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

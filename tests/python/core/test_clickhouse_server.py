@@ -156,6 +156,10 @@ def test_ingest_goes_on_without_a_database_and_the_reason_is_shown(
     core = make_core("--database", server.dsn())
     post(core, sealed(probe))
     wait_for(lambda: "refused" in " ".join(core.get("/v1/health")["problems"]), "the reason to show")
+    wait_for(lambda: core.log.count("trying again in") >= 2, "a second try")
+    # A line for each try, and none of the libraries' own.
+    told = [line for line in core.log.splitlines() if "refused" in line or "Exception" in line or "Retry" in line]
+    assert all("trying again in" in line for line in told), told
     assert core.ask("/v1/flows")[0] == 503
     server.start()
     core.indexed()

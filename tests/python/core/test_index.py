@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import subprocess
 import sys
@@ -116,6 +117,23 @@ def test_bad_queries_400_with_one_sentence(filled: Core, query: str) -> None:
     code, body = filled.ask(f"/v1/flows?{query}")
     assert (code, body["status"]) == (400, "BAD_QUERY")
     assert "\n" not in body["detail"]
+
+
+@pytest.mark.parametrize("path", ["/nosuch", "/v1/nosuch", "/"])
+def test_what_there_is_not_is_told_like_every_other_error(filled: Core, path: str) -> None:
+    code, body = filled.ask(path)
+    assert (code, body["status"]) == (404, "NOT_FOUND")
+    assert body["detail"].startswith(f"there is no {path};")
+
+
+def test_another_method_is_told_what_there_is(filled: Core) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", filled.admin_port, timeout=30)
+    connection.request("DELETE", "/v1/flows")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Allow")) == (405, "GET,HEAD")
+    body = json.loads(answer.read())
+    connection.close()
+    assert body == {"status": "METHOD_NOT_ALLOWED", "detail": "/v1/flows takes GET, HEAD"}
 
 
 def test_sums(filled: Core) -> None:

@@ -1,0 +1,75 @@
+"""What the hand-written pages name is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import product
+from pathlib import Path
+
+import click
+import pytest
+from dpi_probe.cli import cli
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def expanded(path: str) -> list[str]:
+    """`a/{b,c}.rs` as a shell takes it."""
+    parts = [part.split(",") for part in re.split(r"[{}]", path)]
+    return ["".join(choice) for choice in product(*parts)]
+
+
+def test_the_architecture_names_files_that_are_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`((?:crates|python|docs|tests|deploy)/[^`\s]*)`", text)
+    assert len(named) > 20
+    for path in (one for name in named for one in expanded(name) if "NAME" not in one):
+        assert (ROOT / path).exists(), path
+
+
+def test_unsafe_stands_only_where_the_safety_page_says():
+    page = (ROOT / "crates/probe/SAFETY.md").read_text()
+    for file in sorted((ROOT / "crates").rglob("*.rs")):
+        if "target" not in file.parts and re.search(r"\bunsafe (?:\{|fn|impl|extern)", file.read_text()):
+            place = file.relative_to(ROOT / "crates/probe")
+            assert f"`{place}`" in page, place
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every line of a code block that calls the program."""
+    found = []
+    text = page.read_text()
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```|^(    [^\n]*)$", text, re.MULTILINE | re.DOTALL)
+    for block in (fenced or indented for fenced, indented in blocks):
+        lines = block.replace("\\\n", " ").splitlines()
+        for line in (line for line in lines if re.match(r"\s*(?:.*\| |sudo )?dpi-probe ", line)):
+            # A pipe or a redirection ends the command.
+            words = shlex.split(line.split(" | jq")[0].replace(" > ", " ; "), comments=True)
+            if "dpi-probe" in words:
+                words = words[words.index("dpi-probe") + 1 :]
+                found.append(words[: words.index(";")] if ";" in words else words)
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_on_the_pages_have_the_flags_that_are_shown(page):
+    for line in commands(page):
+        words = list(line)
+        command, context = cli, click.Context(cli)
+        while isinstance(command, click.Group) and words and (part := command.get_command(context, words[0])):
+            command = part
+            del words[0]
+        flags = {flag for option in command.params for flag in [*option.opts, *option.secondary_opts]}
+        for word in words:
+            if re.match(r"--?[a-zA-Z]", word) and word not in {"--help", "-h"}:
+                assert word.partition("=")[0] in flags, f"{page.name}: {command.name} {word}"
+
+
+def test_the_core_of_the_readme_listens_where_its_probe_delivers():
+    (core,) = [words for words in commands(ROOT / "README.md") if words[0] == "core"]
+    (run,) = [words for words in commands(ROOT / "README.md") if words[0] == "run"]
+    port = core[core.index("--listen") + 1].rpartition(":")[2]
+    assert core[core.index("--listen") + 1] == f"0.0.0.0:{port}"
+    assert run[run.index("--core-api-url") + 1].endswith(f":{port}")
