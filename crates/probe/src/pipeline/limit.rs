@@ -36,7 +36,8 @@ impl Limit {
 }
 
 /// A source that ends when the limit is reached. Frames beyond it, of the block in which that happens, count as never
-/// handed over: they came after the end.
+/// handed over: they came after the end. Only the count of frames by clock still has them, for a frame does not say which
+/// clock stamped it.
 pub(super) struct Limited<'a> {
     source: &'a mut dyn Source,
     limit: &'a Limit,
