@@ -22,6 +22,7 @@ class Reading(Protocol):
 
 DELAY_SECONDS = 0.5
 INTERVAL_SECONDS = 0.1
+WIDTH_WITH_SPEED = 76
 
 
 class Bar:
@@ -71,14 +72,17 @@ def _make(total: int | None) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    console = Console(stderr=True)
+    # A bar of one line: what is printed meanwhile takes its place.
+    speed = [TransferSpeedColumn()] if console.width >= WIDTH_WITH_SPEED else []
     progress = Progress(
         TextColumn("reading"),
         BarColumn(),
         DownloadColumn(),
-        TransferSpeedColumn(),
+        *speed,
         TextColumn("{task.fields[frames]} packets"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
     )
     progress.add_task("read", total=total, frames="0")

@@ -100,7 +100,7 @@ def damaged_records(records: list[Record]) -> Iterator[Hostile]:
         yield Hostile(f"{name}-captured-length.pcap", before + head + after, None, error=True)
     swapped = write_pcap(records[half:], order=">")
     yield Hostile("two-captures-concatenated.pcap", before + swapped, None, error=True)
-    yield Hostile("zeros-at-the-end.pcap", write_pcap(records) + bytes(512), None, error=False)
+    yield Hostile("zeros-at-the-end.pcap", write_pcap(records) + bytes(512), None, error=True)
     short = [Record(record.time_ns, record.data, 0) for record in records]
     yield Hostile("wire-length-zero.pcap", write_pcap(short), None, error=False)
     empty = [*records[:half], Record(records[half].time_ns, b"", 0), *records[half:]]
