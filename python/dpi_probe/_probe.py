@@ -78,6 +78,7 @@ class Probe:
             msg = f"capture from interface {self.settings.capture_iface} or from files, not both"
             raise ConfigError(msg)
         self._pipeline: _native.Pipeline | None = None
+        self._stop_asked = False
         self._control: ControlServer | None = None
         self._configuring = threading.Lock()
 
@@ -128,6 +129,9 @@ class Probe:
             backpressure_threshold=settings.backpressure_threshold,
             traffic=self.traffic,
         )
+        # A signal may have come while everything was opened.
+        if self._stop_asked:
+            self._pipeline.stop()
         try:
             self._control = self._serve()
         except BaseException:
@@ -158,6 +162,7 @@ class Probe:
 
     def stop(self) -> None:
         """Ask the probe to end, at once: open flows are exported, sealed, and delivered or left in the spool."""
+        self._stop_asked = True
         if self._pipeline is not None:
             self._pipeline.stop()
 
