@@ -181,7 +181,9 @@ class Index:
             for data in _merged([data for _, data in chosen]):
                 self._insert(table, data)
                 total += data.num_rows
-        self._insert(BATCHES, _batches(group, self._core))
+        recorded = self._recorded(group) if in_doubt else set()
+        missing = [entry for entry in group if entry.located.entry.position not in recorded]
+        self._insert(BATCHES, _batches(missing, self._core))
         return total
 
     def prepare(self, entry: Decoded) -> None:
@@ -252,6 +254,15 @@ class Index:
                 keys=halves,
             )
         return [(key, data) for key, data in parts if there.get(key, 0) != data.num_rows]
+
+    def _recorded(self, group: list[Decoded]) -> set[int]:
+        """The positions of those entries that the table `batches` has: its insert may have been the last."""
+        rows = self._query(
+            "SELECT position FROM batches WHERE core = {core:String} AND position IN {positions:Array(Int64)}",
+            core=self._core,
+            positions=[entry.located.entry.position for entry in group],
+        )
+        return {position for (position,) in rows}
 
     def _await_stray_inserts(self) -> None:
         """Wait until no insert of this Core is running on the server: one that ends later would not be counted."""

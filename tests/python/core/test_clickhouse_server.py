@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 from dpi_probe._pki import Authority
+from dpi_probe.core.archive import Located, read_segment, segments
+from dpi_probe.core.catalog import entry_manifest
+from dpi_probe.core.database import Decoded, Index, connect
+from dpi_probe.core.schema import rows_of
 from harness.core import COMMAND, Core, free_port, wait_for
 from harness.sealing import Probe, flow_table
 
@@ -189,6 +193,29 @@ def test_an_insert_that_outlives_its_core_is_waited_for(
     core.start()
     core.indexed()
     each_row_once(server, 1)
+
+
+def test_a_group_whose_answer_was_lost_is_there_once(
+    server: Server, make_core: Callable[..., Core], probe: Probe
+) -> None:
+    server.start()
+    core = make_core("--database", server.dsn())
+    for _ in range(3):
+        post(core, sealed(probe))
+    core.indexed()
+    assert core.stop() == 0
+    archived = [
+        item for number, path in segments(core.data / "archive") for item in read_segment(path, number, newest=True)
+    ]
+    (name,) = {row["core"] for row in server.rows("SELECT core FROM batches")}
+    group = []
+    for item in archived:
+        assert isinstance(item, Located)
+        manifest = entry_manifest(item.entry)
+        group.append(Decoded(item, manifest, rows_of(item.entry.body, manifest, name, item.entry.received_ns)))
+    # As after an insert that reached the server to its end, while the answer did not reach the Core.
+    Index(connect(server.dsn(), memory_bytes=1 << 30), name).insert(group, in_doubt=True)
+    each_row_once(server, 3)
 
 
 def test_kill_9_of_server_and_core_in_the_middle_of_inserts(
