@@ -277,9 +277,10 @@ impl FlowTable for Local {
                 self.index.prefetch(self.hot[slot as usize].tag);
             }
             visit(self.flow(slot));
-            self.remove(slot);
+            self.index.remove(self.hot[slot as usize].tag, slot);
+            self.free.push(slot);
         }
-        self.expiry.restart();
+        self.expiry.clear();
     }
 
     fn set_timeouts(&mut self, timeouts: Timeouts) {
