@@ -200,8 +200,9 @@ impl Tree {
 
     /// Adds rows without a value until there are `rows`.
     pub(super) fn fill(&mut self, rows: usize) {
-        for _ in self.len()..rows {
-            self.append_absent(0);
+        let missing = rows.saturating_sub(self.len());
+        if missing > 0 {
+            self.append_absent(0, missing);
         }
     }
 
@@ -273,17 +274,17 @@ impl Tree {
         })
     }
 
-    /// Appends what stands for "no value" at `index` and below it: null where that is allowed, else zero, empty text or
-    /// an empty list (which then lies below a null struct).
-    fn append_absent(&mut self, index: usize) {
+    /// Appends `count` times what stands for "no value" at `index` and below it: null where that is allowed, else zero, empty
+    /// text or an empty list (which then lies below a null struct).
+    fn append_absent(&mut self, index: usize, count: usize) {
         let nullable = self.nodes[index].nullable;
         let child = index + 1;
         macro_rules! absent {
             ($store:ident) => {
                 if nullable {
-                    $store.append_null()
+                    $store.append_nulls(count)
                 } else {
-                    $store.append_value(Default::default())
+                    (0..count).for_each(|_| $store.append_value(Default::default()))
                 }
             };
         }
@@ -299,29 +300,35 @@ impl Tree {
             Store::Time(store) => absent!(store),
             Store::Text(store) | Store::AddressText(store) | Store::MacText(store) => {
                 if nullable {
-                    store.append_null();
+                    store.append_nulls(count);
                 } else {
-                    store.append_value("");
+                    (0..count).for_each(|_| store.append_value(""));
                 }
             }
             Store::Binary(store, width) => {
                 const ZEROS: [u8; 16] = [0; 16];
-                // The only error is a wrong width, and the widths are 6 and 16.
-                if nullable || store.append_value(&ZEROS[..*width]).is_err() {
-                    store.append_null();
+                if nullable {
+                    store.append_nulls(count);
+                } else {
+                    for _ in 0..count {
+                        // The only error is a wrong width, and the widths are 6 and 16.
+                        if store.append_value(&ZEROS[..*width]).is_err() {
+                            store.append_null();
+                        }
+                    }
                 }
             }
             Store::List { offsets, validity } => {
                 let last = offsets.last().copied().unwrap_or(0);
-                offsets.push(last);
-                validity.append(!nullable);
+                offsets.extend(std::iter::repeat_n(last, count));
+                append_validity(validity, !nullable, count);
             }
             Store::Struct { validity } => {
-                validity.append(!nullable);
+                append_validity(validity, !nullable, count);
                 let end = self.nodes[index].end;
                 let mut member = child;
                 while member < end {
-                    self.append_absent(member);
+                    self.append_absent(member, count);
                     member = self.nodes[member].end;
                 }
             }
@@ -345,6 +352,15 @@ impl Tree {
     }
 }
 
+/// Appends `count` times whether there is a value.
+fn append_validity(validity: &mut NullBufferBuilder, is_valid: bool, count: usize) {
+    if is_valid {
+        validity.append_n_non_nulls(count);
+    } else {
+        validity.append_n_nulls(count);
+    }
+}
+
 /// Appends one value to the node at the position if it has one of the listed stores, counts its size, and moves on.
 macro_rules! append {
     ($tree:ident, { $($pattern:pat => $append:expr, $size:expr;)+ }) => {{
@@ -363,7 +379,7 @@ impl Sink for Tree {
         if !self.nodes.get(index).is_some_and(|node| node.nullable) {
             return self.mismatch();
         }
-        self.append_absent(index);
+        self.append_absent(index, 1);
         self.bytes += 8;
         self.advance(index);
     }
