@@ -267,8 +267,8 @@ def table(ours: Program, theirs: Program) -> str:
     rows += [(name, rate(ours, line), rate(theirs, line)) for name, line in LINES]
     rows.insert(2, ("flows right: matched, with equal packets", right(ours), right(theirs)))
     rows += [
-        ("link types with a right flow", ours.link_types, theirs.link_types),
-        ("tunnelled captures with a right inner flow", ours.tunnels, theirs.tunnels),
+        ("link types with a matched flow", ours.link_types, theirs.link_types),
+        ("tunnelled captures with a matched inner flow", ours.tunnels, theirs.tunnels),
         ("packets a CPU second", f"{ours.rate:,.0f}", f"{theirs.rate:,.0f}"),
         ("peak memory", f"{ours.peak:.0f} MiB", f"{theirs.peak:.0f} MiB"),
     ]

@@ -344,7 +344,7 @@ def read(
         idle_timeout: Seconds without a packet after which a flow ends.
         active_timeout: Seconds after which a flow that goes on is cut into another record.
         profile: How much is computed: `"minimal"` identity and counters, `"standard"` also statistics and layer 7,
-            `"full"` also the struct `features`. What is not computed is null.
+            `"full"` also the struct `features` and the analysis of TCP. What is not computed is null.
         flow_key: What joins addresses, ports and protocol in the flow key: `"vlan"`, `"tunnel"` or both; by default
             nothing, and `key_ambiguous` marks flows whose packets differ in these.
         protocols: The protocol structs that the output has, such as `["tls", "dns"]`; by default all.

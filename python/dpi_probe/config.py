@@ -107,8 +107,8 @@ class ProbeSettings(BaseSettings):
         Literal["minimal", "standard", "full"],
         Field(
             description="How much is computed: `minimal` identity and counters, `standard` also statistics and layer 7,"
-            " `full` also the struct `features`. What is not computed is null; the columns' page says which profile has"
-            " which."
+            " `full` also the struct `features` and the analysis of TCP. What is not computed is null; the columns'"
+            " page says which profile has which."
         ),
     ] = "standard"
     flow_key: Annotated[

@@ -52,6 +52,21 @@ def test_a_full_flow_table_shortens_idle_timeouts(tmp_path: Path, shared_pki: Pa
         check_told(live, "flow_table")
 
 
+def test_a_stop_keeps_every_open_flow(tmp_path: Path, shared_pki: Path) -> None:
+    # More records at once than may wait for a signature: when nothing more is captured, they may take their time.
+    flows = 60_000
+    with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=128") as live:
+        live.send((udp_frame(number) for number in range(flows)), per_second=30_000)
+        wait_for(
+            lambda: live.endpoint.value("dpi_probe_frames_metered_total", worker="0") >= flows,
+            "every frame to be metered",
+        )
+        accounts = live.finish()
+        check_books(accounts)
+        assert total(accounts, "flows_exported", "forced_end") >= flows
+        assert total(accounts, "events_dropped") == 0
+
+
 def test_a_spool_that_fills_up_is_compressed_harder_until_the_core_is_back(tmp_path: Path, shared_pki: Path) -> None:
     with LiveProbe(
         tmp_path,

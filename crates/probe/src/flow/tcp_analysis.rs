@@ -11,8 +11,8 @@ use wire::flowkey::Direction;
 use super::state::NO_ENTRY;
 use super::tcp::{ACK, FIN, RST, SYN, is_after};
 
-/// Memory of a connection's analysis in bytes.
-pub const ANALYSIS_BYTES: usize = size_of::<Analysis>();
+/// Memory of a connection's analysis in bytes, with what the slab says of its place.
+pub const ANALYSIS_BYTES: usize = size_of::<Analysis>() + size_of::<usize>();
 
 /// Gaps that are remembered of each direction; of older ones nothing more is learned.
 const MAX_HOLES: usize = 4;
@@ -35,6 +35,12 @@ pub struct Counts {
     pub keep_alives: u32,
     /// See column `tcp_missed_bytes_fwd`.
     pub missed_bytes: u64,
+}
+
+impl Counts {
+    fn miss(&mut self, bytes: u64) {
+        self.missed_bytes = self.missed_bytes.saturating_add(bytes);
+    }
 }
 
 /// Sequence numbers that were passed over, from `start` up to `end`.
@@ -166,15 +172,15 @@ impl Analysis {
             .wrapping_add(u32::from(tcp.flags & FIN != 0));
         let end = tcp.sequence.wrapping_add(occupied);
         if plain && tcp.window == 0 {
-            own.counts.zero_windows += 1;
+            increase(&mut own.counts.zero_windows, true);
         }
         let keeps_alive = own.begun && is_keep_alive(tcp, payload_length, own.next);
         if keeps_alive {
-            own.counts.keep_alives += 1;
+            increase(&mut own.counts.keep_alives, true);
         } else if occupied > 0 {
             let probes =
                 plain && payload_length == 1 && own.begun && tcp.sequence == own.next && peer.is_shut();
-            own.counts.window_probes += u32::from(probes);
+            increase(&mut own.counts.window_probes, probes);
             let again = own.begun && !is_after(end, own.next);
             let wanted = !peer.acknowledges || is_after(end, peer.acknowledgement);
             if again && wanted && own.recover.is_none() {
@@ -202,6 +208,11 @@ impl Analysis {
     }
 }
 
+/// Counts, and stays at the largest number.
+fn increase(counter: &mut u32, times: bool) {
+    *counter = counter.saturating_add(u32::from(times));
+}
+
 /// A segment of at most one byte that begins just before the next expected sequence number `next`.
 pub fn is_keep_alive(tcp: &Tcp, payload_length: u32, next: u32) -> bool {
     payload_length <= 1 && tcp.flags & (SYN | FIN | RST) == 0 && tcp.sequence == next.wrapping_sub(1)
@@ -220,7 +231,7 @@ impl Side {
             // RFC 5681 §2; the other direction may be out of sight, then it is taken to wait for an answer.
             let outstanding = !peer.begun || is_after(peer.next, number);
             let same = number == self.acknowledgement && tcp.window == self.window;
-            self.counts.duplicate_acks += u32::from(pure && outstanding && same);
+            increase(&mut self.counts.duplicate_acks, pure && outstanding && same);
             return;
         }
         if peer.begun && is_after(number, peer.next) && number.wrapping_sub(peer.next) > MAX_WINDOW {
@@ -229,7 +240,7 @@ impl Side {
         self.acknowledges = true;
         self.acknowledgement = number;
         match peer.recover {
-            Some(recover) if is_after(recover, number) => self.counts.partial_acks += 1,
+            Some(recover) if is_after(recover, number) => increase(&mut self.counts.partial_acks, true),
             _ => peer.recover = None,
         }
         peer.acknowledged(number);
@@ -269,7 +280,7 @@ impl Side {
             hole.missed = true;
             bytes += hole.length();
         }
-        self.counts.missed_bytes += bytes;
+        self.counts.miss(bytes);
         if is_after(number, self.next) {
             self.pass_over(number, true);
             self.next = number;
@@ -284,7 +295,7 @@ impl Side {
             missed,
         };
         if missed {
-            self.counts.missed_bytes += hole.length();
+            self.counts.miss(hole.length());
         }
         self.remember(hole);
     }
@@ -333,7 +344,7 @@ impl Side {
             hole.missed = true;
             bytes += hole.length();
         }
-        self.counts.missed_bytes += bytes;
+        self.counts.miss(bytes);
     }
 
     fn holes_mut(&mut self) -> &mut [Hole] {
@@ -379,6 +390,41 @@ mod tests {
     fn record(bench: &mut Bench) -> FlowRecord {
         bench.flush();
         (*bench.records().last().unwrap()).clone()
+    }
+
+    #[test]
+    fn a_flood_of_segments_stays_at_the_largest_number() {
+        let mut analysis = Analysis::default();
+        for side in &mut analysis.sides {
+            side.counts = Counts {
+                duplicate_acks: u32::MAX,
+                partial_acks: u32::MAX,
+                zero_windows: u32::MAX,
+                window_probes: u32::MAX,
+                keep_alives: u32::MAX,
+                missed_bytes: u64::MAX,
+            };
+        }
+        let full = analysis.sides[0].counts;
+        let header = |sequence, acknowledgement| Tcp {
+            sequence,
+            acknowledgement,
+            flags: ACK,
+            ..Tcp::default()
+        };
+        for (direction, payload, header) in [
+            (Direction::Forward, 100, header(1000, 1)),
+            // A hole, acknowledged; the same again; a zero window; its probe; a keep-alive.
+            (Direction::Forward, 100, header(5000, 1)),
+            (Direction::Reverse, 0, header(1, 5100)),
+            (Direction::Reverse, 0, header(1, 5100)),
+            (Direction::Forward, 1, header(5100, 1)),
+            (Direction::Forward, 0, header(5100, 1)),
+        ] {
+            analysis.observe(direction, payload, &header);
+        }
+        analysis.settle();
+        assert_eq!(analysis.sides.map(|side| side.counts), [full, full]);
     }
 
     #[test]

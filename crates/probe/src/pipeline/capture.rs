@@ -1,5 +1,6 @@
 //! The capture threads: frames to flows to record batches, handed to the sealing thread.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -125,8 +126,14 @@ impl Capture {
         let mut follower = Follower::new(&self.configuration, number);
         let number = number as u32;
         let mut worker = Worker::new(&self.flow.share(), self.flow.decoder(), page);
+        let is_over = Cell::new(false);
         let mut desk = Desk::live(&self.books, &metrics, self.linger, |batch| {
-            self.intake.offer(Kind::Flow, batch)
+            // When nothing more is captured, waiting harms nobody.
+            if is_over.get() {
+                self.intake.submit(Kind::Flow, batch)
+            } else {
+                self.intake.offer(Kind::Flow, batch)
+            }
         });
         let take = |desk: &mut Desk<'_, _>, event| match event {
             Event::Flow(mut flow) => {
@@ -171,6 +178,7 @@ impl Capture {
                 self.books.set_source(Some(number), source.accounts());
             }
         };
+        is_over.set(true);
         worker.flush(&mut |event| take(&mut desk, event));
         self.books.set_source(Some(number), source.accounts());
         desk.close();

@@ -24,7 +24,7 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 pub struct SealerSettings {
     /// Batches that may wait for the thread.
     pub queue_batches: usize,
-    /// Live: bytes of memory that waiting batches may take. A batch that finds the queue empty is always taken.
+    /// Live: bytes of memory that batches in the queue may take. A batch that finds it empty is always taken.
     pub queue_bytes: u64,
     /// Wall-clock time, for `iat`.
     pub clock: Clock,
@@ -48,7 +48,7 @@ accounts! {
             dropped_closed = "sealer_stopped", "The sealing thread had ended.";
         /// Batches of all kinds that wait for their signature.
         Gauge batches_waiting: batches_waiting;
-        /// Bytes of memory that the waiting batches take.
+        /// Bytes of memory that the batches in the queue take, without the one that is being sealed.
         Gauge batch_bytes_waiting: batch_bytes_waiting;
         /// Batches of all kinds that were sealed.
         Counter batches_sealed: batches_sealed;
@@ -132,10 +132,12 @@ pub struct Intake {
 impl Intake {
     /// Live: hands a batch over, or drops and counts it if the queue is full. Never blocks. Returns whether it was taken.
     pub fn offer(&self, kind: Kind, batch: RecordBatch) -> bool {
-        let (job, waiting) = self.count(kind, batch);
-        if waiting > 0 && waiting.saturating_add(job.bytes) > self.queue_bytes {
-            return self.give_up(&job, &self.counters.dropped_queue_full);
+        let job = self.job(kind, batch);
+        if !self.counters.reserve(job.bytes, self.queue_bytes) {
+            add(&self.counters.dropped_queue_full, job.events());
+            return false;
         }
+        self.counters.begins_to_wait(&job);
         match self.queue.try_send(job) {
             Ok(()) => true,
             Err(TrySendError::Full(job)) => self.give_up(&job, &self.counters.dropped_queue_full),
@@ -143,10 +145,12 @@ impl Intake {
         }
     }
 
-    /// From a file: hands a batch over, and waits while the queue is full. Returns whether it was taken: false only
-    /// once the thread has ended.
+    /// From a file, and at the end of a capture: hands a batch over, and waits while the queue is full. Returns whether it
+    /// was taken: false only once the thread has ended.
     pub fn submit(&self, kind: Kind, batch: RecordBatch) -> bool {
-        let (job, _) = self.count(kind, batch);
+        let job = self.job(kind, batch);
+        add(&self.counters.batch_bytes_waiting, job.bytes);
+        self.counters.begins_to_wait(&job);
         match self.queue.send(job) {
             Ok(()) => true,
             Err(error) => self.give_up(&error.into_inner(), &self.counters.dropped_closed),
@@ -168,9 +172,7 @@ impl Intake {
         &self.latency
     }
 
-    /// Counts the batch as waiting before it is handed over, so that the books never show less than there is. Also
-    /// returns the bytes that waited before it.
-    fn count(&self, kind: Kind, batch: RecordBatch) -> (Job, u64) {
+    fn job(&self, kind: Kind, batch: RecordBatch) -> Job {
         let job = Job {
             kind,
             bytes: batch.get_array_memory_size() as u64,
@@ -178,16 +180,11 @@ impl Intake {
             given: clock::monotonic(),
         };
         add(&self.counters.events_offered, job.events());
-        add(&self.counters.events_waiting, job.events());
-        add(&self.counters.batches_waiting, 1);
-        let before = self
-            .counters
-            .batch_bytes_waiting
-            .fetch_add(job.bytes, Ordering::Relaxed);
-        (job, before)
+        job
     }
 
     fn give_up(&self, job: &Job, reason: &AtomicU64) -> bool {
+        self.counters.leaves_queue(job);
         self.counters.settle(job, reason);
         false
     }
@@ -200,10 +197,29 @@ impl SealCounters {
         self.waits_no_more(job);
     }
 
+    /// Takes room in the queue; refuses where there is too little, but never while the queue is empty.
+    fn reserve(&self, bytes: u64, limit: u64) -> bool {
+        self.batch_bytes_waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
+                let wanted = queued.saturating_add(bytes);
+                (queued == 0 || wanted <= limit).then_some(wanted)
+            })
+            .is_ok()
+    }
+
+    /// Called before the batch is handed over, so that the books never show less than there is.
+    fn begins_to_wait(&self, job: &Job) {
+        add(&self.events_waiting, job.events());
+        add(&self.batches_waiting, 1);
+    }
+
+    fn leaves_queue(&self, job: &Job) {
+        self.batch_bytes_waiting.fetch_sub(job.bytes, Ordering::Relaxed);
+    }
+
     fn waits_no_more(&self, job: &Job) {
         self.events_waiting.fetch_sub(job.events(), Ordering::Relaxed);
         self.batches_waiting.fetch_sub(1, Ordering::Relaxed);
-        self.batch_bytes_waiting.fetch_sub(job.bytes, Ordering::Relaxed);
     }
 }
 
@@ -277,6 +293,7 @@ struct Worker<F> {
 impl<F: FnMut(SealedBatch)> Worker<F> {
     fn run(mut self, jobs: &Receiver<Job>) -> Option<Head> {
         for job in jobs {
+            self.counters.leaves_queue(&job);
             self.chain
                 .set_compression_level(self.compression_level.load(Ordering::Relaxed));
             self.seal(job.kind, &job.batch, job.given);

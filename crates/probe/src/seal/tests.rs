@@ -350,6 +350,47 @@ fn live_a_full_queue_drops_and_counts() {
 }
 
 #[test]
+fn live_a_queue_that_takes_too_much_memory_drops_and_counts() {
+    let bytes = batch(10, 0).get_array_memory_size() as u64;
+    let settings = SealerSettings {
+        queue_batches: 100,
+        queue_bytes: 2 * bytes,
+        clock: Arc::new(|| NOW * 1_000_000_000),
+    };
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, move |_| {
+        let _ = wait.recv();
+    })
+    .unwrap();
+    let intake = sealer.intake();
+    let offer = || intake.offer(Kind::Flow, batch(10, 0));
+    assert!(offer());
+    // The one that is being sealed is in the queue no more.
+    while intake.counters().bytes_waiting() > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!([offer(), offer(), offer()], [true, true, false]);
+    assert_eq!(intake.counters().bytes_waiting(), 2 * bytes);
+    drop(go_on);
+    let counters = Arc::clone(intake.counters());
+    drop(intake);
+    sealer.finish();
+    let value = |account: &str, reason: &str| {
+        let entries = counters.ledger_entries();
+        let entry = entries
+            .iter()
+            .find(|e| e.account == account && e.reason == reason);
+        entry.unwrap().value.unwrap()
+    };
+    assert_eq!(value("events_sealed", ""), 30);
+    assert_eq!(value("events_dropped", "seal_queue_full"), 10);
+    assert_eq!(
+        (value("events_waiting", ""), value("batch_bytes_waiting", "")),
+        (0, 0)
+    );
+}
+
+#[test]
 fn too_large_batches_are_sealed_in_parts_and_too_large_records_are_counted() {
     let collected = run_sealer(1, |intake| {
         intake.submit(Kind::Flow, batch(MAX_ROWS + 1, 0));
