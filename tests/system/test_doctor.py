@@ -95,7 +95,7 @@ def test_the_table_shows_findings_reasons_and_commands(link: Link, environment: 
 
 def test_an_interface_that_does_not_exist(link: Link, environment: dict[str, str]) -> None:
     done = run(link, environment, "doctor", "nothere0")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert b"there is no such interface in this network namespace" in done.stdout
     assert run(link, environment, "tune", "nothere0").returncode == 2
 
