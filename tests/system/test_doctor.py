@@ -97,7 +97,7 @@ def test_an_interface_that_does_not_exist(link: Link, environment: dict[str, str
     done = run(link, environment, "doctor", "nothere0")
     assert done.returncode == 3
     assert b"there is no such interface in this network namespace" in done.stdout
-    assert run(link, environment, "tune", "nothere0").returncode == 2
+    assert run(link, environment, "tune", "nothere0").returncode == 3
 
 
 def test_doctor_works_without_privileges(link: Link, environment: dict[str, str]) -> None:
