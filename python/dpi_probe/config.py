@@ -51,7 +51,8 @@ class ProbeSettings(BaseSettings):
     dedicated: Annotated[
         bool,
         Field(
-            description="Whether `af_xdp` may take the frames of an interface that has an address, a master or a route."
+            description="Whether `af_xdp` may take the frames of an interface that has an address, a master, a route, "
+            "or an interface on top of it."
         ),
     ] = False
     capture_filter: Annotated[

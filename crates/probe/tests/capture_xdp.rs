@@ -326,6 +326,11 @@ fn the_stop_flag_gives_the_frames_back_to_the_host_and_hands_over_what_came() {
 }
 
 #[test]
+        // What a VLAN is to it too: an interface that gets its frames from it.
+        ip("link add link far name upper type macvlan mode bridge");
+        let said = refused();
+        assert!(said.contains("an interface on top of it (upper"), "{said}");
+        ip("link delete upper");
 fn a_removed_interface_ends_the_capture() {
     in_namespace(|| {
         cable("");

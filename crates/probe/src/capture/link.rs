@@ -86,13 +86,13 @@ struct Tracker {
 }
 
 /// `linux/netlink.h`, `linux/rtnetlink.h`, `linux/if_link.h`, `linux/if.h`.
-mod netlink {
+pub(super) mod netlink {
     pub(super) const HEADER: usize = 16;
     pub(super) const LINK_HEADER: usize = 16;
     pub(super) const ERROR: u16 = 2;
     pub(super) const DONE: u16 = 3;
     /// Something changed while the list was made: it may have a gap.
-    pub(super) const LIST_INTERRUPTED: u16 = 0x10;
+    pub(in crate::capture) const LIST_INTERRUPTED: u16 = 0x10;
     /// Of `ifinfomsg`. Messages of other families are about something of the interface: its place in a bridge, say.
     pub(super) const ANY_FAMILY: u8 = 0;
     pub(super) const NEW_LINK: u16 = 16;
@@ -123,7 +123,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 /// A message (`struct nlmsghdr`).
 pub(super) struct Message<'a> {
     pub(super) kind: u16,
-    flags: u16,
+    pub(super) flags: u16,
     pub(super) sequence: u32,
     pub(super) content: &'a [u8],
 }

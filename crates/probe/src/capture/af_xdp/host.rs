@@ -8,7 +8,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
+use crate::capture::link::netlink::LIST_INTERRUPTED;
 use crate::capture::link::{attributes, messages, u32_at};
+
+/// How often a list is asked for that changes while it is made, before that is an error.
+const ATTEMPTS: u32 = 20;
 
 /// `linux/netlink.h`, `linux/rtnetlink.h`, `linux/if_link.h`, `linux/if_addr.h`.
 mod netlink {
@@ -25,9 +29,18 @@ mod netlink {
     pub(super) const LINK_BYTES: usize = 16;
     pub(super) const ADDRESS_BYTES: usize = 8;
     pub(super) const ROUTE_BYTES: usize = 12;
-    /// `IFLA_MTU`, `IFLA_MASTER`.
+    /// `IFLA_IFNAME`, `IFLA_MTU`, `IFLA_LINK`, `IFLA_MASTER`.
+    pub(super) const NAME: u16 = 3;
     pub(super) const MTU: u16 = 4;
+    pub(super) const LINK: u16 = 5;
     pub(super) const MASTER: u16 = 10;
+    /// `IFLA_LINKINFO`, and `IFLA_INFO_KIND` in it.
+    pub(super) const LINK_INFO: u16 = 18;
+    pub(super) const INFO_KIND: u16 = 1;
+    /// `IFLA_LINK_NETNSID`: the index in `IFLA_LINK` is one of another network namespace.
+    pub(super) const LINK_NAMESPACE: u16 = 37;
+    /// Kinds of interfaces whose `IFLA_LINK` is the other end of a cable, and not what they stand on.
+    pub(super) const CABLES: [&str; 2] = ["veth", "netkit"];
     /// `IFA_ADDRESS`, `IFA_LOCAL`.
     pub(super) const ADDRESS: u16 = 1;
     pub(super) const LOCAL: u16 = 2;
@@ -40,10 +53,12 @@ mod netlink {
 }
 
 /// Why the host needs the frames of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tie {
     /// It is a port of a bridge, bond, or the like.
     Master,
+    /// An interface of this name stands on it: a VLAN, a macvlan, or the like.
+    Upper(String),
     /// It has an address.
     Address(IpAddr),
     /// The host sends by it.
@@ -54,6 +69,10 @@ impl fmt::Display for Tie {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Master => formatter.write_str("a master (it is a port of a bridge, bond or the like)"),
+            Self::Upper(name) => write!(
+                formatter,
+                "an interface on top of it ({name}: a VLAN, a macvlan or the like)"
+            ),
             Self::Address(address) => write!(formatter, "an address ({address})"),
             Self::Route(destination, length) => write!(formatter, "a route ({destination}/{length})"),
         }
@@ -61,7 +80,7 @@ impl fmt::Display for Tie {
 }
 
 /// What `AF_XDP` must know of an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Host {
     pub(super) mtu: u32,
     /// The first tie that was found.
@@ -76,6 +95,12 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes)
         .ok()
         .map(|bytes| Ipv6Addr::from(bytes).into())
+}
+
+/// A text as rtnetlink writes it.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 /// Whether an address is one that every interface which is up has of itself: IPv6 link-local, or multicast.
@@ -99,6 +124,14 @@ impl Host {
             netlink::NEW_LINK if u32_at(content, 4) == Some(interface) => {
                 self.mtu = number(netlink::LINK_BYTES, netlink::MTU).unwrap_or(self.mtu);
                 number(netlink::LINK_BYTES, netlink::MASTER).map(|_| Tie::Master)
+            }
+            netlink::NEW_LINK if number(netlink::LINK_BYTES, netlink::LINK) == Some(interface) => {
+                let is_elsewhere = find(netlink::LINK_BYTES, netlink::LINK_NAMESPACE).is_some();
+                let is_cable = find(netlink::LINK_BYTES, netlink::LINK_INFO)
+                    .and_then(|info| attributes(info).find(|(kind, _)| *kind == netlink::INFO_KIND))
+                    .is_some_and(|(_, kind)| netlink::CABLES.contains(&text(kind).as_str()));
+                let name = find(netlink::LINK_BYTES, netlink::NAME).map(text);
+                (!is_elsewhere && !is_cable).then(|| Tie::Upper(name.unwrap_or_default()))
             }
             netlink::NEW_ADDRESS if u32_at(content, 4) == Some(interface) => {
                 find(netlink::ADDRESS_BYTES, netlink::LOCAL)
@@ -125,7 +158,7 @@ impl Host {
             }
             _ => None,
         };
-        self.tie = self.tie.or(tie);
+        self.tie = self.tie.take().or(tie);
     }
 }
 
@@ -139,14 +172,14 @@ fn next_hops(mut bytes: &[u8]) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Asks for a list and takes what is in it.
+/// Asks for a list and takes what is in it. False if something changed meanwhile, so that it may have a gap.
 fn list(
     socket: &OwnedFd,
     sequence: u32,
     kind: u16,
     header: usize,
     take: &mut impl FnMut(u16, &[u8]),
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let mut request = Vec::with_capacity(16 + header);
     request.extend((16 + header as u32).to_ne_bytes());
     request.extend(kind.to_ne_bytes());
@@ -156,12 +189,16 @@ fn list(
     request.resize(16 + header, 0);
     send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
     let mut buffer = vec![0; 64 * 1024];
+    let mut is_whole = true;
     loop {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
         for message in messages(buffer.get(..length).unwrap_or_default()) {
+            if message.sequence != sequence {
+                continue;
+            }
+            is_whole &= message.flags & LIST_INTERRUPTED == 0;
             match message.kind {
-                _ if message.sequence != sequence => {}
-                netlink::DONE => return Ok(()),
+                netlink::DONE => return Ok(is_whole),
                 netlink::ERROR => {
                     let code = u32_at(message.content, 0).map_or(0, u32::cast_signed);
                     return Err(io::Error::from_raw_os_error(-code));
@@ -186,10 +223,22 @@ pub(super) fn look(interface: u32) -> io::Result<Host> {
         (netlink::GET_ADDRESS, netlink::ADDRESS_BYTES),
         (netlink::GET_ROUTE, netlink::ROUTE_BYTES),
     ];
-    for (sequence, (kind, header)) in (1..).zip(lists) {
-        list(&socket, sequence, kind, header, &mut |kind, content| {
-            host.take(interface, kind, content);
-        })?;
+    let mut sequence = 0;
+    for (kind, header) in lists {
+        let mut attempts = 0..ATTEMPTS;
+        host = loop {
+            if attempts.next().is_none() {
+                return Err(io::Error::other("the kernel's lists change all the time"));
+            }
+            sequence += 1;
+            let mut with_list = host.clone();
+            let is_whole = list(&socket, sequence, kind, header, &mut |kind, content| {
+                with_list.take(interface, kind, content);
+            })?;
+            if is_whole {
+                break with_list;
+            }
+        };
     }
     Ok(host)
 }
@@ -266,6 +315,41 @@ mod tests {
             ),
             None
         );
+    }
+
+    #[test]
+    fn what_stands_on_an_interface_ties_it_to_its_host() {
+        let on = |interface: u32| attribute(netlink::LINK, &interface.to_ne_bytes());
+        let name = attribute(netlink::NAME, b"far.7\0");
+        let of_kind = |kind: &[u8]| {
+            attribute(
+                netlink::LINK_INFO,
+                &attribute(netlink::INFO_KIND, &[kind, &[0]].concat()),
+            )
+        };
+        for kind in [&b"vlan"[..], b"macvlan", b"ipvlan", b"macsec"] {
+            let upper = link(8, &[name.clone(), on(7), of_kind(kind)]);
+            assert_eq!(
+                tie(netlink::NEW_LINK, &upper),
+                Some(Tie::Upper("far.7".to_owned()))
+            );
+        }
+        // The kernel's own drivers (DSA ports) may have no kind.
+        assert!(tie(netlink::NEW_LINK, &link(8, &[name.clone(), on(7)])).is_some());
+        let others = [
+            vec![name.clone(), on(6), of_kind(b"vlan")],
+            vec![name.clone(), on(7), of_kind(b"veth")],
+            vec![name.clone(), on(7), of_kind(b"netkit")],
+            vec![
+                name,
+                on(7),
+                of_kind(b"vlan"),
+                attribute(netlink::LINK_NAMESPACE, &[0; 4]),
+            ],
+        ];
+        for other in others {
+            assert_eq!(tie(netlink::NEW_LINK, &link(8, &other)), None);
+        }
     }
 
     #[test]
