@@ -231,6 +231,35 @@ fn the_filter_is_run_and_counts_what_it_passes_over() {
 }
 
 #[test]
+fn traffic_that_the_filter_passes_over_leaves_the_source_idle() {
+    in_namespace(|| {
+        cable("");
+        let filter = Some(Program::accept_all(0));
+        let mut source = open(&RingOptions { filter, ..options() }).expect("opens");
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // It ends by itself too, where an assertion below fails.
+                for _ in 0..10_000 {
+                    if is_over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    send(10, 0);
+                }
+            });
+            // So that the frames have no pause but the sender's own.
+            while source.accounts().frames_filtered < Some(1_000) {
+                let next = source.next_block(&mut |_| unreachable!("nothing passes"));
+                // Only then are flows looked at that have timed out.
+                assert_eq!(next.expect("it stays"), Next::Idle);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(source.accounts().frames_delivered, 0);
+    });
+}
+
+#[test]
 fn several_queues_are_all_read() {
     in_namespace(|| {
         ip(
@@ -250,7 +279,16 @@ fn several_queues_are_all_read() {
             // A port of its own each time: another queue.
             send(10, 0);
         }
-        assert_eq!(collect(&mut opened.sources[0], 400).len(), 400);
+        let got = collect(&mut opened.sources[0], 400);
+        assert_eq!(got.len(), 400);
+        // One after the other was sent, whatever queue it went to: the order of time.
+        assert!(got.is_sorted_by_key(|(_, _, time)| *time));
+        let in_order: Vec<usize> = got.iter().map(|(number, ..)| *number).collect();
+        assert_eq!(
+            in_order,
+            (0..400).map(|frame| frame % 10).collect::<Vec<_>>(),
+            "the ten frames of each port follow each other"
+        );
         drop(opened);
         let error = af_xdp::open("far", &options(), 5, false)
             .err()
@@ -288,6 +326,11 @@ fn an_interface_that_the_host_uses_is_refused_unless_it_is_dedicated() {
         let said = refused();
         assert!(said.contains("a master"), "{said}");
         ip("link set far nomaster");
+        // What a VLAN is to it too: an interface that gets its frames from it.
+        ip("link add link far name upper type macvlan mode bridge");
+        let said = refused();
+        assert!(said.contains("an interface on top of it (upper"), "{said}");
+        ip("link delete upper");
         assert!(open(&options()).is_ok());
     });
 }
@@ -326,11 +369,6 @@ fn the_stop_flag_gives_the_frames_back_to_the_host_and_hands_over_what_came() {
 }
 
 #[test]
-        // What a VLAN is to it too: an interface that gets its frames from it.
-        ip("link add link far name upper type macvlan mode bridge");
-        let said = refused();
-        assert!(said.contains("an interface on top of it (upper"), "{said}");
-        ip("link delete upper");
 fn a_removed_interface_ends_the_capture() {
     in_namespace(|| {
         cable("");

@@ -7,8 +7,10 @@
 mod host;
 mod socket;
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -36,7 +38,10 @@ use crate::clock;
 const BATCH: u32 = 256;
 
 /// How long [`Source::next_block`] waits before it says [`Next::Idle`].
-const IDLE_TIMEOUT_MS: u16 = 20;
+const IDLE_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// That time once the capture is to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// How long frames are still handed over once the capture is to stop.
 const DRAIN: Duration = Duration::from_millis(10);
@@ -111,9 +116,25 @@ pub struct Opened {
     pub description: String,
 }
 
-/// How many receive queues an interface has; one where nobody tells.
-fn receive_queues(interface: &str) -> io::Result<u32> {
-    Ok(Device::new(interface)?.receive_queues().unwrap_or(1))
+/// How many receive queues an interface has: what its driver says, else what sysfs does; one where nobody tells.
+fn receive_queues(interface: &str, index: u32) -> io::Result<u32> {
+    let told = Device::new(interface)?.receive_queues();
+    let sysfs = Path::new("/sys/class/net").join(interface);
+    Ok(told.or_else(|| queues_in(&sysfs, index)).unwrap_or(1))
+}
+
+/// How many receive queues a directory of sysfs shows of interface `index`. The directory may be of another network
+/// namespace, whose interface of the same name says nothing.
+fn queues_in(sysfs: &Path, index: u32) -> Option<u32> {
+    let found = fs::read_to_string(sysfs.join("ifindex")).ok()?;
+    if found.trim().parse() != Ok(index) {
+        return None;
+    }
+    let receiving = fs::read_dir(sysfs.join("queues"))
+        .ok()?
+        .filter_map(Result::ok)
+        .filter(|queue| queue.file_name().as_encoded_bytes().starts_with(b"rx-"));
+    u32::try_from(receiving.count()).ok().filter(|&count| count > 0)
 }
 
 /// The memory of each of so many queues.
@@ -163,7 +184,7 @@ pub fn open(
             tie,
         });
     }
-    let queues = receive_queues(interface).map_err(failed("counting the receive queues"))?;
+    let queues = receive_queues(interface, index).map_err(failed("counting the receive queues"))?;
     if workers > queues as usize {
         return Err(CaptureError::TooManyWorkers {
             interface: interface.to_owned(),
@@ -346,7 +367,8 @@ impl XdpSource {
         }
     }
 
-    /// Moves what waits in the queues into the block. Returns whether anything waited.
+    /// Moves what waits in the queues into the block, a batch of each, in the order of time. Returns whether anything
+    /// waited.
     fn fill(&mut self) -> bool {
         self.block.bytes.clear();
         self.block.headers.clear();
@@ -368,6 +390,10 @@ impl XdpSource {
                 by_probe += u64::from(block.headers.len() > headers && !partial.is_stamped);
             });
         }
+        if count > 1 {
+            // Of one queue they are in order. Headers hold offsets, so that the bytes may stay where they are.
+            block.headers.sort_by_key(|header| header.time);
+        }
         self.accounts.frames_filtered = self.accounts.frames_filtered.map(|before| before + filtered);
         if let Some([_, kernel, probe]) = &mut self.accounts.stamped {
             *kernel += block.headers.len() as u64 - by_probe;
@@ -385,13 +411,16 @@ impl XdpSource {
     }
 
     /// Waits for frames.
-    fn wait(&self, timeout_ms: u16) -> Result<(), CaptureError> {
+    fn wait(&self, timeout: Duration) -> Result<(), CaptureError> {
         let mut sockets: Vec<PollFd<'_>> = self
             .queues
             .iter()
             .map(|(queue, _)| PollFd::new(queue.as_fd(), PollFlags::POLLIN))
             .collect();
-        match poll(&mut sockets, PollTimeout::from(timeout_ms)) {
+        // Up, so that no time is left when it has passed.
+        let timeout = timeout.as_micros().div_ceil(1_000);
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut sockets, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(self.failed("waiting for frames", errno.into())),
         }
@@ -473,26 +502,33 @@ impl Source for XdpSource {
             self.common.detach();
             self.draining = Some(clock::monotonic());
         }
-        if !self.fill() {
-            if self.draining.is_some_and(|since| clock::elapsed(since) >= DRAIN) {
+        let timeout = if self.draining.is_some() {
+            DRAIN_TIMEOUT
+        } else {
+            IDLE_TIMEOUT
+        };
+        let mut asked = None;
+        loop {
+            let came = self.fill();
+            if !self.block.headers.is_empty() {
+                self.block.first_number = self.accounts.frames_delivered + 1;
+                self.accounts.frames_delivered += self.block.headers.len() as u64;
+                take(self.block.as_frames());
+                return Ok(Next::Block);
+            }
+            if !came && self.draining.is_some_and(|since| clock::elapsed(since) >= DRAIN) {
                 return Ok(Next::End);
             }
-            self.wait(if self.draining.is_some() {
-                1
-            } else {
-                IDLE_TIMEOUT_MS
-            })?;
-            if !self.fill() {
+            let left = timeout.saturating_sub(clock::elapsed(*asked.get_or_insert_with(clock::monotonic)));
+            // Also where frames keep coming that the filter passes over: flows must time out meanwhile.
+            if left.is_zero() {
                 self.look_at_state()?;
                 return Ok(Next::Idle);
             }
+            if !came {
+                self.wait(left)?;
+            }
         }
-        self.block.first_number = self.accounts.frames_delivered + 1;
-        self.accounts.frames_delivered += self.block.headers.len() as u64;
-        if !self.block.headers.is_empty() {
-            take(self.block.as_frames());
-        }
-        Ok(Next::Block)
     }
 
     fn accounts(&mut self) -> Accounts {
@@ -549,6 +585,20 @@ mod tests {
         assert_eq!(chunks(128 << 20, 3, 1500), (2048, 16_384));
         assert_eq!(chunks(128 << 20, 1, 9000), (4096, 32_768));
         assert_eq!(chunks(0, 8, 1500), (2048, 1));
+    }
+
+    #[test]
+    fn sysfs_tells_the_queues_of_the_interface_itself_only() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let count = |index| queues_in(sysfs.path(), index);
+        assert_eq!(count(7), None);
+        fs::write(sysfs.path().join("ifindex"), "7\n").unwrap();
+        assert_eq!(count(7), None);
+        for name in ["rx-0", "tx-0", "rx-1", "tx-1", "rx-2"] {
+            fs::create_dir_all(sysfs.path().join("queues").join(name)).unwrap();
+        }
+        assert_eq!(count(7), Some(3));
+        assert_eq!(count(8), None, "of another network namespace");
     }
 
     #[test]
