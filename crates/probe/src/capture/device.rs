@@ -87,12 +87,16 @@ impl Device {
         }
     }
 
-    /// Has the card stamp every frame that it receives. What it does with frames that are sent stays as it is. It goes on
-    /// after this process ends, because others may have asked for it too.
+    /// Has the card stamp every frame that it receives. What it does with frames that are sent stays as it is, so that a
+    /// card whose setting cannot be read is left alone. It goes on after this process ends, because others may have asked
+    /// for it too.
     pub(super) fn stamp_received(&self) -> io::Result<()> {
         let mut config = StampConfig::default();
-        // Drivers without it say so below too.
-        if self.ask(stamps::GET, &mut config).is_ok() && config.receive == stamps::EVERY_FRAME {
+        self.ask(stamps::GET, &mut config).map_err(|error| {
+            let said = format!("what it stamps now cannot be read, and is left as it is: {error}");
+            io::Error::new(error.kind(), said)
+        })?;
+        if config.receive == stamps::EVERY_FRAME {
             return Ok(());
         }
         config.receive = stamps::EVERY_FRAME;
