@@ -225,7 +225,8 @@ class Probe:
     def configure(self, changes: dict[str, Any], origin: str = "configure") -> None:
         """Change what can be changed while the probe runs (`dpi_probe.config.CHANGEABLE`), without losing a packet.
 
-        When this returns, every worker has it; it is a signed event, which names `origin`.
+        But for a new filter where libpcap captures: it lets nothing through for a moment, and nobody counts what came
+        then. When this returns, every worker has it; it is a signed event, which names `origin`.
 
         Raises:
             ConfigError: a value is not allowed, or the setting cannot be changed; nothing was changed.

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::net::if_::if_nametoindex;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use wire::decode::LinkType;
 
 use self::library::{Failure, Handle, Library, Wishes, status};
@@ -103,6 +104,26 @@ fn index_of(interface: &str) -> Option<u32> {
     if_nametoindex(interface).ok()
 }
 
+/// Whether an interface was set up by somebody, whatever its carrier. It counts as up where that cannot be known.
+fn is_up(interface: &str) -> bool {
+    match getifaddrs() {
+        Ok(mut all) => {
+            all.any(|one| one.interface_name == interface && one.flags.contains(InterfaceFlags::IFF_UP))
+        }
+        Err(error) => {
+            tracing::warn!(interface, %error, "whether the interface is up cannot be known");
+            true
+        }
+    }
+}
+
+/// Whether a failure to read is one that opening the interface again may mend: the network interface vanished or was set
+/// down, be it only for a moment. `before`, `now`: its index, none of what is no network interface.
+fn may_come_back(before: Option<u32>, now: Option<u32>, is_up: bool, said: &str) -> bool {
+    // Before 1.10 libpcap takes it for the end ("The interface went down"), from then on it waits by itself.
+    before.is_some() && (before != now || !is_up || said.starts_with("The interface "))
+}
+
 fn failed(interface: &str, action: &'static str, failure: Failure) -> CaptureError {
     CaptureError::Ring {
         interface: interface.to_owned(),
@@ -177,8 +198,8 @@ impl PcapSource {
                 Ok(Some(())) => {}
                 Ok(None) => break,
                 Err(failure) => {
-                    // An interface that is not there any more may come back. What is none never was there.
-                    let error = if self.index.is_some() && self.index != index_of(&self.interface) {
+                    let now = index_of(&self.interface);
+                    let error = if may_come_back(self.index, now, is_up(&self.interface), &failure.message) {
                         CaptureError::InterfaceGone {
                             interface: self.interface.clone(),
                         }
@@ -291,6 +312,18 @@ mod tests {
             .expect_err("no libpcap")
             .to_string();
         assert!(error.contains("pcap_lib_version"), "{error}");
+    }
+
+    #[test]
+    fn an_interface_that_vanished_or_is_down_may_come_back() {
+        let said = "some words";
+        assert!(!may_come_back(Some(3), Some(3), true, said));
+        assert!(may_come_back(Some(3), None, false, said), "removed");
+        assert!(may_come_back(Some(3), Some(4), true, said), "another of its name");
+        assert!(may_come_back(Some(3), Some(3), false, said), "down");
+        let went_down = "The interface went down";
+        assert!(may_come_back(Some(3), Some(3), true, went_down), "up again");
+        assert!(!may_come_back(None, None, false, went_down), "usbmon0");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Where frames come from: capture files and network interfaces, by AF_PACKET, AF_XDP or libpcap.
 //!
 //! **In**: capture files, standard input, network interfaces. **Out**: [`Frames`], blocks of frames in capture order.
-//! **Owns**: file buffers and the kernel ring. **Never**: copies a frame, waits for a later stage, or allocates what a
-//! length field asks for: no frame is longer than [`MAX_FRAME_BYTES`] and no block longer than [`BLOCK_BYTES`].
+//! **Owns**: file buffers and the kernel ring. **Never**: copies a frame more than once into a block (`AF_PACKET` lends the
+//! ring's own, without a copy), waits for a later stage, or allocates what a length field asks for: no frame is longer than
+//! [`MAX_FRAME_BYTES`] and no block longer than [`BLOCK_BYTES`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -287,7 +288,9 @@ pub trait Source {
     /// The books so far.
     fn accounts(&mut self) -> Accounts;
 
-    /// Captures other frames from now on, `None` for all; none is lost meanwhile. Without effect after an error.
+    /// Captures other frames from now on, `None` for all. None is lost meanwhile, but by [`PcapSource`]: libpcap lets no
+    /// frame through for a moment while it changes the kernel's filter, and nobody counts those. Without effect after an
+    /// error.
     fn set_filter(&mut self, _filter: Option<&bpf::Program>) -> Result<(), CaptureError> {
         Err(CaptureError::FilterFixed)
     }

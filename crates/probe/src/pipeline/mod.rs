@@ -440,8 +440,9 @@ impl Pipeline {
         &self.books
     }
 
-    /// Puts another configuration in force without losing a packet, and returns when every worker has it. After an error
-    /// everything is as before. `detail` says in one sentence who changed what; it becomes a signed event.
+    /// Puts another configuration in force without losing a packet (but see [`crate::capture::Source::set_filter`] for
+    /// libpcap), and returns when every worker has it. After an error everything is as before. `detail` says in one sentence
+    /// who changed what; it becomes a signed event.
     pub fn configure(&self, chosen: &Changeable, detail: String) -> Result<(), ChangeError> {
         let configuration = self.configuration.as_ref().ok_or(ChangeError::Files)?;
         configuration.choose(chosen)?;
