@@ -223,14 +223,15 @@ impl Queue {
         size: Size,
         mark: u64,
     ) -> io::Result<Self> {
+        let Size { chunk_bytes, chunks } = size;
+        // Before the socket, so that the memory outlives it also where something below fails.
+        let mapping = Mapping::new(chunk_bytes as usize * chunks as usize, None)?;
         // SAFETY: no pointers are passed.
         let descriptor =
             checked(unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
         // SAFETY: the descriptor was just opened and nobody else owns it.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         let socket = descriptor.as_raw_fd();
-        let Size { chunk_bytes, chunks } = size;
-        let mapping = Mapping::new(chunk_bytes as usize * chunks as usize, None)?;
         let region = libc::xdp_umem_reg {
             addr: mapping.start.as_ptr() as u64,
             len: mapping.bytes as u64,

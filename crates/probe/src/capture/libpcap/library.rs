@@ -126,7 +126,10 @@ impl Library {
     pub(super) fn load(candidates: &[PathBuf]) -> Result<Self, String> {
         let mut wrong = Vec::new();
         for candidate in candidates {
-            // SAFETY: libpcap's initialisers touch nothing of this process.
+            // SAFETY: loading runs the initialisers of the library and of those that it links, which nothing here can check.
+            // It is relied on that the candidates are libpcap as the system or the Python package installed it: names that
+            // the dynamic linker looks up in its own directories, and a path inside the package. Whoever can replace those
+            // files can replace this program.
             let loaded = unsafe { Loaded::new(candidate) };
             match loaded.and_then(|loaded| Ok((Functions::find(&loaded)?, loaded))) {
                 Ok((functions, loaded)) => {
@@ -266,7 +269,7 @@ impl Handle {
         unsafe { (self.library.functions.pcap_datalink)(self.capture.as_ptr()) }
     }
 
-    /// Attaches a filter, in place of the one before.
+    /// Attaches a filter, in place of the one before. For a moment no frame passes, which no count tells.
     pub(super) fn set_filter(&mut self, program: &Program) -> Result<(), Failure> {
         let mut code: Vec<libc::sock_filter> = program
             .instructions()
