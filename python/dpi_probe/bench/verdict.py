@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 MEBIBYTE = 1 << 20
 # The rate is kept where so much of it was processed; the rest is the rounding of a window's edges.
-SUSTAINED = 0.999
+SUSTAINED = 0.995
 SUSTAINED_AT_PEAK = 0.99
 # In the kernel's statistics a machine with less than this share of idle time has none.
 SATURATED = 0.95

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use crate::flow::Shed;
 use crate::seal::batch::COMPRESSION_LEVEL;
 
+/// The level of zstd that takes the sealing thread least.
+const FASTEST_COMPRESSION_LEVEL: i32 = 1;
+
 wire::reasons! {
     /// What suffers.
     Suffering {
@@ -19,9 +22,10 @@ wire::reasons! {
         /// a full table evicts the flow that has been silent for longest.
         FlowTable = "flow_table",
         /// More than 50 batches wait for their signature, or they take more than 80 % of the memory that is theirs (a
-        /// sixteenth of the budget). Batches get bigger, so that one signature covers more.
+        /// sixteenth of the budget). Batches get bigger, so that one signature covers more, and are compressed faster.
         SealQueue = "seal_queue",
-        /// The spool or the memory budget is more than 80 % full. Compression gets stronger and batches get bigger.
+        /// The spool or the memory budget is more than 80 % full. Compression gets stronger, unless batches wait for their
+        /// signature, and batches get bigger.
         Storage = "storage",
     }
 }
@@ -151,11 +155,13 @@ impl Relief {
                 2 => Duration::from_millis(400),
                 _ => Duration::from_millis(1600),
             },
-            compression_level: match level(Suffering::Storage) {
-                0 => COMPRESSION_LEVEL,
-                1 => 6,
-                2 => 9,
-                _ => 12,
+            // Stronger compression takes the sealing thread longer, which must not be asked of it while it falls behind.
+            compression_level: match (level(Suffering::SealQueue), level(Suffering::Storage)) {
+                (1.., _) => FASTEST_COMPRESSION_LEVEL,
+                (0, 0) => COMPRESSION_LEVEL,
+                (0, 1) => 6,
+                (0, 2) => 9,
+                (0, _) => 12,
             },
         }
     }
@@ -244,8 +250,10 @@ mod tests {
         let table = Relief::of(|what| u8::from(what == Suffering::FlowTable) * 2);
         assert_eq!(table.idle_divisor, 4);
         let signing = Relief::of(|what| u8::from(what == Suffering::SealQueue));
-        assert!(signing.linger > Duration::ZERO && signing.compression_level == COMPRESSION_LEVEL);
+        assert!(signing.linger > Duration::ZERO && signing.compression_level < COMPRESSION_LEVEL);
         let storage = Relief::of(|what| u8::from(what == Suffering::Storage));
         assert!(storage.linger > Duration::ZERO && storage.compression_level > COMPRESSION_LEVEL);
+        let both = Relief::of(|what| u8::from(matches!(what, Suffering::SealQueue | Suffering::Storage)));
+        assert_eq!(both.compression_level, signing.compression_level);
     }
 }
