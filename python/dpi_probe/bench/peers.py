@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpi_probe.bench import machine, verdict
+from dpi_probe.bench.processes import descendants, use_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,9 +165,11 @@ def run_tool(command: list[str], folder: Path, timeout: float) -> Use:
     with (folder / "said").open("w+b") as output:
         begun = time.monotonic()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
-        # `wait4` tells what this one program used; `getrusage` would add up all that ended so far.
-        status, usage = 0, None
+        # `wait4` tells what this one program used; `getrusage` would add up all that ended so far. But its peak of
+        # memory begins with this process's own, from between fork and exec: memory is looked at meanwhile.
+        status, usage, peak = 0, None, 0
         while usage is None:
+            peak = max(peak, sum(use_of(one).resident_bytes for one in descendants(process.pid)))
             pid, status, found = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 usage = found
@@ -183,7 +186,7 @@ def run_tool(command: list[str], folder: Path, timeout: float) -> Use:
         said = output.read().decode(errors="replace")
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, command, said)
-    return Use(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * 1024, None, said)
+    return Use(usage.ru_utime + usage.ru_stime, wall, peak, None, said)
 
 
 def ours() -> Peer:
