@@ -223,22 +223,29 @@ def test_kill_9_of_server_and_core_in_the_middle_of_inserts(
 ) -> None:
     moments = random.Random(7)
     # Most of a round's time some insert is under way.
-    server.start(delay_inserts=0.1)
+    server.start(delay_inserts=0.5)
     core = make_core("--database", server.dsn())
     running = "SELECT count() AS n FROM system.processes WHERE startsWith(query_id, 'dpi-core-core-')"
+    # The table may not be there yet.
+    recorded = "SELECT coalesce(sum(total_rows), 0) AS n FROM system.tables WHERE name = 'batches'"
+
+    def begun(batches: int) -> bool:
+        # On a busy machine all inserts may be over before anybody looks.
+        return any(int(server.rows(sql)[0]["n"]) >= least for sql, least in ((running, 1), (recorded, batches)))
+
     for number in range(4):
         for _ in range(2):
             post(core, sealed(probe))
-        wait_for(lambda: int(server.rows(running)[0]["n"]) > 0, "an insert")
+        wait_for(lambda batches=2 * number + 2: begun(batches), "an insert")
         # Not a wait for something: the moment of the crash is what is random.
-        time.sleep(moments.uniform(0, 0.4))
+        time.sleep(moments.uniform(0, 1.2))
         if number % 3 != 1:
             server.kill()
         if number % 3 != 0:
             core.kill()
             core.start(wait=False)
         if number % 3 != 1:
-            server.start(delay_inserts=0.1)
+            server.start(delay_inserts=0.5)
         core.wait()
     core.indexed()
     each_row_once(server, 8)
