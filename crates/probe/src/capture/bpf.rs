@@ -203,6 +203,17 @@ impl Program {
         &self.instructions
     }
 
+    /// The instructions as the kernel and libpcap take them (`linux/filter.h`, struct `sock_filter`).
+    pub(super) fn sock_filters(&self) -> Vec<libc::sock_filter> {
+        let of = |instruction: &Instruction| libc::sock_filter {
+            code: instruction.code,
+            jt: instruction.jump_true,
+            jf: instruction.jump_false,
+            k: instruction.operand,
+        };
+        self.instructions.iter().map(of).collect()
+    }
+
     /// How many bytes of the frame to keep; 0 to reject it. `frame` is what was captured of `wire_length` bytes.
     pub fn run(&self, frame: &[u8], wire_length: u32) -> u32 {
         self.evaluate(frame, wire_length).unwrap_or(0)

@@ -125,10 +125,7 @@ impl Sessions {
             .get(entry as usize)
             .and_then(|layer7| layer7.streams.as_ref())
         {
-            streams
-                .iter()
-                .enumerate()
-                .for_each(|(number, _)| super::memory::ask_for(&**streams, number));
+            super::memory::ask_for(std::slice::from_ref(&**streams), 0);
         }
     }
 

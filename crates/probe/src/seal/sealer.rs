@@ -79,7 +79,7 @@ impl SealCounters {
         self.batches_waiting.load(Ordering::Relaxed)
     }
 
-    /// Bytes of memory that the waiting batches take.
+    /// Bytes of memory that the batches in the queue take.
     pub fn bytes_waiting(&self) -> u64 {
         self.batch_bytes_waiting.load(Ordering::Relaxed)
     }

@@ -125,16 +125,7 @@ impl PacketSocket {
 
     /// Attaches a filter, in place of the one before.
     pub(super) fn attach(&self, program: &Program) -> io::Result<()> {
-        let mut code: Vec<libc::sock_filter> = program
-            .instructions()
-            .iter()
-            .map(|instruction| libc::sock_filter {
-                code: instruction.code,
-                jt: instruction.jump_true,
-                jf: instruction.jump_false,
-                k: instruction.operand,
-            })
-            .collect();
+        let mut code = program.sock_filters();
         // The kernel copies the program while the option is set.
         let program = libc::sock_fprog {
             len: code.len() as libc::c_ushort,

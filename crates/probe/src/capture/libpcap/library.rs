@@ -271,16 +271,7 @@ impl Handle {
 
     /// Attaches a filter, in place of the one before. For a moment no frame passes, which no count tells.
     pub(super) fn set_filter(&mut self, program: &Program) -> Result<(), Failure> {
-        let mut code: Vec<libc::sock_filter> = program
-            .instructions()
-            .iter()
-            .map(|instruction| libc::sock_filter {
-                code: instruction.code,
-                jt: instruction.jump_true,
-                jf: instruction.jump_false,
-                k: instruction.operand,
-            })
-            .collect();
+        let mut code = program.sock_filters();
         let mut program = FilterProgram {
             length: code.len() as c_uint,
             instructions: code.as_mut_ptr(),
