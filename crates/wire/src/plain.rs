@@ -10,7 +10,7 @@ use crate::column::{Address, Mac};
 use crate::decode::{Decoder, FrameMeta, LinkType, Packet};
 use crate::flowkey::{FlowKey, steering};
 use crate::malformed::Fault;
-use crate::transport::{self, Tcp, Transport, protocol};
+use crate::transport::{Tcp, Transport, protocol};
 use crate::tunnel;
 
 /// What stands before IP: two addresses and the `EtherType`.
@@ -134,45 +134,17 @@ pub(crate) fn decode<'a>(decoder: &Decoder, frame: &'a [u8], meta: &FrameMeta) -
 
 #[inline]
 fn tcp(body: &[u8], body_length: u32) -> Option<Segment<'_>> {
-    let (fixed, rest) = body.split_first_chunk::<20>()?;
-    let [
-        p0,
-        p1,
-        q0,
-        q1,
-        s0,
-        s1,
-        s2,
-        s3,
-        a0,
-        a1,
-        a2,
-        a3,
-        offset,
-        flags,
-        w0,
-        w1,
-        ..,
-    ] = *fixed;
-    let header_length = u32::from(offset >> 4) << 2;
+    let ([p0, p1, q0, q1], rest) = body.split_first_chunk::<4>()?;
+    let (fixed, rest) = rest.split_first_chunk::<16>()?;
+    let (mut tcp, header_length) = Tcp::parse(fixed);
     if header_length > body_length {
         return None;
     }
     let (options, payload) = rest.split_at_checked(header_length.checked_sub(20)? as usize)?;
-    let mut tcp = Tcp {
-        sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-        acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
-        flags: u16::from_be_bytes([offset & 0x01, flags]),
-        window: u16::from_be_bytes([w0, w1]),
-        maximum_segment_size: None,
-        window_scale: None,
-    };
-    if flags & 0x02 != 0 {
-        transport::tcp_options(&mut tcp, options);
-    }
+    tcp.read_options(options);
     Some(Segment {
-        source_port: u16::from_be_bytes([p0, p1]),
-        destination_port: u16::from_be_bytes([q0, q1]),
+        source_port: u16::from_be_bytes([*p0, *p1]),
+        destination_port: u16::from_be_bytes([*q0, *q1]),
         transport: Transport::Tcp(tcp),
         payload,
         payload_length: body_length.saturating_sub(header_length),

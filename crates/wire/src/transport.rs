@@ -22,6 +22,54 @@ pub struct Tcp {
     pub window_scale: Option<u8>,
 }
 
+impl Tcp {
+    /// The fixed part behind the ports, and the length of the whole header that it states, which may be anything.
+    #[inline]
+    pub(crate) fn parse(fixed: &[u8; 16]) -> (Self, u32) {
+        let [s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _] = *fixed;
+        let tcp = Self {
+            sequence: u32::from_be_bytes([s0, s1, s2, s3]),
+            acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
+            flags: u16::from_be_bytes([offset & 0x01, flags]),
+            window: u16::from_be_bytes([w0, w1]),
+            maximum_segment_size: None,
+            window_scale: None,
+        };
+        (tcp, u32::from(offset >> 4) << 2)
+    }
+
+    /// The options that metering uses. They mean something in SYN segments only (RFC 9293 §3.7.1, RFC 7323 §2.2).
+    #[inline]
+    pub(crate) fn read_options(&mut self, options: &[u8]) {
+        if self.flags & 0x02 != 0 {
+            self.read_syn_options(options);
+        }
+    }
+
+    fn read_syn_options(&mut self, options: &[u8]) {
+        let mut options = Cursor::new(options);
+        while let Ok(kind) = options.u8() {
+            match kind {
+                0 => return,
+                1 => continue,
+                _ => (),
+            }
+            let value = options
+                .u8()
+                .ok()
+                .and_then(|length| usize::from(length).checked_sub(2));
+            let Some(value) = value.and_then(|length| options.take(length).ok()) else {
+                return;
+            };
+            match (kind, value) {
+                (2, &[high, low]) => self.maximum_segment_size = Some(u16::from_be_bytes([high, low])),
+                (3, &[shift]) => self.window_scale = Some(shift),
+                _ => (),
+            }
+        }
+    }
+}
+
 /// The transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -134,27 +182,15 @@ fn tcp<'a>(network: &Network<'a>) -> Segment<'a> {
     let Some((fixed, rest)) = cursor.rest().split_first_chunk::<16>() else {
         return segment.cut(network, 20);
     };
-    let [s0, s1, s2, s3, a0, a1, a2, a3, offset, flags, w0, w1, _, _, _, _] = *fixed;
-    let header_length = u32::from(offset >> 4) << 2;
+    let (mut tcp, header_length) = Tcp::parse(fixed);
     if header_length < 20 || header_length > network.body_length {
         segment.faults |= Fault::BadTransportHeader.bit();
         segment.payload_length = network.body_length.saturating_sub(20);
         return segment;
     }
-    let mut tcp = Tcp {
-        sequence: u32::from_be_bytes([s0, s1, s2, s3]),
-        acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
-        flags: u16::from_be_bytes([offset & 0x01, flags]),
-        window: u16::from_be_bytes([w0, w1]),
-        maximum_segment_size: None,
-        window_scale: None,
-    };
     match rest.split_at_checked(header_length.saturating_sub(20) as usize) {
         Some((options, payload)) => {
-            // MSS and window scale are meaningful in SYN segments only (RFC 9293 §3.7.1, RFC 7323 §2.2).
-            if flags & 0x02 != 0 {
-                tcp_options(&mut tcp, options);
-            }
+            tcp.read_options(options);
             segment.payload = payload;
         }
         // The fixed part is whole: metered as TCP, without the options that were cut off.
@@ -163,30 +199,6 @@ fn tcp<'a>(network: &Network<'a>) -> Segment<'a> {
     segment.transport = Transport::Tcp(tcp);
     segment.payload_length = network.body_length.saturating_sub(header_length);
     segment
-}
-
-/// Reads the options of a SYN.
-pub(crate) fn tcp_options(tcp: &mut Tcp, options: &[u8]) {
-    let mut options = Cursor::new(options);
-    while let Ok(kind) = options.u8() {
-        match kind {
-            0 => return,
-            1 => continue,
-            _ => (),
-        }
-        let value = options
-            .u8()
-            .ok()
-            .and_then(|length| usize::from(length).checked_sub(2));
-        let Some(value) = value.and_then(|length| options.take(length).ok()) else {
-            return;
-        };
-        match (kind, value) {
-            (2, &[high, low]) => tcp.maximum_segment_size = Some(u16::from_be_bytes([high, low])),
-            (3, &[shift]) => tcp.window_scale = Some(shift),
-            _ => (),
-        }
-    }
 }
 
 #[inline]
