@@ -369,6 +369,11 @@ pub fn decode<'a>(frame: &'a [u8], meta: &FrameMeta) -> Result<Packet<'a>, Undec
 /// fragments of a flow give the same value; 0 where the frame has no IP packet. Much cheaper than [`decode`].
 #[inline]
 pub fn steering_hash(frame: &[u8], link_type: LinkType) -> u64 {
+    plain::steering_hash(frame, link_type).unwrap_or_else(|| steering_hash_any(frame, link_type))
+}
+
+/// The same for every frame.
+pub(crate) fn steering_hash_any(frame: &[u8], link_type: LinkType) -> u64 {
     match locate(frame, Header::Link(link_type), frame.len() as u32, &mut ()) {
         Ok((network, _)) => steering(network.source, network.destination),
         Err(_) => 0,

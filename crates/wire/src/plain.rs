@@ -132,6 +132,54 @@ pub(crate) fn decode<'a>(decoder: &Decoder, frame: &'a [u8], meta: &FrameMeta) -
     })
 }
 
+/// [`crate::decode::steering_hash`] of such a frame; `None` where the general way must be gone.
+#[inline]
+pub(crate) fn steering_hash(frame: &[u8], link_type: LinkType) -> Option<u64> {
+    let (head, body) = frame.split_first_chunk::<34>()?;
+    let [
+        ..,
+        0x08,
+        0x00,
+        0x45,
+        _,
+        l0,
+        l1,
+        _,
+        _,
+        f0,
+        f1,
+        _,
+        protocol,
+        _,
+        _,
+        a0,
+        a1,
+        a2,
+        a3,
+        b0,
+        b1,
+        b2,
+        b3,
+    ] = *head
+    else {
+        return None;
+    };
+    let length = u32::from(u16::from_be_bytes([l0, l1]));
+    let is_whole = length >= IPV4_BYTES && length.saturating_sub(IPV4_BYTES) <= body.len() as u32;
+    if link_type != LinkType::ETHERNET || !is_whole || (f0 & 0x3f) | f1 != 0 {
+        return None;
+    }
+    let is_innermost = match protocol {
+        protocol::TCP => true,
+        protocol::UDP => {
+            let [p0, p1, q0, q1] = *body.first_chunk()?;
+            !tunnel::is_udp_tunnel(u16::from_be_bytes([p0, p1]), u16::from_be_bytes([q0, q1]))
+        }
+        _ => false,
+    };
+    is_innermost.then(|| steering(Address::v4([a0, a1, a2, a3]), Address::v4([b0, b1, b2, b3])))
+}
+
 #[inline]
 fn tcp(body: &[u8], body_length: u32) -> Option<Segment<'_>> {
     let ([p0, p1, q0, q1], rest) = body.split_first_chunk::<4>()?;
@@ -265,6 +313,9 @@ mod tests {
                 stripped_vlan: None,
                 checksum_offloaded,
             };
+            if let Some(hash) = steering_hash(&bytes, LinkType::ETHERNET) {
+                prop_assert_eq!(hash, crate::decode::steering_hash_any(&bytes, LinkType::ETHERNET));
+            }
             let decoder = Decoder::default();
             if let Some(packet) = decode(&decoder, &bytes, &meta) {
                 let general = decoder.decode_any(&bytes, &meta);
@@ -287,8 +338,10 @@ mod tests {
         };
         let datagram = [0x9c, 0x40, 0, 53, 0, 10, 0, 0, 1, 2];
         assert_eq!(of(&frame(17, &datagram)), Some((40_000, 2)));
+        assert!(steering_hash(&frame(17, &datagram), LinkType::ETHERNET).is_some());
         let tunnel = [0x9c, 0x40, 0x12, 0xb5, 0, 10, 0, 0, 1, 2];
         assert_eq!(of(&frame(17, &tunnel)), None, "VXLAN");
+        assert_eq!(steering_hash(&frame(17, &tunnel), LinkType::ETHERNET), None);
         assert_eq!(of(&frame(1, &datagram)), None, "ICMP");
         let mut fragment = frame(17, &datagram);
         fragment[20] = 0x20;
