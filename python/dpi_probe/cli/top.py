@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from dpi_probe._scrape import Between
 
@@ -32,6 +33,8 @@ LATENCIES = (
 BAR = 10
 # From so many columns on all tables stand side by side, and below there are so many for an application's name.
 WIDE = 120
+# Below so many, one stands under the other: numbers that are cut off say nothing.
+NARROW = 76
 NAME = 14
 # Above this share a queue is degraded.
 FULL = 0.8
@@ -131,7 +134,7 @@ def _is_quit(descriptor: int, seconds: float) -> bool:
 
 
 def screen(last: Between, console: Console, base: str, trouble: str = "", *, waiting: bool = False) -> RenderableType:
-    """Everything: two tables side by side, or all of them where there is room."""
+    """Everything: two tables side by side, or all of them where there is room, or each below the other."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -146,11 +149,13 @@ def screen(last: Between, console: Console, base: str, trouble: str = "", *, wai
 
     if wide:
         tables: list[RenderableType] = [beside(Group(rates, Text(""), latencies), queues, applications)]
+    elif console.width < NARROW:
+        tables = [rates, Text(""), queues, Text(""), latencies, Text(""), applications]
     else:
         tables = [beside(rates, queues), Text(""), beside(latencies, applications)]
-    foot = Text(trouble, style="bold red", no_wrap=True, overflow="ellipsis") if trouble else _state(last, base)
+    foot = _line(trouble, "bold red") if trouble else _state(last, base)
     if waiting and not trouble:
-        foot = Text("rates and latencies show after the first interval", style="dim")
+        foot = _line("rates and latencies show after the first interval", "dim")
     return Group(_title(last, wide=wide), foot, Text(""), *tables)
 
 
@@ -170,23 +175,29 @@ def _title(last: Between, *, wide: bool) -> RenderableType:
 
 
 def _state(last: Between, base: str) -> RenderableType:
-    from rich.text import Text
-
     now = last.now
+    if "dpi_probe_interface_up" in now.samples and not now.sum("dpi_probe_interface_up"):
+        return _line("the interface is down or gone: nothing is captured", "bold red")
     suffers = [
         f"{name} (level {level:.0f})"
         for name, level in now.by("dpi_probe_degradation_level", "degradation").items()
         if level
     ]
     if suffers:
-        return Text("degraded: " + ", ".join(suffers), style="bold yellow")
+        return _line("degraded: " + ", ".join(suffers), "bold yellow")
     if now.sum("dpi_probe_delivery_refused"):
-        return Text("the Core does not trust this probe", style="bold red")
+        return _line("the Core does not trust this probe", "bold red")
     if now.sum("dpi_probe_backpressure"):
-        return Text("under back-pressure: the Core is slow or down", style="bold yellow")
+        return _line("under back-pressure: the Core is slow or down", "bold yellow")
     if not now.sum("dpi_probe_capturing"):
-        return Text("not capturing: the probe is ending", style="bold yellow")
-    return Text(f"capturing; {base}", style="green")
+        return _line("not capturing: the probe is ending", "bold yellow")
+    return _line(f"capturing; {base}", "green")
+
+
+def _line(text: str, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -207,8 +218,8 @@ def _rates(last: Between) -> Table:
         ("flow records begun", "dpi_probe_flows_opened_total"),
         ("flow records out", "dpi_probe_flows_exported_total"),
         ("records signed", "dpi_probe_events_sealed_total"),
-        ("batches sent", "dpi_probe_delivery_requests_total"),
-        ("receipts", "dpi_probe_batches_acknowledged_total"),
+        ("records sent", "dpi_probe_events_transmitted_total"),
+        ("receipts (batches)", "dpi_probe_batches_acknowledged_total"),
     ):
         table.add_row(text, _number(last.rate(name)), _number(last.now.sum(name)))
     for text, names in (

@@ -79,6 +79,33 @@ def test_the_screen_fits(width: int, height: int) -> None:
     assert "9.82 ms" in text
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 15), (44, 60), (20, 4)])
+def test_a_small_terminal_shows_less_and_cuts_no_number(width: int, height: int) -> None:
+    console = Console(file=io.StringIO(), width=width, height=height, highlight=False)
+    with console.capture() as capture:
+        console.print(top.screen(Between(BEFORE, AFTER), console, "http://127.0.0.1:1"))
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= width
+    # What does not fit is cut off below, so the first lines must say what matters.
+    assert lines[0].startswith("dpi-probe 1.2.3")
+    assert lines[1].startswith("degraded")
+    if width >= 44:
+        assert next(line for line in lines if "packets captured" in line).split() == [
+            "packets", "captured", "1,500", "4,000",
+        ]  # fmt: skip
+        assert next(line for line in lines if "flow table" in line).split()[-3:] == ["████████░░", "85%", "200"]
+        assert any("9.82 ms" in line for line in lines)
+
+
+def test_an_interface_that_is_away_goes_before_everything_else() -> None:
+    console = Console(file=io.StringIO(), width=80, height=24, highlight=False)
+    for up, said in ((0, "the interface is down or gone"), (1, "capturing; http://127.0.0.1:1")):
+        now = scrape(103.0, capturing=up, interface_up=up)
+        with console.capture() as capture:
+            console.print(top.screen(Between(now, now), console, "http://127.0.0.1:1"))
+        assert said in capture.get()
+
+
 @pytest.fixture
 def stranger() -> Iterator[str]:
     """A web server that is no probe."""

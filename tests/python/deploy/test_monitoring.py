@@ -87,3 +87,9 @@ def test_the_scrape_configuration_reads_what_a_probe_writes() -> None:
     assert job["job_name"] == "dpi-probe", "an alert names the job"
     assert job["file_sd_configs"][0]["files"] == ["/var/lib/dpi-probe/*/metrics.json"]
     assert document["rule_files"] == ["dpi-probe.rules.yml"]
+
+
+def test_the_dashboard_shows_what_goes_in_and_what_comes_out_a_second() -> None:
+    shown = " ".join(dashboard_expressions())
+    for name in ("frames_delivered", "flows_exported", "events_sealed", "events_transmitted"):
+        assert f"(rate(dpi_probe_{name}_total{{" in shown, name

@@ -176,6 +176,13 @@ impl Tracker {
         });
     }
 
+    fn receives(&self) -> Option<bool> {
+        match &self.known {
+            Some(known) => Some(known.receives),
+            None => self.was_known.then_some(false),
+        }
+    }
+
     /// Takes what one receive gave.
     fn take(&mut self, bytes: &[u8]) -> Vec<LinkChange> {
         let mut changes = Vec::new();
@@ -346,6 +353,11 @@ impl LinkWatch {
         Ok(())
     }
 
+    /// Whether the interface is there and receives; none as long as nothing was heard of it.
+    pub fn receives(&self) -> Option<bool> {
+        self.tracker.receives()
+    }
+
     /// Waits for at most `timeout_ms` and returns what has changed.
     pub fn changes(&mut self, timeout_ms: u16) -> io::Result<Vec<LinkChange>> {
         let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
@@ -407,9 +419,12 @@ mod tests {
     fn tells_every_change_of_its_interface_and_of_no_other() {
         let mut tracker = Tracker::new("eth0");
         let new = |index, flags, name, mtu| message(netlink::NEW_LINK, index, flags, name, mtu);
+        assert_eq!(tracker.receives(), None);
         assert_eq!(tracker.take(&new(2, 0x41, "eth0", 1500)), []);
+        assert_eq!(tracker.receives(), Some(true));
         assert_eq!(tracker.take(&new(3, 0x01, "eth1", 9000)), []);
         assert_eq!(tracker.take(&new(2, 0x01, "eth0", 1500)), [LinkChange::Down]);
+        assert_eq!(tracker.receives(), Some(false));
         let both = [new(2, 0x41, "eth0", 1500), new(2, 0x41, "lan", 9000)].concat();
         let to = "lan".to_owned();
         assert_eq!(
@@ -425,8 +440,11 @@ mod tests {
             tracker.take(&message(netlink::DELETE_LINK, 2, 0, "lan", 0)),
             [LinkChange::Gone]
         );
+        assert_eq!(tracker.receives(), Some(false));
         assert_eq!(tracker.take(&new(9, 0x41, "lan", 1500)), []);
+        // It comes back up at once: what is up now is not the difference of `down` and `up`.
         assert_eq!(tracker.take(&new(10, 0x41, "eth0", 1500)), [LinkChange::Back]);
+        assert_eq!(tracker.receives(), Some(true));
     }
 
     /// The message as part of a list.

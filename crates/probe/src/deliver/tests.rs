@@ -386,6 +386,16 @@ fn everything_is_delivered_byte_for_byte_from_the_oldest_on() {
         ),
         12
     );
+    let records: u64 = chains()[0][..12]
+        .iter()
+        .filter(|sealed| sealed.claims.kind == crate::seal::Kind::Flow)
+        .map(|sealed| u64::from(sealed.claims.rows))
+        .sum();
+    assert!(records > 0);
+    for account in ["events_transmitted", "events_acknowledged"] {
+        let entries = probe.spool.counters().ledger_entries();
+        assert_eq!(value(&entries, account, ""), records, "{account}");
+    }
 }
 
 #[test]
@@ -495,6 +505,13 @@ fn a_failing_core_is_tried_until_it_works() {
         assert_eq!(
             value(&counters.ledger_entries(), "delivery_answers", "acknowledged"),
             6
+        );
+        let entries = probe.spool.counters().ledger_entries();
+        let records = value(&entries, "events_acknowledged", "");
+        assert_eq!(
+            value(&entries, "events_transmitted", ""),
+            records,
+            "each counts once"
         );
         assert!(probe.alarm("delivery_resumed").is_some());
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::Books;
 use crate::capture::link::{LinkChange, LinkWatch};
@@ -77,12 +77,21 @@ pub(super) fn accounts() -> Vec<Account> {
 pub(super) struct InterfaceCounters {
     changes: [AtomicU64; LinkChange::NAMES.len()],
     drops: OnceLock<Drops>,
+    /// One of [`UNKNOWN`], [`AWAY`] and [`UP`].
+    state: AtomicU8,
 }
+
+/// Nothing was heard of the interface: what captures is no network interface, or it is too early.
+const UNKNOWN: u8 = 0;
+/// It is gone, down or without carrier.
+const AWAY: u8 = 1;
+/// It receives.
+const UP: u8 = 2;
 
 /// The interface's own statistics, since the probe started.
 #[derive(Debug)]
 struct Drops {
-    directory: PathBuf,
+    directory: Mutex<PathBuf>,
     counts: Mutex<BTreeMap<&'static str, Cumulative>>,
 }
 
@@ -105,12 +114,16 @@ impl Cumulative {
 
 impl Drops {
     fn new(interface: &str) -> Self {
-        Self::new_in(PathBuf::from("/sys/class/net").join(interface).join("statistics"))
+        Self::new_in(Self::directory_of(interface))
+    }
+
+    fn directory_of(interface: &str) -> PathBuf {
+        PathBuf::from("/sys/class/net").join(interface).join("statistics")
     }
 
     fn new_in(directory: PathBuf) -> Self {
         let drops = Self {
-            directory,
+            directory: Mutex::new(directory),
             counts: Mutex::default(),
         };
         let counts = DROPS.iter().filter_map(|(file, ..)| {
@@ -122,11 +135,18 @@ impl Drops {
     }
 
     fn read(&self, file: &str) -> Option<u64> {
-        fs::read_to_string(self.directory.join(file))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        let path = self.lock_directory().join(file);
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    }
+
+    fn lock_directory(&self) -> MutexGuard<'_, PathBuf> {
+        // A path is set in one piece.
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The interface's statistics are in another directory now: it was renamed.
+    fn move_to(&self, directory: PathBuf) {
+        *self.lock_directory() = directory;
     }
 
     /// The count since the start; unknown while there is no interface of this name.
@@ -142,6 +162,23 @@ impl InterfaceCounters {
     pub fn watch_drops(&self, interface: &str) {
         // Called once, at the start.
         let _ = self.drops.set(Drops::new(interface));
+    }
+
+    /// Whether the interface is there and receives; none where that is not known.
+    pub fn receives(&self) -> Option<bool> {
+        match self.state.load(Ordering::Relaxed) {
+            UNKNOWN => None,
+            state => Some(state == UP),
+        }
+    }
+
+    fn set_receives(&self, receives: Option<bool>) {
+        let state = match receives {
+            None => UNKNOWN,
+            Some(false) => AWAY,
+            Some(true) => UP,
+        };
+        self.state.store(state, Ordering::Relaxed);
     }
 
     pub fn ledger_entries(&self) -> Vec<LedgerEntry> {
@@ -160,6 +197,13 @@ impl InterfaceCounters {
         lost.chain(changes).collect()
     }
 
+    /// Where the kernel counts what the interface of this name drops.
+    fn follow(&self, interface: &str) {
+        if let Some(drops) = self.drops.get() {
+            drops.move_to(Drops::directory_of(interface));
+        }
+    }
+
     fn count(&self, change: &LinkChange) {
         let kind = LinkChange::NAMES.iter().position(|name| *name == change.name());
         if let Some(count) = kind.and_then(|kind| self.changes.get(kind)) {
@@ -176,22 +220,34 @@ pub(super) fn watch(
     alarm: &Alarm,
     stop: &Arc<AtomicBool>,
 ) {
+    let mut name = interface.to_owned();
     while !stop.load(Ordering::Relaxed) {
         let changes = match link.changes(WAIT_MS) {
             Ok(changes) => changes,
             Err(error) => {
                 tracing::error!(interface, %error, "changes of the interface are not seen any more");
+                books.interface().set_receives(None);
                 return;
             }
         };
+        books.interface().set_receives(link.receives());
         for change in changes {
             books.interface().count(&change);
             let detail = match &change {
-                LinkChange::Renamed { to } => format!("{interface} is {to} now"),
-                LinkChange::Mtu { from, to } => format!("{interface}: MTU {from} is {to} now"),
-                other => format!("{interface}: {}", other.name()),
+                LinkChange::Renamed { to } => format!("{name} is {to} now"),
+                LinkChange::Mtu { from, to } => format!("{name}: MTU {from} is {to} now"),
+                other => format!("{name}: {}", other.name()),
             };
-            let (name, severity) = match change {
+            match &change {
+                LinkChange::Renamed { to } => name.clone_from(to),
+                // One that comes back has the name that it had at the start.
+                LinkChange::Gone => interface.clone_into(&mut name),
+                _ => {}
+            }
+            if matches!(change, LinkChange::Renamed { .. } | LinkChange::Gone) {
+                books.interface().follow(&name);
+            }
+            let (event, severity) = match change {
                 LinkChange::Down => ("interface_down", Severity::Warning),
                 LinkChange::Up => ("interface_up", Severity::Info),
                 LinkChange::Gone => ("interface_gone", Severity::Error),
@@ -200,11 +256,15 @@ pub(super) fn watch(
                 LinkChange::Mtu { .. } => ("interface_mtu", Severity::Info),
                 LinkChange::Unknown => ("interface_changes_missed", Severity::Warning),
             };
-            tracing::warn!(interface, event = name, detail);
+            match severity {
+                Severity::Info => tracing::info!(interface, event, detail),
+                Severity::Warning => tracing::warn!(interface, event, detail),
+                Severity::Error => tracing::error!(interface, event, detail),
+            }
             alarm(Event {
                 time: clock::utc_now(),
                 severity,
-                name,
+                name: event,
                 detail,
             });
         }
@@ -231,5 +291,33 @@ mod tests {
         assert_eq!(drops.since_start("rx_dropped"), None);
         show("5\n");
         assert_eq!(drops.since_start("rx_dropped"), Some(44));
+    }
+
+    #[test]
+    fn what_a_renamed_interface_drops_is_counted_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let show = |name: &str, count: &str| {
+            fs::create_dir_all(directory.path().join(name)).unwrap();
+            fs::write(directory.path().join(name).join("rx_dropped"), count).unwrap();
+        };
+        show("eth0", "10\n");
+        let drops = Drops::new_in(directory.path().join("eth0"));
+        fs::rename(directory.path().join("eth0"), directory.path().join("lan")).unwrap();
+        assert_eq!(drops.since_start("rx_dropped"), None);
+        drops.move_to(directory.path().join("lan"));
+        show("lan", "12\n");
+        // Another interface that takes the old name is none of ours.
+        show("eth0", "900\n");
+        assert_eq!(drops.since_start("rx_dropped"), Some(2));
+    }
+
+    #[test]
+    fn an_interface_of_which_nothing_was_heard_is_neither_up_nor_away() {
+        let counters = InterfaceCounters::default();
+        assert_eq!(counters.receives(), None);
+        for receives in [Some(true), Some(false), None] {
+            counters.set_receives(receives);
+            assert_eq!(counters.receives(), receives);
+        }
     }
 }

@@ -48,8 +48,12 @@ metrics! {
     Gauge Info = "info" ["version", "probe", "interface"],
     /// When the probe was started, in seconds since 1970.
     Gauge StartTime = "start_time_seconds" [],
-    /// 1 while frames are taken from the interface or the files.
+    /// 1 while frames are taken from the interface or the files; 0 while the probe ends, and while the interface is down or
+    /// gone.
     Gauge Capturing = "capturing" [],
+    /// 1 while the interface is there and receives, 0 while it is gone, down or without carrier. Live only, and without a
+    /// sample where the kernel does not tell.
+    Gauge InterfaceUp = "interface_up" [],
     /// Bytes of the capture queue that hold frames which wait.
     Gauge CaptureQueueUsed = "capture_queue_used_bytes" ["worker"],
     /// Size of the capture queue in bytes.
@@ -63,9 +67,9 @@ metrics! {
     Gauge TableCapacity = "flow_table_capacity_flows" ["worker"],
     /// Flow records exported of each application. Records without one have an empty `app`.
     Counter ApplicationFlows = "application_flows" ["app"],
-    /// Packets in them.
+    /// Packets of the flow records exported of each application.
     Counter ApplicationPackets = "application_packets" ["app"],
-    /// Bytes of IP packets in them.
+    /// Bytes of IP packets of the flow records exported of each application.
     Counter ApplicationBytes = "application_bytes" ["app"],
     /// Batches that may wait for their signature.
     Gauge SealQueueCapacity = "seal_queue_capacity_batches" [],
@@ -75,9 +79,9 @@ metrics! {
     Gauge SpoolCapacity = "spool_capacity_bytes" [],
     /// Flow records sealed or waiting but not acknowledged.
     Gauge EventsOutstanding = "events_outstanding" [],
-    /// How many of them put the probe under back-pressure (BACKPRESSURE_THRESHOLD).
+    /// How many flow records without a receipt put the probe under back-pressure (BACKPRESSURE_THRESHOLD).
     Gauge BackpressureThreshold = "backpressure_threshold_events" [],
-    /// 1 while there are more of them than that.
+    /// 1 while more flow records wait for a receipt than BACKPRESSURE_THRESHOLD.
     Gauge Backpressure = "backpressure" [],
     /// 1 while the Core does not trust this probe.
     Gauge DeliveryRefused = "delivery_refused" [],
@@ -85,7 +89,7 @@ metrics! {
     Gauge DeliveryFailures = "delivery_failures_in_a_row" [],
     /// How far the probe goes to relieve itself of what it suffers; 0 is well.
     Gauge DegradationLevel = "degradation_level" ["degradation"],
-    /// Times that it began to suffer.
+    /// Times that the probe began to suffer of each degradation.
     Counter Degradations = "degradations" ["degradation"],
     /// The idle timeout in force, in seconds: that of FLOW_TIMEOUT_SECONDS, or a shorter one under pressure. Live only.
     Gauge IdleTimeout = "idle_timeout_seconds" [],
@@ -103,9 +107,9 @@ metrics! {
     Histogram ExportLatency = "export_latency_seconds" ["worker"],
     /// From a batch being handed to sealing to its first request to the Core going out; each batch counts.
     Histogram WireLatency = "wire_latency_seconds" [],
-    /// To hash, compress, sign and check a batch.
+    /// The time that it takes to hash, compress, sign and check a batch.
     Histogram SealDuration = "seal_duration_seconds" [],
-    /// To make an RSA signature.
+    /// The time that it takes to make an RSA signature.
     Histogram SignDuration = "sign_duration_seconds" [],
     /// From a request to the Core going out to its receipt being verified.
     Histogram ReceiptLatency = "receipt_latency_seconds" [],
@@ -237,8 +241,9 @@ impl Instruments {
         self.capturing.store(capturing, Ordering::Relaxed);
     }
 
+    /// Whether frames are taken: not while the interface is known to be away.
     pub(super) fn is_capturing(&self) -> bool {
-        self.capturing.load(Ordering::Relaxed)
+        self.capturing.load(Ordering::Relaxed) && self.books.interface().receives() != Some(false)
     }
 
     /// Works out the drop rate since the last time. Called once a second by one thread.
@@ -274,6 +279,12 @@ impl Instruments {
             }],
             Id::StartTime => one(self.started as f64 / 1e9),
             Id::Capturing => one(f64::from(self.is_capturing())),
+            Id::InterfaceUp => self
+                .books
+                .interface()
+                .receives()
+                .map(|up| one(f64::from(up)))
+                .unwrap_or_default(),
             Id::CaptureQueueUsed => self.of_workers(|worker| worker.queue().0),
             Id::CaptureQueueCapacity => self.of_workers(|worker| worker.queue().1),
             Id::FrameDropRatio => self.drops.ratio().map(one).unwrap_or_default(),

@@ -461,7 +461,8 @@ impl Pipeline {
         self.instruments.families()
     }
 
-    /// Whether frames are being taken from the input: false before the start, and once the probe ends.
+    /// Whether frames are being taken from the input: false before the start, once the probe ends, and while its interface
+    /// is down or gone.
     pub fn is_capturing(&self) -> bool {
         self.instruments.is_capturing() && !self.stop.load(Ordering::Relaxed)
     }

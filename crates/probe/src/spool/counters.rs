@@ -14,6 +14,10 @@ accounts! {
         Counter spool_batches_offered: offered;
         /// Batches whose receipt was verified.
         Counter batches_acknowledged: acknowledged;
+        /// Flow records that were transmitted: those of batches that went out to the Core. One that goes out again counts once.
+        Counter events_transmitted: events_transmitted;
+        /// Flow records in batches whose receipt was verified.
+        Counter events_acknowledged: events_acknowledged;
         /// Batches that wait for their receipt.
         Gauge batches_spooled: spooled;
         /// Batches of which only the manifest was kept.

@@ -79,6 +79,8 @@ pub(super) struct Sizes {
     pub(super) events: u64,
     /// When its records were handed over to be sealed, until it is sent for the first time.
     pub(super) given: Option<Instant>,
+    /// Whether it was sent.
+    pub(super) is_sent: bool,
 }
 
 /// `head.json`.

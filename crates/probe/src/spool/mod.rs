@@ -563,6 +563,7 @@ impl<D: Disk> Spool<D> {
                 size,
                 events,
                 given: None,
+                is_sent: false,
             },
         );
         let counter = match form {

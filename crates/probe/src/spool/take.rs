@@ -86,7 +86,11 @@ impl<D: Disk> Spool<D> {
     pub fn sent(&self, entry: &Entry) -> Option<Instant> {
         let mut state = self.lock();
         let key = state.key(entry);
-        state.map(entry.form).get_mut(&key)?.given.take()
+        let sizes = state.map(entry.form).get_mut(&key)?;
+        if !std::mem::replace(&mut sizes.is_sent, true) {
+            Self::count(&self.counters.events_transmitted, sizes.events);
+        }
+        sizes.given.take()
     }
 
     fn put_away_damaged(&self, state: &mut State, key: &Key, entry: &Entry, bytes: &[u8], reason: &str) {
@@ -121,7 +125,9 @@ impl<D: Disk> Spool<D> {
         let mut state = self.lock();
         let key = state.key(entry);
         state.in_flight.retain(|other| *other != key);
+        let events = state.map(entry.form).get(&key).map_or(0, |sizes| sizes.events);
         if self.forget(&mut state, &key, entry.form) {
+            Self::count(&self.counters.events_acknowledged, events);
             let counter = match entry.form {
                 Form::Batch => &self.counters.acknowledged,
                 Form::Manifest => &self.counters.manifests_acknowledged,
