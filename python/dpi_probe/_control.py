@@ -147,7 +147,9 @@ class ControlServer:
 
     def answer(self, method: str, path: str, accept: str) -> Answer:
         """Status, content type and body of a request for anything but the configuration."""
-        if method != "GET":
+        if path not in PATHS:
+            return _json(HTTPStatus.NOT_FOUND, {"error": f"there is no {path}; there are {', '.join(PATHS)}"})
+        if method not in ("GET", "HEAD"):
             return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": f"{path} can be read only"})
         if path == "/metrics":
             encode, content_type = choose_encoder(accept)
@@ -156,17 +158,17 @@ class ControlServer:
             alive = self._probe.is_running()
             status = HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE
             return _json(status, {"status": "ok" if alive else "ended"})
-        if path == "/readyz":
-            ready = self._probe.is_capturing()
-            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
-            return _json(status, {"status": "capturing" if ready else "not capturing"})
-        return _json(HTTPStatus.NOT_FOUND, {"error": f"there is no {path}; there are {', '.join(PATHS)}"})
+        ready = self._probe.is_capturing()
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json(status, {"status": "capturing" if ready else "not capturing"})
 
     def configuration(self, change: bytes | None) -> Answer:
         """What can be changed, as it is; or after `change`, a JSON object of some of it."""
         if change is not None:
             try:
                 changes = json.loads(change)
+            except RecursionError:
+                return _json(HTTPStatus.BAD_REQUEST, {"error": "the body is nested too deeply"})
             except ValueError as error:
                 return _json(HTTPStatus.BAD_REQUEST, {"error": f"the body is not JSON: {error}"})
             if not isinstance(changes, dict):
@@ -221,30 +223,48 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
+    def do_HEAD(self) -> None:
+        self._serve()
+
     def do_PUT(self) -> None:
         # Not every body is read, so that the connection cannot go on.
         self.close_connection = True
         self._serve()
 
+    do_POST = do_DELETE = do_PATCH = do_OPTIONS = do_PUT  # noqa: N815 - the library's names
+
     def _serve(self) -> None:
         path = self.path.partition("?")[0]
-        if path == CONFIG_PATH:
-            status, content_type, body = self._configuration()
-        else:
-            status, content_type, body = self.server.control.answer(self.command, path, self.headers.get("Accept", ""))
+        try:
+            if path == CONFIG_PATH:
+                status, content_type, body = self._configuration()
+            else:
+                accept = self.headers.get("Accept", "")
+                status, content_type, body = self.server.control.answer(self.command, path, accept)
+        except OSError:
+            # The client went away, or was too slow with its body.
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client and the log hear of it
+            _native.log("error", f"{self.command} {path} failed, a bug: {error!r}")
+            status, content_type, body = _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a bug; the log has it"})
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            self.send_header("Allow", "GET, HEAD, PUT" if path == CONFIG_PATH else "GET, HEAD")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _configuration(self) -> Answer:
         """Only for programs on this machine, and not for web pages in their browsers (DNS rebinding)."""
         peer = ipaddress.ip_address(self.client_address[0])
         if not peer.is_loopback or not _is_loopback(self.headers.get("Host", "")):
             return _json(HTTPStatus.FORBIDDEN, {"error": f"{CONFIG_PATH} is for this machine's loopback only"})
-        if self.command == "GET":
+        if self.command in ("GET", "HEAD"):
             return self.server.control.configuration(None)
+        if self.command != "PUT":
+            return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": f"{CONFIG_PATH} can be read, and changed by PUT"})
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             return _json(HTTPStatus.LENGTH_REQUIRED, {"error": "Content-Length is needed"})

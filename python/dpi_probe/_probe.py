@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 import time
@@ -24,6 +25,11 @@ _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
 # How long `join` waits at a time, so that signal handlers get their turn.
 _PATIENCE_SECONDS = 0.05
+
+
+def _shown(value: object) -> str:
+    """A setting's value in an event; a filter that is not set has none."""
+    return "none" if value is None or value == "" else str(value)
 
 
 class Probe:
@@ -80,6 +86,8 @@ class Probe:
         self._pipeline: _native.Pipeline | None = None
         self._stop_asked = False
         self._control: ControlServer | None = None
+        # Of the interface, once it is known: it may be gone or renamed when a filter is to be compiled for it again.
+        self._link_type: int | None = None
         self._configuring = threading.Lock()
 
     def start(self) -> None:
@@ -129,6 +137,10 @@ class Probe:
             backpressure_threshold=settings.backpressure_threshold,
             traffic=self.traffic,
         )
+        if settings.capture_iface is not None and self._link_type is None:
+            # It may be gone again; then it is asked for once a filter needs it.
+            with contextlib.suppress(CaptureError):
+                self._link_type = self._find_link_type(settings, settings.capture_iface)
         # A signal may have come while everything was opened.
         if self._stop_asked:
             self._pipeline.stop()
@@ -238,7 +250,7 @@ class Probe:
         with self._configuring:
             settings = changed(self.settings, changes, origin)
             differences = [
-                f"{name} {getattr(self.settings, name)} -> {getattr(settings, name)}"
+                f"{name} {_shown(getattr(self.settings, name))} -> {_shown(getattr(settings, name))}"
                 for name in CHANGEABLE
                 if getattr(self.settings, name) != getattr(settings, name)
             ]
@@ -298,15 +310,19 @@ class Probe:
         self.stop()
         self.join()
 
-    @staticmethod
-    def _compiled_filter(settings: ProbeSettings) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
+    def _compiled_filter(self, settings: ProbeSettings) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
         expression = settings.capture_filter
         if expression is None:
             return None
         if settings.capture_iface is None:
             return compile_filter(expression)
-        link_type = _native.interface_link_type(settings.capture_iface, settings.capture, _bpf.libraries())
-        return [(link_type, _bpf.compile_filter(expression, link_type))]
+        if self._link_type is None:
+            self._link_type = self._find_link_type(settings, settings.capture_iface)
+        return [(self._link_type, _bpf.compile_filter(expression, self._link_type))]
+
+    @staticmethod
+    def _find_link_type(settings: ProbeSettings, interface: str) -> int:
+        return _native.interface_link_type(interface, settings.capture, _bpf.libraries())
 
     def _default_probe_id(self, certificate: Path) -> str:
         """The name in the certificate, and the interface."""

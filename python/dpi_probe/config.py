@@ -12,7 +12,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -98,11 +99,16 @@ class ProbeSettings(BaseSettings):
     ] = 60.0
     flow_timeout_seconds: Annotated[
         float,
-        Field(gt=0, le=86_400, description="Idle timeout in seconds: a flow ends when no packet came for so long."),
+        Field(ge=0.001, le=86_400, description="Idle timeout in seconds: a flow ends when no packet came for so long."),
     ] = 300.0
     flow_active_timeout_seconds: Annotated[
         float,
-        Field(gt=0, le=86_400, description="Active timeout in seconds: a longer flow is cut into interim records."),
+        Field(
+            ge=0.001,
+            le=86_400,
+            description="Active timeout in seconds: a longer flow is cut into interim records. Not below the "
+            "idle timeout.",
+        ),
     ] = 1800.0
     profile: Annotated[
         Literal["minimal", "standard", "full"],
@@ -211,6 +217,23 @@ class ProbeSettings(BaseSettings):
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"], Field(description="Least severe messages that are logged.")
     ] = "info"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise PydanticCustomError("truth", "true and false are no value for it")
+        return value
+
+    @field_validator("flow_active_timeout_seconds")
+    @classmethod
+    def _not_below_the_idle_timeout(cls, value: float, info: ValidationInfo) -> float:
+        idle = info.data.get("flow_timeout_seconds")
+        if idle is not None and value < idle:
+            msg = f"allowed: not below flow_timeout_seconds, which is {idle:.15g}"
+            raise ValueError(msg)
+        return value
 
     @field_validator("capture_iface")
     @classmethod
@@ -349,9 +372,13 @@ def changed(settings: ProbeSettings, changes: dict[str, Any], origin: str) -> Pr
             return (init_settings,)
 
     for name in changes:
-        if name in ProbeSettings.model_fields and name not in CHANGEABLE:
-            msg = f"{name} ({origin}): it cannot be changed while the probe runs; what can is {', '.join(CHANGEABLE)}"
-            raise ConfigError(msg)
+        if name in CHANGEABLE:
+            continue
+        # Not left to the library: it takes names in any case, and of two spellings one in silence.
+        if name not in ProbeSettings.model_fields:
+            raise ConfigError(_no_such_setting(name, origin))
+        msg = f"{name} ({origin}): it cannot be changed while the probe runs; what can is {', '.join(CHANGEABLE)}"
+        raise ConfigError(msg)
     try:
         return Given(**{**settings.model_dump(), **changes})
     except ValidationError as error:
@@ -378,7 +405,8 @@ def _one_line(error: ValidationError, flags: dict[str, Any], from_file: dict[str
     elif name.upper() in os.environ:
         setting, origin = name.upper(), "environment"
     else:
-        setting, origin = name, str(path) if name in from_file else "default"
+        # The library takes names of the file in any case.
+        setting, origin = name, str(path) if name in map(str.lower, from_file) else "default"
     return _fault(error, origin, setting)
 
 
@@ -393,11 +421,18 @@ def _fault(error: ValidationError, origin: str, setting: str | None = None) -> s
     fault, name = error.errors(include_url=False)[0], _name(error)
     setting = setting or name
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, ProbeSettings.model_fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; the settings are listed in docs/reference/config.md"
-        return f"{setting} ({origin}): there is no such setting{hint}"
-    wanted = allowed(name) or fault["msg"].removeprefix("Value error, ")
+        return _no_such_setting(name, origin, setting)
+    said = fault["msg"].removeprefix("Value error, ")
+    # What a check of ours says goes before what the type allows.
+    wanted = said if fault["type"] == "value_error" else allowed(name) or said
     return f"{setting}={fault['input']!r} ({origin}): {wanted}"
+
+
+def _no_such_setting(name: str, origin: str, setting: str | None = None) -> str:
+    """One line with the setting that was meant, if one is near."""
+    near = difflib.get_close_matches(name.lower(), ProbeSettings.model_fields, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; the settings are listed in docs/reference/config.md"
+    return f"{setting or name} ({origin}): there is no such setting{hint}"
 
 
 def allowed(name: str) -> str:

@@ -55,8 +55,8 @@ def test_timeouts_and_filter_change_while_packets_come(tmp_path: Path, shared_pk
         details = live.events("configuration_changed")
         assert details == [
             "PUT /v1/config: flow_timeout_seconds 300.0 -> 1.0",
-            "PUT /v1/config: capture_filter None -> udp port 9 and src net 10.0.0.0/32",
-            "PUT /v1/config: capture_filter udp port 9 and src net 10.0.0.0/32 -> None",
+            "PUT /v1/config: capture_filter none -> udp port 9 and src net 10.0.0.0/32",
+            "PUT /v1/config: capture_filter udp port 9 and src net 10.0.0.0/32 -> none",
         ]
 
 
@@ -74,13 +74,34 @@ def test_a_changed_filter_holds_when_the_interface_comes_back(tmp_path: Path, sh
         assert total(accounts, "interface_changes", "back") == 1
 
 
+def test_a_renamed_or_vanished_interface_does_not_stand_in_the_way(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki) as live:
+        # A filter is in force, so that one is compiled for the interface with each change.
+        assert put(live, {"capture_filter": "udp"})[0] == 200
+        live.link.host.ip("link", "set", live.link.interface, "name", "other0")
+        assert put(live, {"profile": "full"})[0] == 200
+        assert put(live, {"capture_filter": "udp port 9"})[0] == 200
+        sent = live.send(udp_frame(number) for number in range(10))
+        wait_for(lambda: live.endpoint.value("dpi_probe_frames_metered_total") == sent, "the frames to be metered")
+        assert live.endpoint.value("dpi_probe_interface_up") == 1
+        live.link.host.ip("link", "delete", "feed0")
+        wait_for(lambda: live.endpoint.json("/readyz")[0] == 503, "the probe to see that the interface is gone")
+        assert live.endpoint.value("dpi_probe_interface_up") == 0
+        assert put(live, {"capture_filter": None})[0] == 200
+        check_books(live.finish())
+        assert f"{live.link.interface} is other0 now" in live.log()
+        assert "other0: gone" in live.log()
+
+
 def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: Path) -> None:
     with LiveProbe(tmp_path, shared_pki) as live:
         before = live.endpoint.json("/v1/config")
         for changes, said in (
-            ({"flow_timeout_seconds": 0}, "flow_timeout_seconds=0 (PUT /v1/config): allowed: a number, more than 0"),
+            ({"flow_timeout_seconds": 0}, "flow_timeout_seconds=0 (PUT /v1/config): allowed: a number, at least 0.001"),
+            ({"flow_timeout_seconds": True}, "flow_timeout_seconds=True (PUT /v1/config): allowed: a number"),
             ({"flow_timeout_seconds": "soon"}, "flow_timeout_seconds='soon' (PUT /v1/config)"),
-            ({"flow_timeout_seconds": 2000}, "at most the active timeout"),
+            ({"flow_timeout_seconds": 2000}, "allowed: not below flow_timeout_seconds, which is 2000"),
+            ({"FLOW_TIMEOUT_SECONDS": 60}, "did you mean flow_timeout_seconds"),
             ({"capture_filter": "no such thing"}, "no such thing"),
             ({"max_buffer_size_mb": 512}, "cannot be changed while the probe runs"),
             ({"flow_timeout_second": 1}, "did you mean flow_timeout_seconds"),
@@ -91,6 +112,7 @@ def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: P
             assert said in answer["error"], changes
             assert "\n" not in answer["error"]
         assert live.endpoint.json("/v1/config", method="PUT", body=b"{")[0] == 400
+        assert live.endpoint.json("/v1/config", method="PUT", body=b"[" * 60_000)[0] == 400
         assert put(live, {"flow_timeout_seconds": 1}, Host="attacker.example")[0] == 403
         assert live.endpoint.json("/v1/config", method="PUT", body=b" " * 100_000)[0] == 413
         assert live.endpoint.json("/v1/config") == before

@@ -94,7 +94,11 @@ def test_health_says_whether_it_captures(fed: Fed) -> None:
     status, body = fed.endpoint.json("/nothing")
     assert status == 404
     assert "/metrics" in body["error"]
-    assert fed.endpoint.json("/metrics", method="PUT", body=b"x")[0] == 405
+    for method in ("PUT", "POST", "DELETE"):
+        assert fed.endpoint.json("/metrics", method=method, body=b"x")[0] == 405
+        assert fed.endpoint.json("/nothing", method=method, body=b"x")[0] == 404
+    assert fed.endpoint.json("/v1/config", method="POST", body=b"{}")[0] == 405
+    assert fed.endpoint.request("/healthz", method="HEAD") == (200, "")
     fed.finish(empty=True)
 
 
