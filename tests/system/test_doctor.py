@@ -73,6 +73,7 @@ def test_doctor_says_what_does_not_apply_to_virtual_interfaces(link: Link, envir
             assert found[interface, name]["status"] == "not-applicable", name
         assert found[interface, "link"]["status"] == "ok"
         assert found[interface, "link"]["found"].startswith(kind)
+    assert found[link.interface, "TSO"]["command"].startswith("ethtool -K feed0 tso off")
     for name in ("certificate", "private key", "CA", "spool space", "capabilities"):
         assert found[None, name]["status"] == "ok", found[None, name]
     assert found[None, "spool speed"]["status"] in {"ok", "warning"}

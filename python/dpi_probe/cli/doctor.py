@@ -64,6 +64,8 @@ def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool
     settings = load({"capture_iface": interfaces[0] if len(interfaces) == 1 else None}, config_file)
     machine = Machine(Network())
     names = list(interfaces) or default_interfaces(machine, settings)
+    if not names:
+        click.echo("no interface is named, and none that has a device is up: only the machine is looked at", err=True)
     findings = list(examine(machine, settings, names))
     if as_json:
         count = {status: sum(finding.status == status for finding in findings) for status in WORDS}

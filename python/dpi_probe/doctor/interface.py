@@ -173,22 +173,37 @@ def _lro(subject: Subject) -> Outcome:
 
 
 def _segmentation(subject: Subject) -> Outcome:
-    active, _ = _features(subject)
-    on = [
-        name
-        for name in ("tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-generic-segmentation", "tx-udp-segmentation")
-        if name in active
-    ]
-    name, kind = subject.interface.name, subject.interface.kind
-    if subject.dedicated and kind not in {"veth", "loopback"}:
+    link = subject.interface
+    # Those of which capture sees the frames as they were sent: this host's own, and a veth's peer's.
+    senders = [] if subject.dedicated else [(link, "on")]
+    if link.kind == "veth":
+        peer = next((other for other in subject.machine.network.links() if other.index == link.peer), None)
+        if peer is None:
+            return Outcome(
+                "unknown",
+                "the other end of the cable is in another network namespace, and its setting counts, for its frames "
+                "arrive as they were sent: `ethtool -k` shows it there",
+            )
+        senders.insert(0, (peer, f"on at {peer.name}, the other end, whose frames arrive as they were sent"))
+    if not senders:
         return inapplicable("this host sends nothing here")
-    if not on:
-        return ok("off")
-    where = "; here the peer's setting counts: its frames arrive as they were sent" if kind == "veth" else ""
-    # ethtool's short names: tso is all of tx-tcp*, gso is tx-generic-segmentation.
-    short = {"tx-generic-segmentation": "gso", "tx-udp-segmentation": "tx-udp-segmentation"}
-    switches = " ".join(f"{switch} off" for switch in dict.fromkeys(short.get(feature, "tso") for feature in on))
-    return warning(f"on ({', '.join(on)}){where}", f"ethtool -K {name} {switches}")
+    said, commands = [], []
+    for sender, where in senders:
+        active, _ = _features(Subject(subject.machine, subject.settings, sender))
+        on = [
+            name
+            for name in (
+                "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-generic-segmentation", "tx-udp-segmentation",
+            )
+            if name in active
+        ]  # fmt: skip
+        if on:
+            # ethtool's short names: tso is all of tx-tcp*, gso is tx-generic-segmentation.
+            short = {"tx-generic-segmentation": "gso", "tx-udp-segmentation": "tx-udp-segmentation"}
+            switches = dict.fromkeys(short.get(feature, "tso") for feature in on)
+            said.append(f"{where} ({', '.join(on)})")
+            commands.append(f"ethtool -K {sender.name} {' '.join(f'{switch} off' for switch in switches)}")
+    return warning("; ".join(said), " && ".join(commands)) if said else ok("off")
 
 
 def _coalescing(subject: Subject) -> Outcome:

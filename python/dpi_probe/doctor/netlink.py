@@ -159,6 +159,8 @@ class Link:
     """Index of the bridge or bond that it is a port of."""
     xdp: str | None
     """How an XDP program is attached: `native`, `generic`, `offloaded`, `several`; None without one."""
+    peer: int | None = None
+    """Index of the other end of a veth, if it is in this network namespace."""
 
 
 _XDP_MODES = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offloaded", "xdpmulti": "several"}
@@ -295,6 +297,8 @@ def _link(message: Any, addressed: Mapping[int, int]) -> Link:
     if kind is None and message["ifi_type"] == _ARPHRD_LOOPBACK:
         kind = "loopback"
     xdp = message.get_attr("IFLA_XDP")
+    # Namespaces are numbered from 0.
+    is_elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
     return Link(
         name=message.get_attr("IFLA_IFNAME"),
         index=message["index"],
@@ -305,4 +309,5 @@ def _link(message: Any, addressed: Mapping[int, int]) -> Link:
         addresses=addressed.get(message["index"], 0),
         master=message.get_attr("IFLA_MASTER"),
         xdp=_XDP_MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED")) if xdp is not None else None,
+        peer=message.get_attr("IFLA_LINK") if kind == "veth" and not is_elsewhere else None,
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_NAMESPACE = "/proc/self/ns/net"
 
 State = Literal["planned", "set", "unchanged", "refused", "interrupts", "undone", "gone", "left"]
 
@@ -74,15 +75,18 @@ class Entry:
     after: str
     earlier: str | None = None
     """What an earlier call had set, until it is known that the present one set `after`."""
+    namespace: str | None = None
+    """Network namespace of the interface: another one has interfaces of the same indexes."""
 
     @property
     def change(self) -> Change:
         """The change that was made."""
         return Change(self.kind, self.target, self.after, interface=self.interface)
 
-    def is_same(self, change: Change, index: int | None) -> bool:
+    def is_same(self, change: Change, links: _Links) -> bool:
         """Whether the entry is about the same value."""
-        return (self.kind, self.target, self.index) == (change.kind, change.target, index)
+        place = (change.kind, change.target, links.index(change.interface), links.namespace_of(change.interface))
+        return (self.kind, self.target, self.index, self.namespace) == place
 
 
 def changes(findings: Iterable[Finding]) -> list[Change]:
@@ -114,14 +118,14 @@ def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interr
         for step in steps:
             if step.state == "planned" and step.before is not None:
                 index = links.index(step.change.interface)
-                old = next((entry for entry in entries if entry.is_same(step.change, index)), None)
+                old = next((entry for entry in entries if entry.is_same(step.change, links)), None)
                 if old is not None:
                     old.after, old.earlier = step.change.wanted, old.after
                 else:
                     change = step.change
-                    entries.append(
-                        Entry(change.kind, change.target, change.interface, index, step.before, change.wanted)
-                    )
+                    entry = Entry(change.kind, change.target, change.interface, index, step.before, change.wanted)
+                    entry.namespace = links.namespace_of(change.interface)
+                    entries.append(entry)
         _save(machine, undo_file, entries)
         done = []
         for step in steps:
@@ -129,7 +133,7 @@ def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interr
                 done.append(step)
                 continue
             index = links.index(step.change.interface)
-            (entry,) = [entry for entry in entries if entry.is_same(step.change, index)]
+            (entry,) = [entry for entry in entries if entry.is_same(step.change, links)]
             result = _set(machine, step.change, index, step.before)
             done.append(result)
             if result.state == "set":
@@ -157,12 +161,20 @@ def revert(machine: Machine, undo_file: Path) -> list[Step]:
     remaining: list[Entry] = []
     with _locked(undo_file):
         for entry in reversed(_load(machine, undo_file)):
-            step = _undone(machine, links, entry)
+            step = _elsewhere(links, entry) or _undone(machine, links, entry)
             steps.append(step)
             if step.state == "refused":
                 remaining.insert(0, entry)
         _save(machine, undo_file, remaining)
     return steps
+
+
+def _elsewhere(links: _Links, entry: Entry) -> Step | None:
+    """The refusal to undo what was set for an interface of another network namespace."""
+    if entry.namespace == links.namespace_of(entry.interface):
+        return None
+    reason = "it was set in another network namespace: revert it there, or remove its entry once that is gone"
+    return Step(entry.change, "refused", None, entry.before, reason)
 
 
 def _undone(machine: Machine, links: _Links, entry: Entry) -> Step:
@@ -242,6 +254,7 @@ class _Links:
     """The interfaces at one moment."""
 
     def __init__(self, machine: Machine) -> None:
+        self._namespace = machine.link_name(_NAMESPACE)
         try:
             self._links: list[Link] = machine.network.links()
         except Unseen as error:
@@ -249,6 +262,10 @@ class _Links:
 
     def index(self, name: str | None) -> int | None:
         return next((link.index for link in self._links if link.name == name), None)
+
+    def namespace_of(self, interface: str | None) -> str | None:
+        """The network namespace that a value of an interface is of; None for values of the whole machine."""
+        return None if interface is None else self._namespace
 
     def exists(self, index: int) -> bool:
         return any(link.index == index for link in self._links)

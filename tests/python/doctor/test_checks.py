@@ -130,6 +130,23 @@ def test_an_interface_that_the_host_uses_keeps_its_offloads(tmp_path):
     assert found["TSO"].outcome.command == "ethtool -K eth0 tso off gso off"
 
 
+def test_of_a_veth_the_other_end_decides_how_large_frames_are(tmp_path):
+    machine = default_card(tmp_path)
+    network: MadeNetwork = machine.network
+    card = network.present[0]
+    veth = replace(card, kind="veth", peer=7)
+    network.present = [veth, replace(card, name="feed0", index=7, kind="veth", peer=2)]
+    outcome = findings(machine, tmp_path)["TSO"].outcome
+    assert outcome.status == "warning"
+    assert outcome.found.startswith("on at feed0, the other end")
+    assert outcome.command == "ethtool -K feed0 tso off gso off"
+    network.present[0] = replace(veth, addresses=1)
+    outcome = findings(machine, tmp_path)["TSO"].outcome
+    assert outcome.command == "ethtool -K feed0 tso off gso off && ethtool -K eth0 tso off gso off"
+    network.present = [replace(veth, peer=None)]
+    assert findings(machine, tmp_path)["TSO"].status == "unknown"
+
+
 @pytest.mark.parametrize(
     ("name", "change", "status", "says"),
     [

@@ -243,6 +243,24 @@ def test_a_renamed_interface_is_still_the_same(machine, undo):
     assert "rx-gro" in machine.network.answers["features"]["active"]
 
 
+def test_an_interface_of_another_network_namespace_is_left_alone(machine, undo):
+    machine.put("/proc/self/ns/net", "->net:[4026531840]")
+    tuning.apply(machine, wanted(machine), undo)
+    machine.path("/proc/self/ns/net").unlink()
+    machine.put("/proc/self/ns/net", "->net:[4026532000]")
+    calls = list(machine.network.calls)
+    # Its own interface there has the same index.
+    done = {str(step.change): step for step in tuning.revert(machine, undo)}
+    assert done["eth0: features rx-gro"].state == "refused"
+    assert "another network namespace" in done["eth0: features rx-gro"].reason
+    assert done[BACKLOG].state == "undone", "that is the machine's"
+    assert machine.network.calls == calls
+    machine.path("/proc/self/ns/net").unlink()
+    machine.put("/proc/self/ns/net", "->net:[4026531840]")
+    assert states(tuning.revert(machine, undo))["eth0: features rx-gro"] == "undone"
+    assert not undo.exists()
+
+
 def test_what_cannot_be_set_back_stays_in_the_file(machine, undo):
     tuning.apply(machine, wanted(machine), undo)
     machine.network.refuses["rx-gro"] = errno.EBUSY
