@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_SECONDS = 120.0
+_PR_SET_PDEATHSIG = 1
+# Loaded here: between fork and exec nothing may be that takes a lock.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -67,6 +72,7 @@ def running_core(folder: Path, pki: Path) -> Iterator[RunningCore]:
             [*own_command(), "core", "--pki", pki, "--data-dir", folder / "core", "--listen", f"127.0.0.1:{port}",
              "--admin-port", str(admin_port)],
             stdout=output, stderr=output,
+            preexec_fn=_end_with_the_parent,  # noqa: PLW1509 - it makes one system call and takes no lock
         )  # fmt: skip
     core = RunningCore(f"https://localhost:{port}", f"http://127.0.0.1:{admin_port}", process, log)
     try:
@@ -75,6 +81,12 @@ def running_core(folder: Path, pki: Path) -> Iterator[RunningCore]:
     finally:
         process.terminate()
         process.wait(WAIT_SECONDS)
+
+
+def _end_with_the_parent() -> None:
+    """Between fork and exec: a Core whose bench was killed must not stay behind, with its ports and files."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def make_authority(pki: Path, probe: str) -> None:

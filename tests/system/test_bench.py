@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -37,27 +38,33 @@ def test_the_books_of_a_short_bench_balance(source: str, tmp_path: Path) -> None
     assert "books balance" in done.stdout
 
 
-def test_an_interrupted_bench_leaves_no_process_and_no_interface(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_bench_leaves_no_process_and_no_interface(how: signal.Signals, tmp_path: Path) -> None:
     before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     with (tmp_path / "log").open("w") as log:
         bench = subprocess.Popen(
             [COMMAND, "bench", "low", "--source", "veth", "--duration", "600", "--keep", tmp_path / "work"],
             stdout=log, stderr=log,
         )  # fmt: skip
-    children: list[str] = []
 
-    def running() -> bool:
-        assert bench.poll() is None, (tmp_path / "log").read_text()
+    def processes() -> list[str]:
         found = subprocess.run(
             ["pgrep", "-f", str(tmp_path / "work")], capture_output=True, text=True, check=False
         ).stdout.split()
-        children[:] = [pid for pid in found if pid != str(bench.pid)]
-        return len(children) >= 3
+        return [pid for pid in found if pid != str(bench.pid)]
+
+    def running() -> bool:
+        assert bench.poll() is None, (tmp_path / "log").read_text()
+        return len(processes()) >= 3
 
     wait_for(running, "Core, probe and sender to run")
-    bench.terminate()
-    assert bench.wait(60) == 130, (tmp_path / "log").read_text()
-    left = subprocess.run(["pgrep", "-f", str(tmp_path / "work")], capture_output=True, text=True, check=False)
-    assert left.stdout.split() == []
+    bench.send_signal(how)
+    if how is signal.SIGTERM:
+        assert bench.wait(60) == 130, (tmp_path / "log").read_text()
+        assert processes() == []
+    else:
+        # It cannot wait for them any more: they end by themselves.
+        assert bench.wait(60) == -signal.SIGKILL
+        wait_for(lambda: processes() == [], "the bench's processes to end after it")
     after = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     assert after == before
