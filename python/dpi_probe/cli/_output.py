@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from dpi_probe.errors import DpiProbeError
 
@@ -31,6 +34,26 @@ def writing(name: object = STANDARD_OUTPUT) -> Iterator[None]:
         raise
     except OSError as error:
         raise DpiProbeError(f"cannot write {name}: {error.strerror or error}") from error
+
+
+class OutputFile(click.Path):
+    """A file to be written: what stands against it shows before the work whose result it is to take."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """The path, if it can be written. What is there stays as it is."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        is_new = not path.exists()
+        if is_new or path.is_file():
+            with writing(path):
+                path.open("ab").close()
+            if is_new:
+                path.unlink()
+        return path
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

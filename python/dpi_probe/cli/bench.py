@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe.cli._output import OutputFile
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Rate(click.ParamType[int]):
 
 
 RATE = Rate()
-OUTPUT = click.Path(path_type=Path, dir_okay=False)
+OUTPUT = OutputFile()
 
 
 def _common(command: Callable[..., None]) -> Callable[..., None]:
@@ -117,9 +118,9 @@ def _scenario(name: str) -> click.Command:
 
         plan = _plan(LOADS[name], options)
         result = _run(plan, keep)
+        show.show(_console(), result)
         _write(json_file, json.dumps(result, indent=1) + "\n")
         _write(html_file, report.page([result]))
-        show.show(_console(), result)
         unmeasured = [one["what"] for one in result["criteria"] if one["applies"] and one["passed"] is None]
         if unmeasured:
             said = f"not measured, so not shown to hold: {', '.join(unmeasured)}; --duration measures longer"

@@ -64,7 +64,7 @@ def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool
     settings = load({"capture_iface": interfaces[0] if len(interfaces) == 1 else None}, config_file)
     machine = Machine(Network())
     names = list(interfaces) or default_interfaces(machine, settings)
-    if not names:
+    if not names and not as_json:
         click.echo("no interface is named, and none that has a device is up: only the machine is looked at", err=True)
     findings = list(examine(machine, settings, names))
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpi_probe.cli._output import writing
+from dpi_probe.cli._output import OutputFile, writing
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ _PATIENCE_SECONDS = 0.05
     metavar="HOST:PORT",
     help="Serve /metrics and /v1/config here; default a port of the interface's own [METRICS_ADDRESS].",
 )
-@click.option(
-    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the final books to this file, as JSON."
-)
+@click.option("--report", type=OutputFile(), help="Write the final books to this file, as JSON.")
 def command(
     files: tuple[str, ...], count: int | None, config_file: Path | None, report: Path | None, **flags: Any
 ) -> None:
@@ -103,7 +101,6 @@ def command(
     from dpi_probe._probe import Probe  # imported late: `--help` must not load the data plane
     from dpi_probe.cli import _progress
 
-    _check_report(report)
     probe = Probe(files=files, count=count, settings=_settings(files, flags, config_file))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -161,15 +158,6 @@ def _write_report(path: Path | None, probe: Probe) -> list[DpiProbeError]:
     except DpiProbeError as error:
         return [error]
     return []
-
-
-def _check_report(path: Path | None) -> None:
-    """Refuse at once what could not be written at the end; what is there stays until then."""
-    if path is None:
-        return
-    with writing(path):
-        if path.is_file() or not path.exists():
-            path.open("ab").close()
 
 
 def _settings(files: tuple[str, ...], flags: dict[str, Any], config_file: Path | None) -> ProbeSettings:

@@ -121,3 +121,20 @@ def test_counts_agree_with_their_nouns(count, words):
     assert _output.counted(count, "batch", "batches") == words
     assert _output.counted(1, "fault") == "1 fault"
     assert _output.counted(3, "fault") == "3 faults"
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_bench_whose_result_could_not_be_written_does_not_begin(option: str) -> None:
+    done = run("bench", "low", "--duration", "600", option, "/nowhere/x")
+    assert done.returncode == 1
+    assert done.stderr == "dpi-probe: cannot write /nowhere/x: No such file or directory\n"
+
+
+def test_looking_whether_a_file_can_be_written_leaves_it_as_it_is(tmp_path: Path) -> None:
+    kept, new = tmp_path / "kept", tmp_path / "new"
+    kept.write_text("what was there")
+    option = _output.OutputFile()
+    for path in (kept, new):
+        assert option.convert(str(path), None, None) == path
+    assert kept.read_text() == "what was there"
+    assert not new.exists()
