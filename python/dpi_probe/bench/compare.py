@@ -76,6 +76,18 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any
             for stage in before["stages"]
             if stage["stage"] in others
         ]
+    if before["kind"] == "peers":
+        others = {tool["name"]: _rates(tool, after["capture"]["packets"]) for tool in after["tools"]}
+        return [
+            _line(
+                f"{tool['name']}, packets a CPU second",
+                _rates(tool, before["capture"]["packets"]),
+                others[tool["name"]],
+                more_is_better=True,
+            )
+            for tool in before["tools"]
+            if tool["name"] in others
+        ]
     if before["kind"] == "search":
         rates = [[(result["highest_bits_per_second"] or 0) / 1e9] for result in (before, after)]
         return [_line("highest rate without loss, Gbit/s", *rates, more_is_better=True)]
@@ -95,6 +107,8 @@ def warnings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             found.append(f"the machine was busy before the {name} ({result['machine']['load_before'][0]:.1f} load)")
     if before.get("plan") != after.get("plan"):
         found.append("the plans differ")
+    if before.get("capture") != after.get("capture"):
+        found.append("the captures differ")
     return found
 
 
@@ -104,10 +118,17 @@ def _measured(result: dict[str, Any], name: str) -> list[float]:
     return [value for time, value in pairs if time >= 0 and value is not None]
 
 
+def _rates(tool: dict[str, Any], packets: int) -> list[float]:
+    """Packets a CPU second of each run, what the tool's start takes left out."""
+    start = tool["start_cpu_seconds"] or 0.0
+    return [packets / (used - start) for used in tool["cpu_seconds"] if used > start]
+
+
 def _line(title: str, before: list[float], after: list[float], *, more_is_better: bool) -> dict[str, Any]:
     ratio = interval(before, after)
     if ratio is None:
-        verdict = "cannot be told"
+        is_same = before and after and {*before, *after} == {0.0}
+        verdict = "no difference shown" if is_same else "cannot be told"
     elif ratio[0] <= 1 <= ratio[1]:
         verdict = "no difference shown"
     else:

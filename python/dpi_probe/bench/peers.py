@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpi_probe.bench import machine, verdict
 from dpi_probe.bench.processes import descendants, use_of
+from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,6 +211,10 @@ def compare(
     capture: Path, progress: Callable[[str, float], None], *, repeat: int, only: tuple[str, ...], command: str
 ) -> dict[str, Any]:
     """Run all that are installed and ourselves, in turn."""
+    packets = count_packets(capture)
+    if packets == 0:
+        msg = f"{capture}: there is no packet in it"
+        raise DpiProbeError(msg)
     before = machine.fingerprint()
     chosen = [peer for peer in PEERS if not only or peer.name in only]
     found = [(peer, path) for peer in chosen if (path := peer.path()) is not None and _works(peer, path)]
@@ -227,8 +232,8 @@ def compare(
                     f"{peer.name}, {'start' if round_number == 0 else f'run {round_number} of {repeat}'}",
                     (round_number * len(tools) + number) / (len(tools) * (repeat + 1)),
                 )
-                _one(peer, path, runs[peer.name], shortest if round_number == 0 else capture, folder)
-    packets = count_packets(capture)
+                starting = round_number == 0
+                _one(peer, path, runs[peer.name], shortest if starting else capture, folder, starting=starting)
     return {
         "format": verdict.FORMAT,
         "kind": "peers",
@@ -249,9 +254,8 @@ def _works(peer: Peer, path: str) -> bool:
     return done.returncode == 0
 
 
-def _one(peer: Peer, path: str, runs: Runs, capture: Path, folder: Path) -> None:
+def _one(peer: Peer, path: str, runs: Runs, capture: Path, folder: Path, *, starting: bool) -> None:
     """Run a tool once; a failure is kept, and the tool left out from then on."""
-    starting = not runs.uses and capture.name == "shortest.pcap"
     if runs.failure is not None:
         return
     with tempfile.TemporaryDirectory(dir=folder) as place:

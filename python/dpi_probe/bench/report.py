@@ -26,7 +26,7 @@ td, th { padding: .3rem .8rem; border-bottom: 1px solid #d1d9e0; text-align: rig
 td:first-child, th:first-child { text-align: left; }
 .PASS { color: #1a7f37; font-weight: 600; } .FAIL { color: #cf222e; font-weight: 600; } .na { color: #818b98; }
 .not-measured { color: #9a6700; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: .2rem; } svg { width: 100%; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: #59636e; } .legend span { margin-right: 1rem; }
 pre { background: #f6f8fa; padding: .6rem; overflow-x: auto; } ul { margin: .3rem 0; }

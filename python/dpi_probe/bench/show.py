@@ -99,19 +99,19 @@ def _plots(console: Console, series: dict[str, list[Any]]) -> None:
     if len(series["time"]) < 2:
         return
     for title, names in (
-        ("rate, Gbit/s (0 s: measuring begins)", ("offered_gbps", "gbps")),
-        ("dropped frames, %", ("drops_percent",)),
-        ("packet latency, ms", ("latency_p99_ms", "latency_mean_ms")),
+        ("rate, Gbit/s (0 s: measuring begins)", {"offered_gbps": "offered", "gbps": "processed"}),
+        ("dropped frames, %", {"drops_percent": "dropped"}),
+        ("packet latency, ms", {"latency_p99_ms": "p99", "latency_mean_ms": "mean"}),
     ):
         figure = plotext.figure
         figure.clear()
         figure.plot_size(min(console.width, 100), PLOT_LINES)
         figure.title(title)
-        for name in names:
+        for name, label in names.items():
             points = [
                 (time, number) for time, number in zip(series["time"], series[name], strict=True) if number is not None
             ]
             if points:
                 signal = figure.signal([time for time, _ in points], [number for _, number in points])
-                figure.draw(signal.label(name).lines())
+                figure.draw(signal.label(label).lines())
         console.print(figure.build().string(colorless=True), markup=False, highlight=False)

@@ -312,12 +312,15 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
 
     one, other = _load(before), _load(after)
     try:
-        lines = compare.compare(one, other)
+        lines, doubts = compare.compare(one, other), compare.warnings(one, other)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    except (AttributeError, KeyError, TypeError) as error:
+        msg = f"{before} or {after}: not a whole result of a bench ({error!r}); write one with --json"
+        raise ConfigError(msg) from None
     _write(json_file, json.dumps(lines, indent=1) + "\n")
     console = _console()
-    for warning in compare.warnings(one, other):
+    for warning in doubts:
         console.print(f"[yellow]warning:[/yellow] {warning}")
     table = Table(header_style="bold")
     for name in ("figure", before.name, after.name, "ratio", ""):
@@ -326,7 +329,7 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
         ratio = line["ratio"]
         table.add_row(
             line["what"],
-            *("-" if line[side] is None else f"{line[side]:,.4g}" for side in ("before", "after")),
+            *("-" if line[side] is None else _figure(line[side]) for side in ("before", "after")),
             "-" if ratio is None else f"{ratio[0]:.3f} to {ratio[1]:.3f}",
             line["verdict"],
         )
@@ -448,6 +451,11 @@ def _need_for(plan: Any) -> None:
 
 def _command_line() -> str:
     return " ".join(["dpi-probe", *sys.argv[1:]])
+
+
+def _figure(number: float) -> str:
+    """Four places, and as many as it has before the point."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def _write(path: Path | None, content: str) -> None:

@@ -188,7 +188,7 @@ def _state(last: Between, base: str) -> RenderableType:
     if now.sum("dpi_probe_delivery_refused"):
         return _line("the Core does not trust this probe", "bold red")
     if now.sum("dpi_probe_backpressure"):
-        return _line("under back-pressure: the Core is slow or down", "bold yellow")
+        return _line("under back-pressure: the Core is slow or down, or there is none", "bold yellow")
     if not now.sum("dpi_probe_capturing"):
         return _line("not capturing: the probe is ending", "bold yellow")
     return _line(f"capturing; {base}", "green")

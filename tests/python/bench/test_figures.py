@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
-from dpi_probe.bench import books, compare, report, show, stages_of_threads, verdict
+from dpi_probe.bench import books, compare, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use
 from dpi_probe.bench.quantiles import Distribution
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
 from dpi_probe.bench.search import bisect
 from dpi_probe.cli import bench
 from dpi_probe.cli.bench import RATE, command
+from dpi_probe.errors import ConfigError, DpiProbeError
 from hypothesis import given
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_a_quantile_is_the_bound_of_its_bucket() -> None:
@@ -72,6 +78,46 @@ def test_a_comparison_gives_intervals_and_tells_noise_from_change() -> None:
     assert compare.interval([1.0], [2.0]) is None
     with pytest.raises(ValueError, match="cannot be compared"):
         compare.compare({"kind": "run"}, {"kind": "stages"})
+
+
+def test_runs_of_tools_are_compared_tool_by_tool() -> None:
+    def result(name: str, *seconds: float) -> dict[str, object]:
+        tools = [
+            {"name": name, "cpu_seconds": list(seconds), "start_cpu_seconds": 0.5},
+            {"name": "dpi-probe", "cpu_seconds": [1.5, 1.5, 1.5], "start_cpu_seconds": None},
+        ]
+        return {"kind": "peers", "capture": {"packets": 1000}, "tools": tools}
+
+    before, after = result("argus", 1.5, 1.6, 1.4), result("argus", 2.5, 2.6, 2.4)
+    argus, ours = compare.compare(before, after)
+    assert argus["what"] == "argus, packets a CPU second"
+    assert argus["before"] == pytest.approx(1000, rel=0.01)
+    assert argus["after"] == pytest.approx(500, rel=0.01)
+    assert argus["verdict"] == "worse"
+    assert ours["before"] == ours["after"]
+    assert [line["what"] for line in compare.compare(before, result("tshark", 1.0))] == [ours["what"]]
+
+
+def test_nothing_dropped_before_and_after_is_no_difference() -> None:
+    assert compare._line("drops", [0.0, 0.0], [0.0, 0.0], more_is_better=False)["verdict"] == "no difference shown"
+    assert compare._line("drops", [0.0, 0.0], [], more_is_better=False)["verdict"] == "cannot be told"
+
+
+@pytest.mark.parametrize("kind", ["run", "stages", "peers", "search"])
+def test_a_damaged_result_is_one_clear_line(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "damaged.json"
+    file.write_text(json.dumps({"format": verdict.FORMAT, "kind": kind, "stages": [{}], "machine": {}}))
+    done = CliRunner().invoke(command, ["compare", str(file), str(file)])
+    assert isinstance(done.exception, ConfigError)
+    assert "not a whole result of a bench" in str(done.exception)
+
+
+def test_a_capture_without_packets_compares_no_tools(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pcap"
+    empty.write_bytes(peers.SHORTEST[:24])
+    done = CliRunner().invoke(command, ["peers", str(empty)])
+    assert isinstance(done.exception, DpiProbeError)
+    assert "there is no packet in it" in str(done.exception)
 
 
 def entry(account: str, value: int) -> dict[str, object]:
