@@ -23,12 +23,19 @@ def value(number: float | None, unit: str) -> str:
         return "beyond the last bucket"
     shown = {
         "ratio": f"{100 * number:.3g} %",
-        "s": f"{number * 1e3:.3g} ms" if number >= 0.001 else f"{number * 1e6:.3g} µs",
+        "s": _seconds(number),
         "B": f"{number / (1 << 20):,.0f} MiB",
         "bit/s": f"{number / 1e9:,.3f} Gbit/s",
         "1/s": f"{number:,.0f}/s",
     }
     return shown.get(unit, f"{number:,.0f} {unit}")
+
+
+def _seconds(number: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number * 1e6:.3g} µs"
 
 
 def word(criterion: dict[str, Any]) -> str:

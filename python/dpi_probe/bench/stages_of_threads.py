@@ -34,11 +34,14 @@ def share_of_threads(before: Use, after: Use, seconds: float) -> dict[str, float
     return {name: share for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share > 0}
 
 
-def busiest(shares: dict[str, float], source: float, kind: str) -> tuple[str, float]:
-    """The stage whose threads were busiest, and how busy. The memory source runs on the capture thread."""
+def busiest(shares: dict[str, float], source: float, kind: str, *, to_record: bool = False) -> tuple[str, float]:
+    """The stage whose threads were busiest, and how busy. The memory source runs on the capture thread.
+
+    With `to_record` only those that a packet passes until its flow's record is made: what comes later holds up neither.
+    """
     work: dict[str, float] = {}
     for thread, share in shares.items():
-        if thread != "main":
+        if thread != "main" and not (to_record and "record" not in stage_of(thread)):
             work[stage_of(thread)] = work.get(stage_of(thread), 0.0) + share
     if not work:
         return "none", 0.0

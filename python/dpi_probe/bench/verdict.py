@@ -20,6 +20,9 @@ SUSTAINED = 0.995
 SUSTAINED_AT_PEAK = 0.99
 # In the kernel's statistics a machine with less than this share of idle time has none.
 SATURATED = 0.95
+# Where other programs took this share of the machine, and the thread in question was on a CPU for less than this share
+# of the time, they are what limited it.
+OTHERS, BUSY = 0.25, 0.6
 
 Result = dict[str, Any]
 
@@ -300,7 +303,9 @@ def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[st
         return None
     cpus = observation.machine["cpus"]
     dropped = books.by_reason(observation.final["books"], "events_dropped")
-    stage, share = busiest(figures["probe_threads"], figures["source_cores"], observation.plan.source)
+    threads, source = figures["probe_threads"], observation.plan.source
+    to_record = name not in ("cpu", "transmission")
+    stage, share = busiest(threads, figures["source_cores"], source, to_record=to_record)
     saturated = figures["machine_cores"] >= SATURATED * cpus
     others = figures["machine_cores"] - figures["probe_cores"] - figures["source_cores"] - figures["core_cores"]
     if name == "transmission" and figures["seal_duration_mean"] is not None:
@@ -309,14 +314,17 @@ def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[st
             f"sealing takes {1e3 * figures['seal_duration_mean']:.1f} ms a batch, of which "
             f"{1e3 * (figures['sign_duration_mean'] or 0):.1f} ms are the signature"
         )
-    elif observation.plan.source == "veth" and name in ("throughput", "new_flows") and figures["unsent_ratio"] > 0.001:
+    elif source == "veth" and name in ("throughput", "new_flows") and figures["unsent_ratio"] > 0.001:
         stage = "source"
         said = f"{100 * figures['unsent_ratio']:.1f} % of what was due could not be sent in time"
     else:
-        said = f"its thread was on a CPU for {100 * share:.0f} % of the time"
+        said = f"the probe's thread for it was on a CPU for {100 * share:.0f} % of the time"
     if dropped:
         said += f"; records dropped: {', '.join(f'{reason} {count:,}' for reason, count in sorted(dropped.items()))}"
-    if saturated:
+    if others >= OTHERS * cpus and share < BUSY:
+        stage = "other programs"
+        said = f"they took {others:.2f} of {cpus} cores; {said}"
+    elif saturated:
         said += (
             f"; the machine had no CPU left: of {cpus} cores the probe took {figures['probe_cores']:.2f}, the source "
             f"{figures['source_cores']:.2f}, the Core with its indexer {figures['core_cores']:.2f}, others {others:.2f}"

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from dpi_probe.bench import books, compare, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use
 from dpi_probe.bench.quantiles import Distribution
+from dpi_probe.bench.run import Observation
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
 from dpi_probe.bench.search import bisect
 from dpi_probe.cli import bench
@@ -186,6 +187,42 @@ def test_the_busiest_stage_is_named_and_the_source_is_told_apart() -> None:
     assert stages_of_threads.busiest(shares, 0.1, "memory")[0].startswith("capture")
     assert stages_of_threads.busiest(shares, 0.6, "memory") == ("source", 0.6)
     assert stages_of_threads.busiest({"main": 1.0}, 0.0, "veth") == ("none", 0.0)
+    shares = {"seal": 0.9, "dpi-worker-0": 0.4}
+    assert stages_of_threads.busiest(shares, 0.0, "veth")[0] == "seal, spool"
+    assert stages_of_threads.busiest(shares, 0.0, "veth", to_record=True)[0].startswith("capture")
+
+
+@pytest.mark.parametrize(
+    ("name", "worker", "seal", "machine", "stage", "says"),
+    [
+        ("latency_p99", 0.9, 0.95, 2.0, "capture, decode, flow, layer 7, record", "no CPU left"),
+        ("latency_p99", 0.1, 0.2, 1.9, "other programs", "they took 1.50 of 2 cores; the probe's thread"),
+        ("export", 0.7, 0.1, 1.5, "capture, decode, flow, layer 7, record", "on a CPU for 70 %"),
+        ("cpu", 0.7, 0.9, 1.8, "seal, spool", "on a CPU for 90 %"),
+        ("transmission", 0.1, 0.2, 1.9, "other programs", "sealing takes 50.0 ms a batch"),
+        ("transmission", 0.1, 0.9, 1.2, "seal", "of which 2.0 ms are the signature"),
+    ],
+)
+def test_what_limited_a_criterion_is_where_its_time_went(
+    name: str, worker: float, seal: float, machine: float, stage: str, says: str
+) -> None:
+    observation = Observation(Plan(scenario=SCENARIOS["low"]), {"cpus": 2}, {}, 0.0, 1.0, final={"books": []})
+    figures = {
+        "probe_threads": {"dpi-worker-0": worker, "seal": seal}, "probe_cores": worker + seal, "source_cores": 0.0,
+        "core_cores": 0.1, "machine_cores": machine, "seal_duration_mean": 0.05, "sign_duration_mean": 0.002,
+        "unsent_ratio": 0.0,
+    }  # fmt: skip
+    limit = verdict._limit({"name": name}, observation, figures)
+    assert limit is not None
+    assert limit["stage"] == stage
+    assert says in limit["because"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(2.5, "2.5 s"), (1.0, "1 s"), (0.999, "999 ms"), (0.001, "1 ms"), (2e-5, "20 µs")]
+)
+def test_durations_are_shown_in_the_unit_that_fits(seconds: float, shown: str) -> None:
+    assert show.value(seconds, "s") == shown
 
 
 @pytest.mark.parametrize(("text", "number"), [("500M", 500_000_000), ("10G", 10**10), ("1.5k", 1500), ("7", 7)])
