@@ -7,11 +7,11 @@ import os
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpi_probe import _direct
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Scrape:
             msg = f"{url}: an address like http://127.0.0.1:20123 is expected"
             raise DpiProbeError(msg)
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - the scheme is checked
+            with _direct.get(url, TIMEOUT_SECONDS) as answer:
                 text = answer.read(MAX_BYTES).decode()
             families = list(text_string_to_metric_families(text))
         except urllib.error.HTTPError as error:

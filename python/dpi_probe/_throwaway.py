@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dpi_probe import _direct
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class RunningCore:
 
     def get(self, path: str) -> Any:
         """A JSON answer of the admin port."""
-        with urllib.request.urlopen(self.admin_url + path, timeout=30) as answer:
+        with _direct.get(self.admin_url + path, 30) as answer:
             return json.load(answer)
 
     def is_up(self) -> bool:

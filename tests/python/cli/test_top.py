@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import http.server
 import io
+import subprocess
 import threading
+import urllib.error
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from dpi_probe._scrape import Between, Scrape, find_endpoint
+from dpi_probe._throwaway import RunningCore
 from dpi_probe.cli import top
 from dpi_probe.errors import DpiProbeError
 from harness.programs import dpi_probe
@@ -136,6 +140,19 @@ def stranger() -> Iterator[str]:
 def test_what_is_no_probe(stranger: str, path: str, said: str) -> None:
     with pytest.raises(DpiProbeError, match=said):
         Scrape.of(stranger + path)
+
+
+def test_a_proxy_for_the_way_out_is_not_asked_for_a_probe(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(DpiProbeError, match="is not a probe's endpoint"):
+        Scrape.of(stranger + "/other")
+    with subprocess.Popen(["true"]) as process, pytest.raises(urllib.error.HTTPError) as caught:
+        RunningCore("", stranger, process, Path()).get("/health")
+    caught.value.close()
+    assert caught.value.code == 404
 
 
 def test_a_probe_that_is_not_there_is_one_clear_line() -> None:
