@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,7 @@ _keep_lines(cli)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs the command line and exits with the documented status."""
     status: int | str | None
+    _prepare_stdout()
     try:
         status = _run(arguments)
     except SystemExit as end:
@@ -100,6 +102,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not status and not isinstance(error, BrokenPipeError):
             status = _tell(f"cannot write {STANDARD_OUTPUT}: {error.strerror}", 1)
     sys.exit(status)
+
+
+def _prepare_stdout() -> None:
+    """Let no character end a command: files and pipes get UTF-8, as JSON must be, a terminal that lacks one a `?`."""
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        return
+    if sys.stdout.isatty():
+        sys.stdout.reconfigure(errors="replace")
+    else:
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def _run(arguments: Sequence[str] | None) -> int:

@@ -48,7 +48,7 @@ FULL = 0.8
 )  # fmt: skip
 @click.option(
     "-n", "--count", type=click.IntRange(1), metavar="N",
-    help="End after so many looks; 1 where standard output is not a terminal.",
+    help="End after so many looks; 1 where standard output is not a terminal, or one that cannot be redrawn.",
 )  # fmt: skip
 def command(probe: str | None, interval: float, count: int | None) -> None:
     r"""Show the rates, losses, queues, latencies and applications of a running probe.
@@ -68,7 +68,7 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
     console = Console(highlight=False)
     base = find_endpoint(probe)
     before = Scrape.of(base)
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         for _ in range(count or 1):
             time.sleep(interval)
             now = Scrape.of(base)

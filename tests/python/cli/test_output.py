@@ -138,3 +138,21 @@ def test_looking_whether_a_file_can_be_written_leaves_it_as_it_is(tmp_path: Path
         assert option.convert(str(path), None, None) == path
     assert kept.read_text() == "what was there"
     assert not new.exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_that_an_encoding_lacks_end_nothing(encoding: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    # To a pipe.
+    done = run("tune", "lo", "--undo-file", tmp_path / "undo.json", env=environment, encoding="utf-8")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    # To a terminal.
+    main, side = os.openpty()
+    try:
+        done = run("tune", "lo", "--undo-file", tmp_path / "undo.json", env=environment, stdout=side)
+    finally:
+        os.close(side)
+        os.close(main)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
