@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
+import pyarrow.compute as pc
+from dpi_probe import _native
 from harness.books import check_books, total
 from harness.core import wait_for
 from harness.live import LiveProbe, udp_frame
@@ -29,20 +32,34 @@ def keep_on(condition: Callable[[], bool], act: Callable[[], object], what: str,
         act()
 
 
-def check_told(live: LiveProbe, degradation: str) -> None:
-    """It began and it ended, in the log and as signed events."""
-    for name in ("degradation_began", "degradation_ended"):
-        assert any(detail.startswith(f"{degradation}: ") for detail in live.events(name)), name
-        assert any(name in line and degradation in line for line in live.log().splitlines()), name
+def check_told(live: LiveProbe, degradation: str, *, events: bool = True) -> None:
+    """It began, went to the deepest level, came back and ended: in the log and, where `events`, as signed events."""
+    for name, change in (
+        ("degradation_began", "level 0 -> 1"),
+        ("degradation_deepened", "level 1 -> 2"),
+        ("degradation_deepened", "level 2 -> 3"),
+        ("degradation_eased", "level 3 -> 2"),
+        ("degradation_eased", "level 2 -> 1"),
+        ("degradation_ended", "level 1 -> 0"),
+    ):
+        told = [detail for detail in live.events(name) if detail.startswith(f"{degradation}: ")]
+        assert not events or any(detail.endswith(change) for detail in told), (name, change, told)
+        said = [line for line in live.log().splitlines() if name in line and degradation in line]
+        assert any(change in line for line in said), (name, change, said)
 
 
-def test_a_full_flow_table_shortens_idle_timeouts(tmp_path: Path, shared_pki: Path) -> None:
+def test_a_full_flow_table_shortens_idle_timeouts_level_by_level(tmp_path: Path, shared_pki: Path) -> None:
     with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=128", "--flow-timeout-seconds=80") as live:
         capacity = int(live.endpoint.value("dpi_probe_flow_table_capacity_flows"))
-        flows = int(capacity * 0.9)
-        live.send((udp_frame(number) for number in range(flows)), per_second=30_000)
-        wait_for(lambda: level(live, "flow_table") >= 1, "the flow table to be degraded")
-        assert live.endpoint.value("dpi_probe_idle_timeout_seconds") < 80
+        numbers = iter(range(10**9))
+
+        def send(flows: int) -> None:
+            live.send((udp_frame(next(numbers)) for _ in range(flows)), per_second=30_000)
+
+        send(int(capacity * 0.9))
+        # New flows keep it full while the older ones time out earlier and earlier.
+        keep_on(lambda: level(live, "flow_table") == 3, lambda: send(2000), "the flow table to be degraded")
+        assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 10
         wait_for(lambda: level(live, "flow_table") == 0, "the degradation to be undone")
         assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 80
         assert live.endpoint.value("dpi_probe_degradations_total", degradation="flow_table") >= 1
@@ -82,42 +99,83 @@ def test_a_spool_that_fills_up_is_compressed_harder_until_the_core_is_back(tmp_p
             live.send((udp_frame(next(numbers)) for _ in range(1000)), per_second=5000)
 
         # There is no Core yet.
-        keep_on(lambda: level(live, "storage") >= 1, send, "the spool to be degraded")
-        assert live.endpoint.value("dpi_probe_compression_level") > 3
-        assert live.endpoint.value("dpi_probe_seal_linger_seconds") > 0.02
+        keep_on(lambda: level(live, "storage") == 3, send, "the spool to be degraded")
+        assert live.endpoint.value("dpi_probe_compression_level") == 12
+        assert live.endpoint.value("dpi_probe_seal_linger_seconds") == 1.6
         live.start_core()
         wait_for(lambda: level(live, "storage") == 0, "the degradation to be undone")
         assert live.endpoint.value("dpi_probe_compression_level") == 3
         accounts = live.finish()
         check_books(accounts)
         assert total(accounts, "batches_spooled") == 0
-        log = live.log()
-        assert "degradation_began" in log
-        assert "degradation_ended" in log
+        # The Core has the events, and the spool dropped some.
+        check_told(live, "storage", events=False)
 
 
-def test_a_capture_queue_that_fills_up_grows(tmp_path: Path, shared_pki: Path) -> None:
+class Starved:
+    """While the context lasts the probe gets the processor for a twentieth of the time."""
+
+    def __init__(self, live: LiveProbe) -> None:
+        self.live = live
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            self.live.signal(signal.SIGSTOP)
+            self.over.wait(0.06)
+            self.live.signal(signal.SIGCONT)
+            self.over.wait(0.003)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+
+class Flood:
+    """New flows as fast as the link takes them, while the context lasts: three frames of 60 bytes for each."""
+
+    def __init__(self, live: LiveProbe) -> None:
+        traffic = _native.Traffic(
+            seed=1, bits_per_second=10**9, flows_per_second=600_000, frame_size="64", ipv6_share=0.3, vlan_share=0.1,
+            cycle_bytes=8 << 20,
+        )  # fmt: skip
+        with live.link.host.entered():
+            self.sender = _native.TrafficSender("feed0", traffic, flat_out=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sender.stop()
+
+
+def test_a_capture_queue_that_fills_up_grows_then_statistics_then_layer_7_are_shed(
+    tmp_path: Path, shared_pki: Path
+) -> None:
     with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=128") as live:
 
         def capacity() -> float:
             return live.endpoint.value("dpi_probe_capture_queue_capacity_bytes")
 
         ring = capacity()
-        frames = [udp_frame(number, bytes(60_000)) for number in range(int(ring) // 60_000)]
-
-        def fill_up() -> None:
-            # As if it got no processor for a while: the kernel fills the ring, and nobody empties it.
-            live.signal(signal.SIGSTOP)
-            live.send(frames)
-            live.signal(signal.SIGCONT)
-
-        keep_on(
-            lambda: level(live, "capture_queue") >= 1 and capacity() == 2 * ring, fill_up, "the capture queue to grow"
-        )
+        with Starved(live), Flood(live):
+            wait_for(lambda: level(live, "capture_queue") == 3, "the capture queue to be degraded")
+            wait_for(lambda: capacity() == 2 * ring, "the queue to have grown")
         wait_for(lambda: level(live, "capture_queue") == 0, "the degradation to be undone")
         wait_for(lambda: capacity() == ring, "the queue to be as before")
+        live.send([udp_frame(0, bytes(100))])
         check_books(live.finish())
         check_told(live, "capture_queue")
+        (after,) = live.rows("flow_id", pc.field("bytes_fwd") == 128)
+        assert (after["shed"], after["packet_length_mean"]) == (None, 128)
+        for shed in ("statistics", "statistics,layer7"):
+            (left_out, *_) = live.rows("flow_id", pc.field("shed") == shed)
+            assert left_out["packet_length_mean"] is None
 
 
 def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_path: Path, shared_pki: Path) -> None:
@@ -133,11 +191,12 @@ def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_p
 
         disk.hang()
         try:
-            keep_on(lambda: level(live, "seal_queue") >= 1, send, "the signing queue to be degraded")
+            keep_on(lambda: level(live, "seal_queue") == 3, send, "the signing queue to be degraded")
             wait_for(
-                lambda: live.endpoint.value("dpi_probe_seal_linger_seconds") > 0.05,
+                lambda: live.endpoint.value("dpi_probe_seal_linger_seconds") == 1.6,
                 "batches to wait until they are big",
             )
+            assert live.endpoint.value("dpi_probe_compression_level") == 1
             metered = live.endpoint.value("dpi_probe_frames_metered_total", worker="0")
             keep_on(
                 lambda: live.endpoint.value("dpi_probe_frames_metered_total", worker="0") > metered,
@@ -148,6 +207,7 @@ def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_p
             disk.go_on()
         wait_for(lambda: level(live, "seal_queue") == 0, "the degradation to be undone")
         assert live.endpoint.value("dpi_probe_seal_linger_seconds") < 0.05
+        assert live.endpoint.value("dpi_probe_compression_level") == 3
         accounts = live.finish()
         check_books(accounts)
         check_told(live, "seal_queue")

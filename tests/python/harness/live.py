@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import pyarrow.compute as pc
+
 
 def udp_frame(number: int, payload: bytes = b"") -> bytes:
     """An Ethernet frame of the `number`th UDP flow: 10.0.0.0 and 16,384 ports, then the next address."""
@@ -108,15 +110,15 @@ class LiveProbe:
         """What the probe has said."""
         return self.probe.log.read_text()
 
-    def rows(self, column: str) -> list[dict[str, Any]]:
+    def rows(self, column: str, only: pc.Expression | None = None) -> list[dict[str, Any]]:
         """The rows of those batches in the spool that have the column: `event`, `account` or `flow_id`."""
         rows: list[dict[str, Any]] = []
         for path in self.probe.pending():
             with pa.ipc.open_stream(path.read_bytes()) as reader:
                 if column in reader.schema.names:
-                    rows += (
-                        reader.read_all().select([name for name in reader.schema.names if name != "time"]).to_pylist()
-                    )
+                    table = reader.read_all()
+                    table = table.select([name for name in reader.schema.names if name != "time"])
+                    rows += (table if only is None else table.filter(only)).to_pylist()
         return rows
 
     def events(self, name: str) -> list[str]:
