@@ -11,7 +11,7 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := uv run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check corpus bench fuzz gen gen-check bless audit system-packages
+.PHONY: help setup demo test test-all check corpus bench fuzz gen gen-check bless audit check-monitoring system-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 16
@@ -50,6 +50,9 @@ check: setup .tools/bin/cargo-deny gen-check ## Check format, lint, types, licen
 
 .tools/bin/cargo-fuzz:
 	cargo install --quiet --locked --root .tools cargo-fuzz@$(CARGO_FUZZ_VERSION)
+
+check-monitoring: ## Check alert rules and scrape configuration with promtool (apt-get install prometheus)
+	promtool check config deploy/prometheus/prometheus.yml
 
 audit: .tools/bin/cargo-deny ## Check the Rust dependencies against the RustSec database (needs the network)
 	cargo deny check advisories

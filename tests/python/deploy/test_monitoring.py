@@ -85,7 +85,10 @@ def test_the_scrape_configuration_reads_what_a_probe_writes() -> None:
     document = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     (job,) = document["scrape_configs"]
     assert job["job_name"] == "dpi-probe", "an alert names the job"
-    assert job["file_sd_configs"][0]["files"] == ["/var/lib/dpi-probe/*/metrics.json"]
+    (file,) = job["file_sd_configs"][0]["files"]
+    assert file == "/var/lib/dpi-probe/eth0/metrics.json"
+    # What Prometheus takes for a pattern: a * in the last part of the path only.
+    assert re.fullmatch(r"[^*]*(\*[^/]*)?\.(json|yml|yaml)", file)
     assert document["rule_files"] == ["dpi-probe.rules.yml"]
 
 
