@@ -189,7 +189,8 @@ class ProbeSettings(BaseSettings):
         Field(
             gt=0,
             le=60,
-            description="Longest time in seconds that a record waits for its batch to fill before the batch is sealed.",
+            description="Longest time in seconds that a record waits for its batch to fill before the batch is sealed. "
+            "The batches of a capture file are full, or hold the rest; those of a pipe are sealed after this time too.",
         ),
     ] = 0.02
     shutdown_timeout_seconds: Annotated[

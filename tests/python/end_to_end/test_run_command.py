@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import capture_files as captures
+import pyarrow as pa
 import pytest
 from harness.books import total
 from harness.core import wait_for
@@ -42,6 +43,29 @@ def test_a_count_ends_the_probe_after_so_many_packets(workers: str, shared_pki: 
     accounts = probe.start().finish()
     assert total(accounts, "frames_delivered") == 3
     assert total(accounts, "source_frames_filtered") > 3
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_records_of_a_pipe_that_falls_silent_do_not_wait_for_its_end(
+    workers: str, shared_pki: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", pipe, f"--workers={workers}").start()
+    with pipe.open("wb") as writer:
+        # Nothing more comes, and nothing ends: many connections are over by the time of the last packet.
+        writer.write((CORPUS / "many-connections/input.pcap").read_bytes())
+        writer.flush()
+
+        def sealed() -> bool:
+            schemas = [pa.ipc.open_stream(path.read_bytes()).schema for path in probe.pending()]
+            return any("flow_id" in schema.names for schema in schemas)
+
+        wait_for(sealed, "a batch of flow records")
+        assert probe.process is not None
+        assert probe.process.poll() is None
+    accounts = probe.finish()
+    assert total(accounts, "events_sealed") > 0
 
 
 def test_files_go_before_an_interface_of_environment_or_settings(

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use arrow::array::RecordBatch;
 
 use super::Books;
 use super::config::{Configuration, Follower};
@@ -16,10 +18,10 @@ use super::metrics::Instruments;
 use super::overflow::Overflow;
 use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
 use crate::clock;
-use crate::engine::{self, Worker};
-use crate::flow;
+use crate::engine::{self, ReadError, Worker};
 use crate::flow::facts::SharedFacts;
 use crate::flow::meter::Event;
+use crate::flow::{self, EndedFlow};
 use crate::seal::{Intake, Kind};
 
 /// How often the kernel is asked what it dropped.
@@ -191,9 +193,12 @@ impl Capture {
         let mut source = source.with_end(Arc::new(move || stop.load(Ordering::Relaxed)));
         let mut problems = Vec::new();
         let metrics = self.instruments.worker(0);
-        let mut desk = Desk::of_files(&self.books, &metrics, self.linger, |batch| {
+        let desk = Desk::of_files(&self.books, &metrics, self.linger, |batch| {
             self.intake.submit(Kind::Flow, batch)
         });
+        // The batches of a file are full, or the file is over; a pipe may be silent for as long as it likes.
+        let is_stream = source.accounts().bytes_total.is_none();
+        let desk = WatchedDesk::new(desk);
         let fill = |block: &mut OwnedFrames| -> Result<Next, Infallible> {
             loop {
                 let next = source.fill(block);
@@ -205,21 +210,91 @@ impl Capture {
                 }
             }
         };
-        let read = engine::read(
-            fill,
-            &self.flow,
-            &self.flow.decoder(),
-            self.books.counters(),
-            &mut |ended| {
-                desk.push(&ended);
-                ControlFlow::Continue(())
-            },
-        );
-        desk.close();
+        let read = thread::scope(|scope| {
+            let _over = IsOver(&desk);
+            if is_stream {
+                let thread = thread::Builder::new().name("dpi-linger".to_owned());
+                thread
+                    .spawn_scoped(scope, || desk.close_what_is_due())
+                    .map_err(ReadError::Thread)?;
+            }
+            engine::read(
+                fill,
+                &self.flow,
+                &self.flow.decoder(),
+                self.books.counters(),
+                &mut |ended| {
+                    desk.push(&ended);
+                    ControlFlow::Continue(())
+                },
+            )
+        });
+        desk.lock().close();
         if let Err(error) = read {
             problems.push(error.to_string());
         }
         problems
+    }
+}
+
+/// A desk on which somebody keeps an eye while the thread that fills it waits for bytes.
+struct WatchedDesk<'a, F> {
+    desk: Mutex<Desk<'a, F>>,
+    /// A batch was opened, or everything is over.
+    changed: Condvar,
+    is_over: AtomicBool,
+}
+
+impl<'a, F: FnMut(RecordBatch) -> bool> WatchedDesk<'a, F> {
+    fn new(desk: Desk<'a, F>) -> Self {
+        Self {
+            desk: Mutex::new(desk),
+            changed: Condvar::new(),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk<'a, F>> {
+        // A panic ends the probe; what is on the desk then is of no use.
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, ended: &EndedFlow) {
+        let mut desk = self.lock();
+        let was_empty = desk.due_in().is_none();
+        desk.push(ended);
+        if was_empty && desk.due_in().is_some() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Hands over each batch whose first record has waited for long enough, until all is over.
+    fn close_what_is_due(&self) {
+        let mut desk = self.lock();
+        while !self.is_over.load(Ordering::Relaxed) {
+            desk.close_if_due();
+            desk = match desk.due_in() {
+                None => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.changed
+                        .wait_timeout(desk, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+    }
+}
+
+/// Says that all is over, however it ends: whoever waits for the desk would wait for ever.
+struct IsOver<'a, 'b, F: FnMut(RecordBatch) -> bool>(&'b WatchedDesk<'a, F>);
+
+impl<F: FnMut(RecordBatch) -> bool> Drop for IsOver<'_, '_, F> {
+    fn drop(&mut self) {
+        // Under the lock, so that it cannot be between somebody's look at it and their wait.
+        let _desk = self.0.lock();
+        self.0.is_over.store(true, Ordering::Relaxed);
+        self.0.changed.notify_all();
     }
 }
 

@@ -82,12 +82,15 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
         }
     }
 
+    /// How long the first record of the open batch may still wait; nothing where none is open.
+    pub(super) fn due_in(&self) -> Option<Duration> {
+        self.opened
+            .map(|opened| self.linger.saturating_sub(clock::elapsed(opened)))
+    }
+
     /// Hands the batch over if its first record has waited for long enough.
     pub(super) fn close_if_due(&mut self) {
-        if self
-            .opened
-            .is_some_and(|opened| clock::elapsed(opened) >= self.linger)
-        {
+        if self.due_in() == Some(Duration::ZERO) {
             self.close();
         }
     }
