@@ -36,4 +36,5 @@ def test_a_live_probe_ends_after_so_many_packets(workers: int, shared_pki: Path,
         accounts = probe.finish()
     assert total(accounts, "frames_delivered") == 100
     assert total(accounts, "source_frames_delivered") == 100
+    assert total(accounts, "source_frames_stamped") == 100
     assert total(accounts, "events_sealed") > 0

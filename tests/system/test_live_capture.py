@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from dpi_probe.doctor.netlink import Network
 from harness.books import check_books, database_flows, total
 from harness.core import Core, wait_for
+from harness.live import udp_frame
 from harness.programs import Probe
 
 from tests.corpus.cases import cases
+from tests.corpus.testbed import Record
 from tests.python.end_to_end.netns import Link
 
 if TYPE_CHECKING:
@@ -178,12 +181,48 @@ def test_every_mode_gives_the_same_records(shared_pki: Path, tmp_path: Path) -> 
         assert (known["source_ring_freezes/"] is None) == (mode != "af_packet")
         assert (known["source_frames_filtered/"] is None) == (mode != "af_xdp")
         assert (known["source_frames_dropped/no_buffer"] is None) == (mode != "af_xdp")
+        assert (known["source_frames_dropped/no_socket"] is None) == (mode != "af_xdp")
         assert (known["source_fill_ring_empty/"] is None) == (mode != "af_xdp")
         # A veth has no clock of its own.
         assert known["source_frames_stamped/kernel"] == known["source_frames_delivered/"]
         assert known["source_frames_stamped/hardware"] == known["source_frames_stamped/probe"] == 0
     assert found["pcap"] == found["af_packet"] != []
     assert found["af_xdp"] == found["af_packet"]
+
+
+def test_frames_of_queues_that_an_interface_gets_later_are_counted(shared_pki: Path, tmp_path: Path) -> None:
+    queues = ("numtxqueues", "4", "numrxqueues", "4")
+    with Link() as link:
+        ip = link.host.ip
+        ip("link", "delete", "feed0")
+        ip("link", "add", "feed0", *queues, "type", "veth", "peer", "name", link.interface, *queues)
+        with link.host.entered():
+            network = Network()
+            far = network.link(link.interface)
+            assert far is not None
+            # Fewer than the other end has to send: a veth has no XDP of its own then, so that the kernel runs the
+            # program, and runs it for every queue.
+            network.set_ethtool(far.index, "channels", "rx_count", 1)
+        for device in ("feed0", link.interface):
+            ip("link", "set", device, "up")
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "--capture=af_xdp")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        assert "AF_XDP in generic mode, with 1 receive queue(s)" in probe.log.read_text()
+        with link.host.entered():
+            network.set_ethtool(far.index, "channels", "rx_count", 4)
+        # A flow for each, so that every queue gets some.
+        sent = link.send([Record(0, frame, len(frame)) for frame in map(udp_frame, range(400))], frames_per_second=4000)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    passed = total(accounts, "source_frames_dropped", "no_socket")
+    assert 0 < passed < sent
+    assert total(accounts, "frames_delivered") + passed == sent
+    assert total(accounts, "source_frames_dropped") == passed
+    assert "receive queues that it got after the capture began" in probe.log.read_text()
 
 
 # Options of packet(7), and struct virtio_net_hdr of linux/virtio_net.h: the checksum is left out, and TCP is to be cut.

@@ -68,6 +68,7 @@ fn main() -> Result<()> {
                 link_type: LinkType::ETHERNET,
                 stripped_vlan: None,
                 checksum_offloaded: true,
+                clock: None,
             });
             block.bytes.extend(frame);
             made += 1;

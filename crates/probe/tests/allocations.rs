@@ -56,6 +56,7 @@ fn block(round: u32) -> OwnedFrames {
             link_type: LinkType::ETHERNET,
             stripped_vlan: None,
             checksum_offloaded: false,
+            clock: None,
         });
         block.bytes.extend(bytes);
     }

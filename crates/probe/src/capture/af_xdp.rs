@@ -27,9 +27,9 @@ use self::socket::{Binding, Piece, Queue, Size, Statistics};
 use super::af_packet::{Promiscuity, this_program};
 use super::bpf::Program;
 use super::device::Device;
-use super::ebpf::{AttachMode, Attachment, Map, redirect};
+use super::ebpf::{AttachMode, Attachment, Counter, Map, redirect};
 use super::{
-    Accounts, BLOCK_BYTES, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, OwnedFrames,
+    Accounts, BLOCK_BYTES, CaptureError, FrameClock, FrameHeader, Frames, MAX_FRAME_BYTES, Next, OwnedFrames,
     RingOptions, Source, Way, af_packet,
 };
 use crate::clock;
@@ -69,6 +69,8 @@ const WAYS: [(Way, &str); 3] = [
 struct Common {
     /// Detached at the end, or when the process ends, however it does.
     attachment: Mutex<Option<Attachment>>,
+    /// Frames of receive queues that have no socket, because the card got them later: the host has them.
+    passed: Counter,
     _promiscuity: Option<Promiscuity>,
 }
 
@@ -90,6 +92,8 @@ pub struct XdpSource {
     /// The queue that is looked at first.
     first: usize,
     common: Arc<Common>,
+    /// Whether it tells what is common to all workers.
+    tells_common: bool,
     block: OwnedFrames,
     accounts: Accounts,
     filter: Program,
@@ -104,8 +108,6 @@ struct Partial {
     bytes: Vec<u8>,
     wire_length: u32,
     stamp: Option<u64>,
-    /// Whether the latest whole frame had a stamp.
-    is_stamped: bool,
 }
 
 /// Sockets that capture from an interface.
@@ -206,15 +208,16 @@ pub fn open(
     } else {
         None
     };
-    let (attachment, sockets, way, reasons) = attach(interface, index, queues, size)?;
+    let (attached, way, reasons) = attach(interface, index, queues, size)?;
     let common = Arc::new(Common {
-        attachment: Mutex::new(Some(attachment)),
+        attachment: Mutex::new(Some(attached.attachment)),
+        passed: attached.passed,
         _promiscuity: promiscuity,
     });
     let mut sources: Vec<XdpSource> = (0..workers)
-        .map(|_| XdpSource::new(interface, options, way, &common))
+        .map(|number| XdpSource::new(interface, options, way, &common, number == 0))
         .collect();
-    for (number, queue) in sockets.into_iter().enumerate() {
+    for (number, queue) in attached.sockets.into_iter().enumerate() {
         sources[number % workers].queues.push((queue, Partial::default()));
     }
     let name = WAYS
@@ -228,20 +231,27 @@ pub fn open(
     Ok(Opened { sources, description })
 }
 
+/// The program at its place, and what it gives frames to.
+struct Attached {
+    attachment: Attachment,
+    passed: Counter,
+    sockets: Vec<Queue>,
+}
+
 /// Opens a socket for each queue and attaches the program, in the best way that there is.
 fn attach(
     interface: &str,
     index: u32,
     queues: u32,
     size: Size,
-) -> Result<(Attachment, Vec<Queue>, Way, Vec<String>), CaptureError> {
+) -> Result<(Attached, Way, Vec<String>), CaptureError> {
     let mut reasons = Vec::new();
     let mut last = None;
     for (way, name) in WAYS {
         // Before Linux 6.6 every frame must fit into a chunk; some drivers still need that.
         for in_fragments in [true, false] {
             match attach_by(index, queues, size, way, in_fragments) {
-                Ok((attachment, sockets)) => return Ok((attachment, sockets, way, reasons)),
+                Ok(attached) => return Ok((attached, way, reasons)),
                 Err((action, error)) => {
                     match error.raw_os_error() {
                         Some(libc::EPERM) => {
@@ -286,20 +296,15 @@ fn attach(
 
 type Failed = (&'static str, io::Error);
 
-fn attach_by(
-    index: u32,
-    queues: u32,
-    size: Size,
-    way: Way,
-    in_fragments: bool,
-) -> Result<(Attachment, Vec<Queue>), Failed> {
+fn attach_by(index: u32, queues: u32, size: Size, way: Way, in_fragments: bool) -> Result<Attached, Failed> {
     let because = |action: &'static str| move |error: io::Error| (action, error);
     let mut mark = [0; 8];
     aws_lc_rs::rand::fill(&mut mark).map_err(|_| ("drawing a number", io::Error::other("no randomness")))?;
     let mark = u64::from_ne_bytes(mark);
     let map = Map::of_sockets(queues).map_err(because("making the map of sockets"))?;
+    let passed = Counter::new("dpi_passed").map_err(because("making a counter"))?;
     let program =
-        redirect::load(&map, mark, in_fragments).map_err(because("loading the redirect program"))?;
+        redirect::load(&map, &passed, mark, in_fragments).map_err(because("loading the redirect program"))?;
     let binding = Binding {
         zero_copy: way == Way::XdpZeroCopy,
         in_fragments,
@@ -320,7 +325,11 @@ fn attach_by(
     let attachment = program
         .attach(index, mode)
         .map_err(because("attaching the redirect program"))?;
-    Ok((attachment, sockets))
+    Ok(Attached {
+        attachment,
+        passed,
+        sockets,
+    })
 }
 
 /// Opens the socket of a queue. The kernel frees a queue some time after its socket was closed.
@@ -346,18 +355,26 @@ fn sum(all: &[Statistics]) -> Statistics {
 }
 
 impl XdpSource {
-    fn new(interface: &str, options: &RingOptions, way: Way, common: &Arc<Common>) -> Self {
+    fn new(
+        interface: &str,
+        options: &RingOptions,
+        way: Way,
+        common: &Arc<Common>,
+        tells_common: bool,
+    ) -> Self {
         let all = Program::accept_all(options.snaplen);
         Self {
             interface: interface.to_owned(),
             queues: Vec::new(),
             first: 0,
             common: Arc::clone(common),
+            tells_common,
             block: OwnedFrames::default(),
             accounts: Accounts {
                 way: Some(way),
                 stamped: Some([0; 3]),
                 frames_filtered: Some(0),
+                passed_to_host: Some(0),
                 ..Accounts::default()
             },
             filter: options.filter.clone().unwrap_or(all),
@@ -374,7 +391,7 @@ impl XdpSource {
         self.block.headers.clear();
         let to_utc = clock::monotonic_to_utc();
         let (block, filter) = (&mut self.block, &self.filter);
-        let (mut filtered, mut taken, mut by_probe) = (0, 0, 0);
+        let (mut filtered, mut taken) = (0, 0);
         // Each queue is the first one in its turn.
         let count = self.queues.len();
         self.first = (self.first + 1) % count.max(1);
@@ -384,10 +401,8 @@ impl XdpSource {
                 break;
             }
             taken += queue.receive(BATCH, |piece| {
-                let headers = block.headers.len();
                 let passed = add(block, filter, partial, to_utc, &piece);
                 filtered += u64::from(!passed);
-                by_probe += u64::from(block.headers.len() > headers && !partial.is_stamped);
             });
         }
         if count > 1 {
@@ -396,7 +411,13 @@ impl XdpSource {
         }
         self.accounts.frames_filtered = self.accounts.frames_filtered.map(|before| before + filtered);
         if let Some([_, kernel, probe]) = &mut self.accounts.stamped {
-            *kernel += block.headers.len() as u64 - by_probe;
+            let by_probe = self
+                .block
+                .headers
+                .iter()
+                .filter(|header| header.clock == Some(FrameClock::Probe))
+                .count() as u64;
+            *kernel += self.block.headers.len() as u64 - by_probe;
             *probe += by_probe;
         }
         taken > 0
@@ -445,9 +466,15 @@ impl XdpSource {
         Ok(())
     }
 
-    fn statistics(&self) -> io::Result<Statistics> {
+    /// What the kernel has counted of this source's queues, and the frames of queues without a socket.
+    fn statistics(&self) -> io::Result<(Statistics, u64)> {
         let all: io::Result<Vec<_>> = self.queues.iter().map(|(queue, _)| queue.statistics()).collect();
-        Ok(sum(&all?))
+        let passed = if self.tells_common {
+            self.common.passed.read()?
+        } else {
+            0
+        };
+        Ok((sum(&all?), passed))
     }
 }
 
@@ -475,7 +502,6 @@ fn add(
     block.bytes.extend_from_slice(bytes);
     partial.bytes.clear();
     partial.wire_length = 0;
-    partial.is_stamped = stamp.is_some();
     let frame = block.bytes.get(start..).unwrap_or_default();
     let keep = filter.run(frame, wire_length).min(frame.len() as u32);
     block.bytes.truncate(start + keep as usize);
@@ -492,6 +518,10 @@ fn add(
         stripped_vlan: None,
         // Nor is whether checksums were looked at.
         checksum_offloaded: true,
+        clock: Some(match stamp {
+            Some(_) => FrameClock::Kernel,
+            None => FrameClock::Probe,
+        }),
     });
     true
 }
@@ -533,7 +563,14 @@ impl Source for XdpSource {
 
     fn accounts(&mut self) -> Accounts {
         match self.statistics() {
-            Ok(statistics) => {
+            Ok((statistics, passed)) => {
+                if passed > 0 && self.accounts.passed_to_host == Some(0) {
+                    tracing::warn!(
+                        interface = %self.interface,
+                        "frames go to the host, of receive queues that it got after the capture began: restart the probe"
+                    );
+                }
+                self.accounts.passed_to_host = Some(passed);
                 self.accounts.kernel_drops = Some(statistics.ring_full);
                 self.accounts.buffer_drops = Some(statistics.dropped);
                 self.accounts.fill_ring_empty = Some(statistics.fill_ring_empty);
@@ -545,6 +582,7 @@ impl Source for XdpSource {
                 }
                 self.accounts.kernel_drops = None;
                 self.accounts.buffer_drops = None;
+                self.accounts.passed_to_host = None;
                 self.accounts.fill_ring_empty = None;
             }
         }

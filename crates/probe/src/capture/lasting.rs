@@ -224,6 +224,7 @@ mod tests {
                 link_type: LinkType::ETHERNET,
                 stripped_vlan: None,
                 checksum_offloaded: true,
+                clock: None,
             };
             let headers = vec![header; self.frames];
             take(Frames {

@@ -20,8 +20,8 @@ use self::library::{Failure, Handle, Library, Wishes, status};
 use super::af_packet::{interfaces, this_program};
 use super::bpf::Program;
 use super::{
-    Accounts, BLOCK_BYTES, CaptureError, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames, RingOptions,
-    Source, Way,
+    Accounts, BLOCK_BYTES, CaptureError, FrameClock, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames,
+    RingOptions, Source, Way,
 };
 use crate::clock;
 
@@ -191,6 +191,7 @@ impl PcapSource {
                     stripped_vlan: None,
                     // It does not tell whether a sender left checksums to hardware.
                     checksum_offloaded: true,
+                    clock: Some(FrameClock::Kernel),
                 });
                 block.bytes.extend_from_slice(bytes);
             });

@@ -77,6 +77,7 @@ impl MemorySource {
                 link_type: LinkType::ETHERNET,
                 stripped_vlan: None,
                 checksum_offloaded: false,
+                clock: None,
             }));
         });
         take(Frames {

@@ -38,6 +38,8 @@ mod device;
 
 /// Frames from memory at an exact rate, for benches.
 pub mod memory;
+/// Frames that are counted and dropped, for benches.
+pub mod count;
 
 pub use af_packet::{RingOptions, RingSource, Timestamps};
 pub use af_xdp::XdpSource;
@@ -72,6 +74,8 @@ pub struct FrameHeader {
     /// Whether checksums need no look: the sender left them to hardware (`TP_STATUS_CSUMNOTREADY`), or the receiving
     /// hardware found them right (`TP_STATUS_CSUM_VALID`).
     pub checksum_offloaded: bool,
+    /// Live only: which clock its timestamp is from.
+    pub clock: Option<FrameClock>,
 }
 
 impl FrameHeader {
@@ -227,6 +231,9 @@ pub struct Accounts {
     pub kernel_drops: Option<u64>,
     /// Frames for which the kernel had no free buffer of an `AF_XDP` socket, or that were larger than one.
     pub buffer_drops: Option<u64>,
+    /// Frames of receive queues that have no `AF_XDP` socket: the interface has more queues than when the capture began.
+    /// The host gets them. One of several sources has them all.
+    pub passed_to_host: Option<u64>,
     /// Times that the kernel wanted a buffer of an `AF_XDP` socket and there was none.
     pub fill_ring_empty: Option<u64>,
     /// Times that the ring ran full.
@@ -252,7 +259,7 @@ impl Accounts {
     /// Frames that were lost before they reached the source, where it can know it.
     pub fn lost(&self) -> Option<u64> {
         // A source without such buffers loses none for want of them.
-        Some(self.kernel_drops? + self.buffer_drops.unwrap_or(0))
+        Some(self.kernel_drops? + self.buffer_drops.unwrap_or(0) + self.passed_to_host.unwrap_or(0))
     }
 
     /// What a live source and the one before it have done together; what is not known of one is not known of both.
@@ -271,6 +278,7 @@ impl Accounts {
             }),
             frames_filtered: sum(self.frames_filtered, other.frames_filtered),
             kernel_drops: sum(self.kernel_drops, other.kernel_drops),
+            passed_to_host: sum(self.passed_to_host, other.passed_to_host),
             buffer_drops: sum(self.buffer_drops, other.buffer_drops),
             fill_ring_empty: sum(self.fill_ring_empty, other.fill_ring_empty),
             ring_freezes: sum(self.ring_freezes, other.ring_freezes),

@@ -188,6 +188,7 @@ impl Pcap {
             link_type: self.link_type,
             stripped_vlan: None,
             checksum_offloaded: false,
+            clock: None,
         };
         Step::Frame { header, consumed }
     }

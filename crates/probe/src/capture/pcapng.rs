@@ -392,6 +392,7 @@ impl Pcapng {
             link_type: interface.link_type,
             stripped_vlan: None,
             checksum_offloaded: false,
+            clock: None,
         };
         Step::Frame { header, consumed }
     }

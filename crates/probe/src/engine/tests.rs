@@ -75,6 +75,7 @@ fn blocks(frames: &[(i64, Vec<u8>)], size: usize) -> Vec<OwnedFrames> {
                     link_type: ETHERNET,
                     stripped_vlan: None,
                     checksum_offloaded: true,
+                    clock: None,
                 });
                 block.bytes.extend(frame);
             }

@@ -23,7 +23,7 @@ const fn account(name: &'static str, kind: Kind, doc: &'static str) -> Account {
 }
 
 /// What the source says.
-const SOURCE: [Account; 8] = [
+const SOURCE: [Account; 9] = [
     account(
         "source_frames_delivered",
         Kind::Counter,
@@ -46,6 +46,15 @@ const SOURCE: [Account; 8] = [
     Account {
         reason: "no_buffer",
         reason_doc: "AF_XDP: no buffer was free, or the frame was larger than it may be.",
+        ..account(
+            "source_frames_dropped",
+            Kind::Counter,
+            "Frames that were lost before they reached the probe, where the source can know it.",
+        )
+    },
+    Account {
+        reason: "no_socket",
+        reason_doc: "AF_XDP: the receive queue has no socket, for the interface has got more queues since the capture began. The host got the frame. The first worker counts for all.",
         ..account(
             "source_frames_dropped",
             Kind::Counter,
@@ -277,6 +286,7 @@ impl Books {
                         source.frames_filtered,
                         source.kernel_drops,
                         source.buffer_drops,
+                        source.passed_to_host,
                         source.fill_ring_empty,
                         source.ring_freezes,
                         source.damaged_blocks,

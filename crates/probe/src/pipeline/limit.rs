@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::capture::bpf::Program;
-use crate::capture::{Accounts, CaptureError, Frames, Next, Source};
+use crate::capture::{Accounts, CaptureError, FrameClock, Frames, Next, Source, Stamped};
 
 /// How many frames may still be taken, shared by the workers.
 #[derive(Debug)]
@@ -36,12 +36,13 @@ impl Limit {
 }
 
 /// A source that ends when the limit is reached. Frames beyond it, of the block in which that happens, count as never
-/// handed over: they came after the end. Only the count of frames by clock still has them, for a frame does not say which
-/// clock stamped it.
+/// handed over: they came after the end.
 pub(super) struct Limited<'a> {
     source: &'a mut dyn Source,
     limit: &'a Limit,
     beyond: u64,
+    /// Those beyond the limit, by the clock that stamped them.
+    beyond_by_clock: Stamped,
 }
 
 impl<'a> Limited<'a> {
@@ -50,6 +51,7 @@ impl<'a> Limited<'a> {
             source,
             limit,
             beyond: 0,
+            beyond_by_clock: Stamped::default(),
         }
     }
 }
@@ -59,10 +61,13 @@ impl Source for Limited<'_> {
         if self.limit.is_reached() {
             return Ok(Next::End);
         }
-        let (limit, beyond) = (self.limit, &mut self.beyond);
+        let (limit, beyond, by_clock) = (self.limit, &mut self.beyond, &mut self.beyond_by_clock);
         self.source.next_block(&mut |frames| {
             let (headers, rest) = frames.headers.split_at(limit.take(frames.headers.len()));
             *beyond += rest.len() as u64;
+            for (count, (clock, ..)) in by_clock.iter_mut().zip(FrameClock::ALL) {
+                *count += rest.iter().filter(|header| header.clock == Some(clock)).count() as u64;
+            }
             take(Frames { headers, ..frames });
         })
     }
@@ -70,6 +75,11 @@ impl Source for Limited<'_> {
     fn accounts(&mut self) -> Accounts {
         let mut accounts = self.source.accounts();
         accounts.frames_delivered = accounts.frames_delivered.saturating_sub(self.beyond);
+        if let Some(stamped) = &mut accounts.stamped {
+            for (count, beyond) in stamped.iter_mut().zip(self.beyond_by_clock) {
+                *count = count.saturating_sub(beyond);
+            }
+        }
         accounts
     }
 
@@ -89,7 +99,7 @@ mod tests {
     use super::*;
     use crate::capture::FrameHeader;
 
-    /// Blocks of ten frames without bytes, for ever.
+    /// Blocks of ten frames without bytes, for ever; the kernel has stamped seven of them, and the card three.
     #[derive(Default)]
     struct Endless {
         delivered: u64,
@@ -97,7 +107,7 @@ mod tests {
 
     impl Source for Endless {
         fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
-            let header = FrameHeader {
+            let stamped_by = |clock| FrameHeader {
                 time: 0,
                 offset: 0,
                 captured_length: 0,
@@ -105,10 +115,13 @@ mod tests {
                 link_type: LinkType::ETHERNET,
                 stripped_vlan: None,
                 checksum_offloaded: false,
+                clock: Some(clock),
             };
+            let mut headers = [stamped_by(FrameClock::Kernel); 10];
+            headers[7..].fill(stamped_by(FrameClock::Hardware));
             take(Frames {
                 bytes: &[],
-                headers: &[header; 10],
+                headers: &headers,
                 first_number: self.delivered + 1,
             });
             self.delivered += 10;
@@ -118,6 +131,7 @@ mod tests {
         fn accounts(&mut self) -> Accounts {
             Accounts {
                 frames_delivered: self.delivered,
+                stamped: Some([self.delivered / 10 * 3, self.delivered / 10 * 7, 0]),
                 ..Accounts::default()
             }
         }
@@ -126,7 +140,7 @@ mod tests {
     #[test]
     fn all_workers_together_take_exactly_so_many() {
         let limit = Limit::new(1234);
-        let taken: Vec<(u64, u64)> = std::thread::scope(|scope| {
+        let taken: Vec<(u64, Accounts)> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
@@ -138,13 +152,19 @@ mod tests {
                             .unwrap()
                             != Next::End
                         {}
-                        (taken, source.accounts().frames_delivered)
+                        (taken, source.accounts())
                     })
                 })
                 .collect();
             workers.into_iter().map(|worker| worker.join().unwrap()).collect()
         });
         assert_eq!(taken.iter().map(|(taken, _)| taken).sum::<u64>(), 1234);
-        assert!(taken.iter().all(|(taken, accounted)| taken == accounted));
+        for (taken, accounts) in taken {
+            assert_eq!(accounts.frames_delivered, taken);
+            let [by_card, by_kernel, by_probe] = accounts.stamped.unwrap();
+            assert_eq!((by_card + by_kernel, by_probe), (taken, 0));
+            // Whole blocks, and the beginning of one.
+            assert_eq!(by_card, taken / 10 * 3 + (taken % 10).saturating_sub(7));
+        }
     }
 }

@@ -149,6 +149,7 @@ mod tests {
                     link_type: LinkType::ETHERNET,
                     stripped_vlan: None,
                     checksum_offloaded: false,
+                    clock: None,
                 }],
                 first_number: number,
             });

@@ -133,6 +133,7 @@ fn blocks(traffic: &traffic::Settings, bytes: u64) -> Result<Vec<OwnedFrames>, P
                     link_type: wire::decode::LinkType::ETHERNET,
                     stripped_vlan: None,
                     checksum_offloaded: false,
+                    clock: None,
                 });
                 block.bytes.extend_from_slice(frame.unwrap_or_default());
             }

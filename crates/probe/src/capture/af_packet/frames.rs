@@ -2,7 +2,7 @@
 
 use wire::decode::LinkType;
 
-use crate::capture::FrameHeader;
+use crate::capture::{FrameClock, FrameHeader};
 
 /// Fields of `struct tpacket_block_desc` and `struct tpacket3_hdr` (`linux/if_packet.h`), in host byte order.
 mod field {
@@ -49,16 +49,16 @@ pub(super) fn frames_of(
     let count = u32_at(block, field::FRAME_COUNT)?;
     let mut at = u32_at(block, field::FIRST_FRAME)?;
     for _ in 0..count {
-        let (header, next, status) = frame_at(block, at, link_type)?;
+        let (header, next) = frame_at(block, at, link_type)?;
         headers.push(header);
-        *hardware += u64::from(status & STAMPED_BY_HARDWARE != 0);
+        *hardware += u64::from(header.clock == Some(FrameClock::Hardware));
         at = at.checked_add(next)?;
     }
     Some(())
 }
 
-/// The frame at `at`, the distance to the next one, and its status.
-fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32, u32)> {
+/// The frame at `at`, and the distance to the next one.
+fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32)> {
     let frame = block.get(at as usize..)?;
     let status = u32_at(frame, field::STATUS)?;
     let stripped_vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 {
@@ -80,12 +80,17 @@ fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, 
         link_type,
         stripped_vlan,
         checksum_offloaded: status & (libc::TP_STATUS_CSUMNOTREADY | libc::TP_STATUS_CSUM_VALID) != 0,
+        clock: Some(if status & STAMPED_BY_HARDWARE == 0 {
+            FrameClock::Kernel
+        } else {
+            FrameClock::Hardware
+        }),
     };
     let end = (header.offset as usize).checked_add(header.captured_length as usize)?;
     if end > block.len() {
         return None;
     }
-    Some((header, u32_at(frame, field::NEXT_OFFSET)?, status))
+    Some((header, u32_at(frame, field::NEXT_OFFSET)?))
 }
 
 #[cfg(test)]
@@ -135,8 +140,10 @@ mod tests {
             link_type: LinkType::ETHERNET,
             stripped_vlan: Some(7),
             checksum_offloaded: true,
+            clock: Some(FrameClock::Kernel),
         };
         assert_eq!(headers[0], first);
+        assert_eq!(headers[1].clock, Some(FrameClock::Hardware));
         assert_eq!((headers[1].wire_length, headers[1].stripped_vlan), (16, None));
         let frames = Frames {
             bytes: &block,

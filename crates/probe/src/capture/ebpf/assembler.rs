@@ -114,6 +114,8 @@ mod class {
     pub(super) const LOAD: u8 = 0x61;
     pub(super) const STORE_CONSTANT: u8 = 0x62;
     pub(super) const STORE: u8 = 0x63;
+    /// Atomic, of 64 bits.
+    pub(super) const ATOMIC: u8 = 0xdb;
     pub(super) const JUMP: u8 = 0x05;
     pub(super) const CALL: u8 = 0x85;
     pub(super) const EXIT: u8 = 0x95;
@@ -207,6 +209,11 @@ impl Assembler {
         }
     }
 
+    /// `*(base + offset) += operand`, of 64 bits, atomically (RFC 9669 §5.3).
+    pub fn add_atomically(&mut self, base: Register, offset: i16, operand: Register) {
+        self.push(class::ATOMIC, base, operand as u8, offset, Operation::Add as i32);
+    }
+
     /// Jumps in any case.
     pub fn jump(&mut self, to: Label) {
         self.jumps.push((self.code.len(), to));
@@ -278,9 +285,10 @@ mod tests {
         program.jump_if(Condition::Equal, R0, 5, end);
         program.read_big_endian(R0, 16);
         program.call(26);
+        program.add_atomically(R0, 8, R1);
         program.place(end);
         program.exit();
-        // RFC 9669 §5.4 (64-bit immediate), §4.1, §5.1, §4.3, §4.2.
+        // RFC 9669 §5.4 (64-bit immediate), §4.1, §5.1, §4.3, §4.2, §5.3.
         let expected = [
             instruction(0x18, 0x01, 0, 0x0506_0708),
             instruction(0x00, 0x00, 0, 0x0102_0304),
@@ -290,9 +298,10 @@ mod tests {
             instruction(0x69, 0x10, 16, 0),
             instruction(0x7b, 0x1a, -8, 0),
             instruction(0x72, 0x0a, -9, 7),
-            instruction(0x15, 0x00, 2, 5),
+            instruction(0x15, 0x00, 3, 5),
             instruction(0xdc, 0x00, 0, 16),
             instruction(0x85, 0x00, 0, 26),
+            instruction(0xdb, 0x10, 8, 0),
             instruction(0x95, 0x00, 0, 0),
         ];
         assert_eq!(program.finish(), expected);

@@ -11,4 +11,4 @@ pub mod self_test;
 /// The system call. All unsafe code that deals with eBPF.
 mod syscall;
 
-pub use syscall::{AttachMode, Attachment, LoadedProgram, Map, ProgramKind};
+pub use syscall::{AttachMode, Attachment, Counter, LoadedProgram, Map, ProgramKind};

@@ -13,6 +13,7 @@ use super::assembler::Instruction;
 /// Commands (`enum bpf_cmd`).
 mod command {
     pub(super) const MAP_CREATE: libc::c_long = 0;
+    pub(super) const MAP_LOOKUP_ELEM: libc::c_long = 1;
     pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
     pub(super) const PROG_LOAD: libc::c_long = 5;
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
@@ -94,7 +95,7 @@ struct MapAttributes {
     name: [u8; 16],
 }
 
-/// The part of `union bpf_attr` that `BPF_MAP_UPDATE_ELEM` needs.
+/// The part of `union bpf_attr` that `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM` need.
 #[repr(C)]
 #[derive(Default)]
 struct ElementAttributes {
@@ -260,14 +261,19 @@ impl Map {
     /// Makes a map for the sockets of so many queues.
     pub fn of_sockets(queues: u32) -> io::Result<Self> {
         const XSKMAP: u32 = 17;
+        Self::make(XSKMAP, 4, queues, "dpi_sockets")
+    }
+
+    /// Makes a map with 32-bit keys. `name` is what the system's tools show; at most 15 bytes of it.
+    fn make(kind: u32, value_bytes: u32, entries: u32, name: &str) -> io::Result<Self> {
         let mut attributes = MapAttributes {
-            kind: XSKMAP,
+            kind,
             key_bytes: 4,
-            value_bytes: 4,
-            entries: queues,
+            value_bytes,
+            entries,
             ..MapAttributes::default()
         };
-        for (to, from) in attributes.name.iter_mut().zip(*b"dpi_sockets") {
+        for (to, from) in attributes.name.iter_mut().zip(name.bytes().take(15)) {
             *to = from;
         }
         // SAFETY: no addresses are passed.
@@ -287,6 +293,42 @@ impl Map {
         };
         // SAFETY: key and value are live for the call and of the sizes that the map was made with.
         unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attributes) }.map(|_| ())
+    }
+}
+
+/// A number that a program counts up and this process reads (`BPF_MAP_TYPE_ARRAY` of one).
+#[derive(Debug)]
+pub struct Counter {
+    map: Map,
+}
+
+impl Counter {
+    /// Makes one, which is zero.
+    pub fn new(name: &str) -> io::Result<Self> {
+        const ARRAY: u32 = 2;
+        let map = Map::make(ARRAY, size_of::<u64>() as u32, 1, name)?;
+        Ok(Self { map })
+    }
+
+    /// What it is now.
+    pub fn read(&self) -> io::Result<u64> {
+        let (key, mut value) = (0_u32, 0_u64);
+        let mut attributes = ElementAttributes {
+            map: self.map.descriptor.as_raw_fd() as u32,
+            key: std::ptr::from_ref(&key) as u64,
+            value: std::ptr::from_mut(&mut value) as u64,
+            ..ElementAttributes::default()
+        };
+        // SAFETY: key and value are live for the call and of the sizes that the map was made with; nothing else looks at
+        // `value` meanwhile.
+        unsafe { bpf(command::MAP_LOOKUP_ELEM, &mut attributes) }?;
+        Ok(value)
+    }
+}
+
+impl AsRawFd for Counter {
+    fn as_raw_fd(&self) -> RawFd {
+        self.map.as_raw_fd()
     }
 }
 
