@@ -9,6 +9,7 @@ from typing_extensions import disjoint_base
 from dpi_probe._columns import Flow as TypedFlow
 
 __all__ = [
+    "CaptureCounter",
     "Flow",
     "FlowReader",
     "Pipeline",
@@ -19,6 +20,7 @@ __all__ = [
     "account_table",
     "batch_leaves",
     "batch_row_cbor",
+    "capture_ring_bytes",
     "check_issued",
     "check_proof",
     "diagnose_batch",
@@ -375,8 +377,25 @@ def measure_stages(
 class TrafficSender:
     """Traffic that is being sent on an interface."""
 
-    def __new__(cls, interface: str, traffic: Traffic) -> TrafficSender: ...
+    def __new__(cls, interface: str, traffic: Traffic, *, flat_out: bool = False) -> TrafficSender: ...
     def offer(self) -> Offer:
         """What was offered so far, and when it was sent."""
     def stop(self) -> int:
         """End sending; how many frames the kernel had no room for."""
+
+# --- capture alone, for benches (crates/probe-py/src/counter.rs) ---
+
+@final
+class CaptureCounter:
+    """Frames of an interface that are being counted and dropped."""
+
+    def __new__(cls, interface: str, *, capture: str, memory_bytes: int) -> CaptureCounter: ...
+    def description(self) -> str:
+        """How frames are captured, for people."""
+    def counts(self) -> tuple[int, int, int | None]:
+        """Frames that came, their bytes on the wire, and frames that were lost before, where that is known."""
+    def stop(self) -> None:
+        """End the capture, and raise what it failed with."""
+
+def capture_ring_bytes(memory_bytes: int) -> int:
+    """Bytes of the capture rings of a probe with this bound of memory."""

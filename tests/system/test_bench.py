@@ -38,6 +38,52 @@ def test_the_books_of_a_short_bench_balance(source: str, tmp_path: Path) -> None
     assert "books balance" in done.stdout
 
 
+@pytest.mark.parametrize("source", ["memory", "veth"])
+def test_a_search_ends_and_names_the_limit(source: str, tmp_path: Path) -> None:
+    result_file = tmp_path / "result.json"
+    done = dpi_probe(
+        "bench", "search", "--source", source, "--low", "1M", "--high", "100G", "--tolerance", "1", "--duration", "0.5",
+        "--warm-up", "0.5", "--flow-timeout", "0.5", "--without-core", "--json", result_file, check=False,
+    )  # fmt: skip
+    # Status 1: even the lowest rate was too much.
+    assert done.returncode in (0, 1), done.stderr
+    result: dict[str, Any] = json.loads(result_file.read_text())
+    trials = result["trials"]
+    # Several trials over one pair: the books of each are its own.
+    assert not any("books" in (trial["limit"] or "") for trial in trials), trials
+    assert result["limit"] is not None, "no machine sustains the highest rate"
+    assert "limited by" in done.stdout
+    for number in range(1, len({trial["bits_per_second"] for trial in trials}) + 1):
+        assert f"rate {number} of at most" in done.stderr
+    assert sum(line.endswith((": held", ": lost")) for line in done.stderr.splitlines()) == len(trials)
+
+
+def test_the_whole_probe_takes_turns_with_a_bare_ring(tmp_path: Path) -> None:
+    result_file = tmp_path / "result.json"
+    done = dpi_probe(
+        "bench", "reader", "--frame-size", "imix", "--capture", "af_packet", "--capture", "af_xdp", "--repeat", "1",
+        "--duration", "1", "--warm-up", "1", "--flow-timeout", "0.5", "--max-buffer-size-mb", "256",
+        "--json", result_file, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    result: dict[str, Any] = json.loads(result_file.read_text())
+    assert result["base"] == "bare ring"
+    (size,) = result["sizes"]
+    assert [(line["receiver"], line["capture"]) for line in size["receivers"]] == [
+        ("bare ring", "af_packet"), ("capture alone", "af_packet"), ("whole probe", "af_packet"),
+        ("capture alone", "af_xdp"), ("whole probe", "af_xdp"),
+    ]  # fmt: skip
+    for run in size["runs"]:
+        assert run["frames_per_second"] > 0
+        assert run["wrong"] == []
+        if run["capture"] == "af_packet":
+            assert run["frames_unaccounted"] == 0
+    for line in size["receivers"]:
+        assert line["ratio"] > 0
+        assert ("limit" in line) == (line["receiver"] == "whole probe")
+    assert "whole probe" in done.stdout
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_bench_leaves_no_process_and_no_interface(how: signal.Signals, tmp_path: Path) -> None:
     before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout

@@ -3,6 +3,7 @@
 // PyO3 hands over extracted arguments as owned values.
 #![allow(clippy::needless_pass_by_value)]
 
+mod counter;
 mod error;
 mod pipeline;
 mod read;
@@ -31,6 +32,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<traffic::Traffic>()?;
     module.add_class::<traffic::TrafficSender>()?;
     module.add_function(wrap_pyfunction!(traffic::measure_stages, module)?)?;
+    module.add_class::<counter::CaptureCounter>()?;
+    module.add_function(wrap_pyfunction!(counter::capture_ring_bytes, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::metric_table, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::interface_link_type, module)?)?;
     module.add_function(wrap_pyfunction!(pipeline::log, module)?)?;

@@ -26,6 +26,11 @@ const MEBIBYTE: usize = 1 << 20;
 /// The most memory that the capture ring takes of the budget.
 const RING_BYTES_MAX: usize = 256 * MEBIBYTE;
 
+/// Bytes of the capture rings under this bound of memory.
+pub fn ring_bytes(memory_bytes: usize) -> usize {
+    (memory_bytes / 8).min(RING_BYTES_MAX)
+}
+
 pub fn class_of(error: &PipelineError) -> Class {
     match error {
         PipelineError::Capture(error) if error.is_capture_permission() => Class::CapturePermission,
@@ -105,7 +110,7 @@ impl Pipeline {
             None => vec![None; workers.unwrap_or(1)],
         };
         let workers = cores.len();
-        let ring_bytes = (memory_bytes / 8).min(RING_BYTES_MAX);
+        let ring_bytes = ring_bytes(memory_bytes);
         let input = match (interface, traffic) {
             (Some(name), _) => Input::Interface(Interface {
                 mode,
@@ -269,11 +274,11 @@ fn only(compiled: Vec<(u32, Compiled)>) -> PyResult<Program> {
         .map_err(|message| python_error(Class::Config, message))
 }
 
-fn capture_mode(name: &str) -> PyResult<Mode> {
+pub fn capture_mode(name: &str) -> PyResult<Mode> {
     name.parse().map_err(|error| python_error(Class::Config, error))
 }
 
-fn capture_error(error: CaptureError) -> PyErr {
+pub fn capture_error(error: CaptureError) -> PyErr {
     let error = PipelineError::Capture(error);
     python_error(class_of(&error), error)
 }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use probe::pipeline::stages::{StageSettings, measure};
-use probe::traffic::transmit::{TransmitError, Transmitter};
+use probe::traffic::transmit::{Pace, TransmitError, Transmitter};
 use probe::traffic::{Cycle, FrameSize, OfferBooks, Settings, Shape, write_capture};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -189,9 +189,10 @@ pub struct TrafficSender {
 
 #[pymethods]
 impl TrafficSender {
-    /// Opens the interface and begins to send, on a thread of its own.
+    /// Opens the interface and begins to send, on a thread of its own: each frame when it is due, or `flat_out`.
     #[new]
-    fn new(py: Python<'_>, interface: &str, traffic: PyRef<'_, Traffic>) -> PyResult<Self> {
+    #[pyo3(signature = (interface, traffic, *, flat_out = false))]
+    fn new(py: Python<'_>, interface: &str, traffic: PyRef<'_, Traffic>, flat_out: bool) -> PyResult<Self> {
         let books = Arc::new(OfferBooks::default());
         let stop = Arc::new(AtomicBool::new(false));
         let settings = traffic.settings.clone();
@@ -209,10 +210,11 @@ impl TrafficSender {
             })
         })?;
         let stopped = Arc::clone(&stop);
+        let pace = if flat_out { Pace::FlatOut } else { Pace::Schedule };
         let thread = std::thread::Builder::new()
             .name("dpi-traffic".to_owned())
             .spawn(move || {
-                transmitter.run(&stopped)?;
+                transmitter.run(pace, &stopped)?;
                 Ok(transmitter.refused())
             })
             .map_err(|error| python_error(Class::Failure, format!("a thread cannot start: {error}")))?;

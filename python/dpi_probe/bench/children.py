@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,19 +17,26 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Child:
-    """A module of this package that runs as a process."""
+def child_of(module: str, spec: dict[str, Any], folder: Path, *, cpus: set[int] | None = None) -> Child:
+    """A module of this package as a process, which is told the specification."""
+    name = module.rpartition(".")[2]
+    spec_file = folder / f"{name}.json"
+    spec_file.write_text(json.dumps(spec))
+    return Child(name, [sys.executable, "-m", module, str(spec_file)], folder, cpus=cpus)
 
-    def __init__(self, module: str, spec: dict[str, Any], folder: Path) -> None:
-        """Write the specification and start."""
-        self.name = module.rpartition(".")[2]
+
+class Child:
+    """A program that runs and says what it does: `started`, `sample` again and again, and `ended`."""
+
+    def __init__(self, name: str, command: list[str], folder: Path, *, cpus: set[int] | None = None) -> None:
+        """Start it, on these CPUs only if they are named."""
+        self.name = name
         self._log = folder / f"{self.name}.log"
-        spec_file = folder / f"{self.name}.json"
-        spec_file.write_text(json.dumps(spec))
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module, str(spec_file)], stdout=subprocess.PIPE, stderr=log
-            )
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        if cpus is not None:
+            # Before it has other threads: they inherit it.
+            os.sched_setaffinity(self.process.pid, cpus)
         self.started: float | None = None
         self.samples: list[dict[str, Any]] = []
         self.ended: dict[str, Any] | None = None

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from dpi_probe._throwaway import RunningCore, make_authority, running_core, wait
 from dpi_probe.bench import machine, processes, veth
-from dpi_probe.bench.children import Child
+from dpi_probe.bench.children import child_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dpi_probe.bench.children import Child
     from dpi_probe.bench.processes import Use
     from dpi_probe.bench.scenarios import Plan
 
@@ -88,14 +89,15 @@ def observe(
         if plan.with_core:
             progress("starting the Core", 0.0)
             core = stack.enter_context(running_core(folder, pki))
-        spec = {"plan": plan.to_json(), "settings": _settings(plan, folder, pki, core)}
+        spec = {"plan": plan.to_json(), "settings": probe_settings(plan, folder, pki, core)}
         progress("starting the probe", 0.0)
-        probe = stack.enter_context(Child("dpi_probe.bench.probe_process", spec, folder))
+        probe = stack.enter_context(child_of("dpi_probe.bench.probe_process", spec, folder))
         probe.wait_for_start()
         sender = None
+        received = veth.received_frames() if plan.source == "veth" else 0
         if plan.source == "veth":
             sender = stack.enter_context(
-                Child("dpi_probe.bench.sender_process", {"plan": plan.to_json(), "interface": veth.FEED}, folder)
+                child_of("dpi_probe.bench.sender_process", {"plan": plan.to_json(), "interface": veth.FEED}, folder)
             )
             sender.wait_for_start()
         watch = _Watch(observation, probe, sender, core)
@@ -108,7 +110,8 @@ def observe(
             observation.sender_final = sender.finish()
             observation.sender_samples = sender.samples
             _wait_for_the_last_frame(probe)
-            observation.received_frames = veth.received_frames()
+            # Several runs may share a pair.
+            observation.received_frames = veth.received_frames() - received
         observation.final = probe.finish(DRAIN_SECONDS)
         observation.samples = probe.samples
         observation.log = probe.log()
@@ -118,7 +121,8 @@ def observe(
     return observation
 
 
-def _settings(plan: Plan, folder: Path, pki: Path, core: RunningCore | None) -> dict[str, Any]:
+def probe_settings(plan: Plan, folder: Path, pki: Path, core: RunningCore | None) -> dict[str, Any]:
+    """What the probe of a plan is set to; keys and spool are below the folders."""
     settings: dict[str, Any] = {
         "buffer_dir": str(folder / "spool"),
         "probe_cert_path": str(pki / f"probes/{PROBE_NAME}.pem"),
@@ -137,6 +141,7 @@ def _settings(plan: Plan, folder: Path, pki: Path, core: RunningCore | None) -> 
         settings["max_spool_size_mb"] = 64
     if plan.source == "veth":
         settings["capture_iface"] = veth.PROBE
+        settings["capture"] = plan.capture
     return settings
 
 

@@ -10,6 +10,8 @@ from dpi_probe import _native
 FRAME_SIZES = ("64", "imix", "1000", "9000")
 # Frames that are prepared and offered again and again with other clients; see crates/probe/src/traffic.
 CYCLE_BYTES = 32 << 20
+# The MTU of the pair over which frames of a size are sent.
+MTU = {"64": 1500, "imix": 1500, "1000": 1500, "9000": 9000}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Plan:
     scenario: Scenario
     source: str = "memory"
     """`memory` or `veth`."""
+    capture: str = "auto"
+    """How frames are taken from the veth pair, as the setting CAPTURE has it."""
     frame_size: str = "1000"
     duration: float = 10.0
     """Seconds that are measured."""

@@ -33,7 +33,7 @@ def main(spec_file: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    sender = _native.TrafficSender(spec["interface"], plan.traffic())
+    sender = _native.TrafficSender(spec["interface"], plan.traffic(), flat_out=spec.get("flat_out", False))
     say(started=time.monotonic())
     while not over.wait(SAMPLE_SECONDS):
         say(sample={"time": time.monotonic(), "offer": sender.offer()})

@@ -16,10 +16,9 @@ from dpi_probe.errors import CapturePermissionError, DpiProbeError
 
 CLONE_NEWNET = 0x4000_0000
 FEED, PROBE = "feed0", "probe0"
-LARGEST_MTU = 65_535
 
 
-def enter_namespace() -> None:
+def enter_namespace(mtu: int) -> None:
     """Put this process into a new network namespace with the loopback up and a veth pair.
 
     Raises:
@@ -38,8 +37,15 @@ def enter_namespace() -> None:
         Path(f"/proc/sys/net/ipv6/conf/{place}/disable_ipv6").write_text("1", encoding="ascii")
     _ip("link", "set", "lo", "up")
     _ip("link", "add", FEED, "type", "veth", "peer", "name", PROBE)
+    set_mtu(mtu)
     for device in (FEED, PROBE):
-        _ip("link", "set", device, "mtu", str(LARGEST_MTU), "up")
+        _ip("link", "set", device, "up")
+
+
+def set_mtu(mtu: int) -> None:
+    """Let frames with packets of so many bytes through the pair."""
+    for device in (FEED, PROBE):
+        _ip("link", "set", device, "mtu", str(mtu))
 
 
 def received_frames() -> int:

@@ -14,7 +14,7 @@ from dpi_probe.bench.processes import Use
 from dpi_probe.bench.quantiles import Distribution
 from dpi_probe.bench.run import Observation
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
-from dpi_probe.bench.search import bisect
+from dpi_probe.bench.search import bisect, limit_of, most_attempts
 from dpi_probe.cli import bench
 from dpi_probe.cli.bench import RATE, command
 from dpi_probe.errors import ConfigError, DpiProbeError
@@ -63,11 +63,30 @@ def test_bisection_finds_the_highest_rate_that_holds(limit: int) -> None:
     found = bisect(attempt, 100, 10**6, tolerance=0.05)
     assert found is not None
     assert found <= limit <= found * 1.06
-    assert len(tried) < 20
+    assert len(tried) <= most_attempts(100, 10**6, tolerance=0.05) == 10
 
 
 def test_bisection_says_where_nothing_holds() -> None:
     assert bisect(lambda _rate: False, 1, 100, tolerance=0.1) is None
+
+
+def test_what_kept_a_rate_from_being_without_loss() -> None:
+    limits = [
+        {"criterion": "packet latency p99", "stage": "seal", "because": "slow"},
+        {"criterion": "throughput sustained, frames dropped", "stage": "record", "because": "busy"},
+    ]
+    result = {
+        "books": {"wrong": [], "events_dropped": {}}, "limits": limits, "plan": {"source": "memory"},
+        "figures": {"probe_threads": {"dpi-worker-0": 0.7, "seal": 0.2}, "source_cores": 0.1},
+    }  # fmt: skip
+    assert limit_of(result) == "record; busy"
+    # Too few drops for the criterion, but drops.
+    result["limits"] = limits[:1]
+    assert limit_of(result) == "capture, decode, flow, layer 7, record; its thread was on a CPU for 70 % of the time"
+    result["books"] = {"wrong": [], "events_dropped": {"queue_full": 1234}}
+    assert limit_of(result) == "seal, spool; records dropped: queue_full 1,234"
+    result["books"] = {"wrong": ["a = 1, but b = 2"], "events_dropped": {}}
+    assert limit_of(result) == "the books do not balance: a = 1, but b = 2"
 
 
 def test_a_comparison_gives_intervals_and_tells_noise_from_change() -> None:

@@ -35,6 +35,15 @@ pub enum TransmitError {
     },
 }
 
+/// When frames are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// When they are due.
+    Schedule,
+    /// As fast as the interface takes them, in the order in which they are due.
+    FlatOut,
+}
+
 /// Sends traffic on an interface. A frame that cannot be sent in time is sent late, and its lateness counted.
 pub struct Transmitter {
     interface: String,
@@ -42,6 +51,8 @@ pub struct Transmitter {
     offer: Offer,
     books: Arc<OfferBooks>,
     refused: AtomicU64,
+    /// For so many nanoseconds of the schedule there is a batch of frames.
+    batch_ns: u64,
 }
 
 impl Transmitter {
@@ -51,7 +62,9 @@ impl Transmitter {
             interface: interface.to_owned(),
             source,
         })?;
+        let shape = cycle.shape();
         Ok(Self {
+            batch_ns: shape.period_ns.saturating_mul(BATCH as u64) / shape.frames.max(1),
             interface: interface.to_owned(),
             socket,
             offer: Offer::new(cycle, u64::MAX, u64::MAX, Arc::clone(&books)),
@@ -60,20 +73,31 @@ impl Transmitter {
         })
     }
 
-    /// Frames that the kernel had no room for (`ENOBUFS`).
+    /// Frames that the kernel had no room for (`ENOBUFS`), or did not take until the end.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Sends until `stop` is set. What is due and not sent then stays unsent.
-    pub fn run(&mut self, stop: &AtomicBool) -> Result<(), TransmitError> {
+    /// Sends until `stop` is set. What is due and not sent then stays unsent. Only a [`Pace::Schedule`] has latencies.
+    pub fn run(&mut self, pace: Pace, stop: &AtomicBool) -> Result<(), TransmitError> {
         let begun = clock::monotonic();
         let now = || u64::try_from(clock::elapsed(begun).as_nanos()).unwrap_or(u64::MAX);
         let mut taken = Vec::with_capacity(BATCH);
         while !stop.load(Ordering::Relaxed) {
-            self.offer.advance(now());
+            match pace {
+                Pace::Schedule => self.offer.advance(now()),
+                Pace::FlatOut if self.offer.waiting() == 0 => {
+                    self.offer
+                        .advance(self.offer.next_due().saturating_add(self.batch_ns));
+                }
+                Pace::FlatOut => {}
+            }
             self.offer.take(u64::MAX, BATCH, &mut taken);
             if taken.is_empty() {
+                if pace == Pace::FlatOut {
+                    // Of flows that have not begun yet.
+                    continue;
+                }
                 let wait = Duration::from_nanos(self.offer.next_due().saturating_sub(now()));
                 std::thread::sleep(wait.clamp(NAP, Duration::from_millis(20)));
                 continue;
@@ -88,6 +112,12 @@ impl Transmitter {
                 match self.socket.send(frames) {
                     Ok(sent) => done += sent.max(1),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if stop.load(Ordering::Relaxed) {
+                            self.refused.fetch_add(rest.len() as u64, Ordering::Relaxed);
+                            return Ok(());
+                        }
+                    }
                     Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                         self.refused.fetch_add(1, Ordering::Relaxed);
                         done += 1;
@@ -99,6 +129,9 @@ impl Transmitter {
                         });
                     }
                 }
+            }
+            if pace == Pace::FlatOut {
+                continue;
             }
             let sent = now();
             for due in &taken {

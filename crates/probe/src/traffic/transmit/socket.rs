@@ -12,6 +12,10 @@ use std::ptr;
 /// Frames that one system call sends at most.
 pub(super) const BATCH: usize = 64;
 
+/// How long a system call waits at most for the interface to take a frame: so that an interface that takes none any more
+/// does not keep the sender from its end.
+const PATIENCE_MICROSECONDS: libc::suseconds_t = 100_000;
+
 /// Turns the -1 of a system call into the error.
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
@@ -52,10 +56,25 @@ impl SendSocket {
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         })?;
+        let patience = libc::timeval {
+            tv_sec: 0,
+            tv_usec: PATIENCE_MICROSECONDS,
+        };
+        // SAFETY: pointer and length describe `patience`, which outlives the call; the kernel only reads it.
+        checked(unsafe {
+            libc::setsockopt(
+                descriptor.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_SNDTIMEO,
+                ptr::from_ref(&patience).cast(),
+                size_of::<libc::timeval>() as libc::socklen_t,
+            )
+        })?;
         Ok(Self { descriptor })
     }
 
-    /// Sends up to [`BATCH`] frames; returns how many the interface took, one at least.
+    /// Sends up to [`BATCH`] frames; returns how many the interface took, one at least. Of the kind
+    /// [`io::ErrorKind::WouldBlock`] is the error if it took none for a tenth of a second.
     pub(super) fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
         let mut parts: [libc::iovec; BATCH] = [libc::iovec {
             iov_base: ptr::null_mut(),

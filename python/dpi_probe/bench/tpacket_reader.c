@@ -3,11 +3,12 @@
  * What the probe is measured against on the same interface in the same run: the rings have the same blocks, the same
  * block timer and, where the size is given alike, the same memory.
  *
- *     cc -O2 -o tpacket_reader bench/tpacket_reader.c
+ *     cc -O2 -o tpacket_reader python/dpi_probe/bench/tpacket_reader.c
  *     ./tpacket_reader IFACE RING_MIB [SECONDS]
  *
- * Reads until SIGINT or SIGTERM, or for SECONDS, and prints one JSON line: frames, bytes (lengths on the wire), dropped,
- * freezes, and the user and system time in seconds. Needs CAP_NET_RAW. */
+ * Reads until SIGINT or SIGTERM, or for SECONDS. Prints JSON, one object a line: {"started": TIME}, then four times a
+ * second {"sample": {…}}, and {"ended": {…}}, with the monotonic clock in seconds, and since the start frames, bytes
+ * (lengths on the wire) and frames dropped. `dpi-probe bench reader` compiles and runs it. Needs CAP_NET_RAW. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_ether.h>
@@ -20,7 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +28,8 @@
 /* As crates/probe/src/capture/af_packet.rs has them. */
 #define BLOCK_BYTES (256 * 1024)
 #define BLOCK_TIMEOUT_MS 1
+
+#define SAMPLE_SECONDS 0.25
 
 static volatile sig_atomic_t ended;
 
@@ -49,7 +51,20 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-static double seconds(struct timeval time) { return (double)time.tv_sec + (double)time.tv_usec / 1e6; }
+struct counts {
+    uint64_t frames, bytes, dropped;
+};
+
+/* The kernel forgets its count when it is asked. */
+static void say(const char *what, int descriptor, struct counts *counts) {
+    struct tpacket_stats_v3 statistics;
+    socklen_t length = sizeof statistics;
+    check(getsockopt(descriptor, SOL_PACKET, PACKET_STATISTICS, &statistics, &length), "PACKET_STATISTICS");
+    counts->dropped += statistics.tp_drops;
+    printf("{\"%s\": {\"time\": %.6f, \"frames\": %llu, \"bytes\": %llu, \"dropped\": %llu}}\n", what, now(),
+           (unsigned long long)counts->frames, (unsigned long long)counts->bytes, (unsigned long long)counts->dropped);
+    fflush(stdout);
+}
 
 int main(int count, char **arguments) {
     if (count < 3 || count > 4) {
@@ -90,11 +105,21 @@ int main(int count, char **arguments) {
     struct packet_mreq promiscuous = {.mr_ifindex = (int)index, .mr_type = PACKET_MR_PROMISC};
     check(setsockopt(descriptor, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &promiscuous, sizeof promiscuous),
           "PACKET_ADD_MEMBERSHIP");
-    fprintf(stderr, "reading\n");
-
     const double start = now();
-    uint64_t frames = 0, bytes = 0;
-    for (unsigned next = 0; !ended && now() - start < limit;) {
+    printf("{\"started\": %.6f}\n", start);
+    fflush(stdout);
+
+    struct counts counts = {0, 0, 0};
+    double due = start + SAMPLE_SECONDS;
+    for (unsigned next = 0; !ended;) {
+        const double time = now();
+        if (time - start >= limit) {
+            break;
+        }
+        if (time >= due) {
+            due += SAMPLE_SECONDS;
+            say("sample", descriptor, &counts);
+        }
         struct tpacket_block_desc *block = (void *)(ring + (size_t)next * BLOCK_BYTES);
         if (!(__atomic_load_n(&block->hdr.bh1.block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER)) {
             struct pollfd waiting = {.fd = descriptor, .events = POLLIN | POLLERR};
@@ -106,21 +131,13 @@ int main(int count, char **arguments) {
         const uint8_t *frame = (uint8_t *)block + block->hdr.bh1.offset_to_first_pkt;
         for (uint32_t left = block->hdr.bh1.num_pkts; left > 0; left--) {
             const struct tpacket3_hdr *header = (const void *)frame;
-            frames++;
-            bytes += header->tp_len;
+            counts.frames++;
+            counts.bytes += header->tp_len;
             frame += header->tp_next_offset;
         }
         __atomic_store_n(&block->hdr.bh1.block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
         next = (next + 1) % blocks;
     }
-
-    struct tpacket_stats_v3 statistics;
-    socklen_t length = sizeof statistics;
-    check(getsockopt(descriptor, SOL_PACKET, PACKET_STATISTICS, &statistics, &length), "PACKET_STATISTICS");
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    printf("{\"frames\": %llu, \"bytes\": %llu, \"dropped\": %u, \"freezes\": %u, \"user\": %.3f, \"system\": %.3f}\n",
-           (unsigned long long)frames, (unsigned long long)bytes, statistics.tp_drops, statistics.tp_freeze_q_cnt,
-           seconds(usage.ru_utime), seconds(usage.ru_stime));
+    say("ended", descriptor, &counts);
     return 0;
 }

@@ -1,0 +1,118 @@
+"""What `dpi-probe bench reader` makes of its runs."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from dpi_probe.bench import machine, reader, show_reader
+from dpi_probe.bench.reader import ALONE, BARE, WHOLE, Receiver, Setting
+from dpi_probe.cli.bench import command
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SETTING = Setting(
+    duration=1, warm_up=1, repeat=3, memory_mb=256, flow_timeout=1, flows_per_second=None, seed=1,
+    sender_cpus={0}, receiver_cpus={1},
+)  # fmt: skip
+RECEIVERS = [Receiver(BARE), Receiver(ALONE), Receiver(WHOLE)]
+
+
+def run(receiver: Receiver, frames: float, *, dropped: float = 0.0, wrong: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "receiver": receiver.what, "capture": receiver.capture, "frames_per_second": frames,
+        "bits_per_second": frames * 8000, "mean_frame_bytes": 1000.0, "drop_ratio": dropped,
+        "sent_frames_per_second": frames / (1 - dropped), "flows_per_second": None, "cores": 0.5,
+        "threads": {"dpi-worker-0": 0.4, "seal": 0.1}, "wrong": list(wrong), "ways": ["af_packet"],
+        "frames_sent": 0, "frames_unaccounted": 0,
+    }  # fmt: skip
+
+
+def row(turns: list[tuple[float, float, float]], receiver: Receiver = RECEIVERS[2], **probe: Any) -> dict[str, Any]:
+    """The row of turns of bare ring, capture alone and whole probe."""
+    receivers = [*RECEIVERS[:2], receiver]
+    runs = [
+        run(one, frames, **probe if one is receiver else {})
+        for turn in turns
+        for one, frames in zip(receivers, turn, strict=True)
+    ]
+    return reader._row("1000", 10**9, SETTING, receivers[0], receivers, runs)
+
+
+def test_the_ratio_is_the_median_over_turns_not_over_all_runs() -> None:
+    # The machine was slow for the second turn, for all of them.
+    result = row([(1000, 1000, 900), (100, 90, 95), (1000, 1000, 900)], dropped=0.1)
+    bare, alone, whole = result["receivers"]
+    assert (bare["ratio"], alone["ratio"], whole["ratio"]) == (1, 1, 0.9)
+    assert whole["passed"] is True
+    assert "passed" not in bare
+    assert whole["limit"].startswith("capture, decode, flow, layer 7, record: 40 % of a CPU, of 50 %")
+    assert result["offered_flows_per_second"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("frames", "dropped", "wrong", "passed"),
+    [
+        (851, 0.1, (), True),
+        (849, 0.1, (), False),
+        (1000, 0.0, (), True),
+        # Nothing more came, so that nothing was shown.
+        (500, 0.0, (), None),
+        (1000, 0.0, ("frames_lost = 1, a bug",), False),
+    ],
+)
+def test_the_verdict(frames: float, dropped: float, wrong: tuple[str, ...], *, passed: bool | None) -> None:
+    result = row([(1000, 1000, frames)], dropped=dropped, wrong=wrong)
+    assert result["receivers"][-1]["passed"] is passed
+    assert reader._all_passed([result]) is passed
+
+
+def test_af_xdp_is_shown_but_not_judged_on_a_veth_pair() -> None:
+    result = row([(1000, 1000, 500)], Receiver(WHOLE, "af_xdp"), dropped=0.1)
+    assert result["receivers"][-1]["passed"] is None
+    assert reader._all_passed([result]) is True
+
+
+def test_the_table_names_rates_verdict_and_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {
+        "machine": machine.fingerprint(),
+        "target": 0.85, "base": BARE, "no_bare_ring": "no C compiler was found", "passed": False,
+        "setting": {"repeat": 1, "duration": 1, "sender_cpus": [0], "receiver_cpus": [1]},
+        "sizes": [row([(1_000_000, 990_000, 500_000)], dropped=0.5)],
+    }  # fmt: skip
+    show_reader.show(Console(width=160, highlight=False), result)
+    shown = capsys.readouterr().out
+    for text in (
+        "no C compiler",
+        "sender on CPU 0, the receivers on 1",
+        "1,000,000",
+        "500,000",
+        "50 %",
+        "FAIL",
+        "limited by",
+    ):
+        assert text in shown
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    program, reason = reader.compile_bare_ring(tmp_path)
+    assert program is None
+    assert "apt-get install gcc" in reason
+
+
+def test_the_bare_ring_compiles_and_says_what_it_needs(tmp_path: Path) -> None:
+    program, reason = reader.compile_bare_ring(tmp_path)
+    assert program is not None, reason
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.startswith("usage: ")) == (2, True)
+
+
+def test_a_capture_mode_needs_an_interface() -> None:
+    done = CliRunner().invoke(command, ["low", "--capture", "af_xdp"])
+    assert done.exit_code != 0
+    assert "--source veth" in str(done.exception)
