@@ -46,6 +46,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// How long frames are still handed over once the capture is to stop.
 const DRAIN: Duration = Duration::from_millis(10);
 
+/// How long a source that had to wait leaves further frames to gather after the first: the kernel wakes up who waits for
+/// every frame, on the processor that receives, which takes it longer than the frame itself.
+const GATHER: Duration = Duration::from_micros(200);
+
+/// Queues with fewer chunks than this have no room for what gathers at a few million frames a second.
+const GATHER_CHUNKS: u32 = 2048;
+
 /// How long the kernel may take to free a queue whose socket was closed.
 const RELEASE: Duration = Duration::from_secs(2);
 
@@ -100,6 +107,8 @@ pub struct XdpSource {
     snaplen: u32,
     stop: Arc<AtomicBool>,
     draining: Option<Instant>,
+    /// See [`GATHER`].
+    gathers: bool,
 }
 
 /// A frame of which not all pieces have come yet.
@@ -215,7 +224,16 @@ pub fn open(
         _promiscuity: promiscuity,
     });
     let mut sources: Vec<XdpSource> = (0..workers)
-        .map(|number| XdpSource::new(interface, options, way, &common, number == 0))
+        .map(|number| {
+            XdpSource::new(
+                interface,
+                options,
+                way,
+                &common,
+                number == 0,
+                size.chunks >= GATHER_CHUNKS,
+            )
+        })
         .collect();
     for (number, queue) in attached.sockets.into_iter().enumerate() {
         sources[number % workers].queues.push((queue, Partial::default()));
@@ -361,6 +379,7 @@ impl XdpSource {
         way: Way,
         common: &Arc<Common>,
         tells_common: bool,
+        gathers: bool,
     ) -> Self {
         let all = Program::accept_all(options.snaplen);
         Self {
@@ -381,6 +400,7 @@ impl XdpSource {
             snaplen: options.snaplen,
             stop: Arc::clone(&options.stop),
             draining: None,
+            gathers,
         }
     }
 
@@ -557,6 +577,9 @@ impl Source for XdpSource {
             }
             if !came {
                 self.wait(left)?;
+                if self.gathers && self.draining.is_none() {
+                    thread::sleep(GATHER);
+                }
             }
         }
     }
