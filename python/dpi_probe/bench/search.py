@@ -27,6 +27,7 @@ class Trial:
     drop_ratio: float
     unsent_ratio: float | None
     """Over veth: the share of what was due that could not be sent in time."""
+    records_dropped: int
     probe_cores: float
     other_cores: float
     """What was neither the probe's, nor the source's, nor the Core's: something else ran on the machine."""
@@ -82,17 +83,19 @@ def limit_of(result: dict[str, Any]) -> str | None:
     wrong: list[str] = result["books"]["wrong"]
     if wrong:
         return f"the books do not balance: {wrong[0]}"
+    figures, dropped = result["figures"], result["books"]["events_dropped"]
+    if dropped and not figures["drop_ratio"]:
+        said = ", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()))
+        return f"seal; records dropped: {said}{verdict.saturation(figures, result['machine']['cpus'])}"
     for limit in result["limits"]:
         if any(what in limit["criterion"] for what in ("throughput sustained", "frames dropped")):
             return f"{limit['stage']}; {limit['because']}"
-    dropped = result["books"]["events_dropped"]
-    if dropped:
-        return "seal, spool; records dropped: " + ", ".join(f"{reason} {count:,}" for reason, count in dropped.items())
     # Less than the criterion of drops allows.
-    stage, share = busiest(
-        result["figures"]["probe_threads"], result["figures"]["source_cores"], result["plan"]["source"]
+    stage, share = busiest(figures["probe_threads"], figures["source_cores"], result["plan"]["source"])
+    return (
+        f"{stage}; its thread was on a CPU for {100 * share:.0f} % of the time"
+        f"{verdict.saturation(figures, result['machine']['cpus'])}"
     )
-    return f"{stage}; its thread was on a CPU for {100 * share:.0f} % of the time"
 
 
 def search(
@@ -139,6 +142,7 @@ def search(
             held,
             figures["drop_ratio"],
             figures["unsent_ratio"],
+            sum(result["books"]["events_dropped"].values()),
             figures["probe_cores"],
             max(figures["machine_cores"] - ours, 0.0),
             figures["packet_latency_p99"],

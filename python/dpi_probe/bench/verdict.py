@@ -303,11 +303,11 @@ def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[st
         return None
     cpus = observation.machine["cpus"]
     dropped = books.by_reason(observation.final["books"], "events_dropped")
-    threads, source = figures["probe_threads"], observation.plan.source
     to_record = name not in ("cpu", "transmission")
-    stage, share = busiest(threads, figures["source_cores"], source, to_record=to_record)
-    saturated = figures["machine_cores"] >= SATURATED * cpus
-    others = figures["machine_cores"] - figures["probe_cores"] - figures["source_cores"] - figures["core_cores"]
+    stage, share = busiest(
+        figures["probe_threads"], figures["source_cores"], observation.plan.source, to_record=to_record
+    )
+    others = _others(figures)
     if name == "transmission" and figures["seal_duration_mean"] is not None:
         stage = "seal" if figures["seal_duration_mean"] > 0.02 else "deliver"
         said = (
@@ -324,9 +324,22 @@ def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[st
     if others >= OTHERS * cpus and share < BUSY:
         stage = "other programs"
         said = f"they took {others:.2f} of {cpus} cores; {said}"
-    elif saturated:
-        said += (
-            f"; the machine had no CPU left: of {cpus} cores the probe took {figures['probe_cores']:.2f}, the source "
-            f"{figures['source_cores']:.2f}, the Core with its indexer {figures['core_cores']:.2f}, others {others:.2f}"
-        )
+    else:
+        said += saturation(figures, cpus)
     return {"criterion": name, "stage": stage, "because": said}
+
+
+def saturation(figures: dict[str, Any], cpus: int) -> str:
+    """Who took the machine's CPUs, if none was left."""
+    if figures["machine_cores"] < SATURATED * cpus:
+        return ""
+    return (
+        f"; the machine had no CPU left: of {cpus} cores the probe took {figures['probe_cores']:.2f}, the source "
+        f"{figures['source_cores']:.2f}, the Core with its indexer {figures['core_cores']:.2f}, others {_others(figures):.2f}"
+    )
+
+
+def _others(figures: dict[str, Any]) -> float:
+    """Cores that programs beside the bench took."""
+    taken: float = figures["probe_cores"] + figures["source_cores"] + figures["core_cores"]
+    return float(figures["machine_cores"]) - taken

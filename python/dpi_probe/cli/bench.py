@@ -232,10 +232,12 @@ def search_command(
     for trial in result["trials"]:
         said = "[green]held[/green]" if trial["held"] else "[red]lost[/red]"
         unsent = "" if not trial["unsent_ratio"] else f", not sent {value(trial['unsent_ratio'], 'ratio')}"
+        records = f", {trial['records_dropped']:,} records" if trial["records_dropped"] else ""
         others = "" if trial["other_cores"] < BUSY else f", [yellow]others {trial['other_cores']:.2f} cores[/yellow]"
         console.print(
             f"{value(trial['bits_per_second'], 'bit/s'):>16}  {said}  dropped {value(trial['drop_ratio'], 'ratio')}"
-            f"{unsent}, probe {trial['probe_cores']:.2f} cores, latency p99 {value(trial['latency_p99'], 's')}{others}"
+            f"{records}{unsent}, probe {trial['probe_cores']:.2f} cores, "
+            f"latency p99 {value(trial['latency_p99'], 's')}{others}"
         )
     if any(trial["other_cores"] >= BUSY for trial in result["trials"]):
         console.print("[yellow]something else ran on the machine: without it the rate is higher[/yellow]")

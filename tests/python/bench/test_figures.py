@@ -77,14 +77,21 @@ def test_what_kept_a_rate_from_being_without_loss() -> None:
     ]
     result = {
         "books": {"wrong": [], "events_dropped": {}}, "limits": limits, "plan": {"source": "memory"},
-        "figures": {"probe_threads": {"dpi-worker-0": 0.7, "seal": 0.2}, "source_cores": 0.1},
+        "machine": {"cpus": 2},
+        "figures": {
+            "probe_threads": {"dpi-worker-0": 0.7, "seal": 0.2}, "source_cores": 0.1, "drop_ratio": 0.01,
+            "machine_cores": 1.0, "probe_cores": 0.9, "core_cores": 0.0,
+        },
     }  # fmt: skip
     assert limit_of(result) == "record; busy"
     # Too few drops for the criterion, but drops.
     result["limits"] = limits[:1]
     assert limit_of(result) == "capture, decode, flow, layer 7, record; its thread was on a CPU for 70 % of the time"
-    result["books"] = {"wrong": [], "events_dropped": {"queue_full": 1234}}
-    assert limit_of(result) == "seal, spool; records dropped: queue_full 1,234"
+    result["books"] = {"wrong": [], "events_dropped": {"seal_queue_full": 1234}}
+    result["figures"] |= {"drop_ratio": 0.0, "machine_cores": 2.0}
+    said = limit_of(result)
+    assert said is not None
+    assert said.startswith("seal; records dropped: seal_queue_full 1,234; the machine had no CPU left: of 2 cores")
     result["books"] = {"wrong": ["a = 1, but b = 2"], "events_dropped": {}}
     assert limit_of(result) == "the books do not balance: a = 1, but b = 2"
 

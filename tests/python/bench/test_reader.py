@@ -26,7 +26,7 @@ def run(receiver: Receiver, frames: float, *, dropped: float = 0.0, wrong: tuple
     return {
         "receiver": receiver.what, "capture": receiver.capture, "frames_per_second": frames,
         "bits_per_second": frames * 8000, "mean_frame_bytes": 1000.0, "drop_ratio": dropped,
-        "sent_frames_per_second": frames / (1 - dropped), "flows_per_second": None, "cores": 0.5,
+        "sent_frames_per_second": frames / (1 - dropped), "flows_per_second": None, "cores": 0.5, "sender_cores": 0.6,
         "threads": {"dpi-worker-0": 0.4, "seal": 0.1}, "wrong": list(wrong), "ways": ["af_packet"],
         "frames_sent": 0, "frames_unaccounted": 0,
     }  # fmt: skip
@@ -69,6 +69,11 @@ def test_the_verdict(frames: float, dropped: float, wrong: tuple[str, ...], *, p
     result = row([(1000, 1000, frames)], dropped=dropped, wrong=wrong)
     assert result["receivers"][-1]["passed"] is passed
     assert reader._all_passed([result]) is passed
+
+
+def test_a_sender_that_was_slowed_down_is_told() -> None:
+    line = row([(1000, 1000, 500)])["receivers"][-1]
+    assert "the sender had only 60 % of it" in line["limit"]
 
 
 def test_af_xdp_is_shown_but_not_judged_on_a_veth_pair() -> None:
