@@ -55,30 +55,91 @@ pub struct Column {
     pub work: Option<&'static str>,
 }
 
-/// Receives the values of a record in schema order.
+/// Where one value goes: exactly one of these methods is called.
 pub trait Sink {
+    /// Where the members of a struct go.
+    type Members<'a>: Members
+    where
+        Self: 'a;
+    /// Where the items of a list go.
+    type Items<'a>: Items
+    where
+        Self: 'a;
     /// No value.
     fn null(&mut self);
     /// A boolean.
     fn bool(&mut self, value: bool);
-    /// An unsigned integer of any width.
-    fn unsigned(&mut self, value: u64);
-    /// A signed integer of any width, or a time.
-    fn signed(&mut self, value: i64);
+    /// An unsigned integer of 8 bits.
+    fn u8(&mut self, value: u8);
+    /// An unsigned integer of 16 bits.
+    fn u16(&mut self, value: u16);
+    /// An unsigned integer of 32 bits.
+    fn u32(&mut self, value: u32);
+    /// An unsigned integer of 64 bits.
+    fn u64(&mut self, value: u64);
+    /// A signed integer of 8 bits.
+    fn i8(&mut self, value: i8);
+    /// A signed integer of 64 bits.
+    fn i64(&mut self, value: i64);
     /// A double.
-    fn double(&mut self, value: f64);
+    fn f64(&mut self, value: f64);
+    /// A time in UTC nanoseconds since 1970-01-01.
+    fn time(&mut self, value: i64);
     /// Text.
     fn text(&mut self, value: &str);
-    /// An address or MAC address.
-    fn bytes(&mut self, value: &[u8]);
-    /// A list of `length` values follows, then [`Sink::end_list`].
-    fn begin_list(&mut self, length: usize);
-    /// The list is complete.
-    fn end_list(&mut self);
-    /// A struct follows: each member's value in order, then [`Sink::end_struct`].
-    fn begin_struct(&mut self);
-    /// The struct is complete.
-    fn end_struct(&mut self);
+    /// An IP address.
+    fn address(&mut self, value: [u8; 16]);
+    /// A MAC address.
+    fn mac(&mut self, value: [u8; 6]);
+    /// A list of `length` items.
+    fn items(&mut self, length: usize) -> Self::Items<'_>;
+    /// A struct.
+    fn members(&mut self) -> Self::Members<'_>;
+}
+
+/// The members of a struct, in the order of its columns.
+pub trait Members {
+    /// Where one member goes.
+    type Member<'a>: Sink
+    where
+        Self: 'a;
+    /// The next member.
+    fn next(&mut self) -> Self::Member<'_>;
+    /// There are no more.
+    fn end(self);
+}
+
+/// Declares the methods for many items at once.
+macro_rules! many {
+    ($($many:ident $rust:ident;)+) => {$(
+        /// As many items with these values.
+        fn $many(&mut self, values: &[$rust]) {
+            for value in values {
+                self.next().$rust(*value);
+            }
+        }
+    )+};
+}
+
+/// The items of a list, one after the other.
+pub trait Items {
+    /// Where one item goes.
+    type Item<'a>: Sink
+    where
+        Self: 'a;
+    /// The next item.
+    fn next(&mut self) -> Self::Item<'_>;
+    many! {
+        u8s u8;
+        u16s u16;
+        u32s u32;
+        u64s u64;
+        i8s i8;
+        i64s i64;
+        f64s f64;
+    }
+    /// There are no more.
+    fn end(self);
 }
 
 /// A value with a column type.
@@ -89,34 +150,53 @@ pub trait Value {
     const NULLABLE: bool = false;
     /// Hands the value to the sink.
     fn emit<S: Sink>(&self, sink: &mut S);
+    /// Hands the values to a list.
+    fn emit_all<I: Items>(values: &[Self], items: &mut I)
+    where
+        Self: Sized,
+    {
+        for value in values {
+            value.emit(&mut items.next());
+        }
+    }
     /// Bytes that it keeps on the heap, as allocated.
     fn heap_bytes(&self) -> usize {
         0
     }
 }
 
+impl Value for bool {
+    const TYPE: Type = Type::Bool;
+    #[inline]
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.bool(*self);
+    }
+}
+
 macro_rules! values {
-    ($($rust:ty, $kind:ident, $method:ident, $as:ty;)+) => {$(
+    ($($rust:ident, $kind:ident, $many:ident;)+) => {$(
         impl Value for $rust {
             const TYPE: Type = Type::$kind;
             #[inline]
-            fn emit<S: Sink>(&self, sink: &mut S) { sink.$method(<$as>::from(*self)); }
+            fn emit<S: Sink>(&self, sink: &mut S) { sink.$rust(*self); }
+            #[inline]
+            fn emit_all<I: Items>(values: &[Self], items: &mut I) { items.$many(values); }
         }
     )+};
 }
 values! {
-    bool, Bool, bool, bool;
-    u8, U8, unsigned, u64;
-    u16, U16, unsigned, u64;
-    u32, U32, unsigned, u64;
-    u64, U64, unsigned, u64;
-    i8, I8, signed, i64;
-    i64, I64, signed, i64;
-    f64, F64, double, f64;
+    u8, U8, u8s;
+    u16, U16, u16s;
+    u32, U32, u32s;
+    u64, U64, u64s;
+    i8, I8, i8s;
+    i64, I64, i64s;
+    f64, F64, f64s;
 }
 
 impl Value for String {
     const TYPE: Type = Type::Text;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
         sink.text(self);
     }
@@ -127,6 +207,7 @@ impl Value for String {
 
 impl Value for &'static str {
     const TYPE: Type = Type::Text;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
         sink.text(self);
     }
@@ -135,6 +216,7 @@ impl Value for &'static str {
 /// Registered names are borrowed from their table; values without a name are written out.
 impl Value for Cow<'static, str> {
     const TYPE: Type = Type::Text;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
         sink.text(self);
     }
@@ -152,8 +234,9 @@ pub struct Time(pub i64);
 
 impl Value for Time {
     const TYPE: Type = Type::Time;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
-        sink.signed(self.0);
+        sink.time(self.0);
     }
 }
 
@@ -179,8 +262,9 @@ impl From<IpAddr> for Address {
 
 impl Value for Address {
     const TYPE: Type = Type::Address;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
-        sink.bytes(&self.0);
+        sink.address(self.0);
     }
 }
 
@@ -190,14 +274,16 @@ pub struct Mac(pub [u8; 6]);
 
 impl Value for Mac {
     const TYPE: Type = Type::Mac;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
-        sink.bytes(&self.0);
+        sink.mac(self.0);
     }
 }
 
 impl<T: Value> Value for Option<T> {
     const TYPE: Type = T::TYPE;
     const NULLABLE: bool = true;
+    #[inline]
     fn emit<S: Sink>(&self, sink: &mut S) {
         match self {
             Some(value) => value.emit(sink),
@@ -212,11 +298,9 @@ impl<T: Value> Value for Option<T> {
 impl<T: Value + 'static> Value for Vec<T> {
     const TYPE: Type = Type::List(&T::TYPE);
     fn emit<S: Sink>(&self, sink: &mut S) {
-        sink.begin_list(self.len());
-        for value in self {
-            value.emit(sink);
-        }
-        sink.end_list();
+        let mut items = sink.items(self.len());
+        T::emit_all(self, &mut items);
+        items.end();
     }
     fn heap_bytes(&self) -> usize {
         self.iter()
@@ -270,9 +354,10 @@ macro_rules! record {
         impl $crate::column::Value for $name {
             const TYPE: $crate::column::Type = $crate::column::Type::Struct($name::COLUMNS);
             fn emit<S: $crate::column::Sink>(&self, sink: &mut S) {
-                sink.begin_struct();
-                $($crate::column::Value::emit(&self.$field, sink);)+
-                sink.end_struct();
+                use $crate::column::Members as _;
+                let mut members = sink.members();
+                $($crate::column::Value::emit(&self.$field, &mut members.next());)+
+                members.end();
             }
             fn heap_bytes(&self) -> usize {
                 0_usize $(.saturating_add($crate::column::Value::heap_bytes(&self.$field)))+

@@ -111,18 +111,15 @@ impl Builder {
         features: Option<&Features>,
         session: Option<&Session>,
     ) -> Result<(), RecordError> {
-        self.flow.begin_row(self.rows, record.ip_version);
-        record.emit(&mut self.flow);
+        record.emit(&mut self.flow.row(self.rows, record.ip_version));
         self.flow.end_row()?;
         if let (Some(tree), Some(features)) = (&mut self.features, features) {
-            tree.begin_row(self.rows, 0);
-            features.emit(tree);
+            features.emit(&mut tree.row(self.rows, 0));
             tree.end_row()?;
         }
         if let Some(session) = session {
             for slot in &mut self.slots {
-                slot.tree.begin_row(self.rows, 0);
-                if session.emit(slot.protocol, &mut slot.tree) {
+                if session.emit(slot.protocol, &mut slot.tree.row(self.rows, 0)) {
                     slot.tree.end_row()?;
                 }
             }

@@ -1,175 +1,179 @@
 //! One column's growing buffers.
 //!
-//! The columns of a struct and all that lies below them stand in one vector in pre-order, so that values that arrive in
-//! schema order are appended by moving a position forward: within a list it goes back to the list's item after each
-//! value. Nothing is allocated per value; buffers grow as Arrow's builders do.
+//! Nodes stand as the columns do: a struct's node holds those of its members, in order, so that values that arrive in
+//! schema order are written by moving along a slice. A value is written where its row stands: rows without one are never
+//! touched. Nothing is allocated per value; room is made for all columns at once, as much as the batch before needed.
 
-use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::slice;
 use std::sync::Arc;
 
-use arrow::array::builder::NullBufferBuilder;
-use arrow::array::{
-    ArrayRef, BooleanBuilder, FixedSizeBinaryBuilder, Float64Builder, Int8Builder, Int64Builder, ListArray,
-    StringBuilder, StructArray, TimestampNanosecondBuilder, UInt8Builder, UInt16Builder, UInt32Builder,
-    UInt64Builder,
-};
-use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::array::{ArrayRef, ListArray, StructArray};
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, Fields};
-use wire::column::{Column, Sink, Type};
+use wire::column::{self, Column, Sink, Type};
 
 use super::RecordError;
 use super::schema::Layout;
 
-/// Where the values of one node go.
-enum Store {
-    Bool(BooleanBuilder),
-    U8(UInt8Builder),
-    U16(UInt16Builder),
-    U32(UInt32Builder),
-    U64(UInt64Builder),
-    I8(Int8Builder),
-    I64(Int64Builder),
-    F64(Float64Builder),
-    Text(StringBuilder),
-    Time(TimestampNanosecondBuilder),
-    Binary(FixedSizeBinaryBuilder, usize),
-    AddressText(StringBuilder),
-    MacText(StringBuilder),
-    List {
-        offsets: Vec<i32>,
-        validity: NullBufferBuilder,
-    },
-    Struct {
-        validity: NullBufferBuilder,
-    },
+mod store;
+
+use store::{List, Store, mark, put, put_all, take_validity};
+
+/// Rows or items that there is room for at least.
+const MINIMUM_ROOM: usize = 64;
+
+/// Values to make room for where there must be at least so many.
+fn room_for(values: usize) -> usize {
+    values
+        .checked_next_power_of_two()
+        .unwrap_or(values)
+        .max(MINIMUM_ROOM)
 }
 
-/// One column, list item or struct member.
+/// One column, list item or struct member: one cache line.
+#[repr(align(64))]
 struct Node {
-    name: &'static str,
-    /// The position after the last node below this one.
-    end: usize,
-    nullable: bool,
-    data_type: DataType,
     store: Store,
+    /// A bit for each value that there is room for, set where there is one; empty where null is none of them.
+    validity: Box<[u8]>,
+    /// The column, or that of the list whose item it is; `None` for the tree as a whole.
+    column: Option<&'static Column>,
+    nullable: bool,
 }
 
 impl Node {
-    fn len(&self) -> usize {
-        use arrow::array::ArrayBuilder as _;
-        match &self.store {
-            Store::Bool(store) => store.len(),
-            Store::U8(store) => store.len(),
-            Store::U16(store) => store.len(),
-            Store::U32(store) => store.len(),
-            Store::U64(store) => store.len(),
-            Store::I8(store) => store.len(),
-            Store::I64(store) => store.len(),
-            Store::F64(store) => store.len(),
-            Store::Text(store) | Store::AddressText(store) | Store::MacText(store) => store.len(),
-            Store::Time(store) => store.len(),
-            Store::Binary(store, _) => store.len(),
-            Store::List { validity, .. } | Store::Struct { validity } => validity.len(),
+    fn new(column: Option<&'static Column>, kind: &Type, nullable: bool, data_type: &DataType) -> Self {
+        let store = match (kind, data_type) {
+            (Type::Struct(members), DataType::Struct(fields)) => {
+                let nodes = members.iter().zip(fields.iter()).map(|(member, field)| {
+                    Self::new(Some(member), &member.kind, member.nullable, field.data_type())
+                });
+                Store::Struct(nodes.collect())
+            }
+            (Type::List(item), DataType::List(field)) => Store::List(Box::new(List::new(Self::new(
+                column,
+                item,
+                field.is_nullable(),
+                field.data_type(),
+            )))),
+            _ => Store::of_values(kind, *data_type == DataType::Utf8),
+        };
+        Self {
+            store,
+            validity: Box::default(),
+            column,
+            nullable,
         }
+    }
+
+    /// Its nodes in pre-order, itself among them.
+    fn count(&self) -> usize {
+        1 + match &self.store {
+            Store::Struct(members) => members.iter().map(Self::count).sum(),
+            Store::List(list) => list.item.count(),
+            _ => 0,
+        }
+    }
+
+    /// Makes room for the values below index `room`, those of its members included, not for the items of lists.
+    fn make_room(&mut self, room: usize) {
+        if self.nullable {
+            let mut validity = std::mem::take(&mut self.validity).into_vec();
+            validity.resize(room.div_ceil(8), 0);
+            self.validity = validity.into_boxed_slice();
+        }
+        match &mut self.store {
+            Store::Struct(members) => members.iter_mut().for_each(|member| member.make_room(room)),
+            store => store.make_room(room),
+        }
+    }
+
+    fn take_validity(&mut self, count: usize) -> Option<NullBuffer> {
+        let validity = std::mem::take(&mut self.validity).into_vec();
+        self.nullable.then(|| take_validity(validity, count)).flatten()
+    }
+
+    /// The first `count` values as an array; nothing is left.
+    fn take(&mut self, count: usize, data_type: &DataType) -> Result<ArrayRef, RecordError> {
+        match (&mut self.store, data_type) {
+            (Store::Struct(_), DataType::Struct(fields)) => {
+                let (members, validity) = self.take_members(count, fields)?;
+                Ok(Arc::new(StructArray::try_new(fields.clone(), members, validity)?))
+            }
+            (Store::List(list), DataType::List(field)) => {
+                let ends = list.ends.take(count);
+                let items = list.item.take(list.count, field.data_type())?;
+                (list.count, list.room) = (0, 0);
+                let validity = self.take_validity(count);
+                let array = ListArray::try_new(Arc::clone(field), ends, items, validity)?;
+                Ok(Arc::new(array))
+            }
+            _ => {
+                let validity = self.take_validity(count);
+                Ok(self.store.take(count, validity, data_type)?)
+            }
+        }
+    }
+
+    /// A struct's first `count` values, member by member, and which of them there are.
+    fn take_members(
+        &mut self,
+        count: usize,
+        fields: &Fields,
+    ) -> Result<(Vec<ArrayRef>, Option<NullBuffer>), RecordError> {
+        let Store::Struct(nodes) = &mut self.store else {
+            return Ok((Vec::new(), None));
+        };
+        let members = nodes
+            .iter_mut()
+            .zip(fields)
+            .map(|(node, field)| node.take(count, field.data_type()))
+            .collect::<Result<_, _>>()?;
+        Ok((members, self.take_validity(count)))
     }
 }
 
-/// An open list or struct, by its node.
-#[derive(Clone, Copy)]
-enum Open {
-    List(usize),
-    Struct(usize),
-}
+/// The first place where values did not follow the declaration: the column's name, or `None` for the tree as a whole.
+/// What is written from there on is thrown away with the batch.
+type Fault = Option<Option<&'static Column>>;
 
 /// The buffers of one struct column: the flow columns as a whole, or one protocol's.
 pub(super) struct Tree {
-    nodes: Vec<Node>,
-    open: Vec<Open>,
-    position: usize,
+    name: &'static str,
+    root: Node,
+    data_type: DataType,
+    /// Estimated size of a row's validity: one bit for each node.
+    validity_bytes: usize,
     bytes: usize,
-    /// Rows before the one at hand: those that are missing here had no value.
-    before: usize,
-    /// IP version of the flow at hand, which decides how an IPv4-mapped address is written; 0 where unknown.
-    ip_version: u8,
-    fault: Option<&'static str>,
+    /// Rows so far.
+    rows: usize,
+    /// Rows that there is room for, and those of the batch before.
+    room: usize,
+    expected: usize,
+    fault: Fault,
 }
 
 impl Tree {
     /// A struct column of the given members.
     pub(super) fn new(name: &'static str, columns: &'static [Column], layout: &Layout) -> Self {
-        let mut tree = Self {
-            nodes: Vec::new(),
-            open: Vec::new(),
-            position: 0,
-            bytes: 0,
-            before: 0,
-            ip_version: 0,
-            fault: None,
-        };
         let data_type = DataType::Struct(layout.fields(columns));
-        tree.declare(name, &Type::Struct(columns), true, data_type);
-        tree
-    }
-
-    fn declare(&mut self, name: &'static str, kind: &Type, nullable: bool, data_type: DataType) {
-        let text = data_type == DataType::Utf8;
-        let store = match kind {
-            Type::Bool => Store::Bool(BooleanBuilder::with_capacity(0)),
-            Type::U8 => Store::U8(UInt8Builder::with_capacity(0)),
-            Type::U16 => Store::U16(UInt16Builder::with_capacity(0)),
-            Type::U32 => Store::U32(UInt32Builder::with_capacity(0)),
-            Type::U64 => Store::U64(UInt64Builder::with_capacity(0)),
-            Type::I8 => Store::I8(Int8Builder::with_capacity(0)),
-            Type::I64 => Store::I64(Int64Builder::with_capacity(0)),
-            Type::F64 => Store::F64(Float64Builder::with_capacity(0)),
-            Type::Text => Store::Text(StringBuilder::with_capacity(0, 0)),
-            Type::Time => {
-                Store::Time(TimestampNanosecondBuilder::with_capacity(0).with_data_type(data_type.clone()))
-            }
-            Type::Address if text => Store::AddressText(StringBuilder::with_capacity(0, 0)),
-            Type::Address => Store::Binary(FixedSizeBinaryBuilder::with_capacity(0, 16), 16),
-            Type::Mac if text => Store::MacText(StringBuilder::with_capacity(0, 0)),
-            Type::Mac => Store::Binary(FixedSizeBinaryBuilder::with_capacity(0, 6), 6),
-            Type::List(_) => Store::List {
-                offsets: vec![0],
-                validity: NullBufferBuilder::new(0),
-            },
-            Type::Struct(_) => Store::Struct {
-                validity: NullBufferBuilder::new(0),
-            },
-        };
-        let index = self.nodes.len();
-        self.nodes.push(Node {
+        let root = Node::new(None, &Type::Struct(columns), true, &data_type);
+        Self {
             name,
-            end: 0,
-            nullable,
-            data_type: data_type.clone(),
-            store,
-        });
-        match (kind, data_type) {
-            (Type::List(item), DataType::List(field)) => {
-                self.declare(name, item, field.is_nullable(), field.data_type().clone());
-            }
-            (Type::Struct(members), DataType::Struct(fields)) => {
-                for (member, field) in members.iter().zip(fields.iter()) {
-                    self.declare(
-                        member.name,
-                        &member.kind,
-                        member.nullable,
-                        field.data_type().clone(),
-                    );
-                }
-            }
-            _ => {}
+            validity_bytes: root.count().div_ceil(8),
+            root,
+            data_type,
+            bytes: 0,
+            rows: 0,
+            room: 0,
+            expected: 0,
+            fault: None,
         }
-        let end = self.nodes.len();
-        self.nodes[index].end = end;
     }
 
     /// Rows so far.
     pub(super) fn len(&self) -> usize {
-        self.nodes[0].len()
+        self.rows
     }
 
     /// Estimate of the uncompressed size of all rows so far, in bytes.
@@ -177,332 +181,446 @@ impl Tree {
         self.bytes
     }
 
-    /// Begins row number `before` (from 0) of a flow of this IP version (0: an IPv4-mapped address is written as IPv4).
-    /// If nothing is then emitted the row has no value.
-    pub(super) fn begin_row(&mut self, before: usize, ip_version: u8) {
-        self.before = before;
-        self.ip_version = ip_version;
-        self.position = 0;
+    /// The place of row number `number` (from 0) of a flow of this IP version (0: an IPv4-mapped address is written as
+    /// IPv4). If nothing is emitted there the row has no value.
+    #[inline]
+    pub(super) fn row(&mut self, number: usize, ip_version: u8) -> Row<'_> {
+        Row {
+            tree: self,
+            number,
+            ip_version,
+        }
     }
 
     /// Ends a row for which a value was emitted.
+    #[inline]
     pub(super) fn end_row(&mut self) -> Result<(), RecordError> {
-        if self.fault.is_none() && !(self.open.is_empty() && self.position == self.nodes.len()) {
-            self.fault = Some(self.nodes.get(self.position).unwrap_or(&self.nodes[0]).name);
-        }
-        // One validity bit for each column.
-        self.bytes += self.nodes.len().div_ceil(8);
+        self.bytes += self.validity_bytes;
         match self.fault {
             None => Ok(()),
-            Some(column) => Err(RecordError::Mismatch { column }),
+            Some(column) => Err(RecordError::Mismatch {
+                column: column.map_or(self.name, |column| column.name),
+            }),
         }
     }
 
     /// Adds rows without a value until there are `rows`.
     pub(super) fn fill(&mut self, rows: usize) {
-        let missing = rows.saturating_sub(self.len());
-        if missing > 0 {
-            self.append_absent(0, missing);
-        }
+        self.rows = self.rows.max(rows);
     }
 
     /// The rows so far as one array; the tree is then empty.
     pub(super) fn take(&mut self) -> Result<StructArray, RecordError> {
-        self.bytes = 0;
-        self.position = 0;
-        let (fields, members, validity) = self.take_struct(0)?;
-        Ok(StructArray::try_new(fields, members, validity)?)
-    }
-
-    fn take_struct(
-        &mut self,
-        index: usize,
-    ) -> Result<(Fields, Vec<ArrayRef>, Option<NullBuffer>), RecordError> {
-        let end = self.nodes[index].end;
-        let mut members = Vec::new();
-        let mut member = index + 1;
-        while member < end {
-            members.push(self.take_node(member)?);
-            member = self.nodes[member].end;
-        }
-        let Node {
-            name,
-            data_type,
-            store,
-            ..
-        } = &mut self.nodes[index];
-        match (data_type, store) {
-            (DataType::Struct(fields), Store::Struct { validity }) => {
-                Ok((fields.clone(), members, validity.finish()))
-            }
-            _ => Err(RecordError::Mismatch { column: name }),
-        }
-    }
-
-    fn take_node(&mut self, index: usize) -> Result<ArrayRef, RecordError> {
-        let Node { data_type, store, .. } = &mut self.nodes[index];
-        Ok(match store {
-            Store::Bool(store) => Arc::new(store.finish()),
-            Store::U8(store) => Arc::new(store.finish()),
-            Store::U16(store) => Arc::new(store.finish()),
-            Store::U32(store) => Arc::new(store.finish()),
-            Store::U64(store) => Arc::new(store.finish()),
-            Store::I8(store) => Arc::new(store.finish()),
-            Store::I64(store) => Arc::new(store.finish()),
-            Store::F64(store) => Arc::new(store.finish()),
-            Store::Text(store) | Store::AddressText(store) | Store::MacText(store) => {
-                Arc::new(store.finish())
-            }
-            Store::Time(store) => Arc::new(store.finish()),
-            Store::Binary(store, _) => Arc::new(store.finish()),
-            Store::List { offsets, validity } => {
-                let validity = validity.finish();
-                let offsets = std::mem::replace(offsets, vec![0]);
-                let DataType::List(item) = data_type.clone() else {
-                    return Err(RecordError::Mismatch {
-                        column: self.nodes[index].name,
-                    });
-                };
-                let values = self.take_node(index + 1)?;
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-                Arc::new(ListArray::try_new(item, offsets, values, validity)?)
-            }
-            Store::Struct { .. } => {
-                let (fields, members, validity) = self.take_struct(index)?;
-                Arc::new(StructArray::try_new(fields, members, validity)?)
-            }
-        })
-    }
-
-    /// Appends `count` times what stands for "no value" at `index` and below it: null where that is allowed, else zero, empty
-    /// text or an empty list (which then lies below a null struct).
-    fn append_absent(&mut self, index: usize, count: usize) {
-        let nullable = self.nodes[index].nullable;
-        let child = index + 1;
-        macro_rules! absent {
-            ($store:ident) => {
-                if nullable {
-                    $store.append_nulls(count)
-                } else {
-                    (0..count).for_each(|_| $store.append_value(Default::default()))
-                }
-            };
-        }
-        match &mut self.nodes[index].store {
-            Store::Bool(store) => absent!(store),
-            Store::U8(store) => absent!(store),
-            Store::U16(store) => absent!(store),
-            Store::U32(store) => absent!(store),
-            Store::U64(store) => absent!(store),
-            Store::I8(store) => absent!(store),
-            Store::I64(store) => absent!(store),
-            Store::F64(store) => absent!(store),
-            Store::Time(store) => absent!(store),
-            Store::Text(store) | Store::AddressText(store) | Store::MacText(store) => {
-                if nullable {
-                    store.append_nulls(count);
-                } else {
-                    (0..count).for_each(|_| store.append_value(""));
-                }
-            }
-            Store::Binary(store, width) => {
-                const ZEROS: [u8; 16] = [0; 16];
-                if nullable {
-                    store.append_nulls(count);
-                } else {
-                    for _ in 0..count {
-                        // The only error is a wrong width, and the widths are 6 and 16.
-                        if store.append_value(&ZEROS[..*width]).is_err() {
-                            store.append_null();
-                        }
-                    }
-                }
-            }
-            Store::List { offsets, validity } => {
-                let last = offsets.last().copied().unwrap_or(0);
-                offsets.extend(std::iter::repeat_n(last, count));
-                append_validity(validity, !nullable, count);
-            }
-            Store::Struct { validity } => {
-                append_validity(validity, !nullable, count);
-                let end = self.nodes[index].end;
-                let mut member = child;
-                while member < end {
-                    self.append_absent(member, count);
-                    member = self.nodes[member].end;
-                }
-            }
-        }
-    }
-
-    /// Moves on after the value of the node at `index` is complete.
-    fn advance(&mut self, index: usize) {
-        self.position = match self.open.last() {
-            Some(Open::List(list)) => list + 1,
-            Some(Open::Struct(_)) | None => self.nodes[index].end,
+        let rows = std::mem::take(&mut self.rows);
+        (self.bytes, self.room, self.expected) = (0, 0, rows);
+        let DataType::Struct(fields) = &self.data_type else {
+            return Err(RecordError::Mismatch { column: self.name });
         };
+        let (members, validity) = self.root.take_members(rows, fields)?;
+        Ok(StructArray::try_new(fields.clone(), members, validity)?)
     }
 
-    /// Notes that the values do not follow the declaration. What is appended from here on is thrown away with the batch.
     #[cold]
-    fn mismatch(&mut self) {
-        if self.fault.is_none() {
-            self.fault = Some(self.nodes.get(self.position).unwrap_or(&self.nodes[0]).name);
-        }
+    fn make_room(&mut self, row: usize) {
+        self.room = if row < self.expected {
+            self.expected
+        } else {
+            room_for(row + 1)
+        };
+        self.root.make_room(self.room);
     }
 }
 
-/// Appends `count` times whether there is a value.
-fn append_validity(validity: &mut NullBufferBuilder, is_valid: bool, count: usize) {
-    if is_valid {
-        validity.append_n_non_nulls(count);
-    } else {
-        validity.append_n_nulls(count);
-    }
+/// Where the value of one row goes.
+pub(super) struct Row<'t> {
+    tree: &'t mut Tree,
+    number: usize,
+    ip_version: u8,
 }
 
-/// Appends one value to the node at the position if it has one of the listed stores, counts its size, and moves on.
-macro_rules! append {
-    ($tree:ident, { $($pattern:pat => $append:expr, $size:expr;)+ }) => {{
-        let index = $tree.position;
-        match $tree.nodes.get_mut(index).map(|node| &mut node.store) {
-            $(Some($pattern) => { $append; $tree.bytes += $size; })+
-            _ => return $tree.mismatch(),
+/// Where one value goes.
+pub(super) struct Place<'t> {
+    /// `None` where no further value was declared.
+    node: Option<&'t mut Node>,
+    index: usize,
+    bytes: &'t mut usize,
+    fault: &'t mut Fault,
+    ip_version: u8,
+}
+
+/// Where the members of a struct go.
+pub(super) struct Members<'t> {
+    nodes: slice::IterMut<'t, Node>,
+    index: usize,
+    /// Size of these members, and of all that there is.
+    bytes: usize,
+    all_bytes: &'t mut usize,
+    fault: &'t mut Fault,
+    ip_version: u8,
+}
+
+/// Where the items of a list go.
+pub(super) struct Items<'t> {
+    item: Option<&'t mut Node>,
+    index: usize,
+    /// Where to say how many items there are by now.
+    list: Option<ListEnd<'t>>,
+    bytes: &'t mut usize,
+    fault: &'t mut Fault,
+    ip_version: u8,
+}
+
+/// What an open list still needs.
+struct ListEnd<'t> {
+    ends: &'t mut store::Offsets,
+    count: &'t mut usize,
+    index: usize,
+}
+
+/// Notes that the values do not follow the declaration.
+#[cold]
+fn mismatch(fault: &mut Fault, node: Option<&Node>) {
+    fault.get_or_insert(node.and_then(|node| node.column));
+}
+
+/// Writes a value of a type with one place for each index, counts its size, and marks that there is one.
+macro_rules! values {
+    ($($(#[$meta:meta])* $method:ident $rust:ty, $store:ident;)+) => {$(
+        $(#[$meta])*
+        #[inline]
+        fn $method(&mut self, value: $rust) {
+            if let Some(Node { store: Store::$store(values), validity, .. }) = &mut self.node
+                && put(values, self.index, value)
+            {
+                mark(validity, self.index);
+                *self.bytes += size_of::<$rust>();
+            } else {
+                mismatch(self.fault, self.node.as_deref());
+            }
         }
-        $tree.advance(index);
-    }};
+    )+};
 }
 
-impl Sink for Tree {
+impl Sink for Place<'_> {
+    type Members<'a>
+        = Members<'a>
+    where
+        Self: 'a;
+    type Items<'a>
+        = Items<'a>
+    where
+        Self: 'a;
+
+    #[inline]
     fn null(&mut self) {
-        let index = self.position;
-        if !self.nodes.get(index).is_some_and(|node| node.nullable) {
-            return self.mismatch();
+        if let Some(Node { nullable: true, .. }) = self.node {
+            *self.bytes += 8;
+        } else {
+            mismatch(self.fault, self.node.as_deref());
         }
-        self.append_absent(index, 1);
-        self.bytes += 8;
-        self.advance(index);
     }
 
+    values! {
+        u8 u8, U8;
+        u16 u16, U16;
+        u32 u32, U32;
+        u64 u64, U64;
+        i8 i8, I8;
+        i64 i64, I64;
+        f64 f64, F64;
+        time i64, Time;
+    }
+
+    #[inline]
     fn bool(&mut self, value: bool) {
-        append!(self, { Store::Bool(store) => store.append_value(value), 1; });
+        if let Some(Node {
+            store: Store::Bool(bits),
+            validity,
+            ..
+        }) = &mut self.node
+        {
+            if value {
+                mark(bits, self.index);
+            }
+            mark(validity, self.index);
+            *self.bytes += 1;
+        } else {
+            mismatch(self.fault, self.node.as_deref());
+        }
     }
 
-    fn unsigned(&mut self, value: u64) {
-        // The value was widened from the column's own type (wire::column), so narrowing it again loses nothing.
-        append!(self, {
-            Store::U8(store) => store.append_value(value as u8), 1;
-            Store::U16(store) => store.append_value(value as u16), 2;
-            Store::U32(store) => store.append_value(value as u32), 4;
-            Store::U64(store) => store.append_value(value), 8;
-        });
-    }
-
-    fn signed(&mut self, value: i64) {
-        append!(self, {
-            Store::I8(store) => store.append_value(value as i8), 1;
-            Store::I64(store) => store.append_value(value), 8;
-            Store::Time(store) => store.append_value(value), 8;
-        });
-    }
-
-    fn double(&mut self, value: f64) {
-        append!(self, { Store::F64(store) => store.append_value(value), 8; });
-    }
-
+    #[inline]
     fn text(&mut self, value: &str) {
-        append!(self, { Store::Text(store) => store.append_value(value), value.len() + 4; });
+        if let Some(Node {
+            store: Store::Text(texts),
+            validity,
+            ..
+        }) = &mut self.node
+        {
+            texts.push(self.index, value);
+            mark(validity, self.index);
+            *self.bytes += value.len() + 4;
+        } else {
+            mismatch(self.fault, self.node.as_deref());
+        }
     }
 
-    fn bytes(&mut self, value: &[u8]) {
-        let version = self.ip_version;
-        let ok = match self.nodes.get_mut(self.position).map(|node| &mut node.store) {
-            Some(Store::Binary(store, _)) => store.append_value(value).is_ok(),
-            Some(Store::AddressText(store)) => write_address(store, value, version),
-            Some(Store::MacText(store)) => write_mac(store, value),
+    #[inline]
+    fn address(&mut self, value: [u8; 16]) {
+        let written = match &mut self.node {
+            Some(Node {
+                store: Store::Address(values),
+                ..
+            }) => put(values, self.index, value),
+            Some(Node {
+                store: Store::AddressText(texts),
+                ..
+            }) => {
+                texts.push_address(self.index, value, self.ip_version);
+                true
+            }
             _ => false,
         };
-        if !ok {
-            return self.mismatch();
-        }
-        self.bytes += value.len();
-        self.advance(self.position);
+        self.end_bytes(written, value.len());
     }
 
-    fn begin_list(&mut self, _length: usize) {
-        let index = self.position;
-        if !matches!(
-            self.nodes.get(index).map(|node| &node.store),
-            Some(Store::List { .. })
-        ) {
-            return self.mismatch();
-        }
-        self.open.push(Open::List(index));
-        self.position = index + 1;
-    }
-
-    fn end_list(&mut self) {
-        let Some(Open::List(index)) = self.open.pop() else {
-            return self.mismatch();
+    #[inline]
+    fn mac(&mut self, value: [u8; 6]) {
+        let written = match &mut self.node {
+            Some(Node {
+                store: Store::Mac(values),
+                ..
+            }) => put(values, self.index, value),
+            Some(Node {
+                store: Store::MacText(texts),
+                ..
+            }) => {
+                texts.push_mac(self.index, value);
+                true
+            }
+            _ => false,
         };
-        // Bounded by Limits: far below 2^31 items a batch.
-        let length = self.nodes[index + 1].len() as i32;
-        if let Store::List { offsets, validity } = &mut self.nodes[index].store {
-            offsets.push(length);
-            validity.append_non_null();
-        }
-        self.bytes += 4;
-        self.advance(index);
+        self.end_bytes(written, value.len());
     }
 
-    fn begin_struct(&mut self) {
-        let index = self.position;
-        if index == 0 {
-            self.fill(self.before);
+    #[inline]
+    fn items(&mut self, length: usize) -> Items<'_> {
+        let (mut item, mut list_end, mut first) = (None, None, 0);
+        match self.node.as_deref_mut() {
+            Some(Node {
+                store: Store::List(list),
+                validity,
+                ..
+            }) => {
+                mark(validity, self.index);
+                *self.bytes += 4;
+                first = list.make_room(length);
+                item = Some(&mut list.item);
+                list_end = Some(ListEnd {
+                    ends: &mut list.ends,
+                    count: &mut list.count,
+                    index: self.index,
+                });
+            }
+            node => mismatch(self.fault, node.as_deref()),
         }
-        match self.nodes.get_mut(index).map(|node| &mut node.store) {
-            Some(Store::Struct { validity }) => validity.append_non_null(),
-            _ => return self.mismatch(),
+        Items {
+            item,
+            index: first,
+            list: list_end,
+            bytes: self.bytes,
+            fault: self.fault,
+            ip_version: self.ip_version,
         }
-        self.open.push(Open::Struct(index));
-        self.position = index + 1;
     }
 
-    fn end_struct(&mut self) {
-        match self.open.pop() {
-            Some(Open::Struct(index)) if self.position == self.nodes[index].end => self.advance(index),
-            _ => self.mismatch(),
+    #[inline]
+    fn members(&mut self) -> Members<'_> {
+        let mut nodes = <&mut [Node]>::default();
+        match self.node.as_deref_mut() {
+            Some(Node {
+                store: Store::Struct(members),
+                validity,
+                ..
+            }) => {
+                mark(validity, self.index);
+                nodes = members;
+            }
+            node => mismatch(self.fault, node.as_deref()),
+        }
+        Members {
+            nodes: nodes.iter_mut(),
+            index: self.index,
+            bytes: 0,
+            all_bytes: self.bytes,
+            fault: self.fault,
+            ip_version: self.ip_version,
         }
     }
 }
 
-/// Writes 16 bytes as people write them; false where they are not 16.
-fn write_address(store: &mut StringBuilder, value: &[u8], ip_version: u8) -> bool {
-    let Ok(bytes) = <[u8; 16]>::try_from(value) else {
-        return false;
-    };
-    let written = match bytes {
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] if ip_version != 6 => {
-            write!(store, "{}", Ipv4Addr::new(a, b, c, d))
+impl Place<'_> {
+    #[inline]
+    fn end_bytes(&mut self, written: bool, length: usize) {
+        match &mut self.node {
+            Some(node) if written => {
+                mark(&mut node.validity, self.index);
+                *self.bytes += length;
+            }
+            node => mismatch(self.fault, node.as_deref()),
         }
-        _ => write!(store, "{}", Ipv6Addr::from(bytes)),
-    };
-    store.append_value("");
-    written.is_ok()
+    }
 }
 
-/// Writes 6 bytes as colon-separated hexadecimal; false where they are not 6.
-fn write_mac(store: &mut StringBuilder, value: &[u8]) -> bool {
-    let Ok(bytes) = <[u8; 6]>::try_from(value) else {
-        return false;
-    };
-    let mut written = true;
-    for (position, byte) in bytes.into_iter().enumerate() {
-        let separator = if position == 0 { "" } else { ":" };
-        written &= write!(store, "{separator}{byte:02x}").is_ok();
+impl column::Members for Members<'_> {
+    type Member<'a>
+        = Place<'a>
+    where
+        Self: 'a;
+
+    #[inline]
+    fn next(&mut self) -> Place<'_> {
+        Place {
+            node: self.nodes.next(),
+            index: self.index,
+            bytes: &mut self.bytes,
+            fault: self.fault,
+            ip_version: self.ip_version,
+        }
     }
-    store.append_value("");
-    written
+
+    #[inline]
+    fn end(mut self) {
+        *self.all_bytes += self.bytes;
+        if let Some(node) = self.nodes.next() {
+            mismatch(self.fault, Some(node));
+        }
+    }
+}
+
+/// Writes many items, which are never null.
+macro_rules! many {
+    ($($many:ident $rust:ty, $store:ident;)+) => {$(
+        fn $many(&mut self, values: &[$rust]) {
+            if let Some(Node { store: Store::$store(places), nullable: false, .. }) = &mut self.item
+                && put_all(places, self.index, values)
+            {
+                self.index += values.len();
+                *self.bytes += size_of_val(values);
+            } else {
+                mismatch(self.fault, self.item.as_deref());
+            }
+        }
+    )+};
+}
+
+impl column::Items for Items<'_> {
+    type Item<'a>
+        = Place<'a>
+    where
+        Self: 'a;
+
+    #[inline]
+    fn next(&mut self) -> Place<'_> {
+        let index = self.index;
+        self.index += 1;
+        Place {
+            node: self.item.as_deref_mut(),
+            index,
+            bytes: self.bytes,
+            fault: self.fault,
+            ip_version: self.ip_version,
+        }
+    }
+
+    many! {
+        u8s u8, U8;
+        u16s u16, U16;
+        u32s u32, U32;
+        u64s u64, U64;
+        i8s i8, I8;
+        i64s i64, I64;
+        f64s f64, F64;
+    }
+
+    #[inline]
+    fn end(self) {
+        if let Some(ListEnd { ends, count, index }) = self.list {
+            *count = self.index;
+            ends.push(index, self.index);
+        }
+    }
+}
+
+/// A row is a struct.
+macro_rules! no_row {
+    ($($method:ident $rust:ty;)+) => {$(
+        fn $method(&mut self, _: $rust) { mismatch(&mut self.tree.fault, None); }
+    )+};
+}
+
+impl Sink for Row<'_> {
+    type Members<'a>
+        = Members<'a>
+    where
+        Self: 'a;
+    type Items<'a>
+        = Items<'a>
+    where
+        Self: 'a;
+
+    no_row! {
+        bool bool;
+        u8 u8;
+        u16 u16;
+        u32 u32;
+        u64 u64;
+        i8 i8;
+        i64 i64;
+        f64 f64;
+        time i64;
+        text &str;
+        address [u8; 16];
+        mac [u8; 6];
+    }
+
+    fn null(&mut self) {
+        mismatch(&mut self.tree.fault, None);
+    }
+
+    fn items(&mut self, _: usize) -> Items<'_> {
+        mismatch(&mut self.tree.fault, None);
+        Items {
+            item: None,
+            index: 0,
+            list: None,
+            bytes: &mut self.tree.bytes,
+            fault: &mut self.tree.fault,
+            ip_version: self.ip_version,
+        }
+    }
+
+    #[inline]
+    fn members(&mut self) -> Members<'_> {
+        if self.number >= self.tree.room {
+            self.tree.make_room(self.number);
+        }
+        self.tree.rows = self.number + 1;
+        let Node { store, validity, .. } = &mut self.tree.root;
+        mark(validity, self.number);
+        let nodes: &mut [Node] = match store {
+            Store::Struct(members) => members,
+            _ => &mut [],
+        };
+        Members {
+            nodes: nodes.iter_mut(),
+            index: self.number,
+            bytes: 0,
+            all_bytes: &mut self.tree.bytes,
+            fault: &mut self.tree.fault,
+            ip_version: self.ip_version,
+        }
+    }
 }
 
 #[cfg(test)]

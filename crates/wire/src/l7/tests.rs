@@ -1,7 +1,7 @@
 //! What holds for every protocol of the table, and the tools with which each protocol's tests feed a session.
 
 use super::{Context, Crypto, Input, Limit, Outcome, Protocol, Session, Status};
-use crate::column::{Column, Sink, Type};
+use crate::column::{Column, Items, Members, Sink, Type};
 use crate::flowkey::Direction;
 use aws_lc_rs::aead::quic::{AES_128, HeaderProtectionKey};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -163,7 +163,7 @@ impl Feeder {
             columns: protocol.columns(),
             ..Dump::default()
         };
-        if self.session.emit(protocol, &mut dump) {
+        if self.session.emit(protocol, &mut Place(&mut dump)) {
             assert!(dump.open.is_empty(), "a list or struct is not closed");
             assert_eq!(
                 dump.fields.len(),
@@ -234,14 +234,9 @@ impl Dump {
         }
     }
 
-    fn value(&mut self, kinds: &[Type], text: &str) {
+    fn value(&mut self, kind: Type, text: &str) {
         let expected = self.next();
-        assert!(
-            kinds.contains(&expected.kind),
-            "{} is a {:?}",
-            expected.name,
-            expected.kind
-        );
+        assert_eq!(expected.kind, kind, "{}", expected.name);
         self.write(text);
     }
 
@@ -254,59 +249,117 @@ impl Dump {
     }
 }
 
-impl Sink for Dump {
+/// Where one value goes.
+struct Place<'a>(&'a mut Dump);
+
+/// The list or struct that is open, and what closes it; the record itself is not written as one.
+struct Part<'a>(&'a mut Dump, Option<char>);
+
+impl Part<'_> {
+    fn close(self) {
+        let Some(bracket) = self.1 else { return };
+        let open = self.0.open.pop();
+        if let Some((Type::Struct(columns), count)) = open {
+            assert_eq!(columns.len(), count, "a value for each member");
+        }
+        if let Some((_, field)) = self.0.fields.last_mut() {
+            field.push(bracket);
+        }
+    }
+}
+
+impl Members for Part<'_> {
+    type Member<'a>
+        = Place<'a>
+    where
+        Self: 'a;
+    fn next(&mut self) -> Place<'_> {
+        Place(self.0)
+    }
+    fn end(self) {
+        self.close();
+    }
+}
+
+impl Items for Part<'_> {
+    type Item<'a>
+        = Place<'a>
+    where
+        Self: 'a;
+    fn next(&mut self) -> Place<'_> {
+        Place(self.0)
+    }
+    fn end(self) {
+        self.close();
+    }
+}
+
+impl Sink for Place<'_> {
+    type Members<'a>
+        = Part<'a>
+    where
+        Self: 'a;
+    type Items<'a>
+        = Part<'a>
+    where
+        Self: 'a;
     fn null(&mut self) {
-        let expected = self.next();
+        let expected = self.0.next();
         assert!(expected.nullable, "{} is never null", expected.name);
-        self.write("null");
+        self.0.write("null");
     }
     fn bool(&mut self, value: bool) {
-        self.value(&[Type::Bool], &value.to_string());
+        self.0.value(Type::Bool, &value.to_string());
     }
-    fn unsigned(&mut self, value: u64) {
-        self.value(&[Type::U8, Type::U16, Type::U32, Type::U64], &value.to_string());
+    fn u8(&mut self, value: u8) {
+        self.0.value(Type::U8, &value.to_string());
     }
-    fn signed(&mut self, value: i64) {
-        self.value(&[Type::I8, Type::I64, Type::Time], &value.to_string());
+    fn u16(&mut self, value: u16) {
+        self.0.value(Type::U16, &value.to_string());
     }
-    fn double(&mut self, value: f64) {
-        self.value(&[Type::F64], &value.to_string());
+    fn u32(&mut self, value: u32) {
+        self.0.value(Type::U32, &value.to_string());
+    }
+    fn u64(&mut self, value: u64) {
+        self.0.value(Type::U64, &value.to_string());
+    }
+    fn i8(&mut self, value: i8) {
+        self.0.value(Type::I8, &value.to_string());
+    }
+    fn i64(&mut self, value: i64) {
+        self.0.value(Type::I64, &value.to_string());
+    }
+    fn f64(&mut self, value: f64) {
+        self.0.value(Type::F64, &value.to_string());
+    }
+    fn time(&mut self, value: i64) {
+        self.0.value(Type::Time, &value.to_string());
     }
     fn text(&mut self, value: &str) {
-        self.value(&[Type::Text], value);
+        self.0.value(Type::Text, value);
     }
-    fn bytes(&mut self, value: &[u8]) {
-        self.value(&[Type::Address, Type::Mac], &super::hex(value));
+    fn address(&mut self, value: [u8; 16]) {
+        self.0.value(Type::Address, &super::hex(&value));
     }
-    fn begin_list(&mut self, _: usize) {
-        let kind = self.next().kind;
+    fn mac(&mut self, value: [u8; 6]) {
+        self.0.value(Type::Mac, &super::hex(&value));
+    }
+    fn items(&mut self, _: usize) -> Part<'_> {
+        let kind = self.0.next().kind;
         assert!(matches!(kind, Type::List(_)));
-        self.write("[");
-        self.open.push((kind, 0));
+        self.0.write("[");
+        self.0.open.push((kind, 0));
+        Part(self.0, Some(']'))
     }
-    fn end_list(&mut self) {
-        assert!(matches!(self.open.pop(), Some((Type::List(_), _))));
-        self.fields
-            .last_mut()
-            .map(|(_, field)| field.push(']'))
-            .unwrap_or_default();
-    }
-    fn begin_struct(&mut self) {
-        if std::mem::replace(&mut self.started, true) {
-            let kind = self.next().kind;
-            assert!(matches!(kind, Type::Struct(_)));
-            self.write("{");
-            self.open.push((kind, 0));
+    fn members(&mut self) -> Part<'_> {
+        if !std::mem::replace(&mut self.0.started, true) {
+            return Part(self.0, None);
         }
-    }
-    fn end_struct(&mut self) {
-        if let Some((kind, count)) = self.open.pop() {
-            assert!(matches!(kind, Type::Struct(columns) if columns.len() == count));
-            self.fields
-                .last_mut()
-                .map(|(_, field)| field.push('}'))
-                .unwrap_or_default();
-        }
+        let kind = self.0.next().kind;
+        assert!(matches!(kind, Type::Struct(_)));
+        self.0.write("{");
+        self.0.open.push((kind, 0));
+        Part(self.0, Some('}'))
     }
 }
 

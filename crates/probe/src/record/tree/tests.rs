@@ -2,7 +2,7 @@ use super::*;
 use crate::record::schema::Addresses;
 use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{Int8Type, UInt16Type};
-use wire::column::{Address, Mac, Time, Value};
+use wire::column::{Address, Items as _, Mac, Members as _, Time, Value};
 
 wire::record! {
     /// A member.
@@ -69,8 +69,7 @@ fn outer() -> Outer {
 fn values_come_out_where_they_were_declared() {
     let mut tree = tree(Addresses::Text);
     for (row, value) in [Outer::default(), outer()].into_iter().enumerate() {
-        tree.begin_row(row, 0);
-        value.emit(&mut tree);
+        value.emit(&mut tree.row(row, 0));
         tree.end_row().unwrap();
     }
     tree.fill(3);
@@ -121,8 +120,7 @@ fn values_come_out_where_they_were_declared() {
 fn an_ipv4_mapped_address_of_an_ipv6_flow_stays_ipv6() {
     let mut tree = tree(Addresses::Text);
     for (row, version) in [4, 6].into_iter().enumerate() {
-        tree.begin_row(row, version);
-        outer().emit(&mut tree);
+        outer().emit(&mut tree.row(row, version));
         tree.end_row().unwrap();
     }
     let rows = tree.take().unwrap();
@@ -133,8 +131,7 @@ fn an_ipv4_mapped_address_of_an_ipv6_flow_stays_ipv6() {
 #[test]
 fn binary_addresses_are_exact() {
     let mut tree = tree(Addresses::Binary);
-    tree.begin_row(0, 4);
-    outer().emit(&mut tree);
+    outer().emit(&mut tree.row(0, 4));
     tree.end_row().unwrap();
     let rows = tree.take().unwrap();
     let address = rows.column_by_name("address").unwrap().as_fixed_size_binary();
@@ -167,58 +164,106 @@ const PAIR: &[Column] = &[
 
 #[test]
 fn values_that_do_not_follow_the_declaration_are_told() {
-    type Emit = fn(&mut Tree);
-    // Another type, one value too few, one too many, null where none may be, an unbalanced struct.
+    type Emit = fn(&mut Row<'_>);
+    // Another type, one value too few, one too many, null where none may be, no struct.
     let cases: [(Emit, &str); 5] = [
         (
-            |tree| {
-                tree.begin_struct();
-                tree.text("x");
-                tree.end_struct();
+            |row| {
+                let mut members = row.members();
+                members.next().text("x");
+                members.end();
             },
             "name",
         ),
         (
-            |tree| {
-                tree.begin_struct();
-                tree.unsigned(1);
-                tree.end_struct();
+            |row| {
+                let mut members = row.members();
+                members.next().u8(1);
+                members.end();
             },
             "also",
         ),
         (
-            |tree| {
-                tree.begin_struct();
-                tree.unsigned(1);
-                tree.bool(true);
-                tree.bool(true);
-                tree.end_struct();
+            |row| {
+                let mut members = row.members();
+                members.next().u8(1);
+                members.next().bool(true);
+                members.next().bool(true);
+                members.end();
             },
             "pair",
         ),
         (
-            |tree| {
-                tree.begin_struct();
-                tree.null();
+            |row| {
+                row.members().next().null();
             },
             "name",
         ),
-        (
-            |tree| {
-                tree.begin_struct();
-                tree.unsigned(1);
-                tree.bool(true);
-            },
-            "pair",
-        ),
+        (|row| row.u8(1), "pair"),
     ];
     for (number, (emit, column)) in cases.into_iter().enumerate() {
         let mut tree = Tree::new("pair", PAIR, &Layout::evidence());
-        tree.begin_row(0, 0);
-        emit(&mut tree);
+        emit(&mut tree.row(0, 0));
         match tree.end_row() {
             Err(RecordError::Mismatch { column: named }) => assert_eq!(named, column, "case {number}"),
             other => panic!("case {number}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn items_beyond_the_length_of_their_list_are_told() {
+    const LIST: &[Column] = &[Column {
+        name: "numbers",
+        kind: Type::List(&Type::U16),
+        nullable: false,
+        doc: "Numbers.",
+        work: None,
+    }];
+    let mut tree = Tree::new("list", LIST, &Layout::evidence());
+    for (row, count) in [(0, MINIMUM_ROOM), (1, 1), (2, MINIMUM_ROOM)] {
+        let mut row = tree.row(row, 0);
+        let mut members = row.members();
+        let mut place = members.next();
+        let mut items = place.items(count);
+        items.u16s(&vec![7; count]);
+        items.end();
+        members.end();
+        tree.end_row().unwrap();
+    }
+    let numbers = tree.take().unwrap();
+    let numbers = numbers.column(0).as_list::<i32>();
+    assert_eq!(numbers.value_length(0), MINIMUM_ROOM as i32);
+    assert_eq!(numbers.value(1).as_primitive::<UInt16Type>().values(), &[7]);
+    let mut row = tree.row(0, 0);
+    let mut members = row.members();
+    members.next().items(0).next().u16(1);
+    drop(members);
+    assert!(tree.end_row().is_err());
+}
+
+/// A row of each shape, absent or present in any order: what comes out is what went in, and null elsewhere.
+#[test]
+fn rows_without_a_value_stay_null_around_those_with_one() {
+    for layout in [Layout::evidence(), Layout::output(Addresses::Text, Vec::new())] {
+        let mut tree = Tree::new("outer", Outer::COLUMNS, &layout);
+        for batch in 0..2 {
+            for row in (0..300).filter(|row| row % 7 == 3) {
+                outer().emit(&mut tree.row(row, 4));
+                tree.end_row().unwrap();
+            }
+            tree.fill(300);
+            let rows = tree.take().unwrap();
+            assert_eq!((rows.len(), rows.null_count()), (300, 257), "batch {batch}");
+            let inners = rows.column_by_name("inners").unwrap().as_list::<i32>();
+            let last = rows.column_by_name("last").unwrap().as_boolean();
+            for row in 0..300 {
+                assert_eq!(rows.is_valid(row), row % 7 == 3);
+                assert_eq!(inners.value_length(row), if row % 7 == 3 { 2 } else { 0 });
+                assert_eq!(last.value(row), row % 7 == 3);
+            }
+            let names = inners.values().as_struct().column(0).as_string::<i32>();
+            assert_eq!((names.len(), names.value(84), names.value(85)), (86, "a", ""));
         }
     }
 }
