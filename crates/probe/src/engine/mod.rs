@@ -88,12 +88,12 @@ impl Outlet {
     }
 
     /// Takes an event, in the order of events; returns the flow if it is one.
-    pub fn take(&mut self, event: Event) -> Option<EndedFlow> {
+    pub fn take(&mut self, event: Event) -> Option<Box<EndedFlow>> {
         match event {
             Event::Flow(mut flow) => {
                 self.facts.apply(&mut flow);
                 self.errors.apply(&mut flow, &mut self.tally);
-                Some(*flow)
+                Some(flow)
             }
             Event::Answer(answer) => {
                 self.facts.learn(answer, &mut self.tally);
@@ -120,7 +120,7 @@ pub fn read<E: Send>(
     settings: &Settings,
     decoder: &Decoder,
     counters: &Counters,
-    sink: &mut dyn FnMut(EndedFlow) -> ControlFlow<()>,
+    sink: &mut dyn FnMut(Box<EndedFlow>) -> ControlFlow<()>,
 ) -> Result<(), ReadError<E>> {
     read_with(fill, settings, decoder, counters, sink)
 }
@@ -130,7 +130,7 @@ fn read_with<E: Send, D: Decode + Clone + Send>(
     settings: &Settings,
     decoder: &D,
     counters: &Counters,
-    sink: &mut dyn FnMut(EndedFlow) -> ControlFlow<()>,
+    sink: &mut dyn FnMut(Box<EndedFlow>) -> ControlFlow<()>,
 ) -> Result<(), ReadError<E>> {
     settings.validate()?;
     let share = settings.share();
@@ -156,7 +156,7 @@ fn read_alone<E, D: Decode>(
     mut fill: impl FnMut(&mut OwnedFrames) -> Result<Next, E>,
     mut worker: Worker<D>,
     mut outlet: Outlet,
-    sink: &mut dyn FnMut(EndedFlow) -> ControlFlow<()>,
+    sink: &mut dyn FnMut(Box<EndedFlow>) -> ControlFlow<()>,
 ) -> Result<(), ReadError<E>> {
     let mut stopped = false;
     let mut deliver = |event| {
@@ -196,7 +196,7 @@ fn read_together<E: Send, D: Decode + Send>(
     clock: PacketClock,
     workers: Vec<Worker<D>>,
     mut outlet: Outlet,
-    sink: &mut dyn FnMut(EndedFlow) -> ControlFlow<()>,
+    sink: &mut dyn FnMut(Box<EndedFlow>) -> ControlFlow<()>,
 ) -> Result<(), ReadError<E>> {
     let stop = AtomicBool::new(false);
     let (recycle, recycled) = bounded(QUEUED_BLOCKS * 2);

@@ -11,7 +11,7 @@ use crate::capture::FrameHeader;
 use crate::counters::check_books;
 use crate::flow::meter::tests::{Frame, SECOND};
 use crate::flow::tcp::{ACK, FIN, RST, SYN};
-use crate::flow::{LINGER_NS, Profile, Shed};
+use crate::flow::{EndReason, LINGER_NS, Profile, Shed};
 
 const ETHERNET: LinkType = LinkType(1);
 
@@ -488,10 +488,10 @@ fn reasons(records: &[String]) -> Vec<(String, &'static str, usize)> {
     let mut found: Vec<(String, &'static str, usize)> = Vec::new();
     for record in records {
         let epoch = record.split(' ').next().unwrap_or_default().to_owned();
-        let reason = ["idle_timeout", "active_timeout", "forced_end"]
-            .into_iter()
-            .find(|reason| record.contains(&format!("end_reason: \"{reason}\"")))
-            .unwrap_or("other");
+        let reason = EndReason::ALL
+            .iter()
+            .find(|reason| record.contains(&format!("end_reason: {reason:?}")))
+            .map_or("other", |reason| reason.name());
         match found.iter_mut().find(|(e, r, _)| (e, *r) == (&epoch, reason)) {
             Some((.., count)) => *count += 1,
             None => found.push((epoch, reason, 1)),

@@ -3,6 +3,8 @@
 //! The names are the neutral ones of the protocol table in `wire`; a port is only ever a hint, marked as such by
 //! `app_confidence=port`, and never overrules what the payload showed (design D12).
 
+use wire::column::{Sink, Type, Value};
+
 /// An application and its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Application {
@@ -14,6 +16,40 @@ pub struct Application {
 
 const fn application(name: &'static str, category: &'static str) -> Application {
     Application { name, category }
+}
+
+/// Column `app_confidence`: how the application was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AppConfidence {
+    /// By the payload, or by the IP protocol.
+    Payload,
+    /// By a handshake that more than one protocol begins with.
+    Handshake,
+    /// By the port.
+    Port,
+    /// Not at all.
+    #[default]
+    Unknown,
+}
+
+impl AppConfidence {
+    /// The value of the column.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Payload => "payload",
+            Self::Handshake => "handshake",
+            Self::Port => "port",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Value for AppConfidence {
+    const TYPE: Type = Type::Text;
+    #[inline]
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.text(self.name());
+    }
 }
 
 /// IP protocols that are themselves the application (IANA protocol numbers).
@@ -54,7 +90,7 @@ enum Over {
 /// which tells where the direction could only be guessed.
 pub fn of_ports(ip_protocol: u8, responder: u16, initiator: u16) -> Option<Application> {
     [responder, initiator].into_iter().find_map(|port| {
-        let found = PORTS.binary_search_by_key(&port, |(port, ..)| *port).ok()?;
+        let found = NUMBERS.binary_search(&port).ok()?;
         let (_, over, application) = PORTS.get(found)?;
         let matches = match ip_protocol {
             TCP => *over != Over::Udp,
@@ -64,6 +100,17 @@ pub fn of_ports(ip_protocol: u8, responder: u16, initiator: u16) -> Option<Appli
         matches.then_some(*application)
     })
 }
+
+/// The ports of [`PORTS`] alone: a few cache lines to search in.
+static NUMBERS: [u16; PORTS.len()] = {
+    let mut numbers = [0; PORTS.len()];
+    let mut place = 0;
+    while place < numbers.len() {
+        numbers[place] = PORTS[place].0;
+        place += 1;
+    }
+    numbers
+};
 
 /// In the order of ports.
 const PORTS: &[(u16, Over, Application)] = &[

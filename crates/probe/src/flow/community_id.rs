@@ -1,8 +1,9 @@
 //! Community ID v1 (<https://github.com/corelight/community-id-spec>): the name that other tools give the same flow.
 
+use arrayvec::ArrayVec;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use wire::column::Address;
+use wire::column::{Address, Sink, Type, Value};
 
 use crate::crypto::sha1;
 
@@ -27,8 +28,54 @@ pub struct Flow {
     pub icmp: [u8; 2],
 }
 
-/// The identifier with seed 0, in base64.
-pub fn community_id(flow: &Flow) -> String {
+/// Bytes of the version, `1:`.
+const PREFIX: usize = 2;
+
+/// Bytes of an identifier: the version, and 20 bytes of SHA-1 in base64.
+const LENGTH: usize = PREFIX + 28;
+
+/// An identifier as text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CommunityId([u8; LENGTH]);
+
+impl CommunityId {
+    /// The identifier of a digest.
+    pub fn new(digest: [u8; 20]) -> Self {
+        let mut text = Self::default();
+        // The only error is too little room, and 20 bytes are 28 characters.
+        let _ = STANDARD.encode_slice(digest, &mut text.0[PREFIX..]);
+        text
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Default for CommunityId {
+    /// That of a digest of zeros.
+    fn default() -> Self {
+        Self(*b"1:AAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    }
+}
+
+impl std::fmt::Debug for CommunityId {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_str().fmt(formatter)
+    }
+}
+
+impl Value for CommunityId {
+    const TYPE: Type = Type::Text;
+    #[inline]
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.text(self.as_str());
+    }
+}
+
+/// The identifier with seed 0.
+pub fn community_id(flow: &Flow) -> CommunityId {
     let (source_port, destination_port, one_way) = match flow.ip_protocol {
         ICMP | ICMP6 => {
             let [kind, code] = flow.icmp;
@@ -46,23 +93,22 @@ pub fn community_id(flow: &Flow) -> String {
     if !one_way && high < low {
         std::mem::swap(&mut low, &mut high);
     }
-    let mut message = Vec::with_capacity(40);
-    message.extend([0, 0]); // the seed
-    for address in [low.0, high.0] {
-        message.extend(if flow.ipv4 {
-            &address.0[12..]
+    // Seed, addresses, protocol, zero, ports.
+    let mut message = ArrayVec::<u8, 40>::new();
+    message.extend([0, 0]);
+    for Address(address) in [low.0, high.0] {
+        if flow.ipv4 {
+            message.extend(address.into_iter().skip(12));
         } else {
-            &address.0[..]
-        });
+            message.extend(address);
+        }
     }
     message.extend([flow.ip_protocol, 0]);
     if matches!(flow.ip_protocol, ICMP | TCP | UDP | ICMP6 | SCTP) {
         message.extend(low.1.to_be_bytes());
         message.extend(high.1.to_be_bytes());
     }
-    let mut text = String::from("1:");
-    STANDARD.encode_string(sha1(&message), &mut text);
-    text
+    CommunityId::new(sha1(&message))
 }
 
 /// The type of the message that answers an ICMP message, or that it answers.
@@ -92,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    fn id(ip_protocol: u8, source: &str, destination: &str, one: u16, other: u16) -> String {
+    fn id(ip_protocol: u8, source: &str, destination: &str, one: u16, other: u16) -> CommunityId {
         let [source, destination]: [IpAddr; 2] = [source, destination].map(|text| text.parse().unwrap());
         let icmp = matches!(ip_protocol, ICMP | ICMP6);
         let ports = if icmp { [0, 0] } else { [one, other] };
@@ -243,7 +289,7 @@ mod tests {
         ];
         for (protocol, source, destination, one, other, expected) in vectors {
             assert_eq!(
-                id(protocol, source, destination, one, other),
+                id(protocol, source, destination, one, other).as_str(),
                 expected,
                 "{source} {destination} {one}"
             );
@@ -257,7 +303,7 @@ mod tests {
             id(TCP, "192.168.1.42", "192.168.1.42", 41, 42)
         );
         assert_eq!(
-            id(TCP, "192.168.1.42", "192.168.1.42", 42, 41),
+            id(TCP, "192.168.1.42", "192.168.1.42", 42, 41).as_str(),
             "1:eRcf7I/xocOxnYo5pbJBV5NhVm0="
         );
     }

@@ -4,13 +4,14 @@ use wire::column::{Address, Time};
 use wire::flowkey::{Direction, FlowKey};
 use wire::l7::{Confidence, Protocol, Session};
 
+use super::application::{self, AppConfidence};
 use super::path::Path;
 use super::profile::Work;
 use super::splt::Splt;
 use super::state::{Basis, Cold, Handshake, Hot, Side};
 use super::statistics::Summary;
 use super::tcp_analysis::Counts;
-use super::{EndReason, FlowRecord, application, community_id};
+use super::{EndReason, FlowRecord, community_id};
 
 const TCP: u8 = 6;
 
@@ -65,28 +66,25 @@ pub struct Parts<'a> {
     pub protocol: Option<(Protocol, Confidence)>,
 }
 
-/// The record of a flow.
-pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) -> FlowRecord {
+/// Fills in the record of a flow, which is a default one.
+pub fn fill(record: &mut FlowRecord, hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) {
     let ((src_ip, src_port), (dst_ip, dst_port)) = endpoints(&hot.key, hot.is(Hot::INITIATOR_HIGH));
-    let mut record = FlowRecord {
-        flow_id: cold.flow_id,
-        start_time: Time(hot.first()),
-        end_time: Time(hot.latest()),
-        ip_version: hot.key.ip_version,
-        ip_protocol: hot.key.ip_protocol,
-        src_ip,
-        src_port,
-        dst_ip,
-        dst_port,
-        direction_basis: hot.basis.name(),
-        end_reason: reason.name(),
-        interim_number: cold.interim_number,
-        key_ambiguous: hot.is(Hot::AMBIGUOUS),
-        fragments: u64::from(cold.fragments),
-        checksum_errors: u64::from(cold.checksum_errors),
-        server_name: parts.session.and_then(Session::server_name).map(String::from),
-        ..FlowRecord::default()
-    };
+    record.flow_id = cold.flow_id;
+    record.start_time = Time(hot.first());
+    record.end_time = Time(hot.latest());
+    record.ip_version = hot.key.ip_version;
+    record.ip_protocol = hot.key.ip_protocol;
+    record.src_ip = src_ip;
+    record.src_port = src_port;
+    record.dst_ip = dst_ip;
+    record.dst_port = dst_port;
+    record.direction_basis = hot.basis;
+    record.end_reason = reason;
+    record.interim_number = cold.interim_number;
+    record.key_ambiguous = hot.is(Hot::AMBIGUOUS);
+    record.fragments = u64::from(cold.fragments);
+    record.checksum_errors = u64::from(cold.checksum_errors);
+    record.server_name = parts.session.and_then(Session::server_name).map(String::from);
     record.community_id = community_id::community_id(&community_id::Flow {
         ip_protocol: record.ip_protocol,
         ipv4: record.ip_version == 4,
@@ -108,25 +106,24 @@ pub fn record(hot: &Hot, cold: &Cold, reason: EndReason, parts: Parts<'_>) -> Fl
         record.tunnels = path.scope.tunnels();
         record.tunnel_id = path.tunnel_id;
     }
-    counters(hot, &mut record);
+    counters(hot, record);
     if !hot.left_out.has(Work::STATISTICS) {
-        statistics(hot, &mut record);
+        statistics(hot, record);
     }
     if hot.key.ip_protocol == TCP {
-        tcp(hot, cold, &mut record);
+        tcp(hot, cold, record);
         if !hot.left_out.has(Work::TCP) {
             // A flow of fragments without a TCP header has nothing to count.
-            analysis(&parts.analysis.unwrap_or_default(), &mut record);
+            analysis(&parts.analysis.unwrap_or_default(), record);
             record.tcp_simultaneous_open = Some(hot.is(Hot::SIMULTANEOUS_OPEN));
             record.tcp_ports_reused = Some(hot.is(Hot::PORTS_REUSED));
         }
     }
     if !hot.left_out.has(Work::SPLT) {
-        splt(hot, parts.splt, &mut record);
+        splt(hot, parts.splt, record);
     }
     record.shed = hot.left_out.shed();
-    app(parts.protocol, &mut record);
-    record
+    app(parts.protocol, record);
 }
 
 fn counters(hot: &Hot, record: &mut FlowRecord) {
@@ -275,17 +272,17 @@ fn app(protocol: Option<(Protocol, Confidence)>, record: &mut FlowRecord) {
         record.app = Some(protocol.name());
         record.category = Some(protocol.category());
         record.app_confidence = match confidence {
-            Confidence::Payload => "payload",
-            Confidence::Handshake => "handshake",
+            Confidence::Payload => AppConfidence::Payload,
+            Confidence::Handshake => AppConfidence::Handshake,
         };
         return;
     }
     let by_ip = application::of_ip_protocol(record.ip_protocol);
     let by_port = application::of_ports(record.ip_protocol, record.dst_port, record.src_port);
     record.app_confidence = match (by_ip, by_port) {
-        (Some(_), _) => "payload",
-        (None, Some(_)) => "port",
-        (None, None) => "unknown",
+        (Some(_), _) => AppConfidence::Payload,
+        (None, Some(_)) => AppConfidence::Port,
+        (None, None) => AppConfidence::Unknown,
     };
     if let Some(application) = by_ip.or(by_port) {
         record.app = Some(application.name);

@@ -6,11 +6,13 @@
 //! ones. Bounded: of one client and address the latest few answers are kept, and the oldest pairs go first.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wire::column::Address;
-use wire::flowkey::{FlowKey, steering, worker_of};
+use wire::flowkey::{FlowKey, KeyHasher, steering, worker_of};
 
+use super::hashed::{BuildGiven, Hashed};
 use super::icmp_error::{self, IcmpError, IcmpErrors};
 use super::{EndedFlow, Order};
 use crate::counters::{Published, Tally};
@@ -54,30 +56,49 @@ impl Answer {
 }
 
 /// A client and an address that it got.
-type Pair = (Address, Address);
+type Pair = Hashed<(Address, Address)>;
 
 /// The names that are known.
 #[derive(Debug)]
 pub struct Facts {
-    names: HashMap<Pair, Vec<(i64, Box<str>)>>,
+    names: HashMap<Pair, Vec<(i64, Box<str>)>, BuildGiven>,
     /// Pairs in the order in which they were first learned.
     order: VecDeque<Pair>,
     capacity: usize,
+    /// With a seed that nobody knows, for the senders of answers choose the addresses.
+    hasher: KeyHasher,
 }
 
 impl Facts {
     /// Room for this many clients and addresses.
     pub fn new(capacity: usize) -> Self {
         Self {
-            names: HashMap::new(),
+            names: HashMap::default(),
             order: VecDeque::new(),
             capacity: capacity.max(1),
+            hasher: KeyHasher::new(RandomState::new().hash_one(())),
+        }
+    }
+
+    fn pair(&self, client: Address, address: Address) -> Pair {
+        let hash = self.hasher.hash(&FlowKey {
+            low_address: client,
+            high_address: address,
+            low_port: 0,
+            high_port: 0,
+            ip_protocol: 0,
+            ip_version: 0,
+            scope: 0,
+        });
+        Hashed {
+            hash,
+            key: (client, address),
         }
     }
 
     /// Learns a name.
     pub fn learn(&mut self, answer: Answer, tally: &mut Tally) {
-        let pair = (answer.client, answer.address);
+        let pair = self.pair(answer.client, answer.address);
         if !self.names.contains_key(&pair) {
             if self.names.len() >= self.capacity
                 && let Some(oldest) = self.order.pop_front()
@@ -102,10 +123,10 @@ impl Facts {
     /// Gives a record the name that its client last got for its server before it began, if it has none.
     pub fn apply(&self, flow: &mut EndedFlow) {
         let record = &mut flow.record;
-        if record.server_name.is_some() {
+        if record.server_name.is_some() || self.names.is_empty() {
             return;
         }
-        let Some(names) = self.names.get(&(record.src_ip, record.dst_ip)) else {
+        let Some(names) = self.names.get(&self.pair(record.src_ip, record.dst_ip)) else {
             return;
         };
         let before = names.iter().rev().find(|(time, _)| *time <= record.start_time.0);

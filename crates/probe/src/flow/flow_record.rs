@@ -22,13 +22,18 @@
 
 use wire::column::{Address, Mac, Time};
 
+use super::EndReason;
+use super::application::AppConfidence;
+use super::community_id::CommunityId;
+use super::state::Basis;
+
 wire::record! {
     /// One bidirectional flow, or one interim part of a long one.
     pub struct FlowRecord {
         /// 64-bit hash of flow key, first timestamp and first frame number, the same in all records of a flow and for the same capture: the first 8 bytes, big-endian, of SHA-256 over lower address, higher address (16 bytes each), their ports, IP protocol, IP version, VLAN and tunnel scope (4 bytes, 0 unless these join the key), timestamp in ns and frame number from 1 (8 bytes each), all big-endian; endpoints are ordered by address, then port.
         flow_id: u64,
         /// Community ID v1, seed 0 (<https://github.com/corelight/community-id-spec>).
-        community_id: String,
+        community_id: CommunityId,
         /// Timestamp of the first packet of this record, UTC.
         start_time: Time,
         /// Latest timestamp of the packets of this record, UTC.
@@ -46,9 +51,9 @@ wire::record! {
         /// The responder's port; 0 where the protocol has none.
         dst_port: u16,
         /// What told the initiator: `syn`, `syn_ack` or `first_packet`. A TCP flow with `first_packet` was picked up in the middle of its connection, one with `syn_ack` after its SYN, or from a place that sees only the responder.
-        direction_basis: &'static str,
+        direction_basis: Basis,
         /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours). A TCP flow ends with the ACK of its second FIN (`end_of_flow`, RFC 9293 §3.6) or a RST (`reset`, §3.5.3); a half-closed one (FIN in one of the two unions of flags, §3.6) goes on until it idles.
-        end_reason: &'static str,
+        end_reason: EndReason,
         /// Number of this record among those of its flow, from 0: above 0 after an active timeout, and for stragglers.
         interim_number: u32,
         /// The initiator's MAC address on the outer-most link.
@@ -207,7 +212,7 @@ wire::record! {
         /// What was seen on layer 7: a neutral lower-case protocol name; else what the IP protocol or the ports stand for; else null.
         app: Option<&'static str>,
         /// How `app` was told: `payload`, `handshake`, `dns`, `port` or `unknown`.
-        app_confidence: &'static str,
+        app_confidence: AppConfidence,
         /// Group of the application: `web`, `name_service`, `remote_access`, `mail`, `network`, ….
         category: Option<&'static str>,
         /// The server's name: SNI, HTTP host or DNS query name; else a name that an earlier DNS answer gave for `dst_ip` (`app_confidence` is then not affected).

@@ -806,7 +806,10 @@ impl Desk {
         } else {
             self.features.take(&mut flow.cold.features, flow.hot)
         };
-        let record = export::record(
+        // Made where it stays: it is too large to be moved about.
+        let mut ended = Box::<EndedFlow>::default();
+        export::fill(
+            &mut ended.record,
             flow.hot,
             flow.cold,
             reason,
@@ -820,16 +823,13 @@ impl Desk {
         );
         self.tally.flows_exported.add(reason, 1);
         self.tally.flows_active -= 1;
-        let ended = EndedFlow {
-            epoch: self.epoch,
-            export_time: moment.time,
-            closing_frame: moment.frame,
-            scope: flow.hot.key.scope,
-            record,
-            features,
-            session,
-        };
-        events.push(Event::Flow(Box::new(ended)));
+        ended.epoch = self.epoch;
+        ended.export_time = moment.time;
+        ended.closing_frame = moment.frame;
+        ended.scope = flow.hot.key.scope;
+        ended.features = features;
+        ended.session = session;
+        events.push(Event::Flow(ended));
     }
 }
 

@@ -6,7 +6,6 @@
 //! in whatever order they get there.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,51 +13,18 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use wire::flowkey::FlowKey;
 
+use super::hashed::{BuildGiven, Hashed};
 use super::index::tag_of;
 use super::state::{Cold, FLOW_BYTES, Flow, Hot, Timeouts};
 use super::table::{FlowTable, Next, TableFull};
 
-/// A key with the hash that came with its packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hashed {
-    hash: u64,
-    key: FlowKey,
-}
-
-#[expect(clippy::derived_hash_with_manual_eq, reason = "equal keys have equal hashes")]
-impl Hash for Hashed {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// Passes the hash through that is there already.
-#[derive(Clone, Copy, Debug, Default)]
-struct Given(u64);
-
-impl Hasher for Given {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 /// Deadlines, each a lower bound, by flow id; with the key that leads to the flow.
-type Timers = BTreeMap<(i64, u64), Hashed>;
+type Timers = BTreeMap<(i64, u64), Hashed<FlowKey>>;
 
 /// A handle to the table of all workers.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    flows: Arc<DashMap<Hashed, (Hot, Cold), BuildHasherDefault<Given>>>,
+    flows: Arc<DashMap<Hashed<FlowKey>, (Hot, Cold), BuildGiven>>,
     timers: Arc<Mutex<Timers>>,
     count: Arc<AtomicUsize>,
     timeouts: Timeouts,
@@ -69,10 +35,7 @@ impl Shared {
     /// A table for `capacity` flows of all workers together.
     pub fn new(capacity: usize, timeouts: Timeouts) -> Self {
         Self {
-            flows: Arc::new(DashMap::with_capacity_and_hasher(
-                capacity,
-                BuildHasherDefault::default(),
-            )),
+            flows: Arc::new(DashMap::with_capacity_and_hasher(capacity, BuildGiven::default())),
             timers: Arc::default(),
             count: Arc::default(),
             timeouts,
@@ -85,13 +48,13 @@ impl Shared {
         self.timers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn schedule(&self, key: Hashed, hot: &Hot, cold: &Cold) {
+    fn schedule(&self, key: Hashed<FlowKey>, hot: &Hot, cold: &Cold) {
         self.timers()
             .insert((hot.deadline(self.timeouts), cold.flow_id), key);
     }
 
     /// Removes the flow and counts it out.
-    fn remove(&self, key: &Hashed) {
+    fn remove(&self, key: &Hashed<FlowKey>) {
         if self.flows.remove(key).is_some() {
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
@@ -202,7 +165,7 @@ impl FlowTable for Shared {
     }
 
     fn drain(&mut self, mut visit: impl FnMut(Flow<'_>)) {
-        let mut keys: Vec<(u64, Hashed)> = self
+        let mut keys: Vec<(u64, Hashed<FlowKey>)> = self
             .flows
             .iter()
             .map(|flow| (flow.value().1.flow_id, *flow.key()))

@@ -134,9 +134,9 @@ impl Sequences {
         self.chunks.get(latest as usize)?;
         let packets = packets.min(SPLT_PACKETS);
         let mut splt = Splt {
-            lengths: vec![0; packets],
-            directions: vec![1; packets],
-            intervals: vec![0; packets],
+            lengths: filled(packets, 0),
+            directions: filled(packets, 1),
+            intervals: filled(packets, 0),
         };
         let mut number = latest;
         // The latest chunk first: the one that holds the last packet.
@@ -185,6 +185,14 @@ impl Sequences {
         });
         Ok((self.chunks.len() - 1) as u32)
     }
+}
+
+/// As `vec![value; count]`, which for zeros asks the C library for zeroed memory: that takes a longer way than memory that was
+/// just freed.
+fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
+    let mut values = Vec::with_capacity(count);
+    values.resize(count, value);
+    values
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One flow's state: the hot part that every packet touches, and the cold part that begins and ends touch.
 
+use wire::column::{Sink, Type, Value};
 use wire::decode::{Fragment, Packet, Transport};
 use wire::flowkey::{Direction, FlowKey};
 use wire::l7::{Confidence, Protocol};
@@ -36,6 +37,14 @@ impl Basis {
             Self::SynAck => "syn_ack",
             Self::FirstPacket => "first_packet",
         }
+    }
+}
+
+impl Value for Basis {
+    const TYPE: Type = Type::Text;
+    #[inline]
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.text(self.name());
     }
 }
 

@@ -362,7 +362,8 @@ impl Hole {
 mod tests {
     use super::*;
     use crate::flow::meter::tests::{Bench, Frame, SECOND};
-    use crate::flow::{FlowRecord, Profile};
+    use crate::flow::state::Basis;
+    use crate::flow::{EndReason, FlowRecord, Profile};
 
     fn bench() -> Bench {
         Bench::new(|settings| settings.profile = Profile::Full)
@@ -539,7 +540,7 @@ mod tests {
         let (first, second) = (records[0], records[1]);
         assert_eq!(
             (first.direction_basis, first.src_port, first.end_reason),
-            ("first_packet", 2000, "end_of_flow")
+            (Basis::FirstPacket, 2000, EndReason::EndOfFlow)
         );
         assert_eq!((first.packets_fwd, first.packets_rev), (4, 0));
         assert_eq!(
@@ -552,7 +553,7 @@ mod tests {
         );
         assert_eq!(
             (second.direction_basis, second.src_port, second.packets_rev),
-            ("syn_ack", 1000, 1)
+            (Basis::SynAck, 1000, 1)
         );
         assert_eq!(
             (first.tcp_ports_reused, second.tcp_ports_reused),

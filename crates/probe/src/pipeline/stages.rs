@@ -152,7 +152,11 @@ fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (clock::thread_cpu().saturating_sub(before), result)
 }
 
-fn meter(blocks: &[OwnedFrames], settings: &flow::Settings, sink: &mut dyn FnMut(EndedFlow)) -> Duration {
+fn meter(
+    blocks: &[OwnedFrames],
+    settings: &flow::Settings,
+    sink: &mut dyn FnMut(Box<EndedFlow>),
+) -> Duration {
     let mut worker = Worker::new(settings, Decoder::default(), Arc::new(Published::default()));
     let mut outlet = Outlet::new(settings, Arc::default());
     let mut take = |event| {
@@ -169,7 +173,7 @@ fn meter(blocks: &[OwnedFrames], settings: &flow::Settings, sink: &mut dyn FnMut
     .0
 }
 
-fn record(flows: &[EndedFlow]) -> Result<Vec<RecordBatch>, PipelineError> {
+fn record(flows: &[Box<EndedFlow>]) -> Result<Vec<RecordBatch>, PipelineError> {
     let mut builder = Builder::new(Layout::evidence(), LIMITS);
     let mut batches = Vec::new();
     for ended in flows {

@@ -198,6 +198,7 @@ fn slots(layout: &Layout) -> Vec<Slot> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::community_id::CommunityId;
     use crate::record::schema::{Addresses, recorded};
     use arrow::array::{Array as _, AsArray as _};
     use arrow::datatypes::{
@@ -211,7 +212,7 @@ mod tests {
     fn record(seed: u64) -> FlowRecord {
         FlowRecord {
             flow_id: seed,
-            community_id: format!("1:{seed}"),
+            community_id: CommunityId::new([seed as u8; 20]),
             start_time: Time(seed as i64),
             ip_version: if seed.is_multiple_of(2) { 4 } else { 6 },
             src_ip: Address::v4([192, 0, 2, seed as u8]),
@@ -389,7 +390,7 @@ mod tests {
                 for row in 0..batch.num_rows() {
                     let record = expected.next().unwrap();
                     prop_assert_eq!(column("flow_id").as_primitive::<UInt64Type>().value(row), record.flow_id);
-                    prop_assert_eq!(column("community_id").as_string::<i32>().value(row), &record.community_id);
+                    prop_assert_eq!(column("community_id").as_string::<i32>().value(row), record.community_id.as_str());
                     let time = column("start_time").as_primitive::<TimestampNanosecondType>().value(row);
                     prop_assert_eq!(time, record.start_time.0);
                     prop_assert_eq!(column("ip_version").as_primitive::<UInt8Type>().value(row), record.ip_version);

@@ -7,8 +7,9 @@ use wire::flowkey::FlowKey;
 use super::*;
 use crate::counters::{Counters, check_books};
 use crate::crypto;
+use crate::flow::application::AppConfidence;
 use crate::flow::flow_record::FlowRecord;
-use crate::flow::state;
+use crate::flow::state::{self, Basis};
 use crate::flow::tcp::{ACK, FIN, RST, SYN};
 
 /// A packet that owns what it needs. The initiator is 10.0.0.1, the responder 10.0.0.2.
@@ -193,7 +194,7 @@ impl Bench {
     pub fn ends(&self) -> Vec<(&'static str, u64)> {
         self.records()
             .iter()
-            .map(|record| (record.end_reason, record.packets_fwd + record.packets_rev))
+            .map(|record| (record.end_reason.name(), record.packets_fwd + record.packets_rev))
             .collect()
     }
 
@@ -343,7 +344,7 @@ fn handshake_statistics_and_close() {
     assert_eq!(bench.ends(), [("end_of_flow", 9)]);
     let record = bench.records()[0].clone();
     assert_eq!(bench.export_times(), [110]);
-    assert_eq!(record.direction_basis, "syn");
+    assert_eq!(record.direction_basis, Basis::Syn);
     assert_eq!((record.src_port, record.dst_port), (1000, 2000));
     assert_eq!(
         (
@@ -401,7 +402,7 @@ fn a_syn_ack_first_tells_the_initiator() {
     let record = bench.records()[0];
     assert_eq!(
         (record.direction_basis, record.src_port, record.packets_rev),
-        ("syn_ack", 1000, 1)
+        (Basis::SynAck, 1000, 1)
     );
     assert_eq!(
         record.src_mac,
@@ -622,7 +623,7 @@ fn dns_answers_become_facts() {
         (record.app, record.server_name.as_deref()),
         (Some("dns"), Some("www.example.com"))
     );
-    assert_ne!(record.app_confidence, "port");
+    assert_ne!(record.app_confidence, AppConfidence::Port);
     assert!(bench.flows()[0].session.is_some());
 }
 
@@ -710,15 +711,12 @@ fn sessions_are_bounded() {
         (2, 2, 2)
     );
     bench.flush();
-    let refused: Vec<_> = bench
+    let refused = bench
         .records()
         .iter()
-        .map(|record| record.app_confidence)
-        .collect();
-    assert_eq!(
-        refused.iter().filter(|confidence| **confidence == "port").count(),
-        2
-    );
+        .filter(|record| record.app_confidence == AppConfidence::Port)
+        .count();
+    assert_eq!(refused, 2);
 }
 
 #[test]
@@ -863,7 +861,7 @@ fn ip_protocols_are_applications() {
     let mut apps: Vec<_> = bench
         .records()
         .iter()
-        .map(|record| (record.app, record.app_confidence))
+        .map(|record| (record.app, record.app_confidence.name()))
         .collect();
     apps.sort_unstable();
     assert_eq!(
@@ -964,7 +962,7 @@ mod model {
                     let record = &flow.record;
                     let port = record.src_port.min(record.dst_port);
                     let packets = record.packets_fwd + record.packets_rev;
-                    (flow.export_time, port, record.end_reason, packets, record.start_time.0)
+                    (flow.export_time, port, record.end_reason.name(), packets, record.start_time.0)
                 })
                 .collect();
             found.sort_unstable();
