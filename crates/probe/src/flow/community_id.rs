@@ -34,8 +34,9 @@ const PREFIX: usize = 2;
 /// Bytes of an identifier: the version, and 20 bytes of SHA-1 in base64.
 const LENGTH: usize = PREFIX + 28;
 
-/// An identifier as text.
+/// An identifier as text. Aligned so that it is checked to be text by the word.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(align(8))]
 pub struct CommunityId([u8; LENGTH]);
 
 impl CommunityId {

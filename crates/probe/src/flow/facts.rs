@@ -58,10 +58,18 @@ impl Answer {
 /// A client and an address that it got.
 type Pair = Hashed<(Address, Address)>;
 
+/// The names of a client and address, each with the time of its answer.
+#[derive(Debug)]
+struct Names {
+    latest: (i64, Box<str>),
+    /// Those before, the oldest first. Mostly there are none.
+    earlier: Vec<(i64, Box<str>)>,
+}
+
 /// The names that are known.
 #[derive(Debug)]
 pub struct Facts {
-    names: HashMap<Pair, Vec<(i64, Box<str>)>, BuildGiven>,
+    names: HashMap<Pair, Names, BuildGiven>,
     /// Pairs in the order in which they were first learned.
     order: VecDeque<Pair>,
     capacity: usize,
@@ -99,24 +107,27 @@ impl Facts {
     /// Learns a name.
     pub fn learn(&mut self, answer: Answer, tally: &mut Tally) {
         let pair = self.pair(answer.client, answer.address);
-        if !self.names.contains_key(&pair) {
+        let latest = (answer.time, answer.name);
+        if let Some(names) = self.names.get_mut(&pair) {
+            if names.latest.1 == latest.1 {
+                return;
+            }
+            if names.earlier.len() + 1 >= NAMES_OF_A_PAIR {
+                names.earlier.remove(0);
+                tally.names_forgotten += 1;
+            }
+            names.earlier.push(std::mem::replace(&mut names.latest, latest));
+        } else {
             if self.names.len() >= self.capacity
                 && let Some(oldest) = self.order.pop_front()
             {
-                let forgotten = self.names.remove(&oldest).map_or(0, |names| names.len());
-                tally.names_forgotten += forgotten as u64;
+                let forgotten = self.names.remove(&oldest);
+                tally.names_forgotten += forgotten.map_or(0, |names| names.earlier.len() as u64 + 1);
             }
             self.order.push_back(pair);
+            let earlier = Vec::new();
+            self.names.insert(pair, Names { latest, earlier });
         }
-        let names = self.names.entry(pair).or_default();
-        if names.last().is_some_and(|(_, name)| *name == answer.name) {
-            return;
-        }
-        if names.len() >= NAMES_OF_A_PAIR {
-            names.remove(0);
-            tally.names_forgotten += 1;
-        }
-        names.push((answer.time, answer.name));
         tally.names_learned += 1;
     }
 
@@ -129,7 +140,10 @@ impl Facts {
         let Some(names) = self.names.get(&self.pair(record.src_ip, record.dst_ip)) else {
             return;
         };
-        let before = names.iter().rev().find(|(time, _)| *time <= record.start_time.0);
+        let latest_first = std::iter::once(&names.latest).chain(names.earlier.iter().rev());
+        let before = latest_first
+            .into_iter()
+            .find(|(time, _)| *time <= record.start_time.0);
         record.server_name = before.map(|(_, name)| name.to_string());
     }
 }

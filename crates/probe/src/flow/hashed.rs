@@ -11,7 +11,6 @@ pub struct Hashed<K> {
     pub key: K,
 }
 
-#[expect(clippy::derived_hash_with_manual_eq, reason = "equal keys have equal hashes")]
 impl<K> Hash for Hashed<K> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);

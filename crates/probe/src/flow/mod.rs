@@ -117,6 +117,7 @@ wire::reasons! {
     }
 }
 
+#[expect(clippy::derivable_impls, reason = "the enum is declared by a macro")]
 impl Default for EndReason {
     fn default() -> Self {
         Self::ForcedEnd

@@ -14,6 +14,7 @@ pub const SPLT_PACKETS: usize = 20;
 
 /// Packets of a chunk.
 pub const CHUNK_PACKETS: usize = 5;
+const _: () = assert!(SPLT_PACKETS.is_multiple_of(CHUNK_PACKETS));
 
 /// Memory of a chunk in bytes.
 pub const CHUNK_BYTES: usize = size_of::<Chunk>();
@@ -133,22 +134,18 @@ impl Sequences {
         let latest = std::mem::replace(entry, NO_ENTRY);
         self.chunks.get(latest as usize)?;
         let packets = packets.min(SPLT_PACKETS);
-        let mut splt = Splt {
-            lengths: filled(packets, 0),
-            directions: filled(packets, 1),
-            intervals: filled(packets, 0),
-        };
+        // Whole chunks at a time, whose size is known, and then each column at once.
+        let mut lengths = [0; SPLT_PACKETS];
+        let mut directions = [1; SPLT_PACKETS];
+        let mut intervals = [0; SPLT_PACKETS];
         let mut number = latest;
         // The latest chunk first: the one that holds the last packet.
         let mut start = packets.saturating_sub(1) / CHUNK_PACKETS * CHUNK_PACKETS;
         while let Some(chunk) = self.chunks.get_mut(number as usize) {
-            let count = packets.saturating_sub(start).min(CHUNK_PACKETS);
-            splt.lengths[start..start + count].copy_from_slice(&chunk.lengths[..count]);
-            splt.intervals[start..start + count].copy_from_slice(&chunk.intervals[..count]);
-            for place in 0..count {
-                if chunk.link >> place & 1 == 1 {
-                    splt.directions[start + place] = -1;
-                }
+            lengths[start..start + CHUNK_PACKETS].copy_from_slice(&chunk.lengths);
+            intervals[start..start + CHUNK_PACKETS].copy_from_slice(&chunk.intervals);
+            for (place, direction) in directions[start..start + CHUNK_PACKETS].iter_mut().enumerate() {
+                *direction = 1 - 2 * (chunk.link >> place & 1) as i8;
             }
             let before = chunk.link >> DIRECTION_BITS;
             chunk.link = self.free << DIRECTION_BITS;
@@ -157,7 +154,11 @@ impl Sequences {
             number = before;
             start = start.saturating_sub(CHUNK_PACKETS);
         }
-        Some(splt)
+        Some(Splt {
+            lengths: lengths[..packets].to_vec(),
+            directions: directions[..packets].to_vec(),
+            intervals: intervals[..packets].to_vec(),
+        })
     }
 
     /// Whether no flow holds any.
@@ -185,14 +186,6 @@ impl Sequences {
         });
         Ok((self.chunks.len() - 1) as u32)
     }
-}
-
-/// As `vec![value; count]`, which for zeros asks the C library for zeroed memory: that takes a longer way than memory that was
-/// just freed.
-fn filled<T: Clone>(count: usize, value: T) -> Vec<T> {
-    let mut values = Vec::with_capacity(count);
-    values.resize(count, value);
-    values
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use arrow::datatypes::{
 use arrow::error::ArrowError;
 use wire::column::Type;
 
-use super::{Node, room_for};
+use super::node::{Node, room_for};
 
 /// Where the values of one node go: a place for each index that there is room for, zero until it is written.
 pub(super) enum Store {

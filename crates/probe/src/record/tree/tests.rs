@@ -1,3 +1,4 @@
+use super::node::MINIMUM_ROOM;
 use super::*;
 use crate::record::schema::Addresses;
 use arrow::array::{Array as _, AsArray as _};
@@ -238,7 +239,7 @@ fn items_beyond_the_length_of_their_list_are_told() {
     let mut row = tree.row(0, 0);
     let mut members = row.members();
     members.next().items(0).next().u16(1);
-    drop(members);
+    members.end();
     assert!(tree.end_row().is_err());
 }
 
