@@ -42,6 +42,8 @@ pub(super) enum Store {
 pub(super) struct Texts {
     ends: Offsets,
     bytes: Vec<u8>,
+    /// Bytes of the batch before.
+    expected: usize,
 }
 
 /// The lists of a node. Their items stand one after the other, with an index of their own.
@@ -77,12 +79,12 @@ impl List {
 }
 
 /// Where the values of variable length end, those without one written as empty when the next one comes.
-pub(super) struct Offsets(Vec<i32>);
-
-impl Default for Offsets {
-    fn default() -> Self {
-        Self(vec![0])
-    }
+#[derive(Default)]
+pub(super) struct Offsets {
+    /// Empty until the first value comes; from then on with a zero before all.
+    ends: Vec<i32>,
+    /// Values of the batch before.
+    expected: usize,
 }
 
 impl Offsets {
@@ -90,31 +92,45 @@ impl Offsets {
     /// batch.
     #[inline]
     pub(super) fn push(&mut self, index: usize, end: usize) {
-        if self.0.len() != index + 1 {
+        if self.ends.len() != index + 1 {
             self.fill(index);
         }
-        self.0.push(end as i32);
+        self.ends.push(end as i32);
     }
 
     /// Empty values until there are `count`.
     fn fill(&mut self, count: usize) {
-        let last = self.0.last().copied().unwrap_or(0);
-        self.0.resize(count + 1, last);
+        if self.ends.is_empty() {
+            self.ends.reserve_exact(self.expected.max(count) + 1);
+        }
+        let last = self.ends.last().copied().unwrap_or(0);
+        self.ends.resize(count + 1, last);
     }
 
     /// Those of `count` values.
     pub(super) fn take(&mut self, count: usize) -> OffsetBuffer<i32> {
         self.fill(count);
-        let next = Vec::with_capacity(self.0.len());
-        let taken = std::mem::replace(&mut self.0, next);
-        self.0.push(0);
-        OffsetBuffer::new(ScalarBuffer::from(taken))
+        self.expected = count;
+        let mut ends = std::mem::take(&mut self.ends);
+        trim(&mut ends);
+        OffsetBuffer::new(ScalarBuffer::from(ends))
+    }
+}
+
+/// Gives back memory that is far more than what is used, as after a batch that was much larger: batches wait in queues that
+/// are bounded by the memory that they hold.
+fn trim<T>(values: &mut Vec<T>) {
+    if values.capacity() / 2 > values.len() {
+        values.shrink_to_fit();
     }
 }
 
 impl Texts {
     #[inline]
     pub(super) fn push(&mut self, index: usize, text: &str) {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(self.expected.max(text.len()));
+        }
         self.bytes.extend_from_slice(text.as_bytes());
         self.ends.push(index, self.bytes.len());
     }
@@ -153,9 +169,10 @@ impl Texts {
     }
 
     fn take(&mut self, count: usize, validity: Option<NullBuffer>) -> Result<StringArray, ArrowError> {
-        let next = Vec::with_capacity(self.bytes.len());
-        let bytes = Buffer::from_vec(std::mem::replace(&mut self.bytes, next));
-        StringArray::try_new(self.ends.take(count), bytes, validity)
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.expected = bytes.len();
+        trim(&mut bytes);
+        StringArray::try_new(self.ends.take(count), Buffer::from_vec(bytes), validity)
     }
 }
 
@@ -197,6 +214,7 @@ pub(super) fn mark(bits: &mut [u8], index: usize) {
 /// The first `count` of these bits.
 fn take_bits(mut bits: Vec<u8>, count: usize) -> BooleanBuffer {
     bits.resize(count.div_ceil(8), 0);
+    trim(&mut bits);
     BooleanBuffer::new(Buffer::from_vec(bits), 0, count)
 }
 
@@ -212,6 +230,7 @@ fn take_numbers<T: ArrowPrimitiveType>(
     validity: Option<NullBuffer>,
 ) -> Result<PrimitiveArray<T>, ArrowError> {
     values.resize(count, T::Native::default());
+    trim(values);
     PrimitiveArray::try_new(ScalarBuffer::from(std::mem::take(values)), validity)
 }
 
@@ -221,6 +240,7 @@ fn take_binary<const N: usize>(
     validity: Option<NullBuffer>,
 ) -> Result<FixedSizeBinaryArray, ArrowError> {
     values.resize(count, [0; N]);
+    trim(values);
     let bytes = Buffer::from_vec(std::mem::take(values).into_flattened());
     FixedSizeBinaryArray::try_new(N as i32, bytes, validity)
 }

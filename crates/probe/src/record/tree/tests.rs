@@ -268,3 +268,17 @@ fn rows_without_a_value_stay_null_around_those_with_one() {
         }
     }
 }
+
+#[test]
+fn a_small_batch_after_a_large_one_holds_little_memory() {
+    let mut tree = tree(Addresses::Binary);
+    let mut sizes = Vec::new();
+    for rows in [5000, 10] {
+        for row in 0..rows {
+            outer().emit(&mut tree.row(row, 4));
+            tree.end_row().unwrap();
+        }
+        sizes.push(tree.take().unwrap().get_array_memory_size());
+    }
+    assert!(sizes[1] < sizes[0] / 50, "{sizes:?}");
+}
