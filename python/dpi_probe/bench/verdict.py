@@ -304,9 +304,8 @@ def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[st
     cpus = observation.machine["cpus"]
     dropped = books.by_reason(observation.final["books"], "events_dropped")
     to_record = name not in ("cpu", "transmission")
-    stage, share = busiest(
-        figures["probe_threads"], figures["source_cores"], observation.plan.source, to_record=to_record
-    )
+    source = observation.plan.source
+    stage, share = busiest(figures["probe_threads"], figures["source_cores"], source, to_record=to_record)
     others = _others(figures)
     if name == "transmission" and figures["seal_duration_mean"] is not None:
         stage = "seal" if figures["seal_duration_mean"] > 0.02 else "deliver"

@@ -38,8 +38,8 @@ pub struct Answer {
     pub client: Address,
     /// The address that was the answer.
     pub address: Address,
-    /// The name that was asked for.
-    pub name: Box<str>,
+    /// The name that was asked for; the answers of one message share it.
+    pub name: Arc<str>,
 }
 
 impl Answer {
@@ -61,9 +61,9 @@ type Pair = Hashed<(Address, Address)>;
 /// The names of a client and address, each with the time of its answer.
 #[derive(Debug)]
 struct Names {
-    latest: (i64, Box<str>),
+    latest: (i64, Arc<str>),
     /// Those before, the oldest first. Mostly there are none.
-    earlier: Vec<(i64, Box<str>)>,
+    earlier: Vec<(i64, Arc<str>)>,
 }
 
 /// The names that are known.

@@ -1,5 +1,7 @@
 //! Packets to ended flows: the table, fragments and layer 7 put together.
 
+use std::sync::Arc;
+
 use wire::column::Address;
 use wire::decode::{Packet, Tcp, Transport};
 use wire::flowkey::Direction;
@@ -693,7 +695,13 @@ impl Desk {
             time, clock, frame, ..
         } = seen;
         let epoch = self.epoch;
+        let mut last: Option<Arc<str>> = None;
         let mut learn = |name: &str, address: Address| {
+            // The addresses of one answer come one after the other.
+            let name = match &last {
+                Some(last) if **last == *name => Arc::clone(last),
+                _ => Arc::clone(last.insert(name.into())),
+            };
             events.push(Event::Answer(Answer {
                 epoch,
                 clock,
@@ -701,7 +709,7 @@ impl Desk {
                 time,
                 client,
                 address,
-                name: name.into(),
+                name,
             }));
         };
         let fed = self.sessions.feed(
