@@ -1,6 +1,6 @@
 //! What the layer-7 targets share: a flow made of the fuzzer's bytes, fed whole and byte by byte.
 
-use wire::column::Sink;
+use wire::column::{Items, Members, Sink};
 use wire::flowkey::Direction;
 use wire::l7::{Context, Crypto, Input, Protocol, Session, Status};
 
@@ -25,43 +25,72 @@ impl Crypto for Transparent {
     }
 }
 
-/// The values of a record, to compare two runs by.
-#[derive(Default)]
-struct Values(String);
+/// Writes the values of a record, to compare two runs by.
+struct Values<'t>(&'t mut String);
 
-impl Sink for Values {
+/// A list or struct that is open, and what closes it.
+struct Part<'t>(&'t mut String, char);
+
+/// Writes each of these with `to_string`.
+macro_rules! displayed {
+    ($($method:ident $rust:ty;)+) => {$(
+        fn $method(&mut self, value: $rust) {
+            *self.0 += &value.to_string();
+        }
+    )+};
+}
+
+impl Sink for Values<'_> {
+    type Members<'a> = Part<'a> where Self: 'a;
+    type Items<'a> = Part<'a> where Self: 'a;
+    displayed! {
+        bool bool;
+        u8 u8;
+        u16 u16;
+        u32 u32;
+        u64 u64;
+        i8 i8;
+        i64 i64;
+        f64 f64;
+        time i64;
+        text &str;
+    }
     fn null(&mut self) {
         self.0.push('-');
     }
-    fn bool(&mut self, value: bool) {
-        self.0 += &value.to_string();
+    fn address(&mut self, value: [u8; 16]) {
+        *self.0 += &format!("{value:?}");
     }
-    fn unsigned(&mut self, value: u64) {
-        self.0 += &value.to_string();
+    fn mac(&mut self, value: [u8; 6]) {
+        *self.0 += &format!("{value:?}");
     }
-    fn signed(&mut self, value: i64) {
-        self.0 += &value.to_string();
+    fn items(&mut self, length: usize) -> Part<'_> {
+        *self.0 += &format!("[{length};");
+        Part(self.0, ']')
     }
-    fn double(&mut self, value: f64) {
-        self.0 += &value.to_string();
-    }
-    fn text(&mut self, value: &str) {
-        self.0 += value;
-    }
-    fn bytes(&mut self, value: &[u8]) {
-        self.0 += &format!("{value:?}");
-    }
-    fn begin_list(&mut self, length: usize) {
-        self.0 += &format!("[{length};");
-    }
-    fn end_list(&mut self) {
-        self.0.push(']');
-    }
-    fn begin_struct(&mut self) {
+    fn members(&mut self) -> Part<'_> {
         self.0.push('{');
+        Part(self.0, '}')
     }
-    fn end_struct(&mut self) {
-        self.0.push('}');
+}
+
+impl Members for Part<'_> {
+    type Member<'a> = Values<'a> where Self: 'a;
+    fn next(&mut self) -> Values<'_> {
+        Values(self.0)
+    }
+    fn end(self) {
+        self.0.push(self.1);
+    }
+}
+
+impl Items for Part<'_> {
+    type Item<'a> = Values<'a> where Self: 'a;
+    fn next(&mut self) -> Values<'_> {
+        Values(self.0)
+    }
+    fn end(self) {
+        self.0.push(self.1);
     }
 }
 
@@ -97,11 +126,11 @@ fn feed(data: &[u8], port: u16, stream: bool, step: usize) -> String {
             }
         }
     }
-    let mut values = Values(format!("{:?} {:?}", session.protocol(), session.server_name()));
+    let mut values = format!("{:?} {:?}", session.protocol(), session.server_name());
     for &protocol in Protocol::ALL {
-        session.emit(protocol, &mut values);
+        session.emit(protocol, &mut Values(&mut values));
     }
-    values.0
+    values
 }
 
 /// A flow of a protocol on `port`. Nothing panics; a stream gives the same record however it is cut.

@@ -38,6 +38,13 @@ impl wire::l7::Crypto for Crypto {
         fixed(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref())
     }
 
+    fn hmac_sha256_each(&self, key: &[u8], messages: &[&[u8]], macs: &mut [[u8; 32]]) {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+        for (mac, message) in macs.iter_mut().zip(messages) {
+            *mac = fixed(hmac::sign(&key, message).as_ref());
+        }
+    }
+
     fn aes128_header_mask(&self, key: &[u8; 16], sample: &[u8; 16]) -> [u8; 5] {
         HeaderProtectionKey::new(&AES_128, key)
             .and_then(|key| key.new_mask(sample))
@@ -86,7 +93,11 @@ mod tests {
     fn hmac_of_rfc_4231() {
         // RFC 4231 §4.3, test case 2.
         let mac = array("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-        assert_eq!(Crypto.hmac_sha256(b"Jefe", b"what do ya want for nothing?"), mac);
+        let message = b"what do ya want for nothing?".as_slice();
+        assert_eq!(Crypto.hmac_sha256(b"Jefe", message), mac);
+        let mut macs = [[0; 32]; 3];
+        Crypto.hmac_sha256_each(b"Jefe", &[message, b"", message], &mut macs);
+        assert_eq!(macs, [mac, Crypto.hmac_sha256(b"Jefe", b""), mac]);
     }
 
     #[test]

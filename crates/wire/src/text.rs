@@ -6,9 +6,7 @@ use std::fmt::Write;
 /// so that the original bytes can always be recovered. At most `limit` input bytes are read.
 pub fn from_wire(bytes: &[u8], limit: usize) -> String {
     let bytes = bytes.get(..limit).unwrap_or(bytes);
-    if let Ok(plain) = std::str::from_utf8(bytes)
-        && !bytes.contains(&b'\\')
-    {
+    if let Some(plain) = plain(bytes) {
         return plain.to_owned();
     }
     let mut text = String::with_capacity(bytes.len());
@@ -26,6 +24,13 @@ pub fn from_wire(bytes: &[u8], limit: usize) -> String {
         }
     }
     text
+}
+
+/// The bytes, if [`from_wire`] leaves them as they are.
+pub(crate) fn plain(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes)
+        .ok()
+        .filter(|_| !bytes.contains(&b'\\'))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use slab::Slab;
 use wire::column::Address;
 use wire::flowkey::Direction;
-use wire::l7::{Confidence, Context, Crypto, Input, Protocol, Session, Status};
+use wire::l7::{Confidence, Context, Crypto, Input, Protocol, Session, Status, Visitor};
 
 use super::reassembly::{Budget, Segment, Sinks, Stop, Stream};
 use super::state::NO_ENTRY;
@@ -24,13 +24,15 @@ const SPARE_STREAMS: usize = 1024;
 /// Nothing (more) is to be learned, and nothing was.
 const OVER: u32 = NO_ENTRY - 1;
 
+/// One cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Layer7 {
     session: Session,
     /// TCP, while the session wants more: forward and reverse.
     streams: Option<Box<[Stream; 2]>>,
     /// How many DNS answers were reported.
-    answers: usize,
+    answers: u32,
     /// Its share of [`Sessions::bytes`].
     bytes: usize,
 }
@@ -38,6 +40,20 @@ struct Layer7 {
 /// The memory of a session: of all that it has learned and of what it keeps of unfinished messages, about.
 fn weigh(session: &Session) -> usize {
     SESSION_BYTES + session.kept_bytes()
+}
+
+/// Asks for the memory of a dissector, as far as so many bytes.
+struct Prefetch(usize);
+
+/// What most packets look at of a dissector.
+const FED_BYTES: usize = 512;
+
+impl Visitor for Prefetch {
+    #[inline]
+    fn visit<T>(&mut self, state: &T) {
+        let bytes = self.0.min(size_of::<T>());
+        super::memory::ask_for_head(std::slice::from_ref(state), 0, bytes);
+    }
 }
 
 /// What is fed to a session, beside its context.
@@ -117,15 +133,16 @@ impl Sessions {
         }
     }
 
-    /// Asks for the streams of a session.
+    /// Asks for the streams of a session, and for its dissector if that will be `fed`.
     #[inline]
-    pub(super) fn prefetch_streams(&self, entry: u32) {
-        if let Some(streams) = self
-            .entries
-            .get(entry as usize)
-            .and_then(|layer7| layer7.streams.as_ref())
-        {
-            super::memory::ask_for(std::slice::from_ref(&**streams), 0);
+    pub(super) fn prefetch_streams(&self, entry: u32, fed: bool) {
+        if let Some(layer7) = self.entries.get(entry as usize) {
+            if let Some(streams) = &layer7.streams {
+                super::memory::ask_for(std::slice::from_ref(&**streams), 0);
+            }
+            if fed {
+                layer7.session.show_to(&mut Prefetch(FED_BYTES));
+            }
         }
     }
 
@@ -156,6 +173,19 @@ impl Sessions {
         let Some(layer7) = self.entries.get_mut(*entry as usize) else {
             return if *entry == OVER { Wish::NoMore } else { Wish::More };
         };
+        // Most segments of a long flow: nothing comes of them unless something waits for what they acknowledge.
+        if let (Load::Segment(segment, acknowledgement), Some(streams)) = (load, &mut layer7.streams)
+            && segment.is_bare()
+        {
+            let [forward, reverse] = &mut **streams;
+            let peer = match context.direction {
+                Direction::Forward => reverse,
+                Direction::Reverse => forward,
+            };
+            if !acknowledgement.is_some_and(|acknowledgement| peer.note(acknowledgement)) {
+                return Wish::More;
+            }
+        }
         // Most segments without payload only acknowledge: then nothing was learned, and the session is not looked at.
         let mut fed = false;
         let result = match load {
@@ -210,7 +240,7 @@ impl Sessions {
             return Wish::More;
         }
         let before = layer7.answers;
-        for (name, address) in layer7.session.dns_addresses().skip(before) {
+        for (name, address) in layer7.session.dns_addresses(before as usize) {
             layer7.answers += 1;
             learn(name, address);
         }
@@ -244,6 +274,8 @@ impl Sessions {
     pub fn close(&mut self, entry: &mut u32, context: Context, tally: &mut Tally) -> Option<Box<Session>> {
         let mut layer7 = self.entries.try_remove(std::mem::replace(entry, OVER) as usize)?;
         self.bytes -= layer7.bytes;
+        // It may have rested for long, and all of it is read for the record.
+        layer7.session.show_to(&mut Prefetch(usize::MAX));
         if let Some(mut streams) = layer7.streams.take() {
             for (stream, direction) in streams.iter_mut().zip([Direction::Forward, Direction::Reverse]) {
                 let context = Context { direction, ..context };
@@ -359,5 +391,27 @@ fn count(stop: Stop, tally: &mut Tally) {
         Stop::Reader(Status::GaveUp(limit)) => tally.sessions_given_up.add(limit, 1),
         Stop::Reader(Status::Done | Status::Need(_)) => tally.sessions_done += 1,
         Stop::Memory => tally.sessions_out_of_memory += 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_one_cache_line() {
+        let mut entries = Slab::new();
+        let place = |entries: &mut Slab<Layer7>| {
+            let layer7 = Layer7 {
+                session: Session::default(),
+                streams: None,
+                answers: 0,
+                bytes: 0,
+            };
+            let key = entries.insert(layer7);
+            std::ptr::from_ref(&entries[key]).addr()
+        };
+        entries.reserve(2);
+        assert_eq!(place(&mut entries).abs_diff(place(&mut entries)), 64);
     }
 }

@@ -287,7 +287,8 @@ impl<T: FlowTable> Meter<T> {
             && hot.layer7 != NO_ENTRY
             && !hot.is(Hot::LAYER7_OVER)
         {
-            self.desk.sessions.prefetch_streams(hot.layer7);
+            let fed = packet.payload_length > 0;
+            self.desk.sessions.prefetch_streams(hot.layer7, fed);
         }
     }
 

@@ -72,6 +72,13 @@ pub struct Segment<'a> {
     pub length: u32,
 }
 
+impl Segment<'_> {
+    /// Whether it says nothing of its own direction: it does no more than acknowledge.
+    pub fn is_bare(&self) -> bool {
+        self.length == 0 && !self.syn && !self.fin
+    }
+}
+
 /// The reader wants no more of the flow: `Done`, `Malformed`, `GaveUp`; or the reader needs more bytes in one piece
 /// than may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,21 +179,27 @@ impl Stream {
         self.settle(sinks)
     }
 
-    /// Takes an acknowledgement that the peer sent for this direction.
-    pub fn acknowledge<F>(&mut self, acknowledgement: u32, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
-    where
-        F: FnMut(Input<'_>) -> Outcome,
-    {
+    /// Notes an acknowledgement that the peer sent for this direction; whether segments wait that it may concern.
+    #[inline]
+    pub fn note(&mut self, acknowledgement: u32) -> bool {
         if self
             .acknowledged
             .is_none_or(|highest| acknowledgement.wrapping_sub(highest) as i32 > 0)
         {
             self.acknowledged = Some(acknowledgement);
         }
-        if self.ended || self.early.is_empty() {
-            Ok(())
-        } else {
+        !self.ended && !self.early.is_empty()
+    }
+
+    /// Takes an acknowledgement that the peer sent for this direction.
+    pub fn acknowledge<F>(&mut self, acknowledgement: u32, sinks: &mut Sinks<'_, F>) -> Result<(), Stop>
+    where
+        F: FnMut(Input<'_>) -> Outcome,
+    {
+        if self.note(acknowledgement) {
             self.settle(sinks)
+        } else {
+            Ok(())
         }
     }
 

@@ -11,6 +11,7 @@
 //! again until they hold a whole message, and identification waits for the candidates in a fixed order.
 //!
 //! To add a protocol, copy `xmpp.rs`, add one row to `table.rs`, and the generic tests (`tests.rs`) take it from there.
+//! Fields of protocols that many flows speak are of the types in `value.rs`, which take no allocation while they are short.
 
 use crate::column::Sink;
 use crate::cursor::Short;
@@ -47,6 +48,8 @@ pub mod socks;
 pub mod ssh;
 /// What protocols have in common that go on in TLS.
 mod starttls;
+/// Values of records that are usually small.
+mod value;
 /// XMPP (RFC 6120): the opening of a stream. A small dissector, and the one to copy.
 pub mod xmpp;
 /// TLS and SSL (RFC 8446, 5246, 6101): hellos and certificates.
@@ -70,6 +73,12 @@ pub trait Crypto {
     fn md5(&self, data: &[u8]) -> [u8; 16];
     /// HMAC-SHA-256 (RFC 2104), from which HKDF (RFC 5869) is built.
     fn hmac_sha256(&self, key: &[u8], data: &[u8]) -> [u8; 32];
+    /// HMAC-SHA-256 of each message under the same key, which costs as much to set up as a short message.
+    fn hmac_sha256_each(&self, key: &[u8], messages: &[&[u8]], macs: &mut [[u8; 32]]) {
+        for (mac, message) in macs.iter_mut().zip(messages) {
+            *mac = self.hmac_sha256(key, message);
+        }
+    }
     /// The first five bytes of AES-128-ECB over `sample`: QUIC's header protection mask (RFC 9001 §5.4.3).
     fn aes128_header_mask(&self, key: &[u8; 16], sample: &[u8; 16]) -> [u8; 5];
     /// AES-128-GCM in place: `data` is ciphertext and 16-byte tag; the plaintext's length, or `None` if the tag is wrong.
@@ -256,6 +265,12 @@ impl Outcome {
     }
 }
 
+/// Is shown the state of a dissector, for what depends on its place in memory alone.
+pub trait Visitor {
+    /// Called with the state, of a type that is nobody's business.
+    fn visit<T>(&mut self, state: &T);
+}
+
 /// The index of a direction's half of two-sided state.
 fn side_of(direction: Direction) -> usize {
     match direction {
@@ -264,54 +279,102 @@ fn side_of(direction: Direction) -> usize {
     }
 }
 
+/// Where a byte first stands, eight bytes at a time.
+fn find_byte(bytes: &[u8], wanted: u8) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let pattern = u64::from_ne_bytes([wanted; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        let differences = u64::from_le_bytes(*word) ^ pattern;
+        // The lowest top bit that is set here is that of the first byte that is zero.
+        let zeros = differences.wrapping_sub(ONES) & !differences & TOPS;
+        if zeros != 0 {
+            let within = zeros.trailing_zeros() as usize / 8;
+            return Some(place.saturating_mul(8).saturating_add(within));
+        }
+    }
+    let within = rest.iter().position(|byte| *byte == wanted)?;
+    Some(words.len().saturating_mul(8).saturating_add(within))
+}
+
 /// Lower-case hexadecimal text.
 fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().saturating_mul(2));
+    let mut text = Vec::with_capacity(bytes.len().saturating_mul(2));
     push_hex(&mut text, bytes);
-    text
+    // Digits are text.
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// Appends lower-case hexadecimal text. Without the machinery of `write!`, which made a tenth of what a flow with TLS
 /// costs.
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    let digit = |nibble: u8| {
-        char::from(if nibble < 10 {
-            b'0' | nibble
-        } else {
-            b'W'.wrapping_add(nibble)
-        })
-    };
+fn push_hex(text: &mut Vec<u8>, bytes: &[u8]) {
     for byte in bytes {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 0x0f));
+        text.extend_from_slice(&hex_of(*byte));
     }
 }
 
+/// The two digits of a byte.
+fn hex_of(byte: u8) -> [u8; 2] {
+    let digit = |nibble: u8| {
+        if nibble < 10 {
+            b'0' | nibble
+        } else {
+            b'W'.wrapping_add(nibble)
+        }
+    };
+    [digit(byte >> 4), digit(byte & 0x0f)]
+}
+
 /// Appends a number in decimal.
-fn push_decimal(text: &mut String, value: u16) {
+#[inline]
+fn push_decimal(text: &mut Vec<u8>, value: u16) {
     let digits = [
         value / 10_000,
         value / 1000 % 10,
         value / 100 % 10,
         value / 10 % 10,
         value % 10,
-    ];
-    let leading = digits.iter().take(4).take_while(|&&digit| digit == 0).count();
-    for digit in digits.iter().skip(leading) {
-        text.push(char::from(b'0' | *digit as u8));
+    ]
+    .map(|digit| b'0' | digit as u8);
+    let [_, thousands @ ..] = &digits;
+    let [_, hundreds @ ..] = thousands;
+    let [_, tens @ ..] = hundreds;
+    let [_, units @ ..] = tens;
+    // Slices of a fixed length: a copy of a few bytes is not worth a call.
+    match value {
+        0..=9 => text.extend_from_slice(units),
+        10..=99 => text.extend_from_slice(tens),
+        100..=999 => text.extend_from_slice(hundreds),
+        1000..=9999 => text.extend_from_slice(thousands),
+        10_000.. => text.extend_from_slice(&digits),
     }
 }
 
 #[cfg(test)]
 mod text_tests {
-    use super::{hex, push_decimal};
+    use super::{find_byte, hex, push_decimal};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn bytes_are_found_where_they_first_stand(
+            bytes in proptest::collection::vec(0_u8..4, 0..40),
+            top in any::<bool>(),
+        ) {
+            let bytes: Vec<u8> = bytes.iter().map(|byte| byte | u8::from(top) << 7).collect();
+            for wanted in [0, 1, 2, 0x80, 0x81] {
+                prop_assert_eq!(find_byte(&bytes, wanted), bytes.iter().position(|byte| *byte == wanted));
+            }
+        }
+    }
 
     #[test]
     fn numbers_read_as_the_standard_library_writes_them() {
         for value in 0..=u16::MAX {
-            let mut text = String::new();
+            let mut text = Vec::new();
             push_decimal(&mut text, value);
-            assert_eq!(text, value.to_string());
+            assert_eq!(text, value.to_string().as_bytes());
             assert_eq!(hex(&value.to_be_bytes()), format!("{value:04x}"));
         }
     }

@@ -2,7 +2,8 @@
 
 use super::table::Dissector;
 use super::{
-    Confidence, Context, Crypto, Dissect, Input, Limit, Outcome, Protocol, Status, Verdict, side_of,
+    Confidence, Context, Crypto, Dissect, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
+    side_of,
 };
 use crate::column::{Address, Sink};
 
@@ -35,11 +36,41 @@ enum State {
     Searching(Search),
     Known {
         dissector: Dissector,
-        ended: Option<Status>,
+        ended: Option<End>,
         /// What follows in the directions that the dissector has handed over.
         next: Option<Box<Session>>,
     },
     Unknown,
+}
+
+/// The status that ended a dissection.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Done,
+    Malformed(Malformed),
+    GaveUp(Limit),
+}
+
+impl End {
+    /// What is to be remembered of a status; `None` while more is wanted.
+    fn of(status: Status) -> Option<Self> {
+        match status {
+            Status::Need(_) => None,
+            Status::Done => Some(Self::Done),
+            Status::Malformed(reason) => Some(Self::Malformed(reason)),
+            Status::GaveUp(limit) => Some(Self::GaveUp(limit)),
+        }
+    }
+}
+
+impl From<End> for Status {
+    fn from(end: End) -> Self {
+        match end {
+            End::Done => Self::Done,
+            End::Malformed(reason) => Self::Malformed(reason),
+            End::GaveUp(limit) => Self::GaveUp(limit),
+        }
+    }
 }
 
 impl Default for State {
@@ -53,8 +84,8 @@ impl Default for State {
 struct Search {
     /// Directions whose bytes match no protocol, or that ended before they could tell.
     ruled_out: [bool; 2],
-    /// Bytes passed over in a direction that is ruled out, while the other has not spoken.
-    passed: [usize; 2],
+    /// Bytes passed over in a direction that is ruled out, while the other has not spoken; from the limit on it is over.
+    passed: [u16; 2],
     /// Datagrams that matched no protocol, without connectivity checks, and these.
     datagrams: u8,
     checks: u8,
@@ -124,7 +155,7 @@ impl Search {
         }
     }
 
-    fn is_ruled_out(&self, side: usize) -> bool {
+    fn is_ruled_out(self, side: usize) -> bool {
         self.ruled_out.get(side).copied().unwrap_or(true)
     }
 
@@ -139,8 +170,8 @@ impl Search {
         let Some(passed) = self.passed.get_mut(side) else {
             return true;
         };
-        *passed = passed.saturating_add(bytes);
-        self.ruled_out == [true; 2] || *passed >= IDENTIFY_BYTES
+        *passed = passed.saturating_add(u16::try_from(bytes).unwrap_or(u16::MAX));
+        self.ruled_out == [true; 2] || usize::from(*passed) >= IDENTIFY_BYTES
     }
 }
 
@@ -175,10 +206,10 @@ impl Session {
                 status: Status::GaveUp(Limit::Unidentified),
             };
         };
-        if let Some(status) = *ended {
+        if let Some(end) = *ended {
             return Outcome {
                 consumed: input.len(),
-                status,
+                status: end.into(),
             };
         }
         let side = side_of(context.direction);
@@ -209,9 +240,9 @@ impl Session {
                 };
             }
         }
-        if !matches!(outcome.status, Status::Need(_)) {
+        if let Some(end) = End::of(outcome.status) {
             outcome.consumed = input.len();
-            *ended = Some(outcome.status);
+            *ended = Some(end);
             self.release();
         }
         outcome
@@ -262,14 +293,24 @@ impl Session {
     }
 
     /// The addresses that DNS answers of this flow gave for the names that were asked, in order of arrival: each the
-    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_ANSWERS`].
-    pub fn dns_addresses(&self) -> impl Iterator<Item = (&str, Address)> {
+    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_ANSWERS`], without
+    /// the first `known`.
+    pub fn dns_addresses(&self, known: usize) -> impl Iterator<Item = (&str, Address)> {
         match self.dissector() {
-            Some(Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns)) => Some(dns.addresses()),
+            Some(Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns)) => {
+                Some(dns.addresses(known))
+            }
             _ => None,
         }
         .into_iter()
         .flatten()
+    }
+
+    /// Shows the state of the dissector, once there is one.
+    pub fn show_to(&self, visitor: &mut impl super::Visitor) {
+        if let State::Known { dissector, .. } = &self.state {
+            dissector.show_to(visitor);
+        }
     }
 
     fn next(&self) -> Option<&Self> {

@@ -7,11 +7,11 @@
 
 use super::{
     Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
-    hex, side_of,
+    find_byte, side_of,
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
-use crate::text;
+use crate::l7::value::{Digest, Text};
 
 /// RFC 4253 §4.2: the longest identification string, line end included.
 const MAX_LINE_BYTES: usize = 255;
@@ -32,27 +32,27 @@ crate::record! {
     /// The identification strings and the offered algorithms of an SSH connection.
     pub struct Record {
         /// Protocol version of the client: `2.0`; `1.99` means that 1.x is spoken too (RFC 4253 §5.1).
-        client_version: Option<String>,
+        client_version: Option<Text<22>>,
         /// Program of the client, such as `OpenSSH_9.6p1`.
-        client_software: Option<String>,
+        client_software: Option<Text<30>>,
         /// Comments behind the client's program, such as `Ubuntu-3ubuntu13`.
-        client_comments: Option<String>,
+        client_comments: Option<Text<30>>,
         /// Protocol version of the server.
-        server_version: Option<String>,
+        server_version: Option<Text<22>>,
         /// Program of the server.
-        server_software: Option<String>,
+        server_software: Option<Text<30>>,
         /// Comments behind the server's program.
-        server_comments: Option<String>,
+        server_comments: Option<Text<30>>,
         /// HASSH: MD5 of `hassh_string`, all of it.
-        hassh: Option<String>,
+        hassh: Option<Digest<16>>,
         /// Key exchange methods; ciphers, MACs and compression from client to server, as the client offers them. Cut at 4,096 bytes.
-        hassh_string: Option<String>,
+        hassh_string: Option<Text<22>>,
         /// hasshServer: MD5 of `hassh_server_string`, all of it.
-        hassh_server: Option<String>,
+        hassh_server: Option<Digest<16>>,
         /// Key exchange methods; ciphers, MACs and compression from server to client, as the server offers them. Cut at 4,096 bytes.
-        hassh_server_string: Option<String>,
+        hassh_server_string: Option<Text<22>>,
         /// Types of host keys that the server has, in order of preference. Cut at 4,096 bytes.
-        server_host_key_algorithms: Option<String>,
+        server_host_key_algorithms: Option<Text<22>>,
     }
 }
 
@@ -157,7 +157,7 @@ impl Side {
     /// A line up to the identification string; its length.
     fn line(&mut self, bytes: &[u8], client: bool, record: &mut Record) -> Result<usize, Status> {
         let seen = bytes.get(..MAX_LINE_BYTES).unwrap_or(bytes);
-        let Some(end) = seen.iter().position(|&byte| byte == b'\n') else {
+        let Some(end) = find_byte(seen, b'\n') else {
             return Err(if seen.len() == MAX_LINE_BYTES {
                 Status::GaveUp(Limit::MessageLength)
             } else {
@@ -259,7 +259,7 @@ impl Record {
         let (identification, comments) = split(identification, b' ');
         let (version, software) = split(identification, b'-');
         let (version, software) = (
-            Some(text::from_wire(version, MAX_LINE_BYTES)),
+            Some(Text::from_wire(version, MAX_LINE_BYTES)),
             software.map(to_text),
         );
         let comments = comments.map(to_text);
@@ -273,13 +273,13 @@ impl Record {
     /// Takes over the algorithms that one side offers.
     fn set_offer(&mut self, client: bool, offer: &Offer<'_>, crypto: &dyn Crypto) {
         let fingerprint = offer.fingerprint(client);
-        let hash = Some(hex(&crypto.md5(&fingerprint)));
-        let string = Some(text::from_wire(&fingerprint, MAX_STRING_BYTES));
+        let hash = Some(Digest(crypto.md5(&fingerprint)));
+        let string = Some(Text::from_wire(&fingerprint, MAX_STRING_BYTES));
         if client {
             (self.hassh, self.hassh_string) = (hash, string);
         } else {
             (self.hassh_server, self.hassh_server_string) = (hash, string);
-            self.server_host_key_algorithms = Some(text::from_wire(offer.host_keys, MAX_STRING_BYTES));
+            self.server_host_key_algorithms = Some(Text::from_wire(offer.host_keys, MAX_STRING_BYTES));
         }
     }
 }
@@ -290,8 +290,8 @@ fn split(bytes: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
     (parts.next().unwrap_or_default(), parts.next())
 }
 
-fn to_text(bytes: &[u8]) -> String {
-    text::from_wire(bytes, MAX_LINE_BYTES)
+fn to_text(bytes: &[u8]) -> Text<30> {
+    Text::from_wire(bytes, MAX_LINE_BYTES)
 }
 
 /// `SSH-1.` or `SSH-2.` at the front. A server that sends other lines first is known by its client.

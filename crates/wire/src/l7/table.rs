@@ -118,6 +118,12 @@ macro_rules! protocols {
                 match self { $(Self::$variant(inner) => inner.handed_over(side),)+ }
             }
         }
+
+        impl Dissector {
+            pub(super) fn show_to(&self, visitor: &mut impl super::Visitor) {
+                match self { $(Self::$variant(inner) => visitor.visit(&**inner),)+ }
+            }
+        }
     };
 }
 
@@ -334,26 +340,98 @@ protocols! {
     }
 }
 
+/// A set of protocols: a bit for each, in table order.
+type Set = u32;
+
+/// The protocols over streams, or over datagrams.
+const fn over(stream: bool) -> Set {
+    let (mut set, mut rest): (Set, _) = (0, Protocol::ALL);
+    while let [first, behind @ ..] = rest {
+        if first.transports().include(stream) {
+            set |= 1 << (*first as u32);
+        }
+        rest = behind;
+    }
+    set
+}
+
+/// Pairs of a port and a protocol in the table.
+const HINTS: usize = {
+    let (mut count, mut rest) = (0_usize, Protocol::ALL);
+    while let [first, behind @ ..] = rest {
+        count = count.saturating_add(first.ports().len());
+        rest = behind;
+    }
+    count
+};
+
+/// Every port with the set of the protocols that it hints at, in the order of ports. A port of several protocols stands
+/// there as often; each time with all of them.
+const PORTS: [(u16, Set); HINTS] = sorted_ports();
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "evaluated when it is compiled"
+)]
+const fn sorted_ports() -> [(u16, Set); HINTS] {
+    let mut sorted = [(0, 0); HINTS];
+    let (mut filled, mut protocol) = (0, 0);
+    while protocol < Protocol::ALL.len() {
+        let ports = Protocol::ALL[protocol].ports();
+        let mut port = 0;
+        while port < ports.len() {
+            let mut place = filled;
+            while place > 0 && sorted[place - 1].0 > ports[port] {
+                sorted[place] = sorted[place - 1];
+                place -= 1;
+            }
+            sorted[place] = (ports[port], 1 << protocol);
+            filled += 1;
+            port += 1;
+        }
+        protocol += 1;
+    }
+    let mut one = 0;
+    while one < HINTS {
+        let mut other = 0;
+        while other < HINTS {
+            if sorted[one].0 == sorted[other].0 {
+                sorted[one].1 |= sorted[other].1;
+            }
+            other += 1;
+        }
+        one += 1;
+    }
+    sorted
+}
+
+/// The protocols that a port hints at.
+fn hinted_by(port: u16) -> Set {
+    PORTS
+        .binary_search_by_key(&port, |(port, _)| *port)
+        .ok()
+        .and_then(|place| PORTS.get(place))
+        .map_or(0, |(_, set)| *set)
+}
+
 impl Protocol {
     /// The protocol of a direction's first bytes: candidates whose port matches come first, then the others, each in
     /// table order. The first that is not `No` decides, so that the answer does not depend on how many bytes came at once.
     pub(super) fn find(bytes: &[u8], context: &Context) -> (Verdict, Option<Self>) {
-        for port in [true, false] {
-            for &protocol in Self::ALL {
-                let hinted = protocol
-                    .ports()
-                    .iter()
-                    .any(|p| [context.src_port, context.dst_port].contains(p));
-                if hinted != port || !protocol.transports().include(context.stream) {
-                    continue;
-                }
-                match protocol.identify(
-                    bytes,
-                    Hint {
-                        port,
-                        stream: context.stream,
-                    },
-                ) {
+        const OVER: [Set; 2] = [over(false), over(true)];
+        let [datagram, stream] = OVER;
+        let possible = if context.stream { stream } else { datagram };
+        let hinted = hinted_by(context.src_port) | hinted_by(context.dst_port);
+        for (port, candidates) in [(true, possible & hinted), (false, possible & !hinted)] {
+            let hint = Hint {
+                port,
+                stream: context.stream,
+            };
+            let mut left = candidates;
+            while let Some(&protocol) = Self::ALL.get(left.trailing_zeros() as usize) {
+                left &= left.wrapping_sub(1);
+                match protocol.identify(bytes, hint) {
                     Verdict::Yes => return (Verdict::Yes, Some(protocol)),
                     Verdict::More if context.stream => return (Verdict::More, None),
                     Verdict::More | Verdict::No => {}
@@ -361,5 +439,28 @@ impl Protocol {
             }
         }
         (Verdict::No, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_transports_hint_at_the_protocols_that_declare_them() {
+        for (place, protocol) in Protocol::ALL.iter().enumerate() {
+            assert_eq!(*protocol as usize, place);
+            for stream in [false, true] {
+                let included = over(stream) & (1 << place) != 0;
+                assert_eq!(included, protocol.transports().include(stream));
+            }
+        }
+        for port in 0..=u16::MAX {
+            let declared = Protocol::ALL
+                .iter()
+                .filter(|protocol| protocol.ports().contains(&port))
+                .fold(0, |set, protocol| set | 1 << (*protocol as u32));
+            assert_eq!(hinted_by(port), declared, "{port}");
+        }
     }
 }

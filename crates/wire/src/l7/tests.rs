@@ -180,7 +180,7 @@ impl Feeder {
             .iter()
             .map(|&protocol| self.record(protocol))
             .collect();
-        let names: Vec<_> = self.session.dns_addresses().collect();
+        let names: Vec<_> = self.session.dns_addresses(0).collect();
         format!(
             "{:?} {:?} {names:?} {records:?}",
             self.session.protocol(),

@@ -1,6 +1,6 @@
 //! One DNS message (RFC 1035 §4): header, questions, and resource records as text.
 
-use super::name::{Unreadable, dotted};
+use super::name::Unreadable;
 use super::{Dialect, name, netbios};
 use crate::column::Address;
 use crate::cursor::Cursor;
@@ -78,43 +78,58 @@ pub(super) fn are_common_flags(flags: u16) -> bool {
     flags & 0x0040 == 0 && matches!((flags >> 11) & 0x0f, 0 | 4 | 5) && flags & 0x0f <= 11
 }
 
-/// A question (RFC 1035 §4.1.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A question (RFC 1035 §4.1.2), without its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Question {
-    pub(super) name: String,
     pub(super) kind: u16,
     pub(super) class: u16,
 }
 
 impl Question {
-    pub(super) fn parse<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Unreadable> {
+    /// Reads a question; its name takes the place of what was in `name`.
+    pub(super) fn parse<'a>(
+        message: &'a [u8],
+        cursor: &mut Cursor<'a>,
+        name: &mut String,
+    ) -> Result<Self, Unreadable> {
+        name.clear();
+        name::append(name, message, cursor)?;
+        Self::behind_name(cursor)
+    }
+
+    /// Reads a question whose name is of no interest, if only it can be read.
+    pub(super) fn check<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Self, Unreadable> {
+        name::walk(message, cursor, |_| ())?;
+        Self::behind_name(cursor)
+    }
+
+    fn behind_name(cursor: &mut Cursor<'_>) -> Result<Self, Unreadable> {
         Ok(Self {
-            name: name::read(message, cursor)?,
             kind: cursor.u16()?,
             class: cursor.u16()?,
         })
     }
 }
 
-/// A resource record (RFC 1035 §4.1.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A resource record (RFC 1035 §4.1.3), without its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Resource {
-    pub(super) name: String,
     pub(super) kind: u16,
     pub(super) ttl: u32,
-    /// Its data as text.
-    pub(super) data: String,
     /// The address of an A or AAAA record.
     pub(super) address: Option<Address>,
 }
 
 impl Resource {
+    /// Reads a record; its name and its data as text take the place of what was in `texts`.
     pub(super) fn parse<'a>(
         message: &'a [u8],
         cursor: &mut Cursor<'a>,
         dialect: Dialect,
+        texts: &mut ResourceTexts,
     ) -> Result<Self, Malformed> {
-        let name = name::read(message, cursor)?;
+        texts.name.clear();
+        name::append(&mut texts.name, message, cursor)?;
         let (kind, _class, ttl) = (cursor.u16()?, cursor.u16()?, cursor.u32()?);
         let length = cursor.u16()?;
         let mut data = *cursor;
@@ -124,20 +139,19 @@ impl Resource {
             kind::AAAA => <[u8; 16]>::try_from(bytes).ok().map(Address),
             _ => None,
         };
-        // Data that does not parse is shown as unknown data is (RFC 3597 §5).
-        let data = match dialect {
+        texts.data.clear();
+        let own = match dialect {
             Dialect::Netbios => netbios::data_text(kind, bytes),
             Dialect::Dns | Dialect::Multicast => None,
+        };
+        if let Some(own) = own {
+            texts.data = own;
+        } else if push_data(&mut texts.data, message, &mut data, kind, bytes).is_err() {
+            // Data that does not parse is shown as unknown data is (RFC 3597 §5).
+            texts.data.clear();
+            push_generic(&mut texts.data, bytes);
         }
-        .or_else(|| data_text(message, &mut data, kind, bytes).ok())
-        .unwrap_or_else(|| generic(bytes));
-        Ok(Self {
-            name,
-            kind,
-            ttl,
-            data,
-            address,
-        })
+        Ok(Self { kind, ttl, address })
     }
 
     /// Passes over a record and returns its type and the upper bits of an OPT record's response code (RFC 6891 §6.1.3).
@@ -150,6 +164,13 @@ impl Resource {
         cursor.skip(length.into())?;
         Ok((kind, code))
     }
+}
+
+/// The texts of a resource record, kept from record to record for their memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ResourceTexts {
+    pub(super) name: String,
+    pub(super) data: String,
 }
 
 /// Types whose data is read (IANA "DNS Resource Record Types").
@@ -169,42 +190,41 @@ pub(super) mod kind {
     pub(super) const HTTPS: u16 = 65;
 }
 
-/// The presentation form (RFC 1035 §5.1) of the types that analysts read; `data` stands at the record's data in `message`.
-fn data_text<'a>(
+/// Appends the presentation form (RFC 1035 §5.1) of the types that analysts read; `data` stands at the record's data in
+/// `message`.
+fn push_data<'a>(
+    text: &mut String,
     message: &'a [u8],
     data: &mut Cursor<'a>,
     kind: u16,
     bytes: &[u8],
-) -> Result<String, Malformed> {
-    Ok(match kind {
-        kind::A => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string(),
+) -> Result<(), Malformed> {
+    // Writing to a String cannot fail.
+    match kind {
+        kind::A => push_ipv4(text, bytes.try_into().map_err(|_| Malformed::BadLength)?),
         kind::AAAA => {
-            Ipv6Addr::from(<[u8; 16]>::try_from(bytes).map_err(|_| Malformed::BadLength)?).to_string()
+            let address = <[u8; 16]>::try_from(bytes).map_err(|_| Malformed::BadLength)?;
+            let _ = write!(text, "{}", Ipv6Addr::from(address));
         }
-        kind::NS | kind::CNAME | kind::PTR | kind::DNAME => dotted(name::read(message, data)?),
+        kind::NS | kind::CNAME | kind::PTR | kind::DNAME => name::append_dotted(text, message, data)?,
         kind::MX => {
-            let preference = data.u16()?;
-            format!("{preference} {}", dotted(name::read(message, data)?))
+            let _ = write!(text, "{} ", data.u16()?);
+            name::append_dotted(text, message, data)?;
         }
         kind::SRV => {
-            let (priority, weight, port) = (data.u16()?, data.u16()?, data.u16()?);
-            format!(
-                "{priority} {weight} {port} {}",
-                dotted(name::read(message, data)?)
-            )
+            let _ = write!(text, "{} {} {} ", data.u16()?, data.u16()?, data.u16()?);
+            name::append_dotted(text, message, data)?;
         }
         kind::SOA => {
-            let (server, mailbox) = (name::read(message, data)?, name::read(message, data)?);
-            let numbers = [data.u32()?, data.u32()?, data.u32()?, data.u32()?, data.u32()?];
-            numbers
-                .iter()
-                .fold(format!("{} {}", dotted(server), dotted(mailbox)), |text, n| {
-                    format!("{text} {n}")
-                })
+            name::append_dotted(text, message, data)?;
+            text.push(' ');
+            name::append_dotted(text, message, data)?;
+            for _ in 0..5 {
+                let _ = write!(text, " {}", data.u32()?);
+            }
         }
         kind::TXT => {
             let mut strings = Cursor::new(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes));
-            let mut text = String::new();
             while let Ok(length) = strings.u8() {
                 if !text.is_empty() {
                     text.push(' ');
@@ -213,19 +233,41 @@ fn data_text<'a>(
                 let string = strings.take(length.into()).unwrap_or(rest);
                 text.push_str(&text::from_wire(string, string.len()));
             }
-            text
         }
-        kind::SVCB | kind::HTTPS => service_binding(message, data, bytes)?,
-        _ => generic(bytes),
-    })
+        kind::SVCB | kind::HTTPS => push_service_binding(text, message, data, bytes)?,
+        _ => push_generic(text, bytes),
+    }
+    Ok(())
+}
+
+/// Appends an address as [`Ipv4Addr`] is shown, without the machinery of `write!`: it stands in most answers.
+fn push_ipv4(text: &mut String, address: [u8; 4]) {
+    for (place, byte) in address.into_iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        if byte >= 100 {
+            text.push(char::from(b'0' | (byte / 100)));
+        }
+        if byte >= 10 {
+            text.push(char::from(b'0' | (byte / 10 % 10)));
+        }
+        text.push(char::from(b'0' | (byte % 10)));
+    }
 }
 
 /// SVCB and HTTPS (RFC 9460 §2.2): priority, target, and the parameters alpn, port, addresses and whether ech is there,
 /// as far as they are whole in the bytes that are shown of any record.
-fn service_binding<'a>(message: &'a [u8], data: &mut Cursor<'a>, bytes: &[u8]) -> Result<String, Malformed> {
+fn push_service_binding<'a>(
+    text: &mut String,
+    message: &'a [u8],
+    data: &mut Cursor<'a>,
+    bytes: &[u8],
+) -> Result<(), Malformed> {
     let before = data.len();
-    let priority = data.u16()?;
-    let mut text = format!("{priority} {}", dotted(name::read(message, data)?));
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{} ", data.u16()?);
+    name::append_dotted(text, message, data)?;
     let read = before.saturating_sub(data.len());
     let cut = bytes.len() > MAX_DATA_BYTES;
     let seen = bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes);
@@ -236,7 +278,6 @@ fn service_binding<'a>(message: &'a [u8], data: &mut Cursor<'a>, bytes: &[u8]) -
             Err(_) if cut => break,
             value => value?,
         };
-        // Writing to a String cannot fail.
         let _ = match key {
             1 => {
                 let mut names = Vec::new();
@@ -265,16 +306,18 @@ fn service_binding<'a>(message: &'a [u8], data: &mut Cursor<'a>, bytes: &[u8]) -
             _ => write!(text, " key{key}"),
         };
     }
-    Ok(text)
+    Ok(())
 }
 
 /// RFC 3597 §5.
-fn generic(bytes: &[u8]) -> String {
-    format!(
+fn push_generic(text: &mut String, bytes: &[u8]) {
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
         "\\# {} {}",
         bytes.len(),
         hex(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes))
-    )
+    );
 }
 
 /// The mnemonic of a type; others as `TYPE1234` (RFC 3597 §5).
@@ -383,4 +426,19 @@ pub(super) fn opcode_name(opcode: u8) -> Cow<'static, str> {
         6 => "DSO",
         _ => return Cow::Owned(format!("OPCODE{opcode}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::push_ipv4;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn addresses_read_as_the_standard_library_writes_them() {
+        for byte in 0..=u8::MAX {
+            let mut text = String::new();
+            push_ipv4(&mut text, [byte, 0, !byte, 1]);
+            assert_eq!(text, Ipv4Addr::new(byte, 0, !byte, 1).to_string());
+        }
+    }
 }

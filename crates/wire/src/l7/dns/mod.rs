@@ -21,7 +21,8 @@ use super::{
 };
 use crate::column::{Address, Sink, Value};
 use crate::cursor::Cursor;
-use message::{HEADER_BYTES, Header, Question, Resource};
+use crate::l7::value::Text;
+use message::{HEADER_BYTES, Header, Question, Resource, ResourceTexts};
 use name::{ROOT, Unreadable};
 use std::borrow::Cow;
 
@@ -31,6 +32,8 @@ pub const MAX_QUERIES: usize = 256;
 pub const MAX_ANSWERS: usize = 64;
 /// Bytes of text in each of the two lists, beyond which nothing is added.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
+/// Bytes of text that most names need.
+const NAME_ROOM: usize = 64;
 /// Questions and records that are read of one message; no message of 64 KiB that means well has more.
 const MAX_RECORDS: u16 = 1024;
 
@@ -38,13 +41,13 @@ crate::record! {
     /// A question that a flow asked.
     pub struct Query {
         /// Domain name without the final dot, as Wireshark shows it (`dns.qry.name`): `<Root>` for the root, control characters as in C, U+FFFD for bytes that are not UTF-8; a note in angle brackets where it cannot be read. NetBIOS names are decoded, with their suffix: `OFFICE<20>`.
-        name: String,
+        name: Text<38>,
         /// Type: `A`, `AAAA`, `HTTPS`, …, `TYPE1234`; `NB` and `NBSTAT` in NetBIOS. Null where an unreadable name hides it.
         r#type: Option<Cow<'static, str>>,
         /// Class: `IN`, `CH`, …, `CLASS1234`. The top bit, which has another meaning in mDNS, is left out there. Null where an unreadable name hides it.
         class: Option<Cow<'static, str>>,
         /// The name in presentation form (RFC 1035 §5.1), from which its bytes can be recovered: a dot and a backslash in a label stand behind a backslash, other bytes that are not printable or not UTF-8 are `\DDD` in decimal. Null where it is as `name`, and where the name cannot be read.
-        wire_name: Option<String>,
+        wire_name: Option<Text<22>>,
     }
 }
 
@@ -52,13 +55,13 @@ crate::record! {
     /// A resource record of an answer section.
     pub struct Answer {
         /// Name of its owner in presentation form (RFC 1035 §5.1), `.` for the root: what `wire_name` is of a query.
-        name: String,
+        name: Text<38>,
         /// Type, as of a query.
         r#type: Cow<'static, str>,
         /// Time to live in seconds.
         ttl: u32,
         /// Data in presentation form (RFC 1035 §5.1) for A, AAAA, CNAME, DNAME, NS, PTR, MX, TXT, SOA, SRV, SVCB and HTTPS; addresses and names for NB and NBSTAT of NetBIOS; else as in RFC 3597 §5. Cut at 512 bytes of the wire.
-        data: String,
+        data: Text<38>,
     }
 }
 
@@ -97,16 +100,16 @@ crate::record! {
 }
 
 impl Query {
-    fn new(question: Question, dialect: Dialect) -> Self {
-        let exact = dialect.name(question.name);
-        let shown = name::shown(&exact).into_owned();
+    fn new(name: &str, question: Question, dialect: Dialect) -> Self {
+        let exact = dialect.name(name);
+        let shown = name::shown(&exact);
         // A name that looks like a note says that it is none.
         let plain = shown == exact && Unreadable::NOTES.iter().all(|note| *note != shown);
         Self {
-            name: shown,
+            name: (&*shown).into(),
             r#type: Some(dialect.type_name(question.kind)),
             class: Some(dialect.class_name(question.class)),
-            wire_name: (!plain).then(|| name::dotted(exact)),
+            wire_name: (!plain).then(|| name::dotted(&exact).into()),
         }
     }
 
@@ -117,8 +120,8 @@ impl Query {
 
     /// The name of a host, if it is one and could be read.
     fn server_name(&self) -> Option<&str> {
-        let unreadable = self.wire_name.is_none() && Unreadable::NOTES.contains(&self.name.as_str());
         let exact = self.exact();
+        let unreadable = self.wire_name.is_none() && Unreadable::NOTES.contains(&exact);
         (!unreadable && exact != ROOT).then_some(exact)
     }
 }
@@ -214,11 +217,11 @@ impl Dialect {
         }
     }
 
-    fn name(self, name: String) -> String {
+    fn name(self, name: &str) -> Cow<'_, str> {
         if self == Self::Netbios {
-            netbios::name(&name)
+            Cow::Owned(netbios::name(name))
         } else {
-            name
+            Cow::Borrowed(name)
         }
     }
 
@@ -244,8 +247,9 @@ impl Dialect {
 
 impl Dns {
     /// As [`super::Session::dns_addresses`].
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, Address)> {
-        self.addresses.iter().filter_map(|&(index, address)| {
+    pub(super) fn addresses(&self, known: usize) -> impl Iterator<Item = (&str, Address)> {
+        let new = self.addresses.get(known..).unwrap_or_default();
+        new.iter().filter_map(|&(index, address)| {
             self.record
                 .queries
                 .get(usize::from(index))
@@ -332,14 +336,15 @@ impl Dns {
         }
         let mut asked = None;
         let mut loops = false;
+        let mut name = String::with_capacity(NAME_ROOM);
         for _ in 0..header.questions.min(MAX_RECORDS) {
-            let index = match Question::parse(bytes, &mut cursor) {
-                Ok(question) => self.add_query(Query::new(question, dialect)),
+            let index = match Question::parse(bytes, &mut cursor, &mut name) {
+                Ok(question) => self.add_query(Query::new(&name, question, dialect)),
                 Err(Unreadable::Loop) => {
                     loops = true;
                     let (kind, class) = (cursor.u16()?, cursor.u16()?);
                     self.add_query(Query {
-                        name: Unreadable::Loop.note().unwrap_or_default().to_owned(),
+                        name: Unreadable::Loop.note().unwrap_or_default().into(),
                         r#type: Some(dialect.type_name(kind)),
                         class: Some(dialect.class_name(class)),
                         wire_name: None,
@@ -349,7 +354,7 @@ impl Dns {
                 Err(why) => {
                     if let Some(note) = why.note() {
                         self.add_query(Query {
-                            name: note.to_owned(),
+                            name: note.into(),
                             ..Query::default()
                         });
                     }
@@ -358,9 +363,13 @@ impl Dns {
             };
             asked = asked.or(index);
         }
+        let mut texts = ResourceTexts {
+            name,
+            data: String::with_capacity(if header.answers > 0 { NAME_ROOM } else { 0 }),
+        };
         for _ in 0..header.answers.min(MAX_RECORDS) {
-            let resource = Resource::parse(bytes, &mut cursor, dialect)?;
-            self.add_answer(resource, asked, dialect);
+            let resource = Resource::parse(bytes, &mut cursor, dialect, &mut texts)?;
+            self.add_answer(resource, &texts, asked, dialect);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
         let others = header
@@ -387,21 +396,25 @@ impl Dns {
         if let Some(index) = queries.iter().position(|listed| *listed == query) {
             return u8::try_from(index).ok();
         }
-        let exact = query.wire_name.as_ref().map_or(0, String::len);
+        let exact = query.wire_name.as_ref().map_or(0, Text::bytes);
         let bytes = self
             .query_bytes
-            .saturating_add(query.name.len())
+            .saturating_add(query.name.bytes())
             .saturating_add(exact);
         if queries.len() >= MAX_QUERIES || bytes > MAX_TEXT_BYTES {
             self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
             return None;
         }
         self.query_bytes = bytes;
+        // Most flows ask once.
+        if queries.len() == queries.capacity() {
+            queries.reserve_exact(queries.len().max(1));
+        }
         queries.push(query);
         u8::try_from(queries.len().saturating_sub(1)).ok()
     }
 
-    fn add_answer(&mut self, resource: Resource, asked: Option<u8>, dialect: Dialect) {
+    fn add_answer(&mut self, resource: Resource, texts: &ResourceTexts, asked: Option<u8>, dialect: Dialect) {
         if let (Some(address), Some(index)) = (resource.address, asked) {
             let pair = (index, address);
             if self.addresses.len() < MAX_ANSWERS && !self.addresses.contains(&pair) {
@@ -409,10 +422,10 @@ impl Dns {
             }
         }
         let answer = Answer {
-            name: name::dotted(dialect.name(resource.name)),
+            name: name::dotted(&dialect.name(&texts.name)).into(),
             r#type: dialect.type_name(resource.kind),
             ttl: resource.ttl,
-            data: resource.data,
+            data: texts.data.as_str().into(),
         };
         let answers = &mut self.record.answers;
         // The same record with another age is the same record.
@@ -422,8 +435,8 @@ impl Dns {
         }
         let bytes = self
             .answer_bytes
-            .saturating_add(answer.name.len())
-            .saturating_add(answer.data.len());
+            .saturating_add(answer.name.bytes())
+            .saturating_add(answer.data.bytes());
         if answers.len() < MAX_ANSWERS && bytes <= MAX_TEXT_BYTES {
             self.answer_bytes = bytes;
             answers.push(answer);
@@ -520,7 +533,7 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
         };
     }
     let seen = cursor.len();
-    let question = match Question::parse(bytes, &mut cursor) {
+    let question = match Question::check(bytes, &mut cursor) {
         Ok(question) => question,
         Err(_) if seen < MAX_QUESTION_BYTES && bytes.len() < length => return Verdict::More,
         Err(_) => {

@@ -53,10 +53,42 @@ impl From<Unreadable> for Malformed {
     }
 }
 
-/// Reads the name at `cursor`, which is a cursor into `message`, and leaves the cursor behind it. Labels are joined by
+/// Appends the name at `cursor`, which is a cursor into `message`, and leaves the cursor behind it. Labels are joined by
 /// dots, without one at the end; the root is the empty text. A dot inside a label is written `\.`.
-pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<String, Unreadable> {
-    let mut name = String::new();
+pub(super) fn append<'a>(
+    text: &mut String,
+    message: &'a [u8],
+    cursor: &mut Cursor<'a>,
+) -> Result<(), Unreadable> {
+    let start = text.len();
+    walk(message, cursor, |label| {
+        if text.len() > start {
+            text.push('.');
+        }
+        push_label(text, label);
+    })
+}
+
+/// As [`append`], with the root as a dot: for a name that is one field of several.
+pub(super) fn append_dotted<'a>(
+    text: &mut String,
+    message: &'a [u8],
+    cursor: &mut Cursor<'a>,
+) -> Result<(), Unreadable> {
+    let start = text.len();
+    append(text, message, cursor)?;
+    if text.len() == start {
+        text.push_str(ROOT);
+    }
+    Ok(())
+}
+
+/// Hands over the labels of the name at `cursor`, which is a cursor into `message`, and leaves the cursor behind it.
+pub(super) fn walk<'a>(
+    message: &'a [u8],
+    cursor: &mut Cursor<'a>,
+    mut each: impl FnMut(&'a [u8]),
+) -> Result<(), Unreadable> {
     let mut wire_bytes: usize = 0;
     // Where the present run of labels begins: a pointer must lead before it.
     let mut start = message
@@ -76,11 +108,7 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
                 if wire_bytes >= MAX_NAME_BYTES {
                     return Err(Unreadable::Damaged(Malformed::BadLength));
                 }
-                let label = labels.take(length.into())?;
-                if !name.is_empty() {
-                    name.push('.');
-                }
-                name.push_str(&label_text(label));
+                each(labels.take(length.into())?);
             }
             0b11 => {
                 let low = labels.u8()?;
@@ -111,13 +139,20 @@ pub(super) fn read<'a>(message: &'a [u8], cursor: &mut Cursor<'a>) -> Result<Str
     if pointers == 0 {
         *cursor = labels;
     }
-    Ok(name)
+    Ok(())
 }
 
-/// A label in presentation form (RFC 1035 §5.1, RFC 4343 §2.1): a dot and a backslash stand behind a backslash, bytes
+/// Appends a label in presentation form (RFC 1035 §5.1, RFC 4343 §2.1): a dot and a backslash stand behind a backslash, bytes
 /// that are neither printable nor part of UTF-8 (which mDNS uses, RFC 6762 §16) are `\DDD` in decimal.
-pub(super) fn label_text(label: &[u8]) -> String {
-    let mut text = String::with_capacity(label.len());
+pub(super) fn push_label(text: &mut String, label: &[u8]) {
+    if let Ok(plain) = std::str::from_utf8(label)
+        && plain
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte) && !matches!(byte, b'.' | b'\\'))
+    {
+        text.push_str(plain);
+        return;
+    }
     // Writing to a String cannot fail.
     let escape = |text: &mut String, byte: u8| {
         let _ = write!(text, "\\{byte:03}");
@@ -131,22 +166,21 @@ pub(super) fn label_text(label: &[u8]) -> String {
                     character
                         .encode_utf8(&mut bytes)
                         .bytes()
-                        .for_each(|byte| escape(&mut text, byte));
+                        .for_each(|byte| escape(text, byte));
                 }
                 character => text.push(character),
             }
         }
-        chunk.invalid().iter().for_each(|byte| escape(&mut text, *byte));
+        chunk.invalid().iter().for_each(|byte| escape(text, *byte));
     }
-    text
 }
 
 /// The root in presentation form.
 pub(super) const ROOT: &str = ".";
 
 /// A name as one field of several: the root, which is empty text, as a dot.
-pub(super) fn dotted(name: String) -> String {
-    if name.is_empty() { ROOT.to_owned() } else { name }
+pub(super) fn dotted(name: &str) -> &str {
+    if name.is_empty() { ROOT } else { name }
 }
 
 /// A name in presentation form as it is shown to people, which is as Wireshark shows `dns.qry.name`: without
@@ -264,7 +298,24 @@ mod tests {
 
     fn name_at(message: &[u8], offset: usize) -> Result<(String, usize), Unreadable> {
         let mut cursor = Cursor::new(message.get(offset..).unwrap_or_default());
-        read(message, &mut cursor).map(|name| (name, cursor.len()))
+        let mut name = String::new();
+        append(&mut name, message, &mut cursor).map(|()| (name, cursor.len()))
+    }
+
+    fn label_text(label: &[u8]) -> String {
+        let mut text = String::new();
+        push_label(&mut text, label);
+        text
+    }
+
+    #[test]
+    fn names_are_appended() {
+        let message = b"\x01a\x01b\x00\x00";
+        let mut cursor = Cursor::new(message.as_slice());
+        let mut text = "7 ".to_owned();
+        assert_eq!(append_dotted(&mut text, message, &mut cursor), Ok(()));
+        assert_eq!(append_dotted(&mut text, message, &mut cursor), Ok(()));
+        assert_eq!((text.as_str(), cursor.len()), ("7 a.b.", 0));
     }
 
     #[test]

@@ -59,7 +59,8 @@ fn decoded(bytes: &[u8]) -> String {
         .iter()
         .rposition(|byte| !matches!(byte, b' ' | 0))
         .map_or(0, |last| last.saturating_add(1));
-    let mut name = super::name::label_text(characters.get(..end).unwrap_or_default());
+    let mut name = String::new();
+    super::name::push_label(&mut name, characters.get(..end).unwrap_or_default());
     // Writing to a String cannot fail.
     let _ = write!(name, "<{suffix:02x}>");
     name

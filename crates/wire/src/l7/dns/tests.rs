@@ -78,7 +78,8 @@ fn types_of_netbios_are_read_as_such_in_its_messages_only() {
         let length = (data.len() as u16).to_be_bytes();
         let record = [&[0], &kind.to_be_bytes()[..], &[0, 1, 0, 0, 0, 60], &length, data].concat();
         let mut cursor = Cursor::new(&record);
-        Resource::parse(&record, &mut cursor, dialect).map(|resource| resource.data)
+        let mut texts = ResourceTexts::default();
+        Resource::parse(&record, &mut cursor, dialect, &mut texts).map(|_| texts.data)
     };
     let data = |kind, bytes: &[u8], dialect| data(kind, bytes, dialect).unwrap_or_default();
     assert_eq!(data(33, &status, Dialect::Netbios), "OFFICE<20> OFFICE<20>");
@@ -137,7 +138,7 @@ fn a_query_and_its_response() {
         ("1", "1")
     );
     assert_eq!(field(&record, "recursion_desired"), "true");
-    let addresses: Vec<_> = flow.session.dns_addresses().collect();
+    let addresses: Vec<_> = flow.session.dns_addresses(0).collect();
     assert_eq!(addresses, [("www.example.org", Address::v4([192, 0, 2, 7]))]);
 }
 
@@ -264,7 +265,7 @@ fn lists_are_bounded() {
         ),
         ("44", "236")
     );
-    assert_eq!(flow.session.dns_addresses().count(), MAX_ANSWERS);
+    assert_eq!(flow.session.dns_addresses(0).count(), MAX_ANSWERS);
 }
 
 #[test]

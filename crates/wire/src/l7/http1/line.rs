@@ -1,5 +1,7 @@
 //! The lines of HTTP/1 (RFC 9112 §3 to §5, §7.1) and the parts of their values that a record shows.
 
+use crate::l7::find_byte;
+
 /// `HTTP/1.1 200 OK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StatusLine {
@@ -86,7 +88,7 @@ fn is_method(bytes: &[u8]) -> bool {
 
 /// Name and value of a field line.
 pub(super) fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = line.iter().position(|&byte| byte == b':')?;
+    let colon = find_byte(line, b':')?;
     let (name, value) = line.split_at_checked(colon)?;
     // Space before the colon is forbidden to send (RFC 9112 §5.1), and read by many servers.
     Some((trim(name), trim(value.get(1..)?)))

@@ -22,7 +22,8 @@ use super::{
     side_of,
 };
 use crate::column::{Sink, Value};
-use crate::text;
+use crate::l7::find_byte;
+use crate::l7::value::Text;
 use line::{RequestLine, StatusLine, field, host_of_target, token_listed, trim, without_port};
 pub(super) use line::{media_type, number};
 use std::collections::VecDeque;
@@ -50,23 +51,23 @@ crate::record! {
     /// One request and its response.
     pub struct Transaction {
         /// Request method. Null if the request was not seen.
-        method: Option<String>,
+        method: Option<Text<30>>,
         /// Host field of the request, else the host of an absolute target; with its port, as sent.
-        host: Option<String>,
+        host: Option<Text<30>>,
         /// Target of the request without scheme and host; the authority for CONNECT. Cut at 1,024 bytes.
-        path: Option<String>,
+        path: Option<Text<30>>,
         /// User-Agent field. Cut at 1,024 bytes.
-        user_agent: Option<String>,
+        user_agent: Option<Text<30>>,
         /// Referer field. Cut at 1,024 bytes.
-        referer: Option<String>,
+        referer: Option<Text<30>>,
         /// Status code. Null if the final response was not seen.
         status: Option<u16>,
         /// Server field of the response. Cut at 256 bytes.
-        server: Option<String>,
+        server: Option<Text<30>>,
         /// Media type of the request without parameters.
-        request_content_type: Option<String>,
+        request_content_type: Option<Text<30>>,
         /// Media type of the response without parameters.
-        response_content_type: Option<String>,
+        response_content_type: Option<Text<30>>,
         /// Content-Length of the request in bytes.
         request_content_length: Option<u64>,
         /// Content-Length of the response in bytes; of what GET would answer if the method is HEAD.
@@ -84,7 +85,7 @@ crate::record! {
         /// Whether the connection became another protocol (CONNECT or Upgrade).
         upgraded: bool,
         /// Upgrade field of the response that switched protocols (`101`), such as `websocket` or `h2c`. Cut at 256 bytes.
-        upgraded_to: Option<String>,
+        upgraded_to: Option<Text<22>>,
     }
 }
 
@@ -103,21 +104,22 @@ impl Transaction {
         texts
             .into_iter()
             .flatten()
-            .fold(0, |sum, text| sum.saturating_add(text.len()))
+            .fold(0, |sum, text| sum.saturating_add(text.bytes()))
     }
 }
 
-/// The dissector.
+/// The dissector. What each packet looks at stands first.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub(super) struct Http {
+    sides: [Side; 2],
     record: Record,
     /// What the record takes on the heap, so that this need not be summed up for every segment of a body.
     record_bytes: usize,
     /// Whether a line was read since that was summed up.
     read: bool,
-    sides: [Side; 2],
     /// Requests without a final response, oldest first.
-    waiting: VecDeque<Waiting>,
+    waiting: Queue,
     /// What follows an upgrade to `h2c`; then the record is there.
     http2: Option<Box<Http2>>,
 }
@@ -131,6 +133,38 @@ struct Waiting {
     head: bool,
     /// CONNECT: a successful response ends HTTP.
     connect: bool,
+}
+
+/// Requests in order; of most connections one at a time.
+#[derive(Clone, Debug, Default)]
+struct Queue {
+    oldest: Option<Waiting>,
+    /// Those behind the oldest.
+    others: VecDeque<Waiting>,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        usize::from(self.oldest.is_some()).saturating_add(self.others.len())
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        if self.oldest.is_none() {
+            self.oldest = Some(waiting);
+        } else {
+            self.others.push_back(waiting);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let oldest = self.oldest.take();
+        self.oldest = self.others.pop_front();
+        oldest
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.others.capacity().saturating_mul(size_of::<Waiting>())
+    }
 }
 
 /// One direction of the connection.
@@ -287,14 +321,14 @@ impl Dissect for Http {
 
     fn release(&mut self) {
         self.sides = <[Side; 2]>::default();
-        self.waiting = VecDeque::new();
+        self.waiting = Queue::default();
         if let Some(http2) = &mut self.http2 {
             http2.release();
         }
     }
 
     fn kept_bytes(&self) -> usize {
-        let waiting = self.waiting.capacity().saturating_mul(size_of::<Waiting>());
+        let waiting = self.waiting.heap_bytes();
         let http2 = self
             .http2
             .as_ref()
@@ -326,6 +360,10 @@ impl Record {
             .fold(0_usize, |sum, listed| sum.saturating_add(listed.text_bytes()));
         if index >= MAX_TRANSACTIONS || text >= MAX_TEXT_BYTES {
             return None;
+        }
+        // Most flows have one.
+        if index == self.transactions.capacity() {
+            self.transactions.reserve_exact(index.max(1));
         }
         self.transactions.push(Transaction::default());
         Some(index)
@@ -370,7 +408,7 @@ impl Http {
     /// A datagram is one message, whatever came before (SSDP). Its requests are not answered in order, or not at all.
     fn datagram(&mut self, index: usize, bytes: &[u8]) -> Outcome {
         self.sides = <[Side; 2]>::default();
-        self.waiting.clear();
+        self.waiting = Queue::default();
         self.stream(index, bytes);
         self.sides = <[Side; 2]>::default();
         Outcome::all(bytes)
@@ -417,11 +455,7 @@ impl Http {
                 | State::Trailer(_)
                 | State::Resync { .. } => {
                     let searched = side.searched.min(rest.len());
-                    let end = rest
-                        .get(searched..)
-                        .unwrap_or_default()
-                        .iter()
-                        .position(|&byte| byte == b'\n');
+                    let end = find_byte(rest.get(searched..).unwrap_or_default(), b'\n');
                     let Some(end) = end.map(|end| end.saturating_add(searched)) else {
                         side.searched = rest.len();
                         if rest.len() < MAX_LINE_BYTES {
@@ -538,9 +572,9 @@ impl Http {
         let transaction = self.record.add_transaction();
         if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
             let (host, path) = host_of_target(request.method, request.target);
-            transaction.method = Some(text::from_wire(request.method, MAX_NAME_BYTES));
-            transaction.path = Some(text::from_wire(path, MAX_VALUE_BYTES));
-            transaction.host = host.map(|host| text::from_wire(host, MAX_NAME_BYTES));
+            transaction.method = Some(Text::from_wire(request.method, MAX_NAME_BYTES));
+            transaction.path = Some(Text::from_wire(path, MAX_VALUE_BYTES));
+            transaction.host = host.map(|host| Text::from_wire(host, MAX_NAME_BYTES));
         }
         let waiting = Waiting {
             transaction,
@@ -548,7 +582,7 @@ impl Http {
             connect: request.method == b"CONNECT",
         };
         if self.waiting.len() < MAX_WAITING {
-            self.waiting.push_back(waiting);
+            self.waiting.push(waiting);
         }
         Message {
             transaction,
@@ -561,9 +595,9 @@ impl Http {
         // RFC 9110 §15.2: interim responses precede the final one, but for 101, which is final for HTTP.
         let interim = (100..200).contains(&code) && code != 101;
         let waiting = if interim {
-            self.waiting.front().copied()
+            self.waiting.oldest
         } else {
-            self.waiting.pop_front()
+            self.waiting.pop()
         };
         let answers = match waiting {
             Some(waiting) => waiting,
@@ -607,7 +641,7 @@ impl Http {
         }
         let request = message.status.is_none();
         if kind == Field::Upgrade && message.status == Some(101) {
-            self.record.upgraded_to = Some(text::from_wire(value, MAX_NAME_BYTES));
+            self.record.upgraded_to = Some(Text::from_wire(value, MAX_NAME_BYTES));
         }
         let transaction = message
             .transaction
@@ -635,13 +669,12 @@ impl Http {
             Field::ContentType => (media_type(value), MAX_NAME_BYTES),
             _ => (value, MAX_NAME_BYTES),
         };
-        let value = text::from_wire(value, limit);
+        let value = Text::from_wire(value, limit);
         match place {
             Some(present) if folded => {
                 // Folding is rare, and the value is cut where it would have been cut on one line.
                 if present.len().saturating_add(value.len()) < limit && !value.is_empty() {
-                    present.push(' ');
-                    present.push_str(&value);
+                    *present = format!("{} {}", &**present, &*value).as_str().into();
                 }
             }
             place => *place = Some(value),
@@ -748,6 +781,11 @@ impl Side {
 
 /// SSDP: a request with one of its methods, or, on its port, a response.
 pub(super) fn identify_datagram(bytes: &[u8], hint: Hint) -> Verdict {
+    let begins = |text: &[u8]| bytes.starts_with(text);
+    let possible = begins(b"M-SEARCH") || begins(b"NOTIFY") || (hint.port && begins(b"HTTP/1."));
+    if !possible {
+        return Verdict::No;
+    }
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let request = RequestLine::parse(line)
@@ -770,11 +808,15 @@ pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
         return Verdict::No;
     }
     let bytes = bytes.get(start..).unwrap_or_default();
+    // Methods and versions begin with a letter.
+    if bytes.first().is_some_and(|byte| !byte.is_ascii_alphabetic()) {
+        return Verdict::No;
+    }
     if line::is_unmistakable_request(bytes) {
         return Verdict::Yes;
     }
     let seen = bytes.get(..IDENTIFY_LINE_BYTES).unwrap_or(bytes);
-    let Some(end) = seen.iter().position(|&byte| byte == b'\n') else {
+    let Some(end) = find_byte(seen, b'\n') else {
         let possible = seen.len() < IDENTIFY_LINE_BYTES && line::may_begin_start_line(seen);
         return if possible { Verdict::More } else { Verdict::No };
     };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
-use crate::text;
+use crate::l7::value::Text;
 use hpack::Decoder;
 use std::collections::VecDeque;
 
@@ -387,22 +387,22 @@ impl Http2 {
 /// The fields of a header section that a record shows.
 #[derive(Clone, Debug, Default)]
 struct Fields {
-    method: Option<String>,
-    authority: Option<String>,
-    path: Option<String>,
+    method: Option<Text<30>>,
+    authority: Option<Text<30>>,
+    path: Option<Text<30>>,
     status: Option<u16>,
-    host: Option<String>,
-    user_agent: Option<String>,
-    referer: Option<String>,
-    server: Option<String>,
-    content_type: Option<String>,
+    host: Option<Text<30>>,
+    user_agent: Option<Text<30>>,
+    referer: Option<Text<30>>,
+    server: Option<Text<30>>,
+    content_type: Option<Text<30>>,
     content_length: Option<u64>,
 }
 
 impl Fields {
     fn add(&mut self, name: &[u8], value: &[u8]) {
-        let short = || Some(text::from_wire(value, MAX_NAME_BYTES));
-        let long = || Some(text::from_wire(value, MAX_VALUE_BYTES));
+        let short = || Some(Text::from_wire(value, MAX_NAME_BYTES));
+        let long = || Some(Text::from_wire(value, MAX_VALUE_BYTES));
         match name {
             b":method" => self.method = short(),
             b":authority" => self.authority = short(),
@@ -413,7 +413,7 @@ impl Fields {
             b"referer" => self.referer = long(),
             b"server" => self.server = short(),
             b"content-type" => {
-                self.content_type = Some(text::from_wire(http1::media_type(value), MAX_NAME_BYTES));
+                self.content_type = Some(Text::from_wire(http1::media_type(value), MAX_NAME_BYTES));
             }
             b"content-length" => self.content_length = http1::number(value),
             _ => {}

@@ -20,12 +20,12 @@ mod version;
 use super::tls::{self, Carrier, ClientHello, ServerHello};
 use super::{
     Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
-    hex, side_of,
+    side_of,
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
 use crate::l7::pieces::Pieces;
-use crate::text;
+use crate::l7::value::{HexText, Text};
 use google::{ClientMessage, GooglePacket};
 use packet::{Body, InitialKeys, LongHeader, PacketKeys, varint};
 use std::borrow::Cow;
@@ -49,11 +49,11 @@ crate::record! {
         /// Version of the latest long header: `1`, `2`, `draft-29`, `mvfst-2`, ….
         version: Option<Cow<'static, str>>,
         /// Destination connection id of the first long header from the client (from either side until the client is known), in hexadecimal.
-        dcid: Option<String>,
+        dcid: Option<HexText<20>>,
         /// Source connection id of the same packet, in hexadecimal; empty where its length is 0.
-        scid: Option<String>,
+        scid: Option<HexText<20>>,
         /// Connection id that the server chose, in hexadecimal. Null until an Initial packet of the server was opened.
-        server_scid: Option<String>,
+        server_scid: Option<HexText<20>>,
         /// Versions that a Version Negotiation packet listed, GREASE (RFC 9000 §15) included; at most 16.
         negotiated_versions: Vec<Cow<'static, str>>,
         /// Whether the server sent a Retry packet (RFC 9000 §8.1.2).
@@ -61,9 +61,9 @@ crate::record! {
         /// Whether 0-RTT packets were seen.
         zero_rtt: bool,
         /// Program that the client names in the transport parameter `user_agent` (0x3129), or in tag UAID of Google's versions `Q0xx`.
-        user_agent: Option<String>,
+        user_agent: Option<Text<30>>,
         /// Server name in tag SNI of Google's versions `Q0xx`; in all others it is in the record `tls`.
-        sni: Option<String>,
+        sni: Option<Text<38>>,
     }
 }
 
@@ -221,15 +221,17 @@ impl Quic {
     /// A packet of Google's versions up to Q049.
     fn google_packet(&mut self, packet: &GooglePacket<'_>) -> Result<(), Limit> {
         self.record.version = Some(format!("Q{:03}", packet.version).into());
-        self.record.dcid.get_or_insert_with(|| hex(packet.connection_id));
+        self.record
+            .dcid
+            .get_or_insert_with(|| packet.connection_id.into());
         packet.collect(&mut self.google)?;
         self.google_complete |= self.record.add_client_message(self.google.front());
         Ok(())
     }
 
     fn set_connection_ids(&mut self, header: &LongHeader<'_>) {
-        self.record.dcid = Some(hex(header.destination));
-        self.record.scid = Some(hex(header.source));
+        self.record.dcid = Some(header.destination.into());
+        self.record.scid = Some(header.source.into());
     }
 
     fn initial(
@@ -263,7 +265,7 @@ impl Quic {
             None => return Ok(()),
         };
         if self.client_side != Some(index) && self.record.server_scid.is_none() {
-            self.record.server_scid = Some(hex(header.source));
+            self.record.server_scid = Some(header.source.into());
         }
         self.frames(index, &payload, crypto)
     }
@@ -389,9 +391,11 @@ impl Record {
         let Ok(message) = ClientMessage::parse(front) else {
             return false;
         };
-        let text = |value: &[u8]| text::from_wire(value, MAX_USER_AGENT_BYTES);
-        self.sni = self.sni.take().or(message.server_name.map(text));
-        self.user_agent = self.user_agent.take().or(message.user_agent.map(text));
+        let kept = MAX_USER_AGENT_BYTES;
+        let name = message.server_name.map(|name| Text::from_wire(name, kept));
+        let agent = message.user_agent.map(|agent| Text::from_wire(agent, kept));
+        self.sni = self.sni.take().or(name);
+        self.user_agent = self.user_agent.take().or(agent);
         message.complete
     }
 }
@@ -415,14 +419,14 @@ impl From<Limit> for FrameError {
 }
 
 /// The user agent among the transport parameters (RFC 9000 §18).
-fn user_agent(parameters: &[u8]) -> Option<String> {
+fn user_agent(parameters: &[u8]) -> Option<Text<30>> {
     let mut cursor = Cursor::new(parameters);
     loop {
         let number = varint(&mut cursor).ok()?;
         let length = varint(&mut cursor).ok()?;
         let value = cursor.take(usize::try_from(length).ok()?).ok()?;
         if number == USER_AGENT_PARAMETER {
-            return Some(text::from_wire(value, MAX_USER_AGENT_BYTES));
+            return Some(Text::from_wire(value, MAX_USER_AGENT_BYTES));
         }
     }
 }

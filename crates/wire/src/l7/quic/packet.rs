@@ -3,6 +3,7 @@
 use super::version::{Kind, Version};
 use crate::cursor::{Cursor, Short};
 use crate::l7::Crypto;
+use crate::l7::value::Gathered;
 
 /// The longest connection id of versions 1 and 2 (RFC 9000 §17.2).
 const MAX_CONNECTION_ID_BYTES: u8 = 20;
@@ -141,43 +142,48 @@ impl InitialKeys {
     /// RFC 9001 §5.2: from the destination connection id of the client's first Initial packet, or of the first after a Retry.
     pub(super) fn derive(version: &Version, destination: &[u8], crypto: &dyn Crypto) -> Self {
         let secret = crypto.hmac_sha256(&version.salt, destination);
-        let keys = |label: &str| {
-            let secret: [u8; 32] = expand(&secret, label, crypto);
-            let [key, iv, header_protection] = if version.second {
-                ["quicv2 key", "quicv2 iv", "quicv2 hp"]
-            } else {
-                ["quic key", "quic iv", "quic hp"]
-            };
-            PacketKeys {
-                key: expand(&secret, key, crypto),
-                iv: expand(&secret, iv, crypto),
-                header_protection: expand(&secret, header_protection, crypto),
-            }
+        let labels = if version.second {
+            [("quicv2 key", 16), ("quicv2 iv", 12), ("quicv2 hp", 16)]
+        } else {
+            [("quic key", 16), ("quic iv", 12), ("quic hp", 16)]
         };
+        let [client, server] =
+            expand(&secret, [("client in", 32), ("server in", 32)], crypto).map(|secret| {
+                let [key, iv, header_protection] = expand(&secret, labels, crypto);
+                PacketKeys {
+                    key: front(key),
+                    iv: front(iv),
+                    header_protection: front(header_protection),
+                }
+            });
         Self {
             version: version.number,
             google_frames: version.google_frames,
-            client: keys("client in"),
-            server: keys("server in"),
+            client,
+            server,
         }
     }
 }
 
-/// HKDF-Expand-Label (RFC 8446 §7.1) for at most 32 bytes, which is one block of HKDF (RFC 5869 §2.3).
-fn expand<const N: usize>(secret: &[u8; 32], label: &str, crypto: &dyn Crypto) -> [u8; N] {
+/// HKDF-Expand-Label (RFC 8446 §7.1) for labels with lengths of at most 32 bytes: the blocks of HKDF (RFC 5869 §2.3) that
+/// begin with what is wanted.
+fn expand<const N: usize>(secret: &[u8; 32], labels: [(&str, u16); N], crypto: &dyn Crypto) -> [[u8; 32]; N] {
     const PREFIX: &[u8] = b"tls13 ";
-    let mut info = Vec::with_capacity(32);
-    info.extend_from_slice(&(N as u16).to_be_bytes());
-    info.push((PREFIX.len() as u8).saturating_add(label.len() as u8));
-    info.extend_from_slice(PREFIX);
-    info.extend_from_slice(label.as_bytes());
-    info.extend_from_slice(&[0, 1]); // empty context, block counter
-    let block = crypto.hmac_sha256(secret, &info);
-    let mut output = [0; N];
-    for (to, from) in output.iter_mut().zip(block) {
-        *to = from;
-    }
-    output
+    // Length, label behind its length, empty context, block counter.
+    let infos = labels.map(|(label, length)| {
+        let label_length = PREFIX.len().saturating_add(label.len()) as u8;
+        let [high, low] = length.to_be_bytes();
+        let parts = [&[high, low, label_length], PREFIX, label.as_bytes(), &[0, 1]];
+        parts.into_iter().flatten().copied().collect::<Gathered<u8, 32>>()
+    });
+    let mut blocks = [[0; 32]; N];
+    crypto.hmac_sha256_each(secret, &infos.each_ref().map(|info| &**info), &mut blocks);
+    blocks
+}
+
+/// The first bytes of a block.
+fn front<const N: usize>(block: [u8; 32]) -> [u8; N] {
+    block.first_chunk().copied().unwrap_or([0; N])
 }
 
 impl PacketKeys {

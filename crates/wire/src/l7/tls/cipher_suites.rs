@@ -1,10 +1,22 @@
 //! Names of cipher suites: the IANA registry "TLS Cipher Suites"
 //! (<https://www.iana.org/assignments/tls-parameters>).
 
+use crate::column::{Sink, Type, Value};
 use std::borrow::Cow;
 
+/// A cipher suite, shown by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SuiteName(pub(super) u16);
+
+impl Value for SuiteName {
+    const TYPE: Type = Type::Text;
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.text(&name(self.0));
+    }
+}
+
 /// The registered name; unregistered values as `0x1a2b`.
-pub(super) fn name(suite: u16) -> Cow<'static, str> {
+fn name(suite: u16) -> Cow<'static, str> {
     match NAMES.binary_search_by_key(&suite, |&(value, _)| value) {
         Ok(index) => NAMES
             .get(index)

@@ -3,8 +3,13 @@
 //! An extension whose body does not parse counts as present without a value: fingerprints need the list, and peers
 //! differ in what they reject.
 
+use crate::column::{Sink, Type, Value};
 use crate::cursor::{Cursor, Short};
+use crate::l7::value::{Gathered, Packed};
 use std::borrow::Cow;
+
+/// Extensions of a hello, which browsers send some eighteen of.
+type Extensions = Gathered<u16, 32>;
 
 /// Handshake message type of a ClientHello.
 pub(in crate::l7) const CLIENT_HELLO: u8 = 1;
@@ -44,23 +49,23 @@ pub(in crate::l7) struct ClientHello<'a> {
     /// The legacy version field.
     pub(super) version: u16,
     /// Cipher suites in the order sent, GREASE included (as in all lists here).
-    pub(super) ciphers: Vec<u16>,
+    pub(super) ciphers: Numbers<'a>,
     /// Extension numbers in the order sent.
-    pub(super) extensions: Vec<u16>,
+    pub(super) extensions: Extensions,
     /// The host name of the extension `server_name`.
     pub(super) sni: Option<&'a [u8]>,
-    /// Application protocols in order of preference.
-    pub(super) alpn: Vec<&'a [u8]>,
+    /// Application protocols in order of preference, all of them whole.
+    pub(super) alpn: &'a [u8],
     /// Named groups.
-    pub(super) groups: Vec<u16>,
+    pub(super) groups: Numbers<'a>,
     /// Elliptic curve point formats.
     pub(super) point_formats: &'a [u8],
     /// Signature schemes.
-    pub(super) signature_algorithms: Vec<u16>,
+    pub(super) signature_algorithms: Numbers<'a>,
     /// The extension `supported_versions`; empty where there is none.
-    pub(super) supported_versions: Vec<u16>,
+    pub(super) supported_versions: Numbers<'a>,
     /// Groups for which a key share was sent.
-    pub(super) key_shares: Vec<u16>,
+    pub(super) key_shares: Gathered<u16, 8>,
     /// QUIC's transport parameters, not parsed.
     pub(in crate::l7) quic_transport_parameters: Option<&'a [u8]>,
 }
@@ -90,7 +95,7 @@ impl<'a> ClientHello<'a> {
             cursor.skip(cookie.into())?;
         }
         let ciphers = cursor.u16()?;
-        hello.ciphers = u16_list(cursor.sub(ciphers.into())?);
+        hello.ciphers = Numbers(cursor.take(ciphers.into())?);
         let compressions = cursor.u8()?;
         cursor.skip(compressions.into())?;
         for_each_extension(cursor, |number, body| {
@@ -106,15 +111,15 @@ impl<'a> ClientHello<'a> {
         match number {
             extension::SERVER_NAME => self.sni = Some(server_name(cursor)?),
             extension::ALPN => self.alpn = protocol_names(cursor)?,
-            extension::SUPPORTED_GROUPS => self.groups = u16_vector(cursor)?,
-            extension::SIGNATURE_ALGORITHMS => self.signature_algorithms = u16_vector(cursor)?,
+            extension::SUPPORTED_GROUPS => self.groups = u16_vector(&mut cursor)?,
+            extension::SIGNATURE_ALGORITHMS => self.signature_algorithms = u16_vector(&mut cursor)?,
             extension::EC_POINT_FORMATS => {
                 let length = cursor.u8()?;
                 self.point_formats = cursor.take(length.into())?;
             }
             extension::SUPPORTED_VERSIONS => {
                 let length = cursor.u8()?;
-                self.supported_versions = u16_list(cursor.sub(length.into())?);
+                self.supported_versions = Numbers(cursor.take(length.into())?);
             }
             extension::KEY_SHARE => {
                 let length = cursor.u16()?;
@@ -147,18 +152,30 @@ impl<'a> ClientHello<'a> {
     }
 
     /// The versions offered: `supported_versions` without GREASE, else the legacy version.
-    pub(super) fn versions(&self) -> Vec<u16> {
-        let offered: Vec<u16> = self
+    pub(super) fn versions(&self) -> impl Iterator<Item = u16> {
+        let mut offered = self
             .supported_versions
             .iter()
-            .copied()
-            .filter(|&v| !is_grease(v))
-            .collect();
-        if offered.is_empty() {
-            vec![self.version]
-        } else {
-            offered
-        }
+            .filter(|&version| !is_grease(version))
+            .peekable();
+        let legacy = offered.peek().is_none().then_some(self.version);
+        offered.chain(legacy)
+    }
+}
+
+/// A list of 16-bit values as it stands in the message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers<'a>(&'a [u8]);
+
+impl Numbers<'_> {
+    /// The values in order; a byte that is left over is none.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u16> + use<'_> {
+        let (values, _) = self.0.as_chunks();
+        values.iter().map(|value| u16::from_be_bytes(*value))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len() / 2
     }
 }
 
@@ -172,7 +189,7 @@ pub(in crate::l7) struct ServerHello<'a> {
     /// The cipher suite chosen.
     pub(super) cipher: u16,
     /// Extension numbers in the order sent.
-    pub(super) extensions: Vec<u16>,
+    pub(super) extensions: Extensions,
     /// The application protocol chosen, where it is visible (TLS 1.2 and before).
     pub(super) alpn: Option<&'a [u8]>,
     /// The group of the key share.
@@ -209,7 +226,7 @@ impl<'a> ServerHello<'a> {
                 extension::SUPPORTED_VERSIONS => hello.version = body.u16().unwrap_or(hello.version),
                 extension::KEY_SHARE => hello.key_share = body.u16().ok(),
                 extension::ALPN => {
-                    hello.alpn = protocol_names(body).ok().and_then(|names| names.first().copied());
+                    hello.alpn = protocol_names(body).ok().and_then(|names| Packed(names).next());
                 }
                 _ => {}
             }
@@ -257,35 +274,37 @@ fn server_name(mut cursor: Cursor<'_>) -> Result<&[u8], Short> {
     }
 }
 
-/// A list of application protocol names (RFC 7301 §3.1).
-fn protocol_names(mut cursor: Cursor<'_>) -> Result<Vec<&[u8]>, Short> {
+/// A list of application protocol names (RFC 7301 §3.1), each behind its length; all of them must be whole.
+fn protocol_names(mut cursor: Cursor<'_>) -> Result<&[u8], Short> {
     let length = cursor.u16()?;
-    let mut list = cursor.sub(length.into())?;
-    let mut names = Vec::new();
+    let names = cursor.take(length.into())?;
+    let mut list = Cursor::new(names);
     while !list.is_empty() {
         let length = list.u8()?;
-        names.push(list.take(length.into())?);
+        list.skip(length.into())?;
     }
     Ok(names)
 }
 
 /// A list of 16-bit values behind its length in bytes.
-fn u16_vector(mut cursor: Cursor<'_>) -> Result<Vec<u16>, Short> {
+fn u16_vector<'a>(cursor: &mut Cursor<'a>) -> Result<Numbers<'a>, Short> {
     let length = cursor.u16()?;
-    cursor.sub(length.into()).map(u16_list)
+    cursor.take(length.into()).map(Numbers)
 }
 
-/// As many 16-bit values as there are.
-fn u16_list(mut cursor: Cursor<'_>) -> Vec<u16> {
-    let mut values = Vec::with_capacity(cursor.len() / 2);
-    while let Ok(value) = cursor.u16() {
-        values.push(value);
+/// A version, shown by its name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VersionName(pub(super) u16);
+
+impl Value for VersionName {
+    const TYPE: Type = Type::Text;
+    fn emit<S: Sink>(&self, sink: &mut S) {
+        sink.text(&version_name(self.0));
     }
-    values
 }
 
 /// The version as users write it; values without a name as `0x1a2b`.
-pub(super) fn version_name(version: u16) -> Cow<'static, str> {
+fn version_name(version: u16) -> Cow<'static, str> {
     Cow::Borrowed(match version {
         0x0002 => "SSLv2",
         0x0300 => "SSLv3",

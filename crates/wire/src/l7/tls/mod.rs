@@ -23,13 +23,14 @@ pub(super) use hello::{CLIENT_HELLO, ClientHello, SERVER_HELLO, ServerHello};
 
 use super::{
     Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
-    hex, side_of,
+    side_of,
 };
 use crate::column::{Sink, Time, Value};
 use crate::cursor::{Cursor, Short};
-use crate::text;
+use crate::l7::value::{Digest, Few, Names, Text};
 use certificate::Certificate;
-use std::borrow::Cow;
+use cipher_suites::SuiteName;
+use hello::VersionName;
 
 /// The longest handshake message that is kept while it is incomplete. Certificate chains reach some 20 KiB,
 /// post-quantum hellos 2 KiB.
@@ -72,11 +73,11 @@ crate::record! {
     /// A ClientHello after the first.
     pub struct FurtherHello {
         /// Its server name indication.
-        sni: Option<String>,
+        sni: Option<Text<38>>,
         /// Its JA3.
-        ja3: String,
+        ja3: Digest<16>,
         /// Its JA4. After a HelloRetryRequest it usually differs from the first in extensions.
-        ja4: String,
+        ja4: Text<38>,
     }
 }
 
@@ -84,45 +85,45 @@ crate::record! {
     /// The TLS handshake of a flow, as far as it is in the clear. Of several hellos of a client the first is shown in full.
     pub struct Record {
         /// Version that the server chose (`TLSv1.3`, `SSLv3`, …).
-        version: Option<Cow<'static, str>>,
+        version: Option<VersionName>,
         /// Cipher suite that the server chose, as IANA names it.
-        cipher: Option<Cow<'static, str>>,
+        cipher: Option<SuiteName>,
         /// Server name indication (RFC 6066 §3); with Encrypted ClientHello the outer, public name.
-        sni: Option<String>,
+        sni: Option<Text<38>>,
         /// Application protocol that the server chose (RFC 7301); in TLS 1.3 it is encrypted.
-        alpn: Option<String>,
+        alpn: Option<Text<22>>,
         /// Application protocols that the client offered, in order of preference.
-        alpn_offered: Vec<String>,
+        alpn_offered: Names<30>,
         /// Versions that the client offered, in order of preference, GREASE (RFC 8701) left out.
-        client_versions: Vec<Cow<'static, str>>,
+        client_versions: Few<VersionName, 11>,
         /// Cipher suites that the client offered, in order, GREASE included.
-        client_ciphers: Vec<u16>,
+        client_ciphers: Few<u16, 31>,
         /// Extensions of the ClientHello, in order, GREASE included.
-        client_extensions: Vec<u16>,
+        client_extensions: Few<u16, 23>,
         /// Named groups that the client offered, in order, GREASE included.
-        client_groups: Vec<u16>,
+        client_groups: Few<u16, 11>,
         /// Signature schemes that the client offered, in order.
-        client_signature_algorithms: Vec<u16>,
+        client_signature_algorithms: Few<u16, 15>,
         /// Groups for which the client sent a key share, in order, GREASE included.
-        client_key_shares: Vec<u16>,
+        client_key_shares: Few<u16, 11>,
         /// Whether the ClientHello carries the extension `encrypted_client_hello` (65037); a real one can't be told from GREASE. Null if no ClientHello was seen.
         ech: Option<bool>,
         /// Extensions of the ServerHello, in order.
-        server_extensions: Vec<u16>,
+        server_extensions: Few<u16, 11>,
         /// Group of the server's key share (TLS 1.3).
         server_key_share: Option<u16>,
         /// Whether the server asked for another ClientHello (RFC 8446 §4.1.4). Null if no ServerHello was seen.
         hello_retry_request: Option<bool>,
         /// JA3: MD5 of `ja3_string`.
-        ja3: Option<String>,
+        ja3: Option<Digest<16>>,
         /// Version, ciphers, extensions, groups and point formats of the ClientHello in decimal.
-        ja3_string: Option<String>,
+        ja3_string: Option<Text<22>>,
         /// JA3S: MD5 of `ja3s_string`.
-        ja3s: Option<String>,
+        ja3s: Option<Digest<16>>,
         /// Version, cipher and extensions of the ServerHello in decimal.
-        ja3s_string: Option<String>,
+        ja3s_string: Option<Text<38>>,
         /// JA4 of the ClientHello, by the specification of `FoxIO`.
-        ja4: Option<String>,
+        ja4: Option<Text<38>>,
         /// Hellos of the client after the first, such as the one that answers a HelloRetryRequest; at most 4.
         further_hellos: Vec<FurtherHello>,
         /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear).
@@ -138,7 +139,7 @@ crate::record! {
         /// Serial number of the certificate in hexadecimal.
         certificate_serial: Option<String>,
         /// SHA-256 of the certificate in hexadecimal.
-        certificate_sha256: Option<String>,
+        certificate_sha256: Option<Digest<32>>,
         /// Description of the first unencrypted alert (RFC 8446 §6), of either side.
         alert: Option<u8>,
     }
@@ -152,48 +153,41 @@ impl Record {
         carrier: Carrier,
         crypto: &dyn Crypto,
     ) {
-        let sni = hello.sni.map(|name| text::from_wire(name, MAX_NAME_BYTES));
-        let ja3_string = fingerprint::ja3_string(hello);
-        let ja3 = hex(&crypto.md5(ja3_string.as_bytes()));
-        let ja4 = fingerprint::ja4(hello, carrier, crypto);
+        let sni = hello.sni.map(|name| Text::from_wire(name, MAX_NAME_BYTES));
+        let mut scratch = Vec::new();
+        fingerprint::write_ja3(&mut scratch, hello);
+        let ja3 = Digest(crypto.md5(&scratch));
         if self.has_client_hello() {
             if self.further_hellos.len() < MAX_FURTHER_HELLOS {
+                let ja4 = fingerprint::ja4(hello, carrier, crypto, &mut scratch);
                 self.further_hellos.push(FurtherHello { sni, ja3, ja4 });
             }
             return;
         }
+        let ja3_string = Text::from_ascii(&scratch);
+        let ja4 = fingerprint::ja4(hello, carrier, crypto, &mut scratch);
         (self.sni, self.ja3, self.ja3_string, self.ja4) = (sni, Some(ja3), Some(ja3_string), Some(ja4));
-        self.alpn_offered = hello
-            .alpn
-            .iter()
-            .take(MAX_LISTED)
-            .map(|name| text::from_wire(name, MAX_NAME_BYTES))
-            .collect();
-        self.client_versions = hello
-            .versions()
-            .into_iter()
-            .take(MAX_LISTED)
-            .map(hello::version_name)
-            .collect();
-        self.client_ciphers = listed(&hello.ciphers);
-        self.client_extensions = listed(&hello.extensions);
-        self.client_groups = listed(&hello.groups);
-        self.client_signature_algorithms = listed(&hello.signature_algorithms);
-        self.client_key_shares = listed(&hello.key_shares);
+        self.alpn_offered = Names::from_wire(hello.alpn, MAX_LISTED);
+        self.client_versions = hello.versions().take(MAX_LISTED).map(VersionName).collect();
+        self.client_ciphers = hello.ciphers.iter().take(MAX_LISTED).collect();
+        self.client_extensions = hello.extensions.iter().copied().take(MAX_LISTED).collect();
+        self.client_groups = hello.groups.iter().take(MAX_LISTED).collect();
+        self.client_signature_algorithms = hello.signature_algorithms.iter().take(MAX_LISTED).collect();
+        self.client_key_shares = hello.key_shares.iter().copied().take(MAX_LISTED).collect();
         self.ech = Some(hello.has_encrypted_client_hello());
     }
 
     /// Takes over what a ServerHello shows; a HelloRetryRequest is overwritten by the ServerHello that follows.
     pub(super) fn set_server_hello(&mut self, hello: &ServerHello<'_>, crypto: &dyn Crypto) {
-        self.version = Some(hello::version_name(hello.version));
-        self.cipher = Some(cipher_suites::name(hello.cipher));
-        self.alpn = hello.alpn.map(|name| text::from_wire(name, MAX_NAME_BYTES));
-        self.server_extensions = listed(&hello.extensions);
+        self.version = Some(VersionName(hello.version));
+        self.cipher = Some(SuiteName(hello.cipher));
+        self.alpn = hello.alpn.map(|name| Text::from_wire(name, MAX_NAME_BYTES));
+        self.server_extensions = hello.extensions.iter().copied().take(MAX_LISTED).collect();
         self.server_key_share = hello.key_share;
         self.hello_retry_request = Some(hello.retry || self.hello_retry_request == Some(true));
         let ja3s = fingerprint::ja3s_string(hello);
-        self.ja3s = Some(hex(&crypto.md5(ja3s.as_bytes())));
-        self.ja3s_string = Some(ja3s);
+        self.ja3s = Some(Digest(crypto.md5(&ja3s)));
+        self.ja3s_string = Some(Text::from_ascii(&ja3s));
     }
 
     /// The server's own certificate, which comes first in the message (RFC 5246 §7.4.2).
@@ -210,7 +204,7 @@ impl Record {
 
     fn set_certificate(&mut self, der: &[u8], crypto: &dyn Crypto) {
         let certificate = Certificate::parse(der);
-        self.certificate_sha256 = Some(hex(&crypto.sha256(der)));
+        self.certificate_sha256 = Some(Digest(crypto.sha256(der)));
         self.certificate_subject = Some(certificate.subject);
         self.certificate_issuer = Some(certificate.issuer);
         self.certificate_names = certificate.names;
@@ -228,10 +222,6 @@ impl Record {
     pub(super) fn has_server_hello(&self) -> bool {
         self.version.is_some()
     }
-}
-
-fn listed(values: &[u16]) -> Vec<u16> {
-    values.get(..MAX_LISTED).unwrap_or(values).to_vec()
 }
 
 /// One direction of the record layer.
@@ -269,10 +259,10 @@ impl Side {
     }
 }
 
-/// The dissector.
+/// The dissector. What each packet looks at stands first.
 #[derive(Clone, Debug, Default)]
+#[repr(C)]
 pub(super) struct Tls {
-    record: Record,
     sides: [Side; 2],
     /// The direction in which a ServerHello came.
     server_side: Option<usize>,
@@ -282,6 +272,7 @@ pub(super) struct Tls {
     server_complete: bool,
     /// A fatal alert was seen.
     aborted: bool,
+    record: Record,
 }
 
 /// What one record led to.
@@ -571,13 +562,10 @@ impl Tls {
         let ciphers = cursor.u16()?;
         cursor.skip(4)?; // lengths of session id and challenge
         let mut ciphers = cursor.sub(ciphers.into())?;
-        let mut values = Vec::new();
-        while let Ok(value) = ciphers.u24() {
-            // Three bytes each: those of TLS begin with zero, those of SSL 2.0 have no 16-bit number.
-            values.extend(u16::try_from(value));
-        }
-        self.record.client_versions = vec![hello::version_name(version)];
-        self.record.client_ciphers = listed(&values);
+        // Three bytes each: those of TLS begin with zero, those of SSL 2.0 have no 16-bit number.
+        let values = std::iter::from_fn(|| ciphers.u24().ok()).flat_map(u16::try_from);
+        self.record.client_ciphers = values.take(MAX_LISTED).collect();
+        self.record.client_versions = std::iter::once(VersionName(version)).collect();
         self.record.ech = Some(false);
         Ok(())
     }
