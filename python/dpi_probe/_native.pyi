@@ -264,6 +264,7 @@ class Pipeline:
         spool_when_full: str,
         spool_fsync: str,
         core_url: str | None,
+        seal_threads: int,
         linger_seconds: float,
         health_interval_seconds: float,
         shutdown_timeout_seconds: float,

@@ -131,6 +131,7 @@ class Probe:
             spool_when_full=settings.spool_when_full,
             spool_fsync=settings.spool_fsync,
             core_url=settings.core_api_url,
+            seal_threads=settings.seal_threads,
             linger_seconds=settings.seal_linger_seconds,
             health_interval_seconds=settings.health_report_interval_seconds,
             shutdown_timeout_seconds=settings.shutdown_timeout_seconds,

@@ -65,7 +65,7 @@ impl Pipeline {
         active_timeout_ns, profile, flow_key, workers,
         cores,
         interface_wait_seconds, memory_bytes, probe_id, certificate, key, ca, spool_directory, spool_bytes, spool_when_full, spool_fsync, core_url,
-        linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
+        seal_threads, linger_seconds, health_interval_seconds, shutdown_timeout_seconds, backpressure_threshold, traffic=None,
     ))]
     #[allow(clippy::too_many_arguments)] // one for each setting
     fn new(
@@ -96,6 +96,7 @@ impl Pipeline {
         spool_when_full: &str,
         spool_fsync: &str,
         core_url: Option<String>,
+        seal_threads: usize,
         linger_seconds: f64,
         health_interval_seconds: f64,
         shutdown_timeout_seconds: f64,
@@ -173,6 +174,7 @@ impl Pipeline {
                 },
             },
             deliver: core_url.map(DeliverSettings::new),
+            seal_threads,
             linger: seconds(linger_seconds)?,
             health_interval: seconds(health_interval_seconds)?,
             shutdown_timeout: seconds(shutdown_timeout_seconds)?,

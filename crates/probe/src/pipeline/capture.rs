@@ -1,4 +1,4 @@
-//! The capture threads: frames to flows to record batches, handed to the sealing thread.
+//! The capture threads: frames to flows to record batches, handed to the sealing threads.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -29,6 +29,9 @@ const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often it is noted how full queue and table are.
 const GAUGES_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Where sealing is behind, reading waits for it anyway: what is due need not stay open.
+const NOT_BEHIND: bool = false;
 
 /// An opened source.
 pub(super) enum Opened {
@@ -167,7 +170,7 @@ impl Capture {
                 desk.set_linger(follower.has().linger(self.linger));
                 source.set_growing(follower.has().relief.queue_grows);
             }
-            desk.close_if_due();
+            desk.close_if_due(self.intake.is_behind());
             if clock::elapsed(looked) >= GAUGES_INTERVAL {
                 looked = clock::monotonic();
                 let (used, capacity) = source.queue();
@@ -261,9 +264,9 @@ impl<'a, F: FnMut(RecordBatch) -> bool> WatchedDesk<'a, F> {
 
     fn push(&self, ended: &EndedFlow) {
         let mut desk = self.lock();
-        let was_empty = desk.due_in().is_none();
+        let was_empty = desk.due_in(NOT_BEHIND).is_none();
         desk.push(ended);
-        if was_empty && desk.due_in().is_some() {
+        if was_empty && desk.due_in(NOT_BEHIND).is_some() {
             self.changed.notify_one();
         }
     }
@@ -272,8 +275,8 @@ impl<'a, F: FnMut(RecordBatch) -> bool> WatchedDesk<'a, F> {
     fn close_what_is_due(&self) {
         let mut desk = self.lock();
         while !self.is_over.load(Ordering::Relaxed) {
-            desk.close_if_due();
-            desk = match desk.due_in() {
+            desk.close_if_due(NOT_BEHIND);
+            desk = match desk.due_in(NOT_BEHIND) {
                 None => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
                 Some(left) => {
                     self.changed
@@ -339,6 +342,7 @@ mod tests {
         };
         let spool = Arc::new(Spool::open(directory.path(), spool).unwrap());
         let settings = SealerSettings {
+            threads: 1,
             queue_batches: 1,
             queue_bytes: 1 << 20,
             clock: Arc::new(|| NOW * 1_000_000_000),

@@ -17,6 +17,20 @@ pub(super) const LIMITS: Limits = Limits {
     bytes: 4 << 20,
 };
 
+/// While sealing is behind, a batch stays open for up to this many times the linger,
+const BEHIND: u32 = 4;
+/// but not for longer than a record may take to be exported.
+const BEHIND_AT_MOST: Duration = Duration::from_millis(100);
+
+/// How long the first record of a batch waits.
+fn patience(linger: Duration, behind: bool) -> Duration {
+    if behind {
+        linger.max((linger * BEHIND).min(BEHIND_AT_MOST))
+    } else {
+        linger
+    }
+}
+
 /// Collects ended flows into batches.
 pub(super) struct Desk<'a, F> {
     builder: Builder,
@@ -82,15 +96,17 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
         }
     }
 
-    /// How long the first record of the open batch may still wait; nothing where none is open.
-    pub(super) fn due_in(&self) -> Option<Duration> {
+    /// How long the first record of the open batch may still wait; nothing where none is open. While sealing is `behind`,
+    /// the batch would only wait on: it stays open, so that one signature covers more records the more of them there are.
+    pub(super) fn due_in(&self, behind: bool) -> Option<Duration> {
+        let patience = patience(self.linger, behind);
         self.opened
-            .map(|opened| self.linger.saturating_sub(clock::elapsed(opened)))
+            .map(|opened| patience.saturating_sub(clock::elapsed(opened)))
     }
 
     /// Hands the batch over if its first record has waited for long enough.
-    pub(super) fn close_if_due(&mut self) {
-        if self.due_in() == Some(Duration::ZERO) {
+    pub(super) fn close_if_due(&mut self, behind: bool) {
+        if self.due_in(behind) == Some(Duration::ZERO) {
             self.close();
         }
     }
@@ -125,5 +141,19 @@ impl<'a, F: FnMut(RecordBatch) -> bool> Desk<'a, F> {
             }
             self.metrics.add_applications(&mut self.applications);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_stay_open_while_sealing_is_behind() {
+        let ms = Duration::from_millis;
+        assert_eq!(patience(ms(20), false), ms(20));
+        assert_eq!(patience(ms(20), true), ms(80));
+        assert_eq!(patience(ms(50), true), ms(100));
+        assert_eq!(patience(ms(400), true), ms(400), "already longer");
     }
 }

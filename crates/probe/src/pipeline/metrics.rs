@@ -93,7 +93,7 @@ metrics! {
     Counter Degradations = "degradations" ["degradation"],
     /// The idle timeout in force, in seconds: that of FLOW_TIMEOUT_SECONDS, or a shorter one under pressure. Live only.
     Gauge IdleTimeout = "idle_timeout_seconds" [],
-    /// How long a record waits for its batch to fill, in seconds: SEAL_LINGER_SECONDS, or longer under pressure.
+    /// How long a record waits for its batch to fill, in seconds: SEAL_LINGER_SECONDS, or longer in a degradation.
     Gauge SealLinger = "seal_linger_seconds" [],
     /// The level of zstd with which batches are compressed.
     Gauge CompressionLevel = "compression_level" [],

@@ -4,7 +4,7 @@
 //! the books. **Never**: lets a later stage hold up live capture.
 //!
 //! ```text
-//! a thread per worker: ring ─▶ worker ─▶ builder ──queue──▶ seal thread ─▶ spool ◀── deliver thread ═▶ Core
+//! a thread per worker: ring ─▶ worker ─▶ builder ──queue──▶ seal threads ▶ spool ◀── deliver thread ═▶ Core
 //! health thread: the books, every HEALTH_REPORT_INTERVAL_SECONDS ───────▲
 //! ```
 //!
@@ -109,7 +109,9 @@ pub struct Settings {
     pub spool: SpoolSettings,
     /// Where and how to deliver; `None`: seal and spool only.
     pub deliver: Option<DeliverSettings>,
-    /// Longest time that a record waits for its batch to fill.
+    /// Threads that seal.
+    pub seal_threads: usize,
+    /// Longest time that a record waits for its batch to fill, where sealing is not behind.
     pub linger: Duration,
     /// Time between two ledgers.
     pub health_interval: Duration,
@@ -274,6 +276,7 @@ impl Pipeline {
         };
         let seal_queue_bytes = settings.memory_bytes / SEAL_QUEUE_SHARE;
         let sealer_settings = SealerSettings {
+            threads: settings.seal_threads,
             queue_batches: seal_queue_batches,
             queue_bytes: seal_queue_bytes,
             clock: Arc::clone(&clock),
@@ -534,7 +537,7 @@ impl Supervisor {
     }
 }
 
-/// Returns when no record waits for its signature. The sealing thread always gets on, so this ends.
+/// Returns when no record waits for its signature. The sealing threads always get on, so this ends.
 fn wait_until_sealed(books: &Books) {
     while books.events_waiting() > 0 {
         std::thread::sleep(Duration::from_millis(1));

@@ -194,9 +194,9 @@ fn deliver(
     let mut chain = Chain::start(None)?;
     let mut sealed: Vec<SealedBatch> = Vec::new();
     let (seal, result) = timed(|| {
-        batches
-            .iter()
-            .try_for_each(|batch| seal_in_parts(batch, &mut chain, &signer, now, &mut sealed))
+        batches.iter().try_for_each(|batch| {
+            chain.seal_in_parts(Kind::Flow, batch, now, &signer, &mut |done| sealed.push(done))
+        })
     });
     result?;
     costs.seal = seal;
@@ -217,33 +217,4 @@ fn deliver(
     }
     costs.spool = clock::elapsed(begun);
     Ok(())
-}
-
-/// As the sealing thread does: in halves where a batch is too large.
-fn seal_in_parts(
-    batch: &RecordBatch,
-    chain: &mut Chain,
-    signer: &Signer,
-    now: i64,
-    sealed: &mut Vec<SealedBatch>,
-) -> Result<(), PipelineError> {
-    use crate::seal::SealError;
-    match chain.seal(Kind::Flow, batch, now, signer) {
-        Ok(done) => {
-            sealed.push(done);
-            Ok(())
-        }
-        Err(SealError::TooLarge(_)) if batch.num_rows() > 1 => {
-            let half = batch.num_rows() / 2;
-            seal_in_parts(&batch.slice(0, half), chain, signer, now, sealed)?;
-            seal_in_parts(
-                &batch.slice(half, batch.num_rows() - half),
-                chain,
-                signer,
-                now,
-                sealed,
-            )
-        }
-        Err(error) => Err(error.into()),
-    }
 }

@@ -1,13 +1,4 @@
-//! Deterministic CBOR (RFC 8949 §4.2.1) of rows: what a leaf is the hash of (`docs/formats/sealed-batch.md` §4).
-
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Float64Array, ListArray, PrimitiveArray,
-    RecordBatch, StringArray, StructArray,
-};
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
-    TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
+//! Data items of deterministic CBOR (RFC 8949 §4.2.1), as leaves and fingerprints need them (`docs/formats/sealed-batch.md`).
 
 /// Additional information (RFC 8949 §3): the argument follows in 1, 2, 4 or 8 bytes.
 const ONE_BYTE: u8 = 0x18;
@@ -27,22 +18,124 @@ const HALF: u8 = 0xf9;
 const SINGLE: u8 = 0xfa;
 const DOUBLE: u8 = 0xfb;
 
-/// Appends the head of a data item: major type and argument in its shortest form.
-fn head(major: u8, argument: u64, out: &mut Vec<u8>) {
-    if argument < 24 {
-        out.push(major | argument as u8);
-    } else if let Ok(argument) = u8::try_from(argument) {
-        out.extend_from_slice(&[major | ONE_BYTE, argument]);
-    } else if let Ok(argument) = u16::try_from(argument) {
-        out.push(major | TWO_BYTES);
-        out.extend_from_slice(&argument.to_be_bytes());
-    } else if let Ok(argument) = u32::try_from(argument) {
-        out.push(major | FOUR_BYTES);
-        out.extend_from_slice(&argument.to_be_bytes());
-    } else {
-        out.push(major | EIGHT_BYTES);
-        out.extend_from_slice(&argument.to_be_bytes());
+/// The head of a data item: initial byte and argument.
+///
+/// Made without branches: how long arguments are changes from value to value, and a wrong guess of the processor costs more
+/// than everything else here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    initial: u8,
+    /// The argument's bytes, most significant first; what is beyond [`Head::length`] does not count.
+    argument: u64,
+    /// Bytes of the whole head.
+    length: usize,
+}
+
+/// How an argument is written.
+#[derive(Clone, Copy)]
+struct Form {
+    /// The lower five bits of the initial byte, where they are not the argument itself.
+    information: u8,
+    /// Bytes of the head.
+    length: u8,
+    /// How far the argument moves to begin with its most significant byte.
+    shift: u8,
+}
+
+/// The form of an argument by its number of significant bits. Those below [`IMMEDIATE`] stand in the initial byte itself.
+const FORMS: [Form; 65] = {
+    const fn form(information: u8, argument: u8) -> Form {
+        Form {
+            information,
+            length: 1 + argument,
+            shift: 64 - 8 * argument,
+        }
     }
+    let mut forms = [form(ONE_BYTE, 1); 65];
+    let mut bits = 9;
+    while bits < forms.len() {
+        forms[bits] = match bits {
+            ..=16 => form(TWO_BYTES, 2),
+            17..=32 => form(FOUR_BYTES, 4),
+            _ => form(EIGHT_BYTES, 8),
+        };
+        bits += 1;
+    }
+    forms
+};
+
+/// The least argument that does not fit the initial byte.
+const IMMEDIATE: u64 = 24;
+
+impl Head {
+    /// Null, which has no argument.
+    pub(super) const NULL: Self = Self {
+        initial: NULL,
+        argument: 0,
+        length: 1,
+    };
+
+    /// Major type and argument in its shortest form.
+    fn new(major: u8, argument: u64) -> Self {
+        let form = FORMS[(u64::BITS - argument.leading_zeros()) as usize];
+        let (information, length) = if argument < IMMEDIATE {
+            (argument as u8, 1)
+        } else {
+            (form.information, form.length)
+        };
+        Self {
+            initial: major | information,
+            argument: argument << form.shift,
+            length: usize::from(length),
+        }
+    }
+
+    /// An unsigned integer, which is a head alone.
+    pub(super) fn unsigned(value: u64) -> Self {
+        Self::new(UNSIGNED, value)
+    }
+
+    /// A signed integer, which is a head alone.
+    pub(super) fn signed(value: i64) -> Self {
+        // RFC 8949 §3.1: major type 1 holds -1 - n; in two's complement that is the complement of the value.
+        let sign = value >> 63;
+        Self::new(sign as u8 & NEGATIVE, (value ^ sign) as u64)
+    }
+
+    /// A double in the shortest of the three widths that keeps its value; NaN is always `f9 7e 00`.
+    pub(super) fn double(value: f64) -> Self {
+        let single = value as f32;
+        let (initial, argument, length) = if value.is_nan() {
+            (HALF, 0x7e00 << 48, 3)
+        } else if f64::from(single).to_bits() != value.to_bits() {
+            (DOUBLE, value.to_bits(), 9)
+        } else if let Some(half) = half(single) {
+            (HALF, u64::from(half) << 48, 3)
+        } else {
+            (SINGLE, u64::from(single.to_bits()) << 32, 5)
+        };
+        Self {
+            initial,
+            argument,
+            length,
+        }
+    }
+
+    /// Appends it.
+    pub(super) fn append(self, out: &mut Vec<u8>) {
+        let mut bytes = [0; 9];
+        bytes[0] = self.initial;
+        bytes[1..].copy_from_slice(&self.argument.to_be_bytes());
+        append_start(&bytes, self.length, out);
+    }
+}
+
+/// Appends the first `length` of `bytes`. A copy of a length that is known beforehand is a few instructions, one of a length
+/// that is not is a call.
+fn append_start<const N: usize>(bytes: &[u8; N], length: usize, out: &mut Vec<u8>) {
+    let end = out.len() + length;
+    out.extend_from_slice(bytes);
+    out.truncate(end);
 }
 
 /// Appends null.
@@ -57,33 +150,17 @@ pub(super) fn boolean(value: bool, out: &mut Vec<u8>) {
 
 /// Appends an unsigned integer.
 pub(super) fn unsigned(value: u64, out: &mut Vec<u8>) {
-    head(UNSIGNED, value, out);
+    Head::unsigned(value).append(out);
 }
 
 /// Appends a signed integer.
 pub(super) fn signed(value: i64, out: &mut Vec<u8>) {
-    match u64::try_from(value) {
-        Ok(value) => head(UNSIGNED, value, out),
-        // RFC 8949 §3.1: major type 1 holds -1 - n; in two's complement that is the complement of the value.
-        Err(_) => head(NEGATIVE, !value as u64, out),
-    }
+    Head::signed(value).append(out);
 }
 
-/// Appends a double in the shortest of the three widths that keeps its value; NaN is always `f9 7e 00`.
+/// Appends a double.
 pub(super) fn double(value: f64, out: &mut Vec<u8>) {
-    let single = value as f32;
-    if value.is_nan() {
-        out.extend_from_slice(&[HALF, 0x7e, 0x00]);
-    } else if f64::from(single).to_bits() != value.to_bits() {
-        out.push(DOUBLE);
-        out.extend_from_slice(&value.to_be_bytes());
-    } else if let Some(half) = half(single) {
-        out.push(HALF);
-        out.extend_from_slice(&half.to_be_bytes());
-    } else {
-        out.push(SINGLE);
-        out.extend_from_slice(&single.to_be_bytes());
-    }
+    Head::double(value).append(out);
 }
 
 /// The IEEE 754 half-precision bits of `value`, if it has that value exactly. NaN is not asked for.
@@ -111,166 +188,30 @@ fn half(value: f32) -> Option<u16> {
 
 /// Appends a text string.
 pub(super) fn text(value: &str, out: &mut Vec<u8>) {
-    head(TEXT, value.len() as u64, out);
+    Head::new(TEXT, value.len() as u64).append(out);
     out.extend_from_slice(value.as_bytes());
+}
+
+/// Appends a text string that stands from `start` to `end` of other text, which must be UTF-8.
+pub(super) fn text_within(all: &[u8], start: usize, end: usize, out: &mut Vec<u8>) {
+    const SHORT: usize = 32;
+    let text = &all[start..end];
+    Head::new(TEXT, text.len() as u64).append(out);
+    match all[start..].first_chunk::<SHORT>() {
+        Some(chunk) if text.len() <= SHORT => append_start(chunk, text.len(), out),
+        _ => out.extend_from_slice(text),
+    }
 }
 
 /// Appends a byte string.
 pub(super) fn bytes(value: &[u8], out: &mut Vec<u8>) {
-    head(BYTES, value.len() as u64, out);
+    Head::new(BYTES, value.len() as u64).append(out);
     out.extend_from_slice(value);
 }
 
 /// Appends the head of an array; its items follow.
 pub(super) fn array(length: usize, out: &mut Vec<u8>) {
-    head(ARRAY, length as u64, out);
-}
-
-/// A column, with its type looked up once for all rows.
-#[derive(Debug)]
-enum Column<'a> {
-    Bool(&'a BooleanArray),
-    U8(&'a PrimitiveArray<UInt8Type>),
-    U16(&'a PrimitiveArray<UInt16Type>),
-    U32(&'a PrimitiveArray<UInt32Type>),
-    U64(&'a PrimitiveArray<UInt64Type>),
-    I8(&'a PrimitiveArray<Int8Type>),
-    I16(&'a PrimitiveArray<Int16Type>),
-    I32(&'a PrimitiveArray<Int32Type>),
-    I64(&'a PrimitiveArray<Int64Type>),
-    Time(&'a PrimitiveArray<TimestampNanosecondType>),
-    F64(&'a Float64Array),
-    Text(&'a StringArray),
-    Fixed(&'a FixedSizeBinaryArray),
-    List(&'a ListArray, Box<Column<'a>>),
-    Struct(&'a StructArray, Vec<Column<'a>>),
-}
-
-impl<'a> Column<'a> {
-    /// `None` for a type that a sealed batch does not have.
-    fn new(array: &'a ArrayRef) -> Option<Self> {
-        Some(match array.data_type() {
-            DataType::Boolean => Self::Bool(array.as_boolean()),
-            DataType::UInt8 => Self::U8(array.as_primitive()),
-            DataType::UInt16 => Self::U16(array.as_primitive()),
-            DataType::UInt32 => Self::U32(array.as_primitive()),
-            DataType::UInt64 => Self::U64(array.as_primitive()),
-            DataType::Int8 => Self::I8(array.as_primitive()),
-            DataType::Int16 => Self::I16(array.as_primitive()),
-            DataType::Int32 => Self::I32(array.as_primitive()),
-            DataType::Int64 => Self::I64(array.as_primitive()),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Time(array.as_primitive()),
-            DataType::Float64 => Self::F64(array.as_primitive()),
-            DataType::Utf8 => Self::Text(array.as_string()),
-            DataType::FixedSizeBinary(_) => Self::Fixed(array.as_fixed_size_binary()),
-            DataType::List(_) => {
-                let list = array.as_list::<i32>();
-                Self::List(list, Box::new(Self::new(list.values())?))
-            }
-            DataType::Struct(_) => {
-                let record = array.as_struct();
-                Self::Struct(
-                    record,
-                    record.columns().iter().map(Self::new).collect::<Option<_>>()?,
-                )
-            }
-            _ => return None,
-        })
-    }
-
-    fn emit(&self, row: usize, out: &mut Vec<u8>) {
-        match self {
-            Self::Bool(array) if array.is_valid(row) => boolean(array.value(row), out),
-            Self::U8(array) => emit_unsigned(array, row, out),
-            Self::U16(array) => emit_unsigned(array, row, out),
-            Self::U32(array) => emit_unsigned(array, row, out),
-            Self::U64(array) => emit_unsigned(array, row, out),
-            Self::I8(array) => emit_signed(array, row, out),
-            Self::I16(array) => emit_signed(array, row, out),
-            Self::I32(array) => emit_signed(array, row, out),
-            Self::I64(array) => emit_signed(array, row, out),
-            Self::Time(array) => emit_signed(array, row, out),
-            Self::F64(values) if values.is_valid(row) => double(values.value(row), out),
-            Self::Text(array) if array.is_valid(row) => text(array.value(row), out),
-            Self::Fixed(array) if array.is_valid(row) => bytes(array.value(row), out),
-            Self::List(list, items) if list.is_valid(row) => {
-                let offsets = list.value_offsets();
-                // Arrow's validation has made sure that offsets ascend within the items and that there is one more than rows.
-                let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
-                array(end - start, out);
-                for item in start..end {
-                    items.emit(item, out);
-                }
-            }
-            Self::Struct(record, members) if record.is_valid(row) => {
-                array(members.len(), out);
-                for member in members {
-                    member.emit(row, out);
-                }
-            }
-            Self::Bool(_)
-            | Self::F64(_)
-            | Self::Text(_)
-            | Self::Fixed(_)
-            | Self::List(..)
-            | Self::Struct(..) => {
-                null(out);
-            }
-        }
-    }
-}
-
-fn emit_unsigned<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>, row: usize, out: &mut Vec<u8>)
-where
-    T::Native: Into<u64>,
-{
-    if array.is_valid(row) {
-        unsigned(array.value(row).into(), out);
-    } else {
-        null(out);
-    }
-}
-
-fn emit_signed<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>, row: usize, out: &mut Vec<u8>)
-where
-    T::Native: Into<i64>,
-{
-    if array.is_valid(row) {
-        signed(array.value(row).into(), out);
-    } else {
-        null(out);
-    }
-}
-
-/// Encodes the rows of a batch.
-#[derive(Debug)]
-pub(super) struct Rows<'a> {
-    columns: Vec<Column<'a>>,
-    rows: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// `None` if a column has a type that a sealed batch does not have.
-    pub(super) fn new(batch: &'a RecordBatch) -> Option<Self> {
-        let columns = batch.columns().iter().map(Column::new).collect::<Option<_>>()?;
-        Some(Self {
-            columns,
-            rows: batch.num_rows(),
-        })
-    }
-
-    /// How many rows there are.
-    pub(super) fn len(&self) -> usize {
-        self.rows
-    }
-
-    /// Appends the CBOR array of the row's values. `row` is less than [`Rows::len`].
-    pub(super) fn encode(&self, row: usize, out: &mut Vec<u8>) {
-        array(self.columns.len(), out);
-        for column in &self.columns {
-            column.emit(row, out);
-        }
-    }
+    Head::new(ARRAY, length as u64).append(out);
 }
 
 #[cfg(test)]

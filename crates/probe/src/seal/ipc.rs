@@ -33,7 +33,7 @@ pub const ROW_TAGS_KEY: &str = "dpi.row_tags";
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 /// Continuation marker and a length of 0: the end of the stream.
-const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+pub(super) const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
 /// What does not fit the stream's frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

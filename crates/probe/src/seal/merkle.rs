@@ -1,28 +1,23 @@
 //! The Merkle tree of RFC 9162 §2.1 with SHA-256.
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{SHA256, digest};
 
 /// A SHA-256 value.
 pub type Hash = [u8; 32];
 
 /// SHA-256 of `data`.
 pub fn sha256(data: &[u8]) -> Hash {
-    to_hash(digest(&SHA256, data))
-}
-
-fn to_hash(digest: aws_lc_rs::digest::Digest) -> Hash {
     let mut hash = [0; 32];
-    hash.copy_from_slice(digest.as_ref());
+    hash.copy_from_slice(digest(&SHA256, data).as_ref());
     hash
 }
 
 /// The hash of an inner node (RFC 9162 §2.1.1): SHA-256(0x01 ‖ left ‖ right).
 pub fn node(left: &Hash, right: &Hash) -> Hash {
-    let mut context = Context::new(&SHA256);
-    context.update(&[0x01]);
-    context.update(left);
-    context.update(right);
-    to_hash(context.finish())
+    let mut bytes = [0x01; 65];
+    bytes[1..33].copy_from_slice(left);
+    bytes[33..].copy_from_slice(right);
+    sha256(&bytes)
 }
 
 /// The largest power of two smaller than `length`, which is at least 2.

@@ -11,6 +11,7 @@
 //! bytes with the smallest code first (frame, signature, digest, declared sizes) and decodes last.
 
 mod cbor;
+mod rows;
 /// The Merkle tree of RFC 9162.
 pub mod merkle;
 /// base64url, compact JWS, digests.

@@ -1,15 +1,21 @@
-//! The sealing thread: batches in through a bounded queue, sealed batches out in chain order.
+//! The sealing threads: batches in through a bounded queue, sealed batches out in chain order.
+//!
+//! Several threads hash, write and compress different batches at once. Whoever takes a batch out of the queue takes a
+//! number with it, and signs when that number's turn has come: the chain is in the order of the queue, however long each
+//! batch took. A thread holds one batch at a time, so that what is in work is bounded by the number of threads.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::batch::{COMPRESSION_LEVEL, Chain, SealError, SealedBatch};
+use super::batch::{COMPRESSION_LEVEL, Chain, Draft, Leaves, Position, Press, SealError, SealedBatch};
 use super::manifest::{Head, Kind};
 use super::sign::Signer;
 use crate::clock;
@@ -19,10 +25,12 @@ use crate::metrics::Histogram;
 /// Wall-clock time in UTC nanoseconds, given by whoever starts a thread.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
-/// How the sealing thread works.
+/// How the sealing threads work.
 #[derive(Clone)]
 pub struct SealerSettings {
-    /// Batches that may wait for the thread.
+    /// How many threads seal; at least one.
+    pub threads: usize,
+    /// Batches that may wait for a thread.
     pub queue_batches: usize,
     /// Live: bytes of memory that batches in the queue may take. A batch that finds it empty is always taken.
     pub queue_bytes: u64,
@@ -31,10 +39,10 @@ pub struct SealerSettings {
 }
 
 accounts! {
-    /// What the sealing thread did. Events are rows of flow batches; rows of ledger and event batches are counted in
+    /// What the sealing threads did. Events are rows of flow batches; rows of ledger and event batches are counted in
     /// `batches_sealed` alone. Events exported = sealed + waiting + dropped (by reason).
     SealCounters {
-        /// Flow records that were handed to the sealing thread.
+        /// Flow records that were handed to the sealing threads.
         Counter events_exported: events_offered;
         /// Flow records that were sealed.
         Counter events_sealed: events_sealed;
@@ -42,13 +50,13 @@ accounts! {
         Gauge events_waiting: events_waiting;
         /// Flow records that were not sealed.
         Counter events_dropped:
-            dropped_queue_full = "seal_queue_full", "The queue of the sealing thread was full.",
+            dropped_queue_full = "seal_queue_full", "The queue of the sealing threads was full.",
             dropped_too_large = "too_large", "A single record is beyond the limits of a sealed batch.",
             dropped_failed = "seal_failed", "The batch could not be written or signed.",
-            dropped_closed = "sealer_stopped", "The sealing thread had ended.";
+            dropped_closed = "sealer_stopped", "The sealing threads had ended.";
         /// Batches of all kinds that wait for their signature.
         Gauge batches_waiting: batches_waiting;
-        /// Bytes of memory that the batches in the queue take, without the one that is being sealed.
+        /// Bytes of memory that the batches in the queue take, without those that are being sealed.
         Gauge batch_bytes_waiting: batch_bytes_waiting;
         /// Batches of all kinds that were sealed.
         Counter batches_sealed: batches_sealed;
@@ -59,7 +67,7 @@ accounts! {
     }
 }
 
-/// How long sealing takes. Writer: the sealing thread.
+/// How long sealing takes. Writers: the sealing threads.
 #[derive(Debug, Default)]
 pub struct SealLatency {
     /// To hash, compress, sign and check one batch.
@@ -111,19 +119,21 @@ struct Job {
 impl Job {
     /// Rows that count as events.
     fn events(&self) -> u64 {
-        if self.kind == Kind::Flow {
-            self.batch.num_rows() as u64
-        } else {
-            0
-        }
+        self.events_of(self.batch.num_rows())
+    }
+
+    /// As how many events so many of its rows count.
+    fn events_of(&self, rows: usize) -> u64 {
+        if self.kind == Kind::Flow { rows as u64 } else { 0 }
     }
 }
 
-/// The entrance to the sealing thread; every worker holds one.
+/// The entrance to the sealing threads; every worker holds one.
 #[derive(Clone)]
 pub struct Intake {
     queue: Sender<Job>,
     queue_bytes: u64,
+    threads: u64,
     counters: Arc<SealCounters>,
     latency: Arc<SealLatency>,
     compression_level: Arc<AtomicI32>,
@@ -146,7 +156,7 @@ impl Intake {
     }
 
     /// From a file, and at the end of a capture: hands a batch over, and waits while the queue is full. Returns whether it
-    /// was taken: false only once the thread has ended.
+    /// was taken: false only once the threads have ended.
     pub fn submit(&self, kind: Kind, batch: RecordBatch) -> bool {
         let job = self.job(kind, batch);
         add(&self.counters.batch_bytes_waiting, job.bytes);
@@ -157,9 +167,14 @@ impl Intake {
         }
     }
 
-    /// The thread's counters.
+    /// What the threads counted.
     pub fn counters(&self) -> &Arc<SealCounters> {
         &self.counters
+    }
+
+    /// Whether sealing lags behind: every thread has a batch, and another one waits.
+    pub fn is_behind(&self) -> bool {
+        self.counters.batches_waiting() > self.threads
     }
 
     /// Asks for a level of zstd for the batches to come.
@@ -223,14 +238,15 @@ impl SealCounters {
     }
 }
 
-/// The sealing thread.
+/// The sealing threads.
 pub struct Sealer {
     intake: Intake,
-    thread: JoinHandle<Option<Head>>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Sealer {
-    /// Starts the thread. Each sealed batch goes to `output`, in chain order; `output` may block, which makes the queue
+    /// Starts the threads. Each sealed batch goes to `output`, in chain order; `output` may block, which makes the queue
     /// fill up and live batches drop, counted.
     pub fn start(
         signer: Signer,
@@ -239,29 +255,47 @@ impl Sealer {
         output: impl FnMut(SealedBatch) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = bounded(settings.queue_batches.max(1));
-        let counters = Arc::new(SealCounters::default());
-        let latency = Arc::new(SealLatency::default());
-        let compression_level = Arc::new(AtomicI32::new(COMPRESSION_LEVEL));
+        let threads = settings.threads.max(1);
         let intake = Intake {
             queue,
             queue_bytes: settings.queue_bytes,
-            counters: Arc::clone(&counters),
-            latency: Arc::clone(&latency),
-            compression_level: Arc::clone(&compression_level),
+            threads: threads as u64,
+            counters: Arc::default(),
+            latency: Arc::default(),
+            compression_level: Arc::new(AtomicI32::new(COMPRESSION_LEVEL)),
         };
-        let worker = Worker {
+        let shared = Arc::new(Shared {
+            taken: Mutex::new(0),
+            expected: Mutex::new(chain.position(Kind::Flow, 0)),
+            turn: Mutex::new(Turn {
+                number: 0,
+                chain,
+                output: Box::new(output),
+            }),
+            next_turn: Condvar::new(),
             signer,
-            chain,
             clock: settings.clock,
-            counters,
-            latency,
-            compression_level,
-            output,
-        };
-        let thread = std::thread::Builder::new()
-            .name("seal".to_owned())
-            .spawn(move || worker.run(&jobs))?;
-        Ok(Self { intake, thread })
+            counters: Arc::clone(&intake.counters),
+            latency: Arc::clone(&intake.latency),
+            compression_level: Arc::clone(&intake.compression_level),
+        });
+        let threads = (0..threads)
+            .map(|number| {
+                let (shared, jobs) = (Arc::clone(&shared), jobs.clone());
+                std::thread::Builder::new()
+                    .name(if threads == 1 {
+                        "seal".to_owned()
+                    } else {
+                        format!("seal-{number}")
+                    })
+                    .spawn(move || shared.work(&jobs))
+            })
+            .collect::<std::io::Result<_>>()?;
+        Ok(Self {
+            intake,
+            shared,
+            threads,
+        })
     }
 
     /// A further entrance.
@@ -269,86 +303,203 @@ impl Sealer {
         self.intake.clone()
     }
 
-    /// Closes this entrance and waits until everything that was handed over is sealed. The thread ends when the last
+    /// Closes this entrance and waits until everything that was handed over is sealed. The threads end when the last
     /// [`Intake`] is gone. Returns the head of the chain, `None` if nothing was ever sealed.
     pub fn finish(self) -> Option<Head> {
         drop(self.intake);
-        match self.thread.join() {
-            Ok(head) => head,
-            Err(panic) => std::panic::resume_unwind(panic),
+        let ends: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+        for end in ends {
+            if let Err(panic) = end {
+                std::panic::resume_unwind(panic);
+            }
         }
+        lock(&self.shared.turn).chain.head()
     }
 }
 
-struct Worker<F> {
+/// What the threads share.
+struct Shared {
+    /// How many jobs have been taken out of the queue. Held while waiting for one: the queue and the numbers then have one
+    /// order.
+    taken: Mutex<u64>,
+    /// Where the next batch to be signed will stand.
+    expected: Mutex<Position>,
+    turn: Mutex<Turn>,
+    next_turn: Condvar,
     signer: Signer,
-    chain: Chain,
     clock: Clock,
     counters: Arc<SealCounters>,
     latency: Arc<SealLatency>,
     compression_level: Arc<AtomicI32>,
-    output: F,
 }
 
-impl<F: FnMut(SealedBatch)> Worker<F> {
-    fn run(mut self, jobs: &Receiver<Job>) -> Option<Head> {
-        for job in jobs {
+/// What one thread at a time has, in the order of the queue.
+struct Turn {
+    /// Whose turn it is.
+    number: u64,
+    chain: Chain,
+    output: Box<dyn FnMut(SealedBatch) + Send>,
+}
+
+/// A thread's turn. The next one's begins with its end, however it ends.
+struct MyTurn<'a> {
+    turn: MutexGuard<'a, Turn>,
+    next_turn: &'a Condvar,
+}
+
+impl Drop for MyTurn<'_> {
+    fn drop(&mut self) {
+        self.turn.number += 1;
+        self.next_turn.notify_all();
+    }
+}
+
+/// What can be done of a job before its turn.
+struct Prepared {
+    leaves: Leaves,
+    /// Its parts in order, each with its rows.
+    drafts: Vec<(Range<usize>, Result<Draft, SealError>)>,
+    /// How long it took.
+    took: Duration,
+}
+
+/// A chain's state is changed only once a batch is sealed, and numbers are whole: both hold after a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn work(&self, jobs: &Receiver<Job>) {
+        let mut press = Press::default();
+        while let Some((number, job)) = self.take(jobs) {
             self.counters.leaves_queue(&job);
-            self.chain
-                .set_compression_level(self.compression_level.load(Ordering::Relaxed));
-            self.seal(job.kind, &job.batch, job.given);
+            press.set_level(self.compression_level.load(Ordering::Relaxed));
+            let prepared = catch(|| self.prepare(&job, &mut press));
+            if prepared.is_none() {
+                press = Press::default();
+            }
+            let mut mine = self.await_turn(number);
+            match prepared {
+                Some(Ok(prepared)) => self.seal(&mut mine.turn, &job, prepared, &mut press),
+                Some(Err(error)) => self.lost(&job, job.batch.num_rows(), &error),
+                None => self.lost_by_panic(&job, job.batch.num_rows()),
+            }
+            drop(mine);
             // Its rows were booked one part at a time; only the waiting side is left.
             self.counters.waits_no_more(&job);
         }
-        self.chain.head()
     }
 
-    /// Seals a batch; in halves if it is too large.
-    fn seal(&mut self, kind: Kind, batch: &RecordBatch, given: Instant) {
-        let rows = batch.num_rows();
-        if rows == 0 {
-            return;
+    fn take(&self, jobs: &Receiver<Job>) -> Option<(u64, Job)> {
+        let mut taken = lock(&self.taken);
+        let job = jobs.recv().ok()?;
+        let number = *taken;
+        *taken += 1;
+        Some((number, job))
+    }
+
+    fn await_turn(&self, number: u64) -> MyTurn<'_> {
+        let mut turn = lock(&self.turn);
+        while turn.number != number {
+            turn = self.next_turn.wait(turn).unwrap_or_else(PoisonError::into_inner);
         }
-        let events = if kind == Kind::Flow { rows as u64 } else { 0 };
-        let iat = (self.clock)().div_euclid(1_000_000_000);
+        MyTurn {
+            turn,
+            next_turn: &self.next_turn,
+        }
+    }
+
+    fn now(&self) -> i64 {
+        (self.clock)().div_euclid(1_000_000_000)
+    }
+
+    /// Where the next batch of a kind will most likely stand.
+    fn expected(&self, kind: Kind) -> Position {
+        Position {
+            kind,
+            iat: self.now(),
+            ..*lock(&self.expected)
+        }
+    }
+
+    /// Everything that can be done before the batch's turn.
+    fn prepare(&self, job: &Job, press: &mut Press) -> Result<Prepared, SealError> {
         let began = clock::monotonic();
-        // A panic in a library must not end the thread, and with it all evidence.
-        let sealed = catch_unwind(AssertUnwindSafe(|| {
-            self.chain.seal(kind, batch, iat, &self.signer)
-        }));
-        match sealed {
-            Ok(Ok(mut sealed)) => {
-                self.latency.sealing.observe(clock::elapsed(began));
-                self.latency.signing.observe(sealed.signing);
-                sealed.given = Some(given);
-                add(&self.counters.events_sealed, events);
-                add(&self.counters.batches_sealed, 1);
-                add(&self.counters.bytes_sealed, sealed.bytes.len() as u64);
-                (self.output)(sealed);
-            }
-            Ok(Err(SealError::TooLarge(_) | SealError::Rows(_))) if rows > 1 => {
-                let half = rows / 2;
-                self.seal(kind, &batch.slice(0, half), given);
-                self.seal(kind, &batch.slice(half, rows - half), given);
-            }
-            Ok(Err(error)) => {
-                let reason = match &error {
-                    SealError::TooLarge(_) => &self.counters.dropped_too_large,
-                    _ => &self.counters.dropped_failed,
-                };
-                add(reason, events);
-                add(&self.counters.failures, 1);
-                tracing::error!(kind = kind.name(), rows, %error, "a batch was not sealed, its records are lost");
-            }
-            Err(_) => {
-                add(&self.counters.dropped_failed, events);
-                add(&self.counters.failures, 1);
-                tracing::error!(
-                    kind = kind.name(),
-                    rows,
-                    "sealing panicked: a bug; the batch's records are lost"
-                );
+        let leaves = Leaves::of(&job.batch)?;
+        let drafts = if job.batch.num_rows() == 0 {
+            Vec::new()
+        } else {
+            press.drafts(&job.batch, &leaves, &self.expected(job.kind), &self.signer)
+        };
+        Ok(Prepared {
+            leaves,
+            drafts,
+            took: clock::elapsed(began),
+        })
+    }
+
+    /// Signs what was prepared and hands it over.
+    fn seal(&self, turn: &mut Turn, job: &Job, prepared: Prepared, press: &mut Press) {
+        let took = prepared.took / u32::try_from(prepared.drafts.len()).unwrap_or(u32::MAX).max(1);
+        let mut waiting = VecDeque::from(prepared.drafts);
+        while let Some((rows, draft)) = waiting.pop_front() {
+            let began = clock::monotonic();
+            let (chain, iat) = (&mut turn.chain, self.now());
+            match catch(|| draft.and_then(|draft| chain.sign(draft, iat, &self.signer))) {
+                Some(Ok(mut sealed)) => {
+                    *lock(&self.expected) = chain.position(job.kind, iat);
+                    self.latency.sealing.observe(took + clock::elapsed(began));
+                    self.latency.signing.observe(sealed.signing);
+                    sealed.given = Some(job.given);
+                    add(&self.counters.events_sealed, job.events_of(rows.len()));
+                    add(&self.counters.batches_sealed, 1);
+                    add(&self.counters.bytes_sealed, sealed.bytes.len() as u64);
+                    (turn.output)(sealed);
+                }
+                // It was at the limit, and its manifest has come out longer than expected.
+                Some(Err(SealError::TooLarge(_))) if rows.len() > 1 => {
+                    let half = rows.start + rows.len() / 2;
+                    for half in [half..rows.end, rows.start..half] {
+                        let again = catch(|| {
+                            let (mut drafts, expected) = (Vec::new(), self.expected(job.kind));
+                            let (leaves, rows) = (&prepared.leaves, half.clone());
+                            press.draft(&job.batch, leaves, rows, &expected, &self.signer, &mut drafts);
+                            drafts
+                        });
+                        match again {
+                            Some(drafts) => drafts.into_iter().rev().for_each(|one| waiting.push_front(one)),
+                            None => self.lost_by_panic(job, half.len()),
+                        }
+                    }
+                }
+                Some(Err(error)) => self.lost(job, rows.len(), &error),
+                None => self.lost_by_panic(job, rows.len()),
             }
         }
     }
+
+    fn lost(&self, job: &Job, rows: usize, error: &SealError) {
+        let reason = match error {
+            SealError::TooLarge(_) => &self.counters.dropped_too_large,
+            _ => &self.counters.dropped_failed,
+        };
+        add(reason, job.events_of(rows));
+        add(&self.counters.failures, 1);
+        tracing::error!(kind = job.kind.name(), rows, %error, "a batch was not sealed, its records are lost");
+    }
+
+    fn lost_by_panic(&self, job: &Job, rows: usize) {
+        add(&self.counters.dropped_failed, job.events_of(rows));
+        add(&self.counters.failures, 1);
+        tracing::error!(
+            kind = job.kind.name(),
+            rows,
+            "sealing panicked: a bug; the batch's records are lost"
+        );
+    }
+}
+
+/// `None` after a panic: one in a library must not end the thread, and with it all evidence.
+fn catch<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }

@@ -3,15 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use arrow::ipc::reader::StreamReader;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::batch::{Position, leaf_hashes, row_cbor, seal};
+use super::batch::{Draft, Leaves, Position, Press, leaf_hashes, row_cbor, seal};
 use super::fixtures::{NOW, PROBE, batch, certificate, chains, pki, signer};
 use super::ipc::{Frame, FrameError, MAX_ROWS, MAX_STREAM_BYTES};
 use super::ledger::{Event, Severity, event_batch, ledger_batch};
@@ -264,9 +265,14 @@ impl Collected {
 }
 
 fn run_sealer(queue_batches: usize, feed: impl FnOnce(&super::Intake)) -> Collected {
+    run_sealers(1, queue_batches, feed)
+}
+
+fn run_sealers(threads: usize, queue_batches: usize, feed: impl FnOnce(&super::Intake)) -> Collected {
     let batches = Arc::new(Mutex::new(Vec::new()));
     let output = Arc::clone(&batches);
     let settings = SealerSettings {
+        threads,
         queue_batches,
         queue_bytes: 1 << 30,
         clock: Arc::new(|| NOW * 1_000_000_000),
@@ -353,6 +359,7 @@ fn live_a_full_queue_drops_and_counts() {
 fn live_a_queue_that_takes_too_much_memory_drops_and_counts() {
     let bytes = batch(10, 0).get_array_memory_size() as u64;
     let settings = SealerSettings {
+        threads: 1,
         queue_batches: 100,
         queue_bytes: 2 * bytes,
         clock: Arc::new(|| NOW * 1_000_000_000),
@@ -404,6 +411,179 @@ fn too_large_batches_are_sealed_in_parts_and_too_large_records_are_counted() {
         assert!(sealed.bytes.len() <= MAX_STREAM_BYTES);
         verify_batch(&sealed.bytes, &trusted()).unwrap();
     }
+}
+
+#[test]
+fn what_does_not_compress_is_split_before_it_is_written() {
+    let mut press = Press::default();
+    let expected = Position {
+        kind: Kind::Flow,
+        chain: ChainId([1; 16]),
+        seq: 0,
+        previous: None,
+        iat: NOW,
+    };
+    let mut drafts = |records: &RecordBatch| {
+        let leaves = Leaves::of(records).unwrap();
+        let drafts = press.drafts(records, &leaves, &expected, &signer());
+        let mut next = 0;
+        let mut lengths = Vec::new();
+        for (rows, draft) in drafts {
+            assert_eq!(rows.start, next, "the parts are in order and without holes");
+            next = rows.end;
+            let sealed = draft.unwrap().sign(&expected, &signer()).unwrap();
+            let verified = verify_batch(&sealed.bytes, &trusted()).unwrap();
+            assert_eq!(verified.leaves, leaf_hashes(records).unwrap()[rows]);
+            lengths.push(sealed.bytes.len());
+        }
+        assert_eq!(next, records.num_rows());
+        lengths
+    };
+    // 3 MiB of text of 95 characters: 2.5 MiB compressed. Nothing is known of it yet: halves, and their halves.
+    let records = batch(1500, 2000);
+    assert_eq!(drafts(&records).len(), 4);
+    // Now it is: three parts.
+    let lengths = drafts(&records);
+    assert_eq!(lengths.len(), 3);
+    assert!(
+        lengths.iter().all(|length| *length > MAX_STREAM_BYTES * 3 / 4),
+        "{lengths:?}"
+    );
+    // What compresses well is put together again after a while.
+    let zeros = {
+        let text = StringArray::from_iter_values((0..1500).map(|_| "0".repeat(2000)));
+        let column: ArrayRef = Arc::new(text);
+        RecordBatch::try_from_iter([("text", column)]).unwrap()
+    };
+    let counts: Vec<usize> = (0..20).map(|_| drafts(&zeros).len()).collect();
+    assert_eq!((counts[0], counts[19]), (3, 1), "{counts:?}");
+}
+
+#[test]
+fn several_threads_keep_the_order_and_the_chain() {
+    // Batches of very different cost, some of which are sealed in parts, so that later ones are ready first. The chain
+    // passes the positions at which the manifest gets longer.
+    let sizes: Vec<usize> = (0..130)
+        .map(|number| if number % 40 == 7 { 6000 } else { 1 + number % 5 })
+        .chain([MAX_ROWS + 1, 1, 2])
+        .collect();
+    let numbered = |first: u64, rows: usize| {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::UInt64, false)]));
+        let column = Arc::new(UInt64Array::from_iter_values(first..first + rows as u64));
+        RecordBatch::try_new(schema, vec![column]).unwrap()
+    };
+    let total: usize = sizes.iter().sum();
+    let collected = run_sealers(3, 2, |intake| {
+        let mut next = 0;
+        for &rows in &sizes {
+            assert!(intake.submit(Kind::Flow, numbered(next, rows)));
+            next += rows as u64;
+        }
+    });
+    assert_eq!(collected.value("events_sealed", ""), total as u64);
+    assert_eq!(collected.value("batches_sealed", ""), sizes.len() as u64 + 1);
+    let (mut next, mut before) = (0, None);
+    for (sealed, seq) in collected.batches.iter().zip(0..) {
+        let verified = verify_batch(&sealed.bytes, &trusted()).unwrap();
+        assert_eq!(
+            (verified.signed.claims.seq, verified.signed.claims.prev),
+            (seq, before)
+        );
+        before = Some(verified.signed.manifest_digest);
+        for &number in verified.batch.column(0).as_primitive::<UInt64Type>().values() {
+            assert_eq!(number, next, "batch {seq}");
+            next += 1;
+        }
+    }
+    assert_eq!(next, total as u64);
+}
+
+#[test]
+fn what_one_of_several_threads_cannot_seal_holds_up_nobody() {
+    let collected = run_sealers(3, 4, |intake| {
+        for number in 0..20 {
+            let length = if number % 6 == 2 { 2 * MAX_STREAM_BYTES } else { 10 };
+            assert!(intake.submit(Kind::Flow, batch(1, length)));
+            assert!(intake.submit(Kind::Flow, batch(0, 0)));
+        }
+    });
+    assert_eq!(collected.value("events_dropped", "too_large"), 3);
+    assert_eq!(collected.value("events_sealed", ""), 17);
+    assert!(
+        collected
+            .batches
+            .iter()
+            .zip(0..)
+            .all(|(sealed, seq)| sealed.claims.seq == seq)
+    );
+}
+
+#[test]
+fn a_draft_is_signed_wherever_it_comes_to_stand() {
+    let records = batch(40, 20);
+    let leaves = leaf_hashes(&records).unwrap();
+    let (signer, trusted) = (signer(), trusted());
+    let position = |seq, previous| Position {
+        kind: Kind::Flow,
+        chain: ChainId([1; 16]),
+        seq,
+        previous,
+        iat: NOW,
+    };
+    let head = Head {
+        chain: ChainId([2; 16]),
+        seq: 7,
+        manifest: super::jws::Digest([3; 32]),
+    };
+    let places = [
+        position(0, None),
+        position(0, Some(head)),
+        position(9, Some(head)),
+        position(10, Some(head)),
+    ];
+    for expected in places {
+        for found in places {
+            let mut press = Press::default();
+            let draft = Draft::new(&records, &leaves, &expected, &signer, &mut press).unwrap();
+            let sealed = draft.sign(&found, &signer).unwrap();
+            let verified = verify_batch(&sealed.bytes, &trusted).unwrap();
+            assert_eq!(verified.signed.claims.seq, found.seq);
+            assert_eq!(
+                verified.signed.claims.prev,
+                found.previous.map(|head| head.manifest)
+            );
+            assert_eq!(verified.leaves, leaves);
+        }
+    }
+}
+
+#[test]
+fn sealing_is_behind_when_every_thread_has_a_batch_and_another_waits() {
+    let settings = SealerSettings {
+        threads: 2,
+        queue_batches: 10,
+        queue_bytes: 1 << 30,
+        clock: Arc::new(|| NOW * 1_000_000_000),
+    };
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, move |_| {
+        let _ = wait.recv();
+    })
+    .unwrap();
+    let intake = sealer.intake();
+    let mut behind = Vec::new();
+    for _ in 0..4 {
+        behind.push(intake.is_behind());
+        assert!(intake.offer(Kind::Flow, batch(1, 0)));
+    }
+    assert_eq!(behind, [false, false, false, true]);
+    drop(go_on);
+    while intake.counters().batches_waiting() > 0 {
+        std::thread::yield_now();
+    }
+    assert!(!intake.is_behind());
+    drop(intake);
+    assert_eq!(sealer.finish().map(|head| head.seq), Some(3));
 }
 
 // --- keys -------------------------------------------------------------------------------------------------------------
@@ -593,7 +773,7 @@ fn a_diagnosis_names_the_record() {
     });
     let sealed = seal(&batch(5, 11), &position, &signer()).unwrap();
     let verified = verify_batch(&sealed.bytes, &trusted()).unwrap();
-    let texts = arrow::array::AsArray::as_string::<i32>(verified.batch.column(1));
+    let texts = verified.batch.column(1).as_string::<i32>();
     let place = memchr::memmem::find(&sealed.bytes, texts.value(3).as_bytes()).expect("stored as it is");
     let mut bytes = sealed.bytes.clone();
     bytes[place] ^= 1;
