@@ -189,7 +189,7 @@ class ProbeSettings(BaseSettings):
         Field(
             ge=1,
             le=16,
-            description="Threads that hash, compress and sign batches. One seals some 300,000 records a second.",
+            description="Threads that hash, compress and sign batches.",
         ),
     ] = 1
     seal_linger_seconds: Annotated[

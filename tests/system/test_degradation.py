@@ -104,7 +104,7 @@ def test_a_spool_that_fills_up_is_compressed_harder_until_the_core_is_back(tmp_p
         assert live.endpoint.value("dpi_probe_seal_linger_seconds") == 1.6
         live.start_core()
         wait_for(lambda: level(live, "storage") == 0, "the degradation to be undone")
-        assert live.endpoint.value("dpi_probe_compression_level") == 3
+        assert live.endpoint.value("dpi_probe_compression_level") == 1
         accounts = live.finish()
         check_books(accounts)
         assert total(accounts, "batches_spooled") == 0

@@ -9,9 +9,6 @@ use std::time::{Duration, Instant};
 use crate::flow::Shed;
 use crate::seal::batch::COMPRESSION_LEVEL;
 
-/// The level of zstd that takes the sealing thread least.
-const FASTEST_COMPRESSION_LEVEL: i32 = 1;
-
 wire::reasons! {
     /// What suffers.
     Suffering {
@@ -22,7 +19,7 @@ wire::reasons! {
         /// a full table evicts the flow that has been silent for longest.
         FlowTable = "flow_table",
         /// More than 50 batches wait for their signature, or they take more than 80 % of the memory that is theirs (a
-        /// sixteenth of the budget). Batches get bigger, so that one signature covers more, and are compressed faster.
+        /// sixteenth of the budget). Batches get bigger, so that one signature covers more, and are compressed no harder than usual.
         SealQueue = "seal_queue",
         /// The spool or the memory budget is more than 80 % full. Compression gets stronger, unless batches wait for their
         /// signature, and batches get bigger.
@@ -155,10 +152,10 @@ impl Relief {
                 2 => Duration::from_millis(400),
                 _ => Duration::from_millis(1600),
             },
-            // Stronger compression takes the sealing thread longer, which must not be asked of it while it falls behind.
+            // Stronger compression takes the sealing threads longer, which must not be asked of them while they fall behind;
+            // a weaker one than the usual costs more signatures than it saves.
             compression_level: match (level(Suffering::SealQueue), level(Suffering::Storage)) {
-                (1.., _) => FASTEST_COMPRESSION_LEVEL,
-                (0, 0) => COMPRESSION_LEVEL,
+                (1.., _) | (0, 0) => COMPRESSION_LEVEL,
                 (0, 1) => 6,
                 (0, 2) => 9,
                 (0, _) => 12,
@@ -250,7 +247,7 @@ mod tests {
         let table = Relief::of(|what| u8::from(what == Suffering::FlowTable) * 2);
         assert_eq!(table.idle_divisor, 4);
         let signing = Relief::of(|what| u8::from(what == Suffering::SealQueue));
-        assert!(signing.linger > Duration::ZERO && signing.compression_level < COMPRESSION_LEVEL);
+        assert!(signing.linger > Duration::ZERO && signing.compression_level == COMPRESSION_LEVEL);
         let storage = Relief::of(|what| u8::from(what == Suffering::Storage));
         assert!(storage.linger > Duration::ZERO && storage.compression_level > COMPRESSION_LEVEL);
         let both = Relief::of(|what| u8::from(matches!(what, Suffering::SealQueue | Suffering::Storage)));

@@ -11,7 +11,7 @@ use crate::flow::EndedFlow;
 use crate::metrics::{Application, WorkerMetrics};
 use crate::record::{Builder, Layout, Limits, RecordError};
 
-/// A batch is closed at this many rows or bytes before compression; the sealing thread halves what is still too large.
+/// A batch is closed at this many rows or bytes before compression; the sealing threads split what is still too large.
 pub(super) const LIMITS: Limits = Limits {
     rows: 8192,
     bytes: 4 << 20,

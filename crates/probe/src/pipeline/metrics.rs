@@ -95,7 +95,7 @@ metrics! {
     Gauge IdleTimeout = "idle_timeout_seconds" [],
     /// How long a record waits for its batch to fill, in seconds: SEAL_LINGER_SECONDS, or longer in a degradation.
     Gauge SealLinger = "seal_linger_seconds" [],
-    /// The level of zstd with which batches are compressed.
+    /// The level of zstd with which batches are compressed, unless other batches wait: then at most 1.
     Gauge CompressionLevel = "compression_level" [],
     /// Resident memory of the process in bytes.
     Gauge ResidentMemory = "resident_memory_bytes" [],

@@ -174,10 +174,10 @@ impl Intake {
 
     /// Whether sealing lags behind: every thread has a batch, and another one waits.
     pub fn is_behind(&self) -> bool {
-        self.counters.batches_waiting() > self.threads
+        self.counters.is_behind(self.threads)
     }
 
-    /// Asks for a level of zstd for the batches to come.
+    /// Asks for a level of zstd for the batches to come. While sealing is behind, none stronger than the usual one is used.
     pub fn set_compression_level(&self, level: i32) {
         self.compression_level.store(level, Ordering::Relaxed);
     }
@@ -206,6 +206,11 @@ impl Intake {
 }
 
 impl SealCounters {
+    /// Whether more batches wait, or are in work, than there are threads.
+    fn is_behind(&self, threads: u64) -> bool {
+        self.batches_waiting() > threads
+    }
+
     /// Moves a whole job from waiting to `account`.
     fn settle(&self, job: &Job, account: &AtomicU64) {
         add(account, job.events());
@@ -274,6 +279,7 @@ impl Sealer {
             }),
             next_turn: Condvar::new(),
             signer,
+            threads: threads as u64,
             clock: settings.clock,
             counters: Arc::clone(&intake.counters),
             latency: Arc::clone(&intake.latency),
@@ -327,6 +333,7 @@ struct Shared {
     turn: Mutex<Turn>,
     next_turn: Condvar,
     signer: Signer,
+    threads: u64,
     clock: Clock,
     counters: Arc<SealCounters>,
     latency: Arc<SealLatency>,
@@ -373,7 +380,7 @@ impl Shared {
         let mut press = Press::default();
         while let Some((number, job)) = self.take(jobs) {
             self.counters.leaves_queue(&job);
-            press.set_level(self.compression_level.load(Ordering::Relaxed));
+            press.set_level(self.level());
             let prepared = catch(|| self.prepare(&job, &mut press));
             if prepared.is_none() {
                 press = Press::default();
@@ -406,6 +413,16 @@ impl Shared {
         MyTurn {
             turn,
             next_turn: &self.next_turn,
+        }
+    }
+
+    /// The level of zstd for the next batch.
+    fn level(&self) -> i32 {
+        let wanted = self.compression_level.load(Ordering::Relaxed);
+        if self.counters.is_behind(self.threads) {
+            wanted.min(COMPRESSION_LEVEL)
+        } else {
+            wanted
         }
     }
 
