@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from harness.books import total
 from harness.core import wait_for
-from harness.programs import Probe
+from harness.programs import Probe, dpi_probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,3 +187,23 @@ def test_without_a_terminal_nothing_is_drawn(shared_pki: Path, tmp_path: Path) -
     probe.start().finish()
     assert "\x1b" not in probe.log.read_text()
     assert "\r" not in probe.log.read_text()
+
+
+def test_several_sealing_threads_make_one_chain(
+    shared_pki: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More records than fit one batch, and ledgers among them.
+    capture = tmp_path / "flows.pcap"
+    traffic = ("bench", "traffic", "--out", capture, "--rate=100M", "--flows=50k", "--duration=0.4", "--frame-size=64")
+    assert dpi_probe(*traffic).returncode == 0
+    monkeypatch.setenv("SEAL_THREADS", "3")
+    monkeypatch.setenv("HEALTH_REPORT_INTERVAL_SECONDS", "0.1")
+    accounts = Probe(shared_pki, tmp_path / "spool", None, "-r", capture).start().finish()
+    assert total(accounts, "events_sealed") == total(accounts, "events_exported") > 0
+    batches = int(total(accounts, "batches_sealed"))
+    certificate = shared_pki / "probes/sensor.pem"
+    verified = dpi_probe("verify", tmp_path / "spool", "--certificate", certificate)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    # The last ledger was sealed after these accounts, if at all.
+    assert batches >= 5
+    assert "1 chain checked" in verified.stdout + verified.stderr
