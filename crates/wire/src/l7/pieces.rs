@@ -92,6 +92,11 @@ impl Pieces {
         self.pieces.drain(1..=joined);
     }
 
+    /// Whether nothing has come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
     /// The bytes from the start up to the first that is missing.
     pub(super) fn front(&self) -> &[u8] {
         self.pieces

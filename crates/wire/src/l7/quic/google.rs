@@ -14,6 +14,8 @@ const MAX_BYTES: usize = 8 * 1024;
 const MAX_TAGS: u16 = 128;
 /// The stream of the crypto handshake.
 const CRYPTO_STREAM: u64 = 1;
+/// The tag of the client's message.
+const TAG: &[u8; 4] = b"CHLO";
 /// Bytes of the hash by which unencrypted packets are protected (FNV-1a of 128 bits, cut).
 const HASH_BYTES: usize = 12;
 
@@ -93,12 +95,12 @@ impl<'a> GooglePacket<'a> {
     }
 
     /// Puts what the packet holds of the crypto stream in its place.
-    pub(super) fn collect(&self, message: &mut Pieces) -> Result<(), Limit> {
+    pub(super) fn collect(&self, message: &mut Message) -> Result<(), Limit> {
         let mut cursor = Cursor::new(self.payload);
         // A frame of another type, or one that is cut short, ends what is read of the packet.
         while let Ok(Some(frame)) = self.stream_frame(&mut cursor) {
             if frame.stream == CRYPTO_STREAM {
-                message.insert(frame.offset, frame.data, MAX_BYTES)?;
+                message.insert(frame.offset, frame.data)?;
             }
         }
         Ok(())
@@ -145,6 +147,37 @@ impl<'a> GooglePacket<'a> {
     }
 }
 
+/// What has come of a client's message.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Message {
+    /// Where in the stream it begins. A client that does not know the server's configuration sends one, is refused, and
+    /// sends another behind it: a capture may begin with that.
+    start: u64,
+    pieces: Pieces,
+}
+
+impl Message {
+    fn insert(&mut self, offset: u64, data: &[u8]) -> Result<(), Limit> {
+        if self.pieces.is_empty() && data.starts_with(TAG) {
+            self.start = offset;
+        }
+        match offset.checked_sub(self.start) {
+            Some(offset) => self.pieces.insert(offset, data, MAX_BYTES),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes from its start up to the first that is missing.
+    pub(super) fn front(&self) -> &[u8] {
+        self.pieces.front()
+    }
+
+    /// Bytes that it keeps on the heap.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.pieces.heap_bytes()
+    }
+}
+
 struct StreamFrame<'a> {
     stream: u64,
     offset: u64,
@@ -177,7 +210,7 @@ impl<'a> ClientMessage<'a> {
     /// value, then the values. Numbers are little-endian in every version.
     pub(super) fn parse(front: &'a [u8]) -> Result<Self, Short> {
         let mut cursor = Cursor::new(front);
-        if cursor.array()? != *b"CHLO" {
+        if cursor.array()? != *TAG {
             return Err(Short);
         }
         let count = u16::from_le_bytes(cursor.array()?);
@@ -208,9 +241,9 @@ impl<'a> ClientMessage<'a> {
 
 /// A client's packet of Q009 to Q049 that begins its crypto stream.
 pub(super) fn is_client_packet(datagram: &[u8]) -> bool {
-    let mut message = Pieces::default();
+    let mut message = Message::default();
     GooglePacket::parse(datagram)
-        .is_ok_and(|packet| packet.collect(&mut message).is_ok() && message.front().starts_with(b"CHLO"))
+        .is_ok_and(|packet| packet.collect(&mut message).is_ok() && message.front().starts_with(TAG))
 }
 
 #[cfg(test)]
@@ -244,6 +277,11 @@ pub(super) mod tests {
 
     /// A packet of that version with a STREAM frame for `range` of the message.
     pub(in crate::l7::quic) fn packet(version: u16, range: std::ops::Range<usize>) -> Vec<u8> {
+        packet_at(version, 0, range)
+    }
+
+    /// The same of a message that begins at that offset of the stream.
+    fn packet_at(version: u16, start_offset: usize, range: std::ops::Range<usize>) -> Vec<u8> {
         let name = format!("Q{version:03}");
         let start = if version < 44 {
             [&[0x09], [7; 8].as_slice(), name.as_bytes(), &[1]].concat()
@@ -270,7 +308,7 @@ pub(super) mod tests {
             &[0; HASH_BYTES],
             private_flags,
             &[0xa4, 1],
-            &number(range.start),
+            &number(start_offset + range.start),
             &number(range.len()),
             &client_message()[range],
             &[0; 8],
@@ -282,7 +320,7 @@ pub(super) mod tests {
     fn every_layout_shows_the_message() {
         let whole = client_message();
         for number in [30, 37, 39, 43, 46] {
-            let mut message = Pieces::default();
+            let mut message = Message::default();
             let datagram = packet(number, 0..whole.len());
             assert!(is_client_packet(&datagram), "Q{number:03}");
             let found = GooglePacket::parse(&datagram).map(|found| (found.version, found.connection_id));
@@ -296,6 +334,29 @@ pub(super) mod tests {
             };
             assert_eq!(ClientMessage::parse(message.front()), Ok(expected));
         }
+    }
+
+    #[test]
+    fn a_message_behind_one_that_was_not_seen_is_read() {
+        let whole = client_message();
+        let mut message = Message::default();
+        for range in [0..30, 30..whole.len()] {
+            let datagram = packet_at(46, 1024, range.clone());
+            assert_eq!(is_client_packet(&datagram), range.start == 0);
+            let found = GooglePacket::parse(&datagram).map(|packet| packet.collect(&mut message));
+            assert_eq!(found, Ok(Ok(())));
+        }
+        assert!(message.heap_bytes() >= whole.len());
+        let found = ClientMessage::parse(message.front());
+        assert_eq!(
+            found.map(|found| found.server_name),
+            Ok(Some(b"a.example".as_slice()))
+        );
+        // What stands before it in the stream comes late: it is no part of it.
+        let datagram = packet_at(46, 0, 0..30);
+        let late = GooglePacket::parse(&datagram).map(|packet| packet.collect(&mut message));
+        assert_eq!(late, Ok(Ok(())));
+        assert_eq!(message.front(), whole);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
 use crate::l7::pieces::Pieces;
 use crate::l7::value::{HexText, Text};
-use google::{ClientMessage, GooglePacket};
+use google::{ClientMessage, GooglePacket, Message};
 use packet::{Body, InitialKeys, LongHeader, PacketKeys, varint};
 use std::borrow::Cow;
 use stream::CryptoStream;
@@ -80,7 +80,7 @@ pub(super) struct Quic {
     streams: [CryptoStream; 2],
     server_hello: bool,
     /// The handshake message of Google's versions up to Q049.
-    google: Pieces,
+    google: Message,
     /// That message was read whole.
     google_complete: bool,
     datagrams: u8,
@@ -165,7 +165,7 @@ impl Dissect for Quic {
 
     fn release(&mut self) {
         self.streams = <[CryptoStream; 2]>::default();
-        self.google = Pieces::default();
+        self.google = Message::default();
         self.key_connection_id = Vec::new();
         self.keys = None;
     }
