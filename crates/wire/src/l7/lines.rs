@@ -28,7 +28,7 @@ crate::record! {
     pub struct Record {
         /// First line of the server without its end. Cut at 256 bytes.
         greeting: Option<String>,
-        /// Commands of the client in order, each listed once, without arguments; those that the protocol defines, at most 32.
+        /// Commands of the client in order up to the first that begins content (`DATA`, `FETCH`, `RETR`, …), each listed once, without arguments; those that the protocol defines, at most 32.
         commands: Vec<&'static str>,
         /// Whether the stream became TLS; its handshake is in the struct `tls`.
         tls: bool,

@@ -231,7 +231,7 @@ fn push_data<'a>(
                 }
                 let rest = strings.rest();
                 let string = strings.take(length.into()).unwrap_or(rest);
-                text.push_str(&text::from_wire(string, string.len()));
+                name::push_quoted(text, string);
             }
         }
         kind::SVCB | kind::HTTPS => push_service_binding(text, message, data, bytes)?,

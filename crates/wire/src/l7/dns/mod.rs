@@ -60,7 +60,7 @@ crate::record! {
         r#type: Cow<'static, str>,
         /// Time to live in seconds.
         ttl: u32,
-        /// Data in presentation form (RFC 1035 §5.1) for A, AAAA, CNAME, DNAME, NS, PTR, MX, TXT, SOA, SRV, SVCB and HTTPS; addresses and names for NB and NBSTAT of NetBIOS; else as in RFC 3597 §5. Cut at 512 bytes of the wire.
+        /// Data in presentation form (RFC 1035 §5.1) for A, AAAA, CNAME, DNAME, NS, PTR, MX, TXT (strings in quotation marks), SOA, SRV, SVCB and HTTPS; addresses and names for NB and NBSTAT of NetBIOS; else as in RFC 3597 §5. Cut at 512 bytes of the wire.
         data: Text<38>,
     }
 }

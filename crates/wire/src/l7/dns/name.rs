@@ -145,10 +145,21 @@ pub(super) fn walk<'a>(
 /// Appends a label in presentation form (RFC 1035 §5.1, RFC 4343 §2.1): a dot and a backslash stand behind a backslash, bytes
 /// that are neither printable nor part of UTF-8 (which mDNS uses, RFC 6762 §16) are `\DDD` in decimal.
 pub(super) fn push_label(text: &mut String, label: &[u8]) {
-    if let Ok(plain) = std::str::from_utf8(label)
+    push_escaped(text, label, ['.', '\\']);
+}
+
+/// Appends a character string in quotation marks (RFC 1035 §5.1), which stand behind a backslash in it; else like a label.
+pub(super) fn push_quoted(text: &mut String, string: &[u8]) {
+    text.push('"');
+    push_escaped(text, string, ['"', '\\']);
+    text.push('"');
+}
+
+fn push_escaped(text: &mut String, bytes: &[u8], special: [char; 2]) {
+    if let Ok(plain) = std::str::from_utf8(bytes)
         && plain
-            .bytes()
-            .all(|byte| (b' '..=b'~').contains(&byte) && !matches!(byte, b'.' | b'\\'))
+            .chars()
+            .all(|character| (' '..='~').contains(&character) && !special.contains(&character))
     {
         text.push_str(plain);
         return;
@@ -157,10 +168,10 @@ pub(super) fn push_label(text: &mut String, label: &[u8]) {
     let escape = |text: &mut String, byte: u8| {
         let _ = write!(text, "\\{byte:03}");
     };
-    for chunk in label.utf8_chunks() {
+    for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
-                '.' | '\\' => text.extend(['\\', character]),
+                character if special.contains(&character) => text.extend(['\\', character]),
                 character if character.is_control() => {
                     let mut bytes = [0; 4];
                     character
@@ -352,6 +363,17 @@ mod tests {
             name_at(b"\x03a.b\x04\x01\\\xffc\x00", 0),
             Ok(("a\\.b.\\001\\\\\\255c".to_owned(), 0))
         );
+    }
+
+    #[test]
+    fn character_strings_are_quoted() {
+        let quoted = |string: &[u8]| {
+            let mut text = String::new();
+            push_quoted(&mut text, string);
+            text
+        };
+        assert_eq!(quoted(b""), "\"\"");
+        assert_eq!(quoted(b"a b.\"c\"\\\xff\x00"), "\"a b.\\\"c\\\"\\\\\\255\\000\"");
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn data_in_presentation_form() {
     let cases: [(u16, &[u8], &str); 9] = [
         (5, b"\x01a\xc0\x0c", "{q.test,CNAME,60,a.q.test}"),
         (15, b"\x00\x0a\x02mx\xc0\x0c", "{q.test,MX,60,10 mx.q.test}"),
-        (16, b"\x03one\x03two", "{q.test,TXT,60,one two}"),
+        (16, b"\x03one\x03two", "{q.test,TXT,60,\"one\" \"two\"}"),
         (28, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "{q.test,AAAA,60,2001:db8::1}"),
         (33, b"\x00\x01\x00\x02\x01\xbb\x00", "{q.test,SRV,60,1 2 443 .}"),
         (

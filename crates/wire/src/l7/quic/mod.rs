@@ -24,7 +24,6 @@ use super::{
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
-use crate::l7::pieces::Pieces;
 use crate::l7::value::{HexText, Text};
 use google::{ClientMessage, GooglePacket, Message};
 use packet::{Body, InitialKeys, LongHeader, PacketKeys, varint};

@@ -45,7 +45,7 @@ pub(super) struct Certificate {
     pub(super) not_before: Option<i64>,
     /// As `not_before`.
     pub(super) not_after: Option<i64>,
-    /// DNS names and IP addresses of the subjectAltName.
+    /// DNS names, IP addresses, e-mail addresses and URIs of the subjectAltName.
     pub(super) names: Vec<String>,
 }
 
@@ -97,9 +97,9 @@ impl Certificate {
                 let mut names = Cursor::new(expect(&mut Cursor::new(value), tag::SEQUENCE)?);
                 while !names.is_empty() && self.names.len() < MAX_NAMES {
                     let (kind, value) = element(&mut names)?;
-                    // RFC 5280 §4.2.1.6: [2] dNSName, [7] iPAddress.
+                    // RFC 5280 §4.2.1.6: [1] rfc822Name, [2] dNSName, [6] uniformResourceIdentifier, [7] iPAddress.
                     match kind {
-                        0x82 => self.names.push(text::from_wire(value, MAX_VALUE_BYTES)),
+                        0x81 | 0x82 | 0x86 => self.names.push(text::from_wire(value, MAX_VALUE_BYTES)),
                         0x87 => self.names.extend(address(value)),
                         _ => {}
                     }
@@ -157,11 +157,7 @@ fn distinguished_name(name: &[u8]) -> String {
             if let (Ok(kind), Ok((tag, value))) =
                 (expect(&mut pair, tag::OBJECT_IDENTIFIER), element(&mut pair))
             {
-                relative.push(format!(
-                    "{}={}",
-                    attribute_type(kind),
-                    escaped(&string(tag, value))
-                ));
+                relative.push(format!("{}={}", attribute_type(kind), string(tag, value)));
             }
         }
         if attributes.len() >= MAX_ATTRIBUTES {
@@ -218,7 +214,7 @@ fn dotted(identifier: &[u8]) -> String {
     text
 }
 
-/// A character string of any of the types that names use.
+/// An attribute's value: a character string of any of the types that names use, else its DER.
 fn string(tag: u8, value: &[u8]) -> String {
     let value = value.get(..MAX_VALUE_BYTES).unwrap_or(value);
     match tag {
@@ -227,29 +223,40 @@ fn string(tag: u8, value: &[u8]) -> String {
                 [high, low] => u16::from_be_bytes([*high, *low]),
                 _ => 0,
             });
-            char::decode_utf16(units)
+            let text: String = char::decode_utf16(units)
                 .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
-                .collect()
+                .collect();
+            escaped(&text, true)
         }
         tag::UNIVERSAL_STRING => {
             let units = value.chunks_exact(4).map(|four| match four {
                 [a, b, c, d] => u32::from_be_bytes([*a, *b, *c, *d]),
                 _ => 0,
             });
-            units
+            let text: String = units
                 .map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER))
-                .collect()
+                .collect();
+            escaped(&text, true)
         }
         tag::BIT_STRING | tag::SEQUENCE | tag::SET => format!("#{}", crate::l7::hex(value)),
-        _ => text::from_wire(value, MAX_VALUE_BYTES),
+        _ => escaped(&text::from_wire(value, MAX_VALUE_BYTES), false),
     }
 }
 
-/// RFC 4514 §2.4, but for the backslash, which [`text::from_wire`] has already escaped.
-fn escaped(value: &str) -> String {
+/// RFC 4514 §2.4: what separates and quotes, a space at either end, a `#` at the start; and a backslash, unless
+/// [`text::from_wire`] has already escaped it.
+fn escaped(value: &str, backslashes: bool) -> String {
     let mut text = String::with_capacity(value.len());
-    for character in value.chars() {
-        if matches!(character, '"' | '+' | ',' | ';' | '<' | '>') {
+    let last = value.chars().count().saturating_sub(1);
+    for (position, character) in value.chars().enumerate() {
+        let needs_escape = match character {
+            '"' | '+' | ',' | ';' | '<' | '>' => true,
+            '\\' => backslashes,
+            ' ' => position == 0 || position == last,
+            '#' => position == 0,
+            _ => false,
+        };
+        if needs_escape {
             text.push('\\');
         }
         text.push(character);
@@ -319,4 +326,56 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
         .checked_add(leap_days)?
         .checked_add(day_of_year)?
         .checked_sub(719_468)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attribute_values_are_escaped_as_in_rfc_4514() {
+        const UTF8: u8 = 0x0c;
+        let cases: [(u8, &[u8], &str); 8] = [
+            (UTF8, b"a \"b\", <c>+;=d", "a \\\"b\\\"\\, \\<c\\>\\+\\;=d"),
+            (UTF8, b" lead and trail ", "\\ lead and trail\\ "),
+            (UTF8, b" ", "\\ "),
+            (UTF8, b"#hash # and\\ ", "\\#hash # and\\\\\\ "),
+            (UTF8, b"x\xff", "x\\xff"),
+            (tag::BMP_STRING, b"\0#\0\\\0,", "\\#\\\\\\,"),
+            (tag::UNIVERSAL_STRING, b"\0\0\0 \0\0\0x", "\\ x"),
+            (tag::BIT_STRING, b"\0\x01", "#0001"),
+        ];
+        for (tag, value, expected) in cases {
+            assert_eq!(string(tag, value), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn alternative_names_of_four_kinds_are_listed() {
+        let element = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+        let names = [
+            element(0x81, b"a@b.example"),
+            element(0x82, b"*.b.example"),
+            element(0x86, b"spiffe://b.example/a"),
+            element(0x87, &[192, 0, 2, 1]),
+            element(0x88, &[0x2a, 3]),
+            element(0x87, &[0x20; 16]),
+        ]
+        .concat();
+        let extension = [
+            element(tag::OBJECT_IDENTIFIER, SUBJECT_ALTERNATIVE_NAME),
+            element(tag::OCTET_STRING, &element(tag::SEQUENCE, &names)),
+        ]
+        .concat();
+        let mut certificate = Certificate::default();
+        assert_eq!(certificate.read_extension(&extension), Ok(()));
+        let expected = [
+            "a@b.example",
+            "*.b.example",
+            "spiffe://b.example/a",
+            "192.0.2.1",
+            "2020:2020:2020:2020:2020:2020:2020:2020",
+        ];
+        assert_eq!(certificate.names, expected);
+    }
 }

@@ -130,13 +130,13 @@ crate::record! {
         certificate_subject: Option<String>,
         /// Issuer of the server's certificate as in RFC 4514.
         certificate_issuer: Option<String>,
-        /// DNS names and IP addresses in the certificate's subjectAltName; at most 64.
+        /// DNS names, IP addresses, e-mail addresses and URIs in the certificate's subjectAltName; at most 64, the first 256 bytes of each.
         certificate_names: Vec<String>,
         /// Start of the certificate's validity.
         certificate_not_before: Option<Time>,
         /// End of the certificate's validity; null beyond the year 2262.
         certificate_not_after: Option<Time>,
-        /// Serial number of the certificate in hexadecimal.
+        /// Serial number of the certificate in hexadecimal: all bytes of its DER, a 00 in front included.
         certificate_serial: Option<String>,
         /// SHA-256 of the certificate in hexadecimal.
         certificate_sha256: Option<Digest<32>>,
