@@ -68,6 +68,9 @@ class Traffic:
         if kind == "other":
             return self._ip(source, destination, 253, bytes(self._random.randrange(30)))
         first, more = self._random.choice(((0, True), (1, True), (2, True), (3, False)))
+        if self._random.random() < 0.4:
+            body = self._tcp() if first == 0 else bytes(32)
+            return self._ip(source, destination, 6, body[:32].ljust(32, b"\0"), fragment=first * 4 | more << 13)
         body = self._udp() if first == 0 else bytes(16)
         return self._ip(source, destination, 17, body[:16].ljust(16, b"\0"), fragment=first * 2 | more << 13)
 

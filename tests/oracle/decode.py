@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ICMP", "ICMPV6", "SCTP", "TCP", "UDP", "Address", "Fragment", "NoFlowError", "Packet", "Tcp", "decode"]
 
-ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+ICMP, TCP, UDP, DCCP, ICMPV6, SCTP, UDP_LITE = 1, 6, 17, 33, 58, 132, 136
 ICMP_ERRORS = {ICMP: {3, 4, 5, 11, 12}, ICMPV6: {1, 2, 3, 4}}
 
 _MAX_TUNNELS, _TRACED = 8, 4
@@ -59,6 +59,8 @@ class Packet:
     icmp: tuple[int, int] | None = None
     quoted: Packet | None = None
     """What an ICMP error quotes."""
+    part: tuple[int, int] | None = None
+    """TCP: the sequence numbers that it, or fragments before it, add to the segment that its datagram is."""
     bad_checksum: bool = False
 
 
@@ -124,9 +126,9 @@ def _packet(frame: Frame, network: Network) -> Packet:
 
 def _transport(packet: Packet, body: bytes, length: int) -> None:
     """`body` is what was captured of `length` bytes."""
-    header = {TCP: 20, UDP: 8, SCTP: 12, ICMP: 8, ICMPV6: 8}.get(packet.protocol, 0)
+    header = {TCP: 20, UDP: 8, DCCP: 12, SCTP: 12, UDP_LITE: 8, ICMP: 8, ICMPV6: 8}.get(packet.protocol, 0)
     packet.payload_length = max(length - header, 0)
-    if packet.protocol in (TCP, UDP, SCTP) and len(body) >= 4:
+    if packet.protocol in (TCP, UDP, DCCP, SCTP, UDP_LITE) and len(body) >= 4:
         packet.source_port, packet.destination_port = struct.unpack_from("!HH", body)
     if packet.protocol == TCP and len(body) >= 20:
         _tcp(packet, body, length)
@@ -134,6 +136,9 @@ def _transport(packet: Packet, body: bytes, length: int) -> None:
         (stated,) = struct.unpack_from("!H", body, 4)
         if 8 <= stated <= length:
             packet.payload_length = stated - 8
+    elif packet.protocol == DCCP and len(body) >= 5:
+        if 12 <= body[4] * 4 <= length:  # RFC 4340 §5.1
+            packet.payload_length = length - body[4] * 4
     elif packet.protocol in (ICMP, ICMPV6) and len(body) >= 2:
         packet.icmp = (body[0], body[1])
         packet.quoted = _quoted(packet, body)

@@ -10,6 +10,21 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30_000_000_000
 """How long the fragments of a datagram are kept together, in nanoseconds of the clock."""
+FIN, SYN = 0x01, 0x02
+
+
+def _part(first: Packet, packet: Packet, ready: list[Packet]) -> tuple[int, int] | None:
+    """What the segment of which `first` is the first fragment gains by those that are counted now."""
+    if first.tcp is None or first.fragment is None or packet.fragment is None:
+        return None
+    fragments = [one.fragment for one in ready if one.fragment is not None]
+    start = first.fragment.length if packet is first else packet.fragment.offset
+    end = max(fragment.offset + fragment.length for fragment in fragments)
+    if end <= start:
+        return None
+    header = first.fragment.length - first.payload_length
+    origin = first.tcp.sequence + bool(first.tcp.flags & SYN) - header
+    return (origin + start) % (1 << 32), (origin + end + bool(first.tcp.flags & FIN)) % (1 << 32)
 
 
 @dataclass
@@ -49,6 +64,7 @@ class Fragments:
             return []
         else:
             ready = [packet]
+        packet.part = _part(datagram.first, packet, ready)
         for one in ready:
             one.protocol = datagram.first.protocol
             one.source_port, one.destination_port = datagram.first.source_port, datagram.first.destination_port

@@ -22,6 +22,8 @@ class Fragment:
 
     identification: int
     offset: int
+    length: int
+    """Of what it carries of the datagram, on the wire."""
     more: bool
 
 
@@ -78,7 +80,7 @@ class Network:
         if self.protocol == FRAGMENT:
             field, identification = struct.unpack_from("!HI", self.body, 2)
             if field & 0xFFF9:  # else RFC 6946
-                self.fragment = Fragment(identification, field & 0xFFF8, bool(field & 1))
+                self.fragment = Fragment(identification, field & 0xFFF8, max(self.body_length - 8, 0), bool(field & 1))
         elif self.protocol == ROUTING:
             self.addresses_final &= self.body[3] == 0
         elif self.protocol == DESTINATION:  # may hold the home address that replaces the source: RFC 6275 §6.3
@@ -114,7 +116,7 @@ def _ipv4(data: bytes, room: int) -> Network:
         captured[:header],
         captured[header:],
         length - header,
-        Fragment(identification, offset, more) if offset or more else None,
+        Fragment(identification, offset, length - header, more) if offset or more else None,
         addresses_final=not _source_routed(captured[20:header]),
     )
     if protocol == AUTHENTICATION:

@@ -6,6 +6,8 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tests.oracle.checksum import internet_checksum
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -161,7 +163,7 @@ def mpls(data: bytes, start: int, way: Way) -> Place:
     way.enter("mpls", u32(data, start) >> 12)
     start += 4
     nibble = data[start] >> 4
-    if nibble in (4, 6):
+    if nibble in (4, 6) and not _is_ethernet_in_place_of_ip(data[start:]):
         return start, nibble
     if nibble == 1:  # RFC 4385 §5
         raise NoFlowError
@@ -169,6 +171,24 @@ def mpls(data: bytes, start: int, way: Way) -> Place:
     if nibble == 0 and not plain and (is_ethernet_at(data, start + 4) or data[start : start + 2] == b"\0\0"):
         start += 4
     return ethernet(data, start, way)
+
+
+def _is_ethernet_in_place_of_ip(data: bytes) -> bool:
+    """RFC 8469: whether an IP packet stands behind an Ethernet header and ends behind what reading IP here gives."""
+    ends = [start + length for start in (14, 18) if (length := _packet_length(data[start:]))]
+    return is_ethernet_at(data, 0) and bool(ends) and ends[0] > _packet_length(data)
+
+
+def _packet_length(data: bytes) -> int:
+    """Of the IP packet there, if it ends within the data and its checksum, in version 4, is right; else 0."""
+    version = data[0] >> 4 if data else 0
+    if version == 6 and len(data) >= 40:
+        length = u16(data, 4) + 40 if u16(data, 4) or data[6] == 59 else 0
+        return length if length <= len(data) else 0
+    header = (data[0] & 0x0F) * 4 if version == 4 else 0
+    if not 20 <= header <= len(data) or not header <= u16(data, 2) <= len(data):
+        return 0
+    return u16(data, 2) if internet_checksum(data[:header]) == 0 else 0
 
 
 def is_ethernet_at(data: bytes, start: int) -> bool:
@@ -468,6 +488,12 @@ _ETHER_TYPES: dict[int, Callable[[bytes, int, Way], Place]] = {
     0x88E5: _macsec, 0x894F: nsh, 0x22F3: _trill,
 }  # fmt: skip
 
+
+def _infiniband(data: bytes, start: int, way: Way) -> Place:
+    """RFC 4391 §6: 40 bytes for the global routing header, an EtherType, two reserved bytes."""
+    return by_type(u16(data, start + 40), data, start + 44, way)
+
+
 LINK_TYPES: dict[int, Callable[[bytes, int, Way], Place]] = {
     0: _null, 1: ethernet, 6: _token_ring, 7: _arcnet(2), 8: ip(0, 16), 9: _ppp_or_hdlc, 10: _fddi, 12: ip(0),
     14: ip(0), 50: _ppp_or_hdlc, 51: _pppoe, 100: llc, 101: ip(0), 104: hdlc, 105: wireless, 106: ip(0),
@@ -476,7 +502,7 @@ LINK_TYPES: dict[int, Callable[[bytes, int, Way], Place]] = {
     166: behind(2, ppp), 175: _endace, 176: _endace, 178: _juniper(ethernet), 179: _juniper(ppp),
     180: _juniper(frame_relay), 181: _juniper(hdlc), 192: _ppi, 197: _endace, 204: behind(1, _ppp_or_hdlc),
     205: behind(1, hdlc), 206: behind(1, frame_relay), 219: mpls, 226: ip(0, 24), 228: ip(4), 229: ip(6), 239: _nflog,
-    240: behind(4, ethernet), 241: behind(4, _preamble), 258: _pktap, 274: _preamble, 276: _cooked_2,
+    240: behind(4, ethernet), 241: behind(4, _preamble), 242: _infiniband, 258: _pktap, 274: _preamble, 276: _cooked_2,
     281: _switch_tag(4, extended=False), 282: behind(4, ethernet), 284: _switch_tag(4, extended=True),
     285: _switch_tag(8, extended=True),
 }  # fmt: skip

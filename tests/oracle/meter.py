@@ -246,9 +246,15 @@ class Meter:
         observation = Observation(packet, forward)
         if packet.tcp is not None:
             self._tcp(flow, packet, observation)
+        if packet.part is not None:
+            flow.segments.go_on(packet.part, forward=forward)
+            side = flow.sides[0 if forward else 1]
+            if side.next_sequence is not None and later(packet.part[1], side.next_sequence):
+                side.next_sequence = packet.part[1]
         # An identifier that each direction chooses for itself tells no two flows apart.
         chosen = bool(packet.tunnels) and packet.tunnels[-1] in ("gtpu", "l2tp", "mpls", "pptp")
-        flow.scopes.add((tuple(packet.vlans), tuple(packet.tunnels), None if chosen else packet.tunnel_id))
+        vlans = tuple(vlan for vlan in packet.vlans if vlan)  # Priority tags name none.
+        flow.scopes.add((vlans, tuple(packet.tunnels), None if chosen else packet.tunnel_id))
         flow.seen.append(observation)
         if packet.quoted is not None and (blamed := self._flows.get(self._key(packet.quoted))) is not None:
             blamed.icmp_errors += 1

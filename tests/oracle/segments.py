@@ -109,6 +109,19 @@ class Segments:
             self._acknowledge(own, other, packet, pure=plain and not packet.payload_length and not keeps_alive)
             own.window = tcp.window
 
+    def go_on(self, part: tuple[int, int], *, forward: bool) -> None:
+        """Further fragments of a segment that was seen."""
+        own = self.forward if forward else self.reverse
+        start, end = part
+        if own.following is None:
+            return  # The first one was of a connection before this one, or a RST.
+        if distance(start, own.following) > 0:
+            own.passed_over(start, missed=False)
+        else:
+            own.came_late(start, end)
+        if distance(end, own.following) > 0:
+            own.following = end
+
     @staticmethod
     def _data(own: Stream, other: Stream, packet: Packet) -> None:
         tcp = packet.tcp

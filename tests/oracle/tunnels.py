@@ -95,7 +95,10 @@ def _gre_version_0(body: bytes, start: int, flags: int, kind: int, key: int | No
         return Inside("erspan", key, link.ethernet, start)
     if kind in (0x88BE, 0x22EB):
         header = 8 if kind == 0x88BE else 20 if u32(body, start + 8) & 1 else 12
-        return Inside("erspan", u32(body, start) & 0x03FF, link.ethernet, start + header)
+        # Type III tells what is inside: 2 is IP.
+        is_ip = kind == 0x22EB and u32(body, start + 8) >> 10 & 0x1F == 2
+        read = link.ip(0) if is_ip else link.ethernet
+        return Inside("erspan", u32(body, start) & 0x03FF, read, start + header)
     if kind == 0x883E:
         return Inside("wccp", key, _IPV4, start + (0 if body[start] >> 4 == 4 else 4))
     # RFC 7637: a key alone, whose upper 24 bits are a virtual subnet that is not reserved.

@@ -25,6 +25,9 @@ pub struct Fragment {
     pub identification: u32,
     /// Offset of its first payload byte in the datagram, in bytes.
     pub offset: u32,
+    /// Length on the wire of what it carries of the datagram, in bytes: of a first one with the transport header and,
+    /// in IPv6, the extension headers behind the fragment header.
+    pub length: u32,
     /// Whether further fragments follow.
     pub more: bool,
 }
@@ -341,8 +344,11 @@ impl Decoder {
             }
         };
         if self.key_vlan {
+            // A priority tag names no VLAN.
             for &id in way.vlans.iter().take(usize::from(way.vlan_count)) {
-                add(u64::from(id));
+                if id != 0 {
+                    add(u64::from(id));
+                }
             }
         }
         if self.key_tunnel {

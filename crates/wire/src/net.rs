@@ -1,5 +1,6 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) headers, with the extension headers behind them.
 
+use crate::checksum;
 use crate::column::Address;
 use crate::cursor::{Cursor, Short};
 use crate::decode::Fragment;
@@ -65,6 +66,15 @@ pub(crate) fn parse(announced: Announced, bytes: &[u8], room: u32) -> Result<Net
     }
 }
 
+/// The length of the packet at the start of `bytes`, if it ends within them and, in version 4, its header's checksum is
+/// right.
+pub(crate) fn well_formed_length(bytes: &[u8]) -> Option<usize> {
+    let network = parse(Announced::Either, bytes, 0).ok()?;
+    let length = Some(network.length as usize).filter(|length| *length <= bytes.len())?;
+    let is_right = network.version == 6 || checksum::agrees(checksum::sum(network.header));
+    (network.length_stated && is_right).then_some(length)
+}
+
 #[inline]
 fn ipv4(bytes: &[u8], room: u32) -> Result<Network<'_>, Undecodable> {
     let fixed = bytes.first_chunk::<20>().ok_or(Undecodable::TruncatedIp)?;
@@ -110,6 +120,7 @@ fn ipv4(bytes: &[u8], room: u32) -> Result<Network<'_>, Undecodable> {
     let fragment = (offset != 0 || more).then(|| Fragment {
         identification: u32::from(u16::from_be_bytes([i0, i1])),
         offset,
+        length: length.saturating_sub(header_length),
         more,
     });
     let mut network = Network {
@@ -261,6 +272,7 @@ impl Network<'_> {
                     self.fragment = Some(Fragment {
                         identification: header.u32()?,
                         offset,
+                        length: self.body_length.saturating_sub(length as u32),
                         more,
                     });
                 }

@@ -1,4 +1,5 @@
-//! Transport headers: TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792, 4443) and SCTP (RFC 9260).
+//! Transport headers: TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792, 4443) and SCTP (RFC 9260); of DCCP (RFC 4340) and
+//! UDP-Lite (RFC 3828) the ports and the length.
 
 use crate::checksum;
 use crate::cursor::Cursor;
@@ -96,8 +97,10 @@ pub(crate) mod protocol {
     pub(crate) const ICMP: u8 = 1;
     pub(crate) const TCP: u8 = 6;
     pub(crate) const UDP: u8 = 17;
+    pub(crate) const DCCP: u8 = 33;
     pub(crate) const ICMPV6: u8 = 58;
     pub(crate) const SCTP: u8 = 132;
+    pub(crate) const UDP_LITE: u8 = 136;
 }
 
 /// A transport header and what follows it.
@@ -156,6 +159,8 @@ pub(crate) fn parse<'a>(network: &Network<'a>) -> Segment<'a> {
         protocol::UDP => udp(network),
         protocol::ICMP | protocol::ICMPV6 => icmp(network),
         protocol::SCTP => sctp(network),
+        protocol::DCCP => dccp(network),
+        protocol::UDP_LITE => udp_lite(network),
         _ => whole,
     }
 }
@@ -213,9 +218,10 @@ fn udp<'a>(network: &Network<'a>) -> Segment<'a> {
     segment.transport = Transport::Udp;
     let available = network.body_length.saturating_sub(8);
     // RFC 2675 §4: 0 in a jumbogram, and what segmentation offload leaves: all there is. What IP carries beyond the
-    // UDP length is not payload.
+    // UDP length is not payload. A first fragment states the length of the whole datagram.
     segment.payload_length = match u32::from(stated).checked_sub(8) {
         Some(length) if length <= available => length,
+        Some(_) if network.fragment.is_some() => available,
         None if stated == 0 => available,
         _ => {
             segment.faults |= Fault::BadTransportHeader.bit();
@@ -264,6 +270,40 @@ fn sctp<'a>(network: &Network<'a>) -> Segment<'a> {
     segment.transport = Transport::Sctp;
     segment.payload = cursor.rest();
     segment.payload_length = network.body_length.saturating_sub(12);
+    segment
+}
+
+/// RFC 4340 §5.1: the ports, and the length of the header with its options in words; 12 bytes at least.
+fn dccp<'a>(network: &Network<'a>) -> Segment<'a> {
+    let (mut segment, mut cursor) = match ports(network, 12) {
+        Ok(found) => found,
+        Err(cut) => return cut,
+    };
+    let Ok(words) = cursor.u8() else {
+        return segment.cut(network, 12);
+    };
+    let length = u32::from(words) << 2;
+    if length < 12 || length > network.body_length {
+        segment.faults |= Fault::BadTransportHeader.bit();
+        segment.payload_length = network.body_length.saturating_sub(12);
+        return segment;
+    }
+    segment.payload = network.body.get(length as usize..).unwrap_or_default();
+    segment.payload_length = network.body_length.saturating_sub(length);
+    segment
+}
+
+/// RFC 3828 §3.1: as UDP, but that the length is what the checksum covers.
+fn udp_lite<'a>(network: &Network<'a>) -> Segment<'a> {
+    let (mut segment, mut cursor) = match ports(network, 8) {
+        Ok(found) => found,
+        Err(cut) => return cut,
+    };
+    if cursor.skip(4).is_err() {
+        return segment.cut(network, 8);
+    }
+    segment.payload = cursor.rest();
+    segment.payload_length = network.body_length.saturating_sub(8);
     segment
 }
 

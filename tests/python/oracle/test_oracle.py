@@ -48,13 +48,13 @@ def udp(source: int, destination: int, payload: bytes) -> bytes:
     return struct.pack("!HHHH", source, destination, 8 + len(payload), 0) + payload
 
 
-def meter(*packets: tuple[float, bytes]) -> list[dict[str, object]]:
+def meter(*packets: tuple[float, bytes], full: bool = False) -> list[dict[str, object]]:
     """Meter raw IP packets at times in seconds."""
     frames = [
         Frame(number, round(seconds * SECOND), 101, packet, len(packet))
         for number, (seconds, packet) in enumerate(packets, 1)
     ]
-    return Meter().run(frames)
+    return Meter(full=full).run(frames)
 
 
 CLIENT, SERVER = "192.0.2.1", "192.0.2.2"
@@ -198,6 +198,29 @@ def test_fragments_count_for_their_datagram():
         assert record["payload_bytes_fwd"] == 40
     (record,) = meter((0, parts[1]))
     assert (record["dst_port"], record["end_reason"]) == (0, "forced_end")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 2, 1)])
+@pytest.mark.parametrize("flags", [ACK, ACK | FIN])
+def test_a_tcp_segment_in_fragments_is_one_segment(order: tuple[int, ...], flags: int):
+    segment = tcp(40_000, 80, flags, 101, 501, bytes(100))
+    cuts = ((0, 48), (48, 80), (80, 120))
+    parts = [
+        ipv4(CLIENT, SERVER, 6, segment[start:end], identification=7, fragment=start // 8 | (end < 120) << 13)
+        for start, end in cuts
+    ]
+    last = 201 + bool(flags & FIN)
+    (record,) = meter(
+        (0, to_server(SYN, 100)),
+        (1, to_client(SYN | ACK, 500, 101)),
+        (2, to_server(ACK, 101, 501)),
+        *[(3 + moment, parts[index]) for moment, index in enumerate(order)],
+        (6, to_client(ACK, 501, last)),
+        (7, to_server(ACK, last, 501, b"next")),
+        full=True,
+    )
+    counts = ("payload_bytes_fwd", "tcp_out_of_order_fwd", "tcp_retransmissions_fwd", "tcp_missed_bytes_fwd")
+    assert [record[name] for name in counts] == [104, 0, 0, 0]
 
 
 def test_time_that_steps_back_counts_as_no_time():

@@ -42,6 +42,7 @@ fn bytes(frame: &Frame) -> Vec<u8> {
     let fragment = frame.fragment.unwrap_or(Fragment {
         identification: 0,
         offset: 0,
+        length: 0,
         more: false,
     });
     bytes.extend([0x45, 0]);
@@ -597,6 +598,7 @@ fn traffic() -> impl Strategy<Value = Vec<(i64, Vec<u8>)>> {
                     let fragment = Some(Fragment {
                         identification: u32::from(detail % 4),
                         offset,
+                        length: 0,
                         more,
                     });
                     let transport = if offset == 0 {

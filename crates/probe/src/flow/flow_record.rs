@@ -60,13 +60,13 @@ wire::record! {
         src_mac: Option<Mac>,
         /// The responder's MAC address on the outer-most link.
         dst_mac: Option<Mac>,
-        /// VLAN ids of the first packet, outer-most first.
+        /// VLAN ids of the first packet, outer-most first; 0 is a priority tag, which names no VLAN (IEEE 802.1Q §9.6).
         vlan_ids: Option<Vec<u16>>,
         /// Encapsulations around the first packet, outer-most first.
         tunnels: Option<Vec<&'static str>>,
         /// Identifier of the inner-most tunnel (VNI, GRE key, TEID, …).
         tunnel_id: Option<u64>,
-        /// Whether packets of this flow came with more than one set of VLAN or tunnel ids.
+        /// Whether packets of this flow came with more than one set of VLAN or tunnel ids; priority tags do not count.
         key_ambiguous: bool,
 
         /// Packets, fragments counted one by one.
@@ -77,7 +77,7 @@ wire::record! {
         bytes_fwd: u64,
         /// Sum of the IP total length in bytes.
         bytes_rev: u64,
-        /// Sum of the frame lengths on the wire in bytes, without the frame check sequence.
+        /// Sum of the frame lengths in bytes as the capture states them, without the frame check sequence where it tells that there is one (`if_fcslen`, LINKTYPE); with the headers that capturing programs put before frames, such as radiotap.
         wire_bytes_fwd: u64,
         /// Sum of the frame lengths on the wire in bytes.
         wire_bytes_rev: u64,

@@ -5,16 +5,20 @@
 //! just before the first. If it does not come within [`TIMEOUT_NS`], they count for a flow with ports 0. The table is
 //! bounded in datagrams, fragments of a datagram, and bytes; what is given up is counted by reason.
 //!
+//! A TCP segment in fragments goes on with each of them: what they carry has sequence numbers ([`Part`]), which count for
+//! gaps and missed bytes, and those that come after the first are read by layer 7 as the stream that they are.
+//!
 //! UDP datagrams are put together for layer 7. Fragments that overlap, other than plain repetitions, are not: endpoints
 //! disagree on what they mean (RFC 5722 forbids them for IPv6), and nobody sends them in good faith.
 
 use std::collections::{BTreeMap, HashMap};
 
 use wire::column::Address;
-use wire::decode::{Packet, Transport};
+use wire::decode::{Fragment, Packet, Transport};
 use wire::flowkey::FlowKey;
 
 use super::meter::Seen;
+use super::tcp::{FIN, SYN};
 use crate::counters::Tally;
 
 /// How long the fragments of a datagram are kept together: 30 s, in nanoseconds.
@@ -23,11 +27,8 @@ pub const TIMEOUT_NS: i64 = 30_000_000_000;
 /// Most fragments of one datagram that wait or are kept for reassembly.
 pub const MAX_FRAGMENTS: usize = 128;
 
-/// Longest UDP payload in bytes.
-const MAX_PAYLOAD: u32 = 65_535 - 8;
-
-/// Length of the UDP header in bytes, which only the first fragment has.
-const UDP_HEADER: u32 = 8;
+/// Longest datagram in bytes.
+const MAX_DATAGRAM: u32 = 65_535;
 
 const UDP: u8 = 17;
 
@@ -107,6 +108,51 @@ impl Endpoints {
     }
 }
 
+/// What fragments add to the TCP segment whose first fragment has come: sequence numbers from `start` up to `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Sequence number of the first byte.
+    pub start: u32,
+    /// The sequence number after the last one, that of a FIN included.
+    pub end: u32,
+}
+
+/// What the first fragment of a TCP segment says of the bytes in the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Start {
+    /// Sequence number that a byte at the start of the datagram would have.
+    origin: u32,
+    /// Its flags.
+    flags: u16,
+}
+
+impl Start {
+    fn of(packet: &Packet<'_>, fragment: Fragment) -> Option<Self> {
+        let Transport::Tcp(tcp) = packet.transport else {
+            return None;
+        };
+        let header = fragment.length.saturating_sub(packet.payload_length);
+        Some(Self {
+            origin: tcp
+                .sequence
+                .wrapping_add(u32::from(tcp.flags & SYN != 0))
+                .wrapping_sub(header),
+            flags: tcp.flags,
+        })
+    }
+
+    /// The bytes of the datagram from one offset up to another.
+    fn part(self, from: u32, to: u32) -> Part {
+        Part {
+            start: self.origin.wrapping_add(from),
+            end: self
+                .origin
+                .wrapping_add(to)
+                .wrapping_add(u32::from(self.flags & FIN != 0)),
+        }
+    }
+}
+
 /// A fragment that waits for the first, without its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiting {
@@ -123,9 +169,13 @@ pub struct Datagram {
     serial: u64,
     endpoints: Option<Endpoints>,
     waiting: Vec<Waiting>,
-    /// Payload bytes with their positions, without overlaps.
+    /// TCP: where its stream stands.
+    start: Option<Start>,
+    /// Payload bytes with their offsets in the datagram, without overlaps.
     pieces: Vec<(u32, Vec<u8>)>,
-    /// Length of the payload, once the last fragment was seen.
+    /// Offset of the payload, which the first fragment tells.
+    payload_offset: Option<u32>,
+    /// Length of the datagram, once the last fragment was seen.
     length: Option<u32>,
     /// Whether the payload is not, or no longer, put together.
     given_up: bool,
@@ -146,6 +196,8 @@ pub enum Verdict {
         endpoints: Endpoints,
         /// The UDP payload, if this fragment made it whole.
         payload: Option<Vec<u8>>,
+        /// TCP: what this fragment, or those that have waited for it, add to the segment.
+        part: Option<Part>,
     },
 }
 
@@ -181,6 +233,7 @@ impl Fragments {
                 released: Vec::new(),
                 endpoints: Endpoints::of(packet),
                 payload: None,
+                part: None,
             };
         };
         let id = Self::id(packet, fragment.identification);
@@ -199,6 +252,7 @@ impl Fragments {
             } else if old.given_up {
                 old.given_up = id.is_of_another_protocol();
                 old.counted = false;
+                old.payload_offset = None;
                 old.length = None;
             }
         }
@@ -213,13 +267,7 @@ impl Fragments {
                 ..Datagram::default()
             }
         });
-        let payload = match datagram.keep(
-            packet,
-            fragment.offset,
-            fragment.more,
-            &mut self.bytes,
-            self.max_bytes,
-        ) {
+        let payload = match datagram.keep(packet, fragment, &mut self.bytes, self.max_bytes) {
             Ok(payload) => payload,
             Err(loss) => {
                 datagram.give_up(loss, &mut self.bytes, tally);
@@ -229,6 +277,7 @@ impl Fragments {
         tally.datagrams_reassembled += u64::from(payload.is_some());
         if is_first {
             datagram.endpoints = Some(endpoints);
+            datagram.start = Start::of(packet, fragment);
             if packet.transport != Transport::Udp {
                 // Not for layer 7; what came before it was kept in vain.
                 datagram.drop_pieces(&mut self.bytes);
@@ -238,10 +287,21 @@ impl Fragments {
             Some(endpoints) => {
                 let released = std::mem::take(&mut datagram.waiting);
                 tally.frames_waiting -= released.len() as u64;
+                // Where others have waited, all up to the last of them.
+                let from = fragment.offset.max(if is_first { fragment.length } else { 0 });
+                let to = released
+                    .iter()
+                    .filter_map(|waiting| waiting.packet.fragment)
+                    .chain([fragment])
+                    .map(|fragment| fragment.offset.saturating_add(fragment.length))
+                    .max()
+                    .filter(|to| *to > from);
+                let part = datagram.start.zip(to).map(|(start, to)| start.part(from, to));
                 Verdict::Counts {
                     released,
                     endpoints,
                     payload,
+                    part,
                 }
             }
             None if datagram.waiting.len() < MAX_FRAGMENTS => {
@@ -259,6 +319,7 @@ impl Fragments {
                 released: Vec::new(),
                 endpoints,
                 payload: None,
+                part: None,
             },
         }
     }
@@ -335,8 +396,7 @@ impl Datagram {
     fn keep(
         &mut self,
         packet: &Packet<'_>,
-        offset: u32,
-        more: bool,
+        fragment: Fragment,
         bytes: &mut usize,
         max_bytes: usize,
     ) -> Result<Option<Vec<u8>>, FragmentLoss> {
@@ -346,13 +406,27 @@ impl Datagram {
         if packet.payload.len() != packet.payload_length as usize {
             return Err(FragmentLoss::Cut);
         }
-        // Offsets count from the UDP header, which the first fragment's payload is without.
-        let position = offset.saturating_sub(UDP_HEADER);
-        let end = position.saturating_add(packet.payload_length);
+        // Offsets count from what the first fragment's payload is without: the UDP header, and in IPv6 extension headers
+        // before it.
+        let Fragment {
+            offset, length, more, ..
+        } = fragment;
+        let end = offset.saturating_add(length);
+        let position = end.saturating_sub(packet.payload_length);
         let beyond = self
             .length
             .is_some_and(|length| end > length || (!more && end != length));
-        if end > MAX_PAYLOAD || beyond {
+        if end > MAX_DATAGRAM || beyond {
+            return Err(FragmentLoss::Overlap);
+        }
+        let payload_offset = if offset == 0 {
+            Some(position)
+        } else {
+            self.payload_offset
+        };
+        if payload_offset
+            .is_some_and(|start| position < start || self.pieces.iter().any(|(at, _)| *at < start))
+        {
             return Err(FragmentLoss::Overlap);
         }
         if self
@@ -384,7 +458,12 @@ impl Datagram {
         }
         *bytes += packet.payload.len();
         self.pieces.push((position, packet.payload.to_vec()));
-        if self.length.is_none_or(|length| self.bytes() < length as usize) {
+        self.payload_offset = payload_offset;
+        let is_whole = self
+            .length
+            .zip(payload_offset)
+            .is_some_and(|(length, start)| self.bytes() >= length.saturating_sub(start) as usize);
+        if !is_whole {
             return Ok(None);
         }
         self.pieces.sort_unstable_by_key(|(at, _)| *at);
@@ -407,219 +486,4 @@ impl Datagram {
 }
 
 #[cfg(test)]
-mod tests {
-    use wire::decode::Fragment;
-
-    use super::*;
-    use crate::flow::meter::tests::Frame;
-
-    fn seen(clock: i64) -> Seen {
-        Seen {
-            time: clock,
-            clock,
-            frame: clock as u64,
-            wire_length: 100,
-        }
-    }
-
-    /// A fragment of datagram 1 with `payload` at `offset` of the IP payload.
-    fn fragment(frame: &Frame, offset: u32, more: bool) -> Packet<'_> {
-        let whole = frame.packet();
-        let packet = Packet {
-            fragment: Some(Fragment {
-                identification: 1,
-                offset,
-                more,
-            }),
-            ..whole
-        };
-        if offset == 0 {
-            return packet;
-        }
-        let (source, destination) = packet.addresses();
-        let (key, from_high) = FlowKey::new(4, packet.key.ip_protocol, (source, 0), (destination, 0));
-        Packet {
-            key,
-            from_high,
-            hash: 0,
-            transport: Transport::Other,
-            ..packet
-        }
-    }
-
-    fn payload_of(verdict: Verdict) -> (usize, Option<Vec<u8>>) {
-        match verdict {
-            Verdict::Waits => (usize::MAX, None),
-            Verdict::Counts {
-                released, payload, ..
-            } => (released.len(), payload),
-        }
-    }
-
-    #[test]
-    fn in_order_fragments_make_a_datagram() {
-        let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
-        let (one, two) = (
-            Frame::udp(10, 20).payload(b"01234567"),
-            Frame::udp(10, 20).payload(b"89"),
-        );
-        let first = fragments.push(&fragment(&one, 0, true), seen(1), &mut tally);
-        assert!(matches!(&first, Verdict::Counts { endpoints, .. } if endpoints.key == one.packet().key));
-        let last = fragments.push(&fragment(&two, 16, false), seen(2), &mut tally);
-        assert!(matches!(&last, Verdict::Counts { endpoints, .. } if endpoints.key == one.packet().key));
-        assert_eq!(payload_of(last), (0, Some(b"0123456789".to_vec())));
-        assert_eq!((fragments.bytes, tally.datagrams_reassembled), (0, 1));
-        // A repetition still belongs to the flow, and makes nothing twice.
-        assert_eq!(
-            payload_of(fragments.push(&fragment(&two, 16, false), seen(3), &mut tally)),
-            (0, None)
-        );
-    }
-
-    #[test]
-    fn fragments_before_the_first_wait_for_it() {
-        let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
-        let (one, two) = (
-            Frame::udp(10, 20).payload(b"01234567"),
-            Frame::udp(10, 20).payload(b"89"),
-        );
-        assert_eq!(
-            payload_of(fragments.push(&fragment(&two, 16, false), seen(1), &mut tally)).0,
-            usize::MAX
-        );
-        assert_eq!(tally.frames_waiting, 1);
-        let first = fragments.push(&fragment(&one, 0, true), seen(2), &mut tally);
-        assert_eq!(payload_of(first), (1, Some(b"0123456789".to_vec())));
-        assert_eq!(tally.frames_waiting, 0);
-    }
-
-    #[test]
-    fn ipv6_fragments_may_hide_their_protocol() {
-        let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
-        let six = |mut packet: Packet<'static>, ip_protocol| {
-            packet.key.ip_version = 6;
-            packet.key.ip_protocol = ip_protocol;
-            packet
-        };
-        let one = Frame::udp(10, 20).payload(b"01234567").leak();
-        let two = Frame::udp(10, 20).payload(b"89").leak();
-        // Next header of the fragment header: destination options.
-        let later = six(fragment(two, 16, false), 60);
-        assert!(matches!(
-            fragments.push(&later, seen(1), &mut tally),
-            Verdict::Waits
-        ));
-        let first = fragments.push(&six(fragment(one, 0, true), 17), seen(2), &mut tally);
-        assert_eq!(payload_of(first), (1, Some(b"0123456789".to_vec())));
-
-        // The same of another protocol than UDP: attributed, not kept.
-        let of_another = |offset, more| {
-            Some(Fragment {
-                identification: 2,
-                offset,
-                more,
-            })
-        };
-        let later = Packet {
-            fragment: of_another(16, false),
-            ..later
-        };
-        fragments.push(&later, seen(3), &mut tally);
-        let first = Packet {
-            fragment: of_another(0, true),
-            transport: Transport::Tcp(wire::decode::Tcp::default()),
-            ..six(fragment(one, 0, true), 6)
-        };
-        assert_eq!(payload_of(fragments.push(&first, seen(4), &mut tally)).0, 1);
-        assert_eq!((fragments.bytes, tally.datagrams_lost.total()), (0, 0));
-    }
-
-    #[test]
-    fn what_waits_too_long_is_given_back() {
-        let (mut fragments, mut tally) = (Fragments::new(1, 1000), Tally::default());
-        let two = Frame::udp(10, 20).payload(b"89");
-        fragments.push(&fragment(&two, 16, false), seen(5), &mut tally);
-        assert_eq!(fragments.next_deadline(), 5 + TIMEOUT_NS);
-        assert_eq!(
-            fragments.forget_oldest(FragmentLoss::Timeout, &mut tally).len(),
-            1
-        );
-        assert_eq!(
-            (fragments.next_deadline(), fragments.bytes, tally.frames_waiting),
-            (i64::MAX, 0, 0)
-        );
-        assert_eq!(tally.datagrams_lost.get(FragmentLoss::Timeout), 1);
-        assert!(fragments.is_empty());
-        fragments.push(&fragment(&two, 16, false), seen(5), &mut tally);
-        assert_eq!(
-            fragments.make_room(&mut tally).len(),
-            1,
-            "one datagram is all that there is room for"
-        );
-        assert_eq!(tally.datagrams_lost.get(FragmentLoss::TableFull), 1);
-    }
-
-    #[test]
-    fn overlaps_cuts_and_floods_are_given_up_and_counted() {
-        let lost = |pieces: &[(&'static [u8], u32, bool)], loss| {
-            let (mut fragments, mut tally) = (Fragments::new(8, 100), Tally::default());
-            for (payload, offset, more) in pieces {
-                let frame = Frame::udp(10, 20).payload(payload);
-                assert_eq!(
-                    payload_of(fragments.push(&fragment(&frame, *offset, *more), seen(1), &mut tally)).1,
-                    None
-                );
-            }
-            assert_eq!(
-                tally.datagrams_lost.get(loss),
-                1,
-                "{loss:?}: {:?}",
-                tally.datagrams_lost
-            );
-            assert_eq!((fragments.bytes, tally.datagrams_lost.total()), (0, 1));
-        };
-        lost(
-            &[(b"0123456789", 0, true), (b"xx", 16, false)],
-            FragmentLoss::Overlap,
-        );
-        lost(&[(b"xx", 16, false), (b"yy", 24, true)], FragmentLoss::Overlap);
-        lost(&[(b"yy", 24, true), (b"xx", 16, false)], FragmentLoss::Overlap);
-        lost(&[(b"x", 65_600, true)], FragmentLoss::Overlap);
-        lost(
-            &[(&[7; 90], 0, true), (&[7; 90], 200, true)],
-            FragmentLoss::Memory,
-        );
-
-        let (mut fragments, mut tally) = (Fragments::new(8, 1 << 20), Tally::default());
-        let frame = Frame::udp(10, 20).payload(b"01234567");
-        let cut = Packet {
-            payload_length: 9,
-            ..fragment(&frame, 0, true)
-        };
-        fragments.push(&cut, seen(1), &mut tally);
-        assert_eq!(tally.datagrams_lost.get(FragmentLoss::Cut), 1);
-
-        let (mut fragments, mut tally) = (Fragments::new(8, 1 << 20), Tally::default());
-        for offset in 1..=MAX_FRAGMENTS as u32 {
-            let verdict = fragments.push(&fragment(&frame, offset * 8 + 8, true), seen(1), &mut tally);
-            assert!(matches!(verdict, Verdict::Waits));
-        }
-        let verdict = fragments.push(&fragment(&frame, 65_000, true), seen(1), &mut tally);
-        assert!(matches!(verdict, Verdict::Counts { .. }), "no more wait");
-        assert_eq!(tally.datagrams_lost.get(FragmentLoss::TooManyFragments), 1);
-        assert_eq!(tally.frames_waiting, MAX_FRAGMENTS as u64);
-    }
-
-    #[test]
-    fn an_identification_is_used_again() {
-        let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
-        let old = Frame::udp(10, 20).payload(b"01234567");
-        let new = Frame::udp(11, 20).payload(b"76543210");
-        let rest = Frame::udp(11, 20).payload(b"!");
-        fragments.push(&fragment(&old, 0, true), seen(1), &mut tally);
-        fragments.push(&fragment(&new, 0, true), seen(2), &mut tally);
-        let verdict = fragments.push(&fragment(&rest, 16, false), seen(3), &mut tally);
-        assert_eq!(payload_of(verdict), (0, Some(b"76543210!".to_vec())));
-        assert_eq!(fragments.deadlines.len(), 1);
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use wire::column::Address;
 use wire::flowkey::Direction;
 use wire::l7::{Confidence, Context, Crypto, Input, Protocol, Session, Status, Visitor};
 
+use super::fragment::Part;
 use super::reassembly::{Budget, Segment, Sinks, Stop, Stream};
 use super::state::NO_ENTRY;
 use super::{Settings, tcp};
@@ -375,7 +376,8 @@ pub fn segment_of<'a>(packet: &wire::decode::Packet<'a>, header: &wire::decode::
     let segment = Segment {
         sequence: header.sequence,
         syn: header.flags & tcp::SYN != 0,
-        fin: header.flags & tcp::FIN != 0,
+        // The FIN of a segment in fragments stands behind the last of them.
+        fin: header.flags & tcp::FIN != 0 && packet.fragment.is_none(),
         payload: packet.payload,
         length: packet.payload_length,
     };
@@ -383,6 +385,18 @@ pub fn segment_of<'a>(packet: &wire::decode::Packet<'a>, header: &wire::decode::
         segment,
         (header.flags & tcp::ACK != 0).then_some(header.acknowledgement),
     )
+}
+
+/// What a further fragment of a TCP segment gives to layer 7.
+pub fn part_of<'a>(packet: &wire::decode::Packet<'a>, part: Part) -> Load<'a> {
+    let segment = Segment {
+        sequence: part.start,
+        syn: false,
+        fin: false,
+        payload: packet.payload,
+        length: packet.payload_length,
+    };
+    Load::Segment(segment, None)
 }
 
 fn count(stop: Stop, tally: &mut Tally) {

@@ -11,7 +11,7 @@ use wire::malformed::{Fault, Reason};
 use super::export::{self, Parts};
 use super::facts::Answer;
 use super::features::{self, Observed};
-use super::fragment::{FragmentLoss, Fragments, Verdict, Waiting};
+use super::fragment::{FragmentLoss, Fragments, Part, Verdict, Waiting};
 use super::icmp_error::IcmpError;
 use super::layer7::{self, Load, Sessions, Wish};
 use super::memory;
@@ -101,6 +101,8 @@ enum Content<'a> {
     Own,
     /// A datagram that was put together from fragments.
     Datagram(&'a [u8]),
+    /// What the packet says, and what it or fragments before it add to a TCP segment.
+    Part(Part),
     /// Nothing.
     Nothing,
 }
@@ -405,6 +407,7 @@ impl<T: FlowTable> Meter<T> {
                 released,
                 endpoints,
                 payload,
+                part,
             } => {
                 let now = Moment::at(seen);
                 for Waiting {
@@ -418,10 +421,11 @@ impl<T: FlowTable> Meter<T> {
                     };
                     self.meter(&endpoints.claim(packet), earlier, now, Content::Nothing);
                 }
-                let content = match &payload {
-                    Some(datagram) => Content::Datagram(datagram),
-                    None if packet.key.ip_protocol == UDP => Content::Nothing,
-                    None => Content::Own,
+                let content = match (&payload, part) {
+                    (Some(datagram), _) => Content::Datagram(datagram),
+                    (None, Some(part)) => Content::Part(part),
+                    (None, None) if packet.key.ip_protocol == UDP => Content::Nothing,
+                    (None, None) => Content::Own,
                 };
                 self.meter(&endpoints.claim(packet), seen, now, content);
             }
@@ -519,6 +523,9 @@ impl Desk {
             }
             tcp::observe(&mut flow, direction, packet, header, seen.time)
         });
+        if let Content::Part(part) = content {
+            self.go_on(&mut flow, direction, part);
+        }
         if flow.hot.phase == Phase::Tombstone {
             return next;
         }
@@ -654,6 +661,16 @@ impl Desk {
         }
     }
 
+    /// Further fragments of a TCP segment.
+    #[cold]
+    fn go_on(&mut self, flow: &mut Flow<'_>, direction: Direction, part: Part) {
+        let number = usize::from(direction == Direction::Reverse);
+        tcp::go_on(&mut flow.hot.sides[number], part);
+        if self.duty.work.has(Work::TCP) {
+            self.analyses.go_on(flow.cold.analysis, direction, part);
+        }
+    }
+
     fn count_faults(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>) {
         let mut left = packet.faults;
         while left != 0 {
@@ -685,7 +702,10 @@ impl Desk {
     ) {
         let load = match (content, header, packet.transport) {
             (Content::Datagram(datagram), ..) => Load::Datagram(datagram),
-            (Content::Own, Some(header), _) if header.flags & RST == 0 => layer7::segment_of(packet, header),
+            (Content::Own | Content::Part(_), Some(header), _) if header.flags & RST == 0 => {
+                layer7::segment_of(packet, header)
+            }
+            (Content::Part(part), None, _) => layer7::part_of(packet, part),
             (Content::Own, _, Transport::Udp) => Load::Datagram(packet.payload),
             _ => return,
         };

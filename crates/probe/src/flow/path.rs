@@ -59,6 +59,12 @@ impl Scope {
         }
     }
 
+    /// Whether it is the same but for priority tags (id 0), which name no VLAN (IEEE 802.1Q §9.6).
+    fn tells_the_same(&self, other: &Self) -> bool {
+        let named = |scope: &Self| scope.vlans.into_iter().filter(|id| *id != 0);
+        named(self).eq(named(other)) && self.tunnels == other.tunnels && self.shared_id == other.shared_id
+    }
+
     /// VLAN ids, outer-most first; `None` where there is none.
     pub fn vlan_ids(&self) -> Option<Vec<u16>> {
         let ids = self
@@ -147,7 +153,8 @@ impl Paths {
     /// Whether a packet has other VLANs or tunnels than the combination.
     #[inline]
     pub fn differs(&self, id: PathId, packet: &Packet<'_>) -> bool {
-        self.get(id).is_some_and(|path| path.scope != Scope::of(packet))
+        self.get(id)
+            .is_some_and(|path| !path.scope.tells_the_same(&Scope::of(packet)))
     }
 }
 
@@ -175,6 +182,15 @@ mod tests {
             paths.get(second).and_then(|path| path.scope.vlan_ids()),
             Some(vec![7, 8])
         );
+        // A priority tag is no VLAN, alone or before one.
+        let priority = |vlans, vlan_count| Packet {
+            vlans,
+            vlan_count,
+            ..plain
+        };
+        assert!(!paths.differs(first, &priority([0, 0, 0, 0], 1)));
+        assert!(!paths.differs(second, &priority([0, 7, 8, 0], 3)));
+        assert!(paths.differs(second, &priority([8, 7, 0, 0], 2)));
         // Each direction of a GTP tunnel has an identifier of its own; the two of a VXLAN are two networks.
         let of = |tunnel, id| Packet {
             tunnels: [Some(tunnel), None, None, None],

@@ -6,6 +6,7 @@
 use wire::decode::{Packet, Tcp};
 use wire::flowkey::Direction;
 
+use super::fragment::Part;
 use super::state::{Basis, Flow, Handshake, Hot, Phase, Side};
 use super::tcp_analysis::is_keep_alive;
 
@@ -117,6 +118,13 @@ pub fn observe(
         (true, true) => Transition::Close,
         (true, false) if !both_before => Transition::Linger,
         _ => Transition::Continue,
+    }
+}
+
+/// Takes into account what further fragments add to a segment.
+pub fn go_on(side: &mut Side, part: Part) {
+    if side.is(Side::BEGUN) && is_after(part.end, side.sequence_end) {
+        side.sequence_end = part.end;
     }
 }
 

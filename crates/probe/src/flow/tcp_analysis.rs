@@ -8,6 +8,7 @@ use slab::Slab;
 use wire::decode::Tcp;
 use wire::flowkey::Direction;
 
+use super::fragment::Part;
 use super::state::NO_ENTRY;
 use super::tcp::{ACK, FIN, RST, SYN, is_after};
 
@@ -130,6 +131,22 @@ impl Analyses {
             analysis.observe(direction, payload_length, tcp);
         }
         Ok(())
+    }
+
+    /// Takes into account what further fragments add to a segment. `entry` is the flow's.
+    #[inline(never)]
+    pub fn go_on(&mut self, entry: u32, direction: Direction, part: Part) {
+        if let Some(analysis) = self.entries.get_mut(entry as usize) {
+            let [forward, reverse] = &mut analysis.sides;
+            let own = match direction {
+                Direction::Forward => forward,
+                Direction::Reverse => reverse,
+            };
+            // Where nothing was begun, the first fragment was of a connection before this one, or a RST.
+            if own.begun {
+                own.sent(part.start, part.end);
+            }
+        }
     }
 
     /// What was counted for the present record, which ends now: forward and reverse.

@@ -5,6 +5,7 @@
 use crate::cursor::{Cursor, Short};
 use crate::decode::{Trace, Tunnel};
 use crate::malformed::Undecodable;
+use crate::net;
 
 /// The link types of capture files.
 mod types;
@@ -260,6 +261,8 @@ fn mpls<T: Trace>(cursor: &mut Cursor<'_>, trace: &mut T) -> Result<Header, Unde
     trace.tunnel(Tunnel::Mpls, Some(u64::from(bottom >> 12)));
     let bytes = cursor.rest();
     match bytes.first().ok_or(Undecodable::TruncatedLink)? >> 4 {
+        // RFC 8469: so does the frame of a pseudowire without control word whose first address begins with such a digit.
+        4 | 6 if is_ethernet_in_place_of_ip(bytes) => Ok(Header::Ethernet),
         4 => Ok(Header::Ip(Announced::V4)),
         6 => Ok(Header::Ip(Announced::V6)),
         // RFC 4385 §5: an associated channel.
@@ -276,6 +279,19 @@ fn mpls<T: Trace>(cursor: &mut Cursor<'_>, trace: &mut T) -> Result<Header, Unde
         }
         _ => Ok(Header::Ethernet),
     }
+}
+
+/// Whether bytes that begin with an IP version's digit are an Ethernet frame: then a packet stands behind its `EtherType`,
+/// or behind that of a tag, and ends where the frame does. Read as IP they are no packet, or one that ends before.
+fn is_ethernet_in_place_of_ip(bytes: &[u8]) -> bool {
+    let end_of = |offset: usize| {
+        let length = net::well_formed_length(bytes.get(offset..)?)?;
+        Some(offset.saturating_add(length))
+    };
+    is_ethernet_at(bytes, 0)
+        && end_of(14)
+            .or_else(|| end_of(18))
+            .is_some_and(|end| Some(end) > end_of(0))
 }
 
 /// Whether an Ethernet header with an `EtherType` that leads on to IP stands at `offset`.
@@ -340,6 +356,13 @@ fn link<T: Trace>(
         LinkType::IEEE802_11_PRISM | LinkType::IEEE802_11_AVS => wireless::prism(cursor),
         LinkType::PPI => wireless::ppi(cursor),
         LinkType::TZSP => tzsp(cursor),
+        LinkType::IPOIB => {
+            // RFC 4391 §6: what stands for the global routing header, then an `EtherType` and two reserved bytes.
+            cursor.skip(40)?;
+            let number = cursor.u16()?;
+            cursor.skip(2)?;
+            Ok(Header::EtherType(number))
+        }
         LinkType::FDDI => {
             cursor.skip(1)?;
             let destination = cursor.array::<6>()?;

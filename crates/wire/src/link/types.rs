@@ -152,6 +152,8 @@ link_types! {
     NETANALYZER = 240, "NETANALYZER";
     /// Ethernet behind netANALYZER's header of 4 bytes, a preamble and the start of frame delimiter.
     NETANALYZER_TRANSPARENT = 241, "NETANALYZER_TRANSPARENT";
+    /// IP over InfiniBand behind its routing header or what stands for it (RFC 4391).
+    IPOIB = 242, "IPOIB";
     /// Apple's packet metadata, then the link type that it names.
     PKTAP = 258, "PKTAP";
     /// IEEE 802.3br mPackets: the whole frames among them.
@@ -188,7 +190,7 @@ link_types! {
     220 "USB_LINUX_MMAPPED", 221 "DECT", 222 "AOS", 223 "WIHART", 224 "FC_2", 225 "FC_2_WITH_FRAME_DELIMS",
     227 "CAN_SOCKETCAN", 230 "IEEE802_15_4_NOFCS", 231 "DBUS", 232 "JUNIPER_VS", 233 "JUNIPER_SRX_E2E",
     234 "JUNIPER_FIBRECHANNEL", 235 "DVB_CI", 236 "MUX27010", 237 "STANAG_5066_D_PDU", 238 "JUNIPER_ATM_CEMIC",
-    242 "IPOIB", 243 "MPEG_2_TS", 244 "NG40", 245 "NFC_LLCP", 246 "PFSYNC", 247 "INFINIBAND", 248 "SCTP",
+    243 "MPEG_2_TS", 244 "NG40", 245 "NFC_LLCP", 246 "PFSYNC", 247 "INFINIBAND", 248 "SCTP",
     249 "USBPCAP", 250 "RTAC_SERIAL", 251 "BLUETOOTH_LE_LL", 252 "WIRESHARK_UPPER_PDU", 253 "NETLINK",
     254 "BLUETOOTH_LINUX_MONITOR", 255 "BLUETOOTH_BREDR_BB", 256 "BLUETOOTH_LE_LL_WITH_PHDR", 257 "PROFIBUS_DL",
     259 "EPON", 260 "IPMI_HPM_2", 261 "ZWAVE_R1_R2", 262 "ZWAVE_R3", 263 "WATTSTOPPER_DLM", 264 "ISO_14443",

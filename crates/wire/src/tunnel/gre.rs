@@ -74,10 +74,17 @@ fn version_0(
         0x22eb => {
             let id = u64::from(cursor.u32()? & 0x03ff);
             cursor.skip(4)?;
-            if cursor.u32()? & 1 == 1 {
+            let last = cursor.u32()?;
+            if last & 1 == 1 {
                 cursor.skip(8)?;
             }
-            (Tunnel::Erspan, Some(id), Header::Ethernet)
+            // The frame type: 0 is Ethernet, 2 an IP packet.
+            let header = if (last >> 10) & 0x1f == 2 {
+                Header::Ip(Announced::Either)
+            } else {
+                Header::Ethernet
+            };
+            (Tunnel::Erspan, Some(id), header)
         }
         // RFC 7637 §3.2: a key, neither checksum nor sequence number; 24 bits of subnet and 8 of flow, which may
         // differ from packet to packet and is no part of the identifier.

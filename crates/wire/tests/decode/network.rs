@@ -161,6 +161,33 @@ fn every_checksum_is_verified_and_a_wrong_one_is_only_a_fault() {
 }
 
 #[test]
+fn dccp_and_udp_lite_have_ports() {
+    // RFC 4340 §5.1: a header of 16 bytes; RFC 3828 §3.1: a checksum that covers 8 bytes.
+    let dccp = [&[0x13, 0x89, 0, 80, 4], [0; 11].as_slice(), b"data"].concat();
+    let udp_lite = [&[0x13, 0x89, 0, 80, 0, 8, 1, 2], b"data".as_slice()].concat();
+    for (protocol, header, body) in [(33, 16, dccp), (136, 8, udp_lite)] {
+        let bytes = ipv4(protocol, &body);
+        let packet = decode(RAW, &bytes).unwrap();
+        assert_eq!((ports(&packet), packet.transport), ((5001, 80), Transport::Other));
+        assert_eq!(
+            (packet.payload, packet.payload_length, packet.faults),
+            (&b"data"[..], 4, 0)
+        );
+        for length in 0..header {
+            let cut = ipv4(protocol, &body[..length]);
+            let packet = decode(RAW, &cut).unwrap();
+            assert!(has(&packet, Fault::BadTransportHeader), "{protocol} {length}");
+            assert_eq!(ports(&packet), if length < 4 { (0, 0) } else { (5001, 80) });
+        }
+    }
+    let short = [&[0x13, 0x89, 0, 80, 2], [0; 11].as_slice()].concat();
+    assert!(has(
+        &decode(RAW, &ipv4(33, &short)).unwrap(),
+        Fault::BadTransportHeader
+    ));
+}
+
+#[test]
 fn sctp_has_ports_and_crc32c() {
     // RFC 9260 §3.1: ports, verification tag, checksum; here with CRC32c over "123456789" known to be e3069283, so that
     // the header is checked by recomputing what a wrong byte changes.
@@ -248,14 +275,12 @@ fn fragments_keep_their_place_and_only_the_first_has_ports() {
         Some(Fragment {
             identification: 0xbeef,
             offset: 0,
+            length: 16,
             more: true
         })
     );
     assert_eq!((ports(&packet), packet.payload.len()), ((5, 6), 8));
-    assert!(
-        has(&packet, Fault::BadTransportHeader),
-        "the UDP length is that of the whole datagram"
-    );
+    assert_eq!(packet.faults, 0, "the UDP length is that of the whole datagram");
     let last = ipv4_fragment(17, 0xbeef, 0x0002, &datagram[16..]);
     let rest = decode(RAW, &last).unwrap();
     assert_eq!(
@@ -263,6 +288,7 @@ fn fragments_keep_their_place_and_only_the_first_has_ports() {
         Some(Fragment {
             identification: 0xbeef,
             offset: 16,
+            length: 16,
             more: false
         })
     );
@@ -282,6 +308,7 @@ fn fragments_keep_their_place_and_only_the_first_has_ports() {
         Some(Fragment {
             identification: 0xabcd,
             offset: 0,
+            length: 16,
             more: true
         })
     );
@@ -295,6 +322,7 @@ fn fragments_keep_their_place_and_only_the_first_has_ports() {
         Some(Fragment {
             identification: 0xabcd,
             offset: 16,
+            length: 16,
             more: false
         })
     );

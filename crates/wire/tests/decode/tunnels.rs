@@ -89,6 +89,7 @@ fn link_layers() {
             LinkType::APPLE_IP_OVER_IEEE1394,
             &[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 8, 0x86, 0xdd],
         ),
+        (LinkType::IPOIB, &join(&[&[0; 40], &[0x86, 0xdd, 0, 0]])),
         // Juniper's header without extension, with one, and without a link layer.
         (
             LinkType::JUNIPER_PPP,
@@ -238,7 +239,7 @@ fn pppoe_mpls_and_other_tags_on_ethernet() {
         Some(100),
     );
     // A control word whose sequence number is in use and whose flags are not zero; no control word, and addresses that
-    // look like one: zeros, or a 4 as of IPv4.
+    // look like one: zeros; or like IP of either version.
     for word in [[0x00, 0x00, 0xab, 0xcd], [0x0f, 0x40, 0x00, 0x01]] {
         let wire = join(&[&labels, &word, &ethernet(0x86dd, &inner)]);
         check(
@@ -248,7 +249,15 @@ fn pppoe_mpls_and_other_tags_on_ethernet() {
             Some(100),
         );
     }
-    for address in [[0, 0, 0x0c, 1, 2, 3], [0x06, 1, 2, 3, 4, 5]] {
+    let addresses = [
+        [0, 0, 0x0c, 1, 2, 3],
+        [0x06, 1, 2, 3, 4, 5],
+        [0x4c, 0, 0, 0, 0, 2],
+        [0x45, 0, 0, 60, 0, 2],
+        [0x60, 0, 0, 0, 0, 8],
+        [0x6c, 0, 0, 0, 0xab, 0xcd],
+    ];
+    for address in addresses {
         let mut frame = ethernet(0x86dd, &inner);
         frame[..6].copy_from_slice(&address);
         let wire = join(&[&labels, &frame]);
@@ -433,6 +442,17 @@ fn tunnels_with_a_protocol_number() {
                     &[0; 8],
                 ]),
                 &frame,
+            ),
+            Tunnel::Erspan,
+            Some(100),
+        ),
+        // An ERSPAN III whose frame type says IP.
+        (
+            gre(
+                &[
+                    0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 0x01, 0, 0x64, 0, 0, 0, 0, 0, 0, 0x08, 0,
+                ],
+                &inner,
             ),
             Tunnel::Erspan,
             Some(100),

@@ -531,6 +531,7 @@ fn fragment(frame: &Frame, first: bool) -> Frame {
     let fragment = Some(Fragment {
         identification: 5,
         offset: if first { 0 } else { 16 },
+        length: frame.payload.len() as u32 + if first { 8 } else { 0 },
         more: first,
     });
     let mut frame = Frame {
@@ -661,11 +662,13 @@ fn layer_7_reads_streams_in_any_order_and_over_fragments() {
     pieces[0].fragment = Some(Fragment {
         identification: 9,
         offset: 0,
+        length: 24,
         more: true,
     });
     pieces[1].fragment = Some(Fragment {
         identification: 9,
         offset: 24,
+        length: answer.len() as u32 - 16,
         more: false,
     });
     pieces[1].transport = Transport::Other;
@@ -676,6 +679,66 @@ fn layer_7_reads_streams_in_any_order_and_over_fragments() {
     assert!(matches!(&bench.events[..], [Event::Answer(answer)] if &*answer.name == "www.example.com"));
     bench.flush();
     assert_eq!(bench.ends(), [("forced_end", 3)]);
+}
+
+/// A segment of HTTP in three fragments, and what follows it.
+#[test]
+fn a_tcp_segment_in_fragments_is_one_segment() {
+    let text = b"GET / HTTP/1.1\r\nHost: fragments.example\r\n\r\n";
+    let piece = |flags, from: usize, to: usize| {
+        let length = (to - from) as u32 + if from == 0 { 20 } else { 0 };
+        let mut frame = Frame::tcp(flags, 101, 501).payload(&text[from..to]);
+        frame.fragment = Some(Fragment {
+            identification: 7,
+            offset: if from == 0 { 0 } else { from as u32 + 20 },
+            length,
+            more: to < text.len(),
+        });
+        if from > 0 {
+            (frame.source.1, frame.destination.1) = (0, 0);
+            frame.transport = Transport::Other;
+        }
+        frame
+    };
+    let end = 101 + text.len() as u32;
+    for (flags, order) in [
+        (ACK, [0, 1, 2]),
+        (ACK, [2, 1, 0]),
+        (ACK | FIN, [0, 1, 2]),
+        (ACK | FIN, [0, 2, 1]),
+    ] {
+        let mut bench = Bench::new(|settings| settings.profile = Profile::Full);
+        bench.at(0, &Frame::tcp(SYN, 100, 0));
+        bench.at(1, &Frame::tcp(SYN | ACK, 500, 101).back());
+        bench.at(2, &Frame::tcp(ACK, 101, 501));
+        let cuts = [0, 12, 28, text.len()];
+        for (time, part) in order.into_iter().enumerate() {
+            bench.at(3 + time as i64, &piece(flags, cuts[part], cuts[part + 1]));
+        }
+        let is_last = flags & FIN != 0;
+        bench.at(10, &Frame::tcp(ACK, 501, end + u32::from(is_last)).back());
+        if !is_last {
+            bench.at(
+                11,
+                &Frame::tcp(ACK, end, 501).payload(b"GET /next HTTP/1.1\r\n\r\n"),
+            );
+        }
+        bench.flush();
+        let record = bench.records()[0];
+        assert_eq!(
+            (
+                record.fragments,
+                record.tcp_retransmissions_fwd,
+                record.tcp_out_of_order_fwd,
+                record.tcp_missed_bytes_fwd
+            ),
+            (3, Some(0), Some(0), Some(0)),
+            "{flags:#x} {order:?}"
+        );
+        if order == [0, 1, 2] {
+            assert_eq!(record.server_name.as_deref(), Some("fragments.example"));
+        }
+    }
 }
 
 #[test]
@@ -1002,6 +1065,7 @@ mod model {
                         let fragment = Fragment {
                             identification: u32::from(number % 3),
                             offset: if detail % 2 == 0 { 0 } else { u32::from(detail) / 8 * 8 + 8 },
+                            length: payload.len() as u32 + if detail % 2 == 0 { 8 } else { 0 },
                             more: detail % 3 != 0,
                         };
                         Frame { fragment: Some(fragment), ..frame }
