@@ -334,7 +334,8 @@ def saturation(figures: dict[str, Any], cpus: int) -> str:
         return ""
     return (
         f"; the machine had no CPU left: of {cpus} cores the probe took {figures['probe_cores']:.2f}, the source "
-        f"{figures['source_cores']:.2f}, the Core with its indexer {figures['core_cores']:.2f}, others {_others(figures):.2f}"
+        f"{figures['source_cores']:.2f}, the Core with its indexer {figures['core_cores']:.2f}, others "
+        f"{_others(figures):.2f}"
     )
 
 
