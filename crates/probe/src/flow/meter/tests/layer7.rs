@@ -1,0 +1,290 @@
+//! What layer 7 gets of packets, and what it may keep.
+
+use super::*;
+use crate::flow::layer7;
+
+/// A DNS answer: www.example.com is 10.0.0.2.
+fn dns_answer() -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+    message.extend(b"\x03www\x07example\x03com\x00\x00\x01\x00\x01");
+    message.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x0a\x00\x00\x02");
+    message
+}
+
+#[test]
+fn dns_answers_become_facts() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::udp(4000, 53).payload(&dns_query()));
+    bench.at(10, &Frame::udp(4000, 53).back().payload(&dns_answer()));
+    let answers: Vec<_> = bench
+        .events
+        .iter()
+        .filter_map(|event| {
+            if let Event::Answer(answer) = event {
+                Some(answer.clone())
+            } else {
+                None
+            }
+        })
+        .collect();
+    let expected = Answer {
+        epoch: 0,
+        clock: 10,
+        frame: 2,
+        time: 10,
+        client: A,
+        address: B,
+        name: "www.example.com".into(),
+    };
+    assert_eq!(answers, [expected]);
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(
+        (record.app, record.server_name.as_deref()),
+        (Some("dns"), Some("www.example.com"))
+    );
+    assert_ne!(record.app_confidence, AppConfidence::Port);
+    assert!(bench.flows()[0].session.is_some());
+}
+
+fn dns_query() -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(b"\x03www\x07example\x03com\x00\x00\x01\x00\x01");
+    message
+}
+
+#[test]
+fn layer_7_reads_streams_in_any_order_and_over_fragments() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(
+        60,
+        &Frame::tcp(ACK, 111, 501).payload(b"HTTP/1.1\r\nHost: a.example\r\n\r\n"),
+    );
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"GET /path "));
+    bench.at(
+        80,
+        &Frame::tcp(ACK, 501, 140)
+            .back()
+            .payload(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    );
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(
+        (record.app, record.server_name.as_deref()),
+        (Some("http"), Some("a.example"))
+    );
+
+    let mut bench = Bench::new(|_| {});
+    let answer = dns_answer();
+    let mut pieces = [&answer[..16], &answer[16..]].map(|piece| Frame::udp(4000, 53).back().payload(piece));
+    pieces[0].fragment = Some(Fragment {
+        identification: 9,
+        offset: 0,
+        length: 24,
+        more: true,
+    });
+    pieces[1].fragment = Some(Fragment {
+        identification: 9,
+        offset: 24,
+        length: answer.len() as u32 - 16,
+        more: false,
+    });
+    pieces[1].transport = Transport::Other;
+    (pieces[1].source.1, pieces[1].destination.1) = (0, 0);
+    bench.at(0, &Frame::udp(4000, 53).payload(&dns_query()));
+    bench.at(1, &pieces[1]);
+    bench.at(2, &pieces[0]);
+    assert!(matches!(&bench.events[..], [Event::Answer(answer)] if &*answer.name == "www.example.com"));
+    bench.flush();
+    assert_eq!(bench.ends(), [("forced_end", 3)]);
+}
+
+/// A segment of HTTP in three fragments, and what follows it.
+#[test]
+fn a_tcp_segment_in_fragments_is_one_segment() {
+    let text = b"GET / HTTP/1.1\r\nHost: fragments.example\r\n\r\n";
+    let piece = |flags, from: usize, to: usize| {
+        let length = (to - from) as u32 + if from == 0 { 20 } else { 0 };
+        let mut frame = Frame::tcp(flags, 101, 501).payload(&text[from..to]);
+        frame.fragment = Some(Fragment {
+            identification: 7,
+            offset: if from == 0 { 0 } else { from as u32 + 20 },
+            length,
+            more: to < text.len(),
+        });
+        if from > 0 {
+            (frame.source.1, frame.destination.1) = (0, 0);
+            frame.transport = Transport::Other;
+        }
+        frame
+    };
+    let end = 101 + text.len() as u32;
+    for (flags, order) in [
+        (ACK, [0, 1, 2]),
+        (ACK, [2, 1, 0]),
+        (ACK | FIN, [0, 1, 2]),
+        (ACK | FIN, [0, 2, 1]),
+    ] {
+        let mut bench = Bench::new(|settings| settings.profile = Profile::Full);
+        bench.at(0, &Frame::tcp(SYN, 100, 0));
+        bench.at(1, &Frame::tcp(SYN | ACK, 500, 101).back());
+        bench.at(2, &Frame::tcp(ACK, 101, 501));
+        let cuts = [0, 12, 28, text.len()];
+        for (time, part) in order.into_iter().enumerate() {
+            bench.at(3 + time as i64, &piece(flags, cuts[part], cuts[part + 1]));
+        }
+        let is_last = flags & FIN != 0;
+        bench.at(10, &Frame::tcp(ACK, 501, end + u32::from(is_last)).back());
+        if !is_last {
+            bench.at(
+                11,
+                &Frame::tcp(ACK, end, 501).payload(b"GET /next HTTP/1.1\r\n\r\n"),
+            );
+        }
+        bench.flush();
+        let record = bench.records()[0];
+        assert_eq!(
+            (
+                record.fragments,
+                record.tcp_retransmissions_fwd,
+                record.tcp_out_of_order_fwd,
+                record.tcp_missed_bytes_fwd
+            ),
+            (3, Some(0), Some(0), Some(0)),
+            "{flags:#x} {order:?}"
+        );
+        if order == [0, 1, 2] {
+            assert_eq!(record.server_name.as_deref(), Some("fragments.example"));
+        }
+    }
+}
+
+#[test]
+fn interim_records_carry_what_was_learned_so_far() {
+    let mut bench = Bench::new(|settings| {
+        settings.idle_timeout_ns = 10;
+        settings.active_timeout_ns = 20;
+    });
+    for time in 0..30 {
+        bench.at(time, &Frame::udp(4000, 53).payload(&dns_query()));
+    }
+    bench.flush();
+    assert_eq!(bench.ends(), [("active_timeout", 21), ("forced_end", 9)]);
+    for flow in bench.flows() {
+        assert_eq!(flow.record.app, Some("dns"));
+        assert!(flow.session.is_some());
+    }
+}
+
+#[test]
+fn sessions_are_bounded() {
+    let mut bench = Bench::new(|settings| settings.sessions = 2);
+    for port in 1..=4 {
+        bench.at(i64::from(port), &Frame::udp(port, 53).payload(&dns_query()));
+    }
+    let tally = bench.meter.tally();
+    assert_eq!(
+        (
+            tally.sessions_opened,
+            tally.sessions_refused,
+            tally.sessions_active
+        ),
+        (2, 2, 2)
+    );
+    bench.flush();
+    let refused = bench
+        .records()
+        .iter()
+        .filter(|record| record.app_confidence == AppConfidence::Port)
+        .count();
+    assert_eq!(refused, 2);
+}
+
+#[test]
+fn the_text_of_sessions_is_bounded() {
+    let limit = 4 * layer7::SESSION_BYTES;
+    let mut bench = Bench::new(|settings| {
+        settings.session_bytes = limit;
+        // No room is left to grow into.
+        settings.memory_bytes = 0;
+    });
+    // A query for a name of 4 labels of 60 bytes.
+    let query = |number: u8| {
+        let mut message = vec![0, number, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for _ in 0..4 {
+            message.push(60);
+            message.extend([b'a' + number % 26; 60]);
+        }
+        message.extend(b"\x00\x00\x01\x00\x01");
+        message
+    };
+    for number in 0..60 {
+        bench.at(i64::from(number), &Frame::udp(4000, 53).payload(&query(number)));
+    }
+    let bytes = bench.meter.desk.sessions.bytes();
+    assert!((limit..limit + 4096).contains(&bytes), "{bytes}");
+    assert_eq!(bench.meter.tally().sessions_out_of_memory, 1);
+    bench.at(100, &Frame::udp(4001, 53).payload(&query(1)));
+    assert_eq!(bench.meter.tally().sessions_refused, 1);
+    bench.flush();
+    assert_eq!(bench.meter.desk.sessions.bytes(), 0);
+    assert_eq!(bench.records()[0].app, Some("dns"), "what was learned stays");
+}
+
+/// A DTLS record with a fragment of a ClientHello: number, length of the whole, offset, data.
+fn dtls_fragment(number: u8, length: u32, offset: u32, data: &[u8]) -> Vec<u8> {
+    let u24 = |value: u32| value.to_be_bytes()[1..].to_vec();
+    let size = u24(data.len() as u32);
+    let fragment = [&[1], &*u24(length), &[0, number], &u24(offset), &size, data].concat();
+    let header = [22, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, number];
+    [&header, &(fragment.len() as u16).to_be_bytes()[..], &fragment].concat()
+}
+
+#[test]
+fn unfinished_messages_are_of_what_was_received() {
+    let mut bench = Bench::new(|settings| {
+        settings.session_bytes = 1 << 20;
+        settings.memory_bytes = 0;
+    });
+    let datagram: Vec<u8> = (0..4)
+        .flat_map(|number| dtls_fragment(number, 32_768, 32_767, &[0]))
+        .collect();
+    for port in 0..50 {
+        bench.at(i64::from(port), &Frame::udp(4000 + port, 443).payload(&datagram));
+    }
+    let bytes = bench.meter.desk.sessions.bytes();
+    assert!(
+        (50 * (layer7::SESSION_BYTES + 256)..50 * 4096).contains(&bytes),
+        "{bytes}"
+    );
+    assert_eq!(bench.meter.tally().sessions_opened, 50);
+    assert_eq!(bench.meter.tally().sessions_out_of_memory, 0);
+    bench.flush();
+    assert_eq!(bench.meter.desk.sessions.bytes(), 0);
+}
+
+#[test]
+fn unfinished_messages_are_bounded_and_given_back() {
+    let limit = 16 * layer7::SESSION_BYTES;
+    let mut bench = Bench::new(|settings| {
+        settings.session_bytes = limit;
+        settings.memory_bytes = 0;
+    });
+    // Nothing of it is in a record.
+    for number in 0_u32..30 {
+        let datagram = dtls_fragment(0, 32_768, 1 + number * 1000, &[0; 1000]);
+        bench.at(i64::from(number), &Frame::udp(4000, 443).payload(&datagram));
+    }
+    assert_eq!(bench.meter.tally().sessions_out_of_memory, 1);
+    let bytes = bench.meter.desk.sessions.bytes();
+    assert!(bytes < 4 * layer7::SESSION_BYTES, "{bytes}");
+    bench.at(
+        100,
+        &Frame::udp(4001, 443).payload(&dtls_fragment(0, 2000, 0, &[0; 9])),
+    );
+    assert_eq!(bench.meter.tally().sessions_refused, 0, "there is room again");
+    bench.flush();
+    assert_eq!(bench.meter.desk.sessions.bytes(), 0);
+    assert_eq!(bench.records()[0].app, Some("dtls"), "what was learned stays");
+}
