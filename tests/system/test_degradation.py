@@ -207,7 +207,6 @@ def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_p
             disk.go_on()
         wait_for(lambda: level(live, "seal_queue") == 0, "the degradation to be undone")
         assert live.endpoint.value("dpi_probe_seal_linger_seconds") < 0.05
-        assert live.endpoint.value("dpi_probe_compression_level") == 3
         accounts = live.finish()
         check_books(accounts)
         check_told(live, "seal_queue")
