@@ -3,6 +3,7 @@ SHELL := /bin/bash
 CORPUS ?= ../shared/corpus/visible
 TARGET ?= decode
 SECONDS ?= 60
+MINUTES ?= 30
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
 
@@ -11,7 +12,7 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := uv run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check corpus bench fuzz gen gen-check bless audit check-monitoring system-packages
+.PHONY: help setup demo test test-all check corpus bench fuzz fuzz-campaign gen gen-check bless audit check-monitoring system-packages
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 16
@@ -41,6 +42,7 @@ check: setup .tools/bin/cargo-deny gen-check ## Check format, lint, types, licen
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
+	CARGO_TARGET_DIR=$(CURDIR)/target cargo check --manifest-path fuzz/Cargo.toml --locked --quiet
 	$(RUN) python -m mypy.stubtest dpi_probe._native
 	cargo deny --log-level error check licenses bans sources
 	$(RUN) python tools/licences.py
@@ -66,6 +68,9 @@ bench: ## Run the micro-benches
 
 fuzz: .tools/bin/cargo-fuzz ## Fuzz one TARGET for SECONDS (targets: fuzz/fuzz_targets)
 	RUSTC_BOOTSTRAP=1 cargo fuzz run $(TARGET) -- -max_total_time=$(SECONDS)
+
+fuzz-campaign: setup .tools/bin/cargo-fuzz ## Fuzz every target until it has had MINUTES of CPU time, beginning with captures
+	$(RUN) python tools/fuzz.py --minutes $(MINUTES) $(if $(wildcard $(CORPUS)),--corpus $(CORPUS))
 
 gen: setup ## Rewrite the generated reference pages
 	$(RUN) python -m dpi_probe._generate

@@ -54,6 +54,8 @@ class Packet:
     ttl: int = 0
     ip_length: int = 0
     payload_length: int = 0
+    payload: bytes = b""
+    """What was captured of it."""
     fragment: Fragment | None = None
     tcp: Tcp | None = None
     icmp: tuple[int, int] | None = None
@@ -142,6 +144,8 @@ def _transport(packet: Packet, body: bytes, length: int) -> None:
     elif packet.protocol in (ICMP, ICMPV6) and len(body) >= 2:
         packet.icmp = (body[0], body[1])
         packet.quoted = _quoted(packet, body)
+    start = 8 if packet.protocol == UDP else length - packet.payload_length
+    packet.payload = body[start : start + packet.payload_length]
 
 
 def _tcp(packet: Packet, body: bytes, length: int) -> None:
