@@ -166,7 +166,7 @@ def _counts(sample: dict[str, Any]) -> dict[str, Any]:
         return sample
     return {
         "time": sample["time"],
-        "frames": totals.get("source_frames_delivered", 0),
+        "frames": totals.get("frames_delivered", 0),
         "dropped": totals.get("source_frames_dropped", 0),
         "flows": totals.get("flows_opened", 0),
     }

@@ -25,7 +25,7 @@ use crate::flow::{self, EndedFlow};
 use crate::seal::{Intake, Kind};
 
 /// How often the kernel is asked what it dropped.
-const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(1);
+const ACCOUNTS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How often it is noted how full queue and table are.
 const GAUGES_INTERVAL: Duration = Duration::from_millis(10);
