@@ -3,7 +3,7 @@
 
     tools/fuzz.py [--minutes 30] [--corpus ../shared/corpus/visible] [--jobs 1] [TARGET ...]
 
-A campaign goes on where the last one stopped: what each target has had is kept in `fuzz/target/campaign.json`, and
+A campaign goes on where the last one stopped: what each target has had is kept in `fuzz/campaign.json`, and
 `docs/reference/fuzzing.md` shows it. It begins with seeds from captures: files as they are, their frames, and the
 payload of their flows in the form that `fuzz/fuzz_targets/l7_support.rs` reads. A finding stays in `fuzz/artifacts`
 and stops its target; run with `--again TARGET` once it is mended.
@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FUZZ = ROOT / "fuzz"
-STATE = FUZZ / "target" / "campaign.json"
+STATE = FUZZ / "campaign.json"
 PAGE = ROOT / "docs" / "reference" / "fuzzing.md"
 SUFFIXES = (".pcap", ".pcapng", ".cap", ".gz")
 MOST_SEEDS = 400
 MOST_FILE_BYTES, MOST_FLOW_BYTES, MOST_PIECES = 1 << 16, 8192, 40
 _DISCARD_PORT = 9
+_FINDINGS = ("crash-", "leak-", "timeout-", "oom-")
+# The status of libFuzzer after SIGINT.
+_INTERRUPTED = 72
 _CALL = re.compile(r"check\(data, (\d+), (true|false)\)")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -188,7 +191,7 @@ def run(target: str, minutes: float, campaign: Campaign) -> Standing:
             text = log.read_text(errors="replace")
             executions = re.findall(r"stat::number_of_executed_units: (\d+)", text)
             coverage = re.findall(r"cov: (\d+)", text)
-            found = [path for path in artifacts.iterdir() if path.name.startswith(("crash-", "timeout-", "oom-"))]
+            found = [path for path in artifacts.iterdir() if path.name.startswith(_FINDINGS)]
             standing = Standing(
                 cpu_seconds=before.cpu_seconds + spent,
                 executions=before.executions + int(executions[-1] if executions else 0),
@@ -197,6 +200,9 @@ def run(target: str, minutes: float, campaign: Campaign) -> Standing:
                 date=dt.datetime.now(dt.UTC).date().isoformat(),
             )
             campaign.note(target, standing)
+    if not found and process.returncode != _INTERRUPTED:
+        msg = f"{target} ended by itself with status {process.returncode}; see {log}"
+        raise RuntimeError(msg)
     return standing
 
 
@@ -242,7 +248,11 @@ def main() -> int:
     environment = {**os.environ, "RUSTC_BOOTSTRAP": "1"}
     subprocess.run(["cargo", "fuzz", "build"], cwd=ROOT, env=environment, check=True)
     sow([ROOT / "tests" / "corpus", *([arguments.corpus] if arguments.corpus else [])])
-    due = [name for name in chosen if campaign.of(name).cpu_seconds < arguments.minutes * 60]
+    due = [
+        name
+        for name in chosen
+        if not campaign.of(name).findings and campaign.of(name).cpu_seconds < arguments.minutes * 60
+    ]
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         running = {pool.submit(run, name, arguments.minutes, campaign): name for name in due}
         for done in concurrent.futures.as_completed(running):
@@ -253,6 +263,7 @@ def main() -> int:
                 flush=True,
             )
             PAGE.write_text(page(campaign))
+    PAGE.write_text(page(campaign))
     return int(any(campaign.of(name).findings for name in chosen))
 
 

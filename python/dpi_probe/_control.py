@@ -241,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 accept = self.headers.get("Accept", "")
                 status, content_type, body = self.server.control.answer(self.command, path, accept)
-        except OSError:
+        except (ConnectionError, TimeoutError):
             # The client went away, or was too slow with its body.
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client and the log hear of it

@@ -189,7 +189,8 @@ class ProbeSettings(BaseSettings):
         Field(
             ge=1,
             le=16,
-            description="Threads that hash, compress and sign batches.",
+            description="Threads that hash, compress and sign batches. "
+            "At most one for each 256 MiB of max_buffer_size_mb.",
         ),
     ] = 1
     seal_linger_seconds: Annotated[
@@ -242,6 +243,16 @@ class ProbeSettings(BaseSettings):
         idle = info.data.get("flow_timeout_seconds")
         if idle is not None and value < idle:
             msg = f"allowed: not below flow_timeout_seconds, which is {idle:.15g}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("seal_threads")
+    @classmethod
+    def _within_the_memory(cls, value: int, info: ValidationInfo) -> int:
+        # What a thread has in work is in no queue: an eighth of the memory is for it, 32 MiB each.
+        most = max(1, info.data.get("max_buffer_size_mb", 1024) // 256)
+        if value > most:
+            msg = f"allowed: at most {most}, one for each 256 MiB of max_buffer_size_mb"
             raise ValueError(msg)
         return value
 

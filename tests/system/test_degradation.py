@@ -49,7 +49,7 @@ def check_told(live: LiveProbe, degradation: str, *, events: bool = True) -> Non
 
 
 def test_a_full_flow_table_shortens_idle_timeouts_level_by_level(tmp_path: Path, shared_pki: Path) -> None:
-    with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=128", "--flow-timeout-seconds=80") as live:
+    with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=128", "--flow-timeout-seconds=240") as live:
         capacity = int(live.endpoint.value("dpi_probe_flow_table_capacity_flows"))
         numbers = iter(range(10**9))
 
@@ -58,10 +58,10 @@ def test_a_full_flow_table_shortens_idle_timeouts_level_by_level(tmp_path: Path,
 
         send(int(capacity * 0.9))
         # New flows keep it full while the older ones time out earlier and earlier.
-        keep_on(lambda: level(live, "flow_table") == 3, lambda: send(2000), "the flow table to be degraded")
-        assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 10
+        keep_on(lambda: level(live, "flow_table") == 3, lambda: send(2000), "the flow table to be degraded", 180)
+        assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 30
         wait_for(lambda: level(live, "flow_table") == 0, "the degradation to be undone")
-        assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 80
+        assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 240
         assert live.endpoint.value("dpi_probe_degradations_total", degradation="flow_table") >= 1
         accounts = live.finish()
         check_books(accounts)
@@ -179,7 +179,7 @@ def test_a_capture_queue_that_fills_up_grows_then_statistics_then_layer_7_are_sh
 
 
 def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_path: Path, shared_pki: Path) -> None:
-    # The sealing thread stores what it has signed: while it waits for the disk, batches wait for it.
+    # A sealing thread stores what it has signed before the next batch's turn: while it waits for the disk, batches wait.
     with (
         HangingDisk(tmp_path / "spool", 64) as disk,
         LiveProbe(tmp_path, shared_pki, "--flow-timeout-seconds=1", health_report_interval_seconds=3600) as live,

@@ -41,6 +41,12 @@ def sample(probe: Probe) -> dict[str, Any]:
         "time": time.monotonic(),
         "totals": books.totals(accounts),
         "offer": probe.offer(),
+        "degradations": {
+            labels[0]: level
+            for family in metrics
+            if family["name"] == "dpi_probe_degradation_level"
+            for labels, level in family["samples"]
+        },
         "histograms": {
             name: Distribution.of_metric(metrics, f"dpi_probe_{name}_seconds").to_json() for name in HISTOGRAMS
         },

@@ -26,7 +26,7 @@ from dpi_probe.bench.children import Child, child_of
 from dpi_probe.bench.run import DRAIN_SECONDS, PROBE_NAME, SAMPLE_SECONDS, probe_settings
 from dpi_probe.bench.scenarios import MTU, Plan, Scenario
 from dpi_probe.bench.stages_of_threads import busiest, share_of_threads
-from dpi_probe.bench.verdict import FORMAT, MEBIBYTE
+from dpi_probe.bench.verdict import FORMAT, MEBIBYTE, shed_ratio
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ def _figures(
         "bits_per_second": frames * mean * 8 / seconds,
         "mean_frame_bytes": mean,
         "drop_ratio": dropped / max(frames + dropped, 1),
+        "shed_ratio": shed_ratio(child.samples, window),
         "sent_frames_per_second": offered["frames_taken"] / sender_seconds,
         "flows_per_second": (last["flows"] - first["flows"]) / seconds if "flows" in last else None,
         # Of the whole run: frames that were sent, and neither came nor were counted as dropped.
@@ -303,8 +304,8 @@ def _row(
     def of(receiver: Receiver) -> list[dict[str, Any]]:
         return [run for run in runs if (run["receiver"], run["capture"]) == (receiver.what, receiver.capture)]
 
-    names = ("frames_per_second", "bits_per_second", "drop_ratio", "sent_frames_per_second", "flows_per_second",
-             "cores", "sender_cores", "mean_frame_bytes")  # fmt: skip
+    names = ("frames_per_second", "bits_per_second", "drop_ratio", "shed_ratio", "sent_frames_per_second",
+             "flows_per_second", "cores", "sender_cores", "mean_frame_bytes")  # fmt: skip
     lines: list[dict[str, Any]] = []
     reached = [run["frames_per_second"] for run in of(base)]
     for receiver in receivers:
@@ -340,7 +341,7 @@ def _judged(line: dict[str, Any]) -> bool:
 
 def _passed(line: dict[str, Any]) -> bool | None:
     """None: the probe took all that was sent, but that was less than the bare ring got, so that nothing was shown."""
-    if line["wrong"]:
+    if line["wrong"] or line["shed_ratio"]:
         return False
     if line["ratio"] is not None and line["ratio"] >= TARGET:
         return True
@@ -351,6 +352,8 @@ def _passed(line: dict[str, Any]) -> bool | None:
 
 def _limit(line: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     """What kept it from reaching more."""
+    if line["shed_ratio"]:
+        return f"its own CPU: statistics or layer 7 were left out for {100 * line['shed_ratio']:.0f} % of the time"
     if line["drop_ratio"] <= LOST_NOTHING:
         said = "the sender's CPU, which does the kernel's part of receiving too: next to nothing was dropped"
         if line["passed"] is None and _judged(line):

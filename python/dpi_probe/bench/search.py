@@ -41,12 +41,13 @@ NARROWLY = 0.01
 
 
 def holds(result: dict[str, Any]) -> bool:
-    """Whether a run lost nothing: no frame dropped or left unsent, no record dropped, and the books balance."""
+    """Whether a run lost nothing: no frame dropped or unsent, no record dropped, no work left out; books balance."""
     figures = result["figures"]
     reached = next(one for one in result["criteria"] if one["name"] == "throughput")["passed"]
     return bool(
         reached
         and figures["drop_ratio"] == 0
+        and figures["shed_ratio"] == 0
         and (figures["unsent_ratio"] or 0) < 0.001
         and not result["books"]["events_dropped"]
         and result["books"]["balanced"]
@@ -88,7 +89,9 @@ def limit_of(result: dict[str, Any]) -> str | None:
         said = ", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()))
         return f"seal; records dropped: {said}{verdict.saturation(figures, result['machine']['cpus'])}"
     for limit in result["limits"]:
-        if any(what in limit["criterion"] for what in ("throughput sustained", "frames dropped")):
+        if any(
+            what in limit["criterion"] for what in ("throughput sustained", "frames dropped", "time with work left out")
+        ):
             return f"{limit['stage']}; {limit['because']}"
     # Less than the criterion of drops allows.
     stage, share = busiest(figures["probe_threads"], figures["source_cores"], result["plan"]["source"])

@@ -78,6 +78,15 @@ def show(console: Console, result: Result) -> None:
         f"{result['books']['totals'].get('batches_acknowledged', 0):,} acknowledged in all; at most "
         f"{figures['flows_active_max']:,} flows at once"
     )
+    for name, degraded in figures["degraded"].items():
+        console.print(
+            f"[yellow]degraded: {name} for {100 * degraded['share_of_time']:.0f} % of the time, up to level "
+            f"{degraded['deepest_level']:.0f}[/yellow]"
+        )
+    if figures["shed_ratio"]:
+        console.print(
+            f"[yellow]statistics or layer 7 were left out for {100 * figures['shed_ratio']:.0f} % of the time[/yellow]"
+        )
     _plots(console, result["series"])
 
 

@@ -10,6 +10,8 @@ from dpi_probe.bench.quantiles import Distribution
 from dpi_probe.bench.stages_of_threads import busiest, share_of_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dpi_probe.bench.run import Moment, Observation
     from dpi_probe.bench.scenarios import Plan
 
@@ -20,6 +22,8 @@ SUSTAINED = 0.995
 SUSTAINED_AT_PEAK = 0.99
 # In the kernel's statistics a machine with less than this share of idle time has none.
 SATURATED = 0.95
+# Level of the capture queue's degradation from which statistics, then layer 7, are left out.
+SHEDDING = 2
 # Where other programs took this share of the machine, and the thread in question was on a CPU for less than this share
 # of the time, they are what limited it.
 OTHERS, BUSY = 0.25, 0.6
@@ -148,6 +152,8 @@ def _figures(observation: Observation, series: dict[str, list[Any]]) -> dict[str
         "batches_acknowledged_per_second": rate("batches_acknowledged"),
         "drop_ratio": lost / offered_frames if offered_frames else 0.0,
         "unsent_ratio": unsent,
+        "shed_ratio": shed_ratio(observation.samples, (begin, end)),
+        "degraded": _degraded(observation.samples, (begin, end)),
         "packet_latency_mean": _sum(latency.mean, sent.mean if sent else None),
         "packet_latency_p99": _sum(latency.quantile(0.99), sent.quantile(0.99) if sent else None),
         "packet_latency_parts": None
@@ -172,6 +178,36 @@ def _figures(observation: Observation, series: dict[str, list[Any]]) -> dict[str
         "core_cores": (other.core_cpu - one.core_cpu) / span,
         "machine_cores": (other.busy_cpu - one.busy_cpu) / span,
         "probe_threads": threads,
+    }
+
+
+def _share(
+    samples: list[dict[str, Any]], window: tuple[float, float], is_so: Callable[[dict[str, float]], bool]
+) -> float:
+    """For which part of a window something held of the levels of degradation."""
+    levels = [sample.get("degradations", {}) for sample in samples if window[0] <= sample["time"] <= window[1]]
+    return sum(map(is_so, levels)) / len(levels) if levels else 0.0
+
+
+def shed_ratio(samples: list[dict[str, Any]], window: tuple[float, float]) -> float:
+    """For which part of a window statistics or layer 7 were left out."""
+    return _share(samples, window, lambda levels: levels.get("capture_queue", 0) >= SHEDDING)
+
+
+def _degraded(samples: list[dict[str, Any]], window: tuple[float, float]) -> dict[str, dict[str, float]]:
+    """What was degraded: its deepest level, and for which part of the window it was degraded at all."""
+    deepest: dict[str, float] = {}
+    for sample in samples:
+        if window[0] <= sample["time"] <= window[1]:
+            for name, level in sample["degradations"].items():
+                deepest[name] = max(level, deepest.get(name, 0))
+    return {
+        name: {
+            "deepest_level": level,
+            "share_of_time": _share(samples, window, lambda levels, name=name: levels.get(name, 0) > 0),  # type: ignore[misc]
+        }
+        for name, level in sorted(deepest.items())
+        if level > 0
     }
 
 
@@ -276,6 +312,8 @@ def _criteria(plan: Plan, figures: dict[str, Any], wrong: list[str], cpus: int) 
             applies=plan.with_core and not peak,
         ),
         below("drops", "frames dropped", 0.001, figures["drop_ratio"], "ratio", applies=not peak),
+        # Work that is left out is lost too, though the frames are counted.
+        below("shed", "time with work left out", 0.001, figures["shed_ratio"], "ratio", applies=not peak),
         below("memory", "resident memory", plan.memory_mb * MEBIBYTE, figures["resident_bytes_max"], "B"),
         below("cpu", "CPU of the machine", 0.5, figures["probe_cores"] / cpus, "ratio", applies=not peak),
         {

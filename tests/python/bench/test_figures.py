@@ -161,8 +161,8 @@ def test_books_name_what_is_off() -> None:
 
 FIGURES = {
     "bits_per_second": 1e8, "flows_per_second": 1e3, "packet_latency_p99": 0.001, "packet_latency_mean": 0.0001,
-    "export_latency_p99": 0.01, "wire_latency_p99": 0.01, "drop_ratio": 0.0, "resident_bytes_max": 1 << 20,
-    "probe_cores": 0.1,
+    "export_latency_p99": 0.01, "wire_latency_p99": 0.01, "drop_ratio": 0.0, "shed_ratio": 0.0,
+    "resident_bytes_max": 1 << 20, "probe_cores": 0.1,
 }  # fmt: skip
 
 
@@ -183,6 +183,21 @@ def test_what_was_not_measured_neither_passes_nor_fails() -> None:
     whole, words = judged({"export_latency_p99": None, "drop_ratio": 0.5})
     assert whole is False
     assert (words["export"], words["drops"]) == ("not measured", "FAIL")
+
+
+def test_work_that_is_left_out_is_lost_too() -> None:
+    samples = [
+        {"time": float(time), "degradations": {"capture_queue": level, "storage": 3}}
+        for time, level in enumerate([3, 0, 1, 2, 3, 3])
+    ]
+    assert verdict.shed_ratio(samples, (1.0, 4.0)) == 0.5
+    assert verdict._degraded(samples, (1.0, 2.0)) == {
+        "capture_queue": {"deepest_level": 1, "share_of_time": 0.5},
+        "storage": {"deepest_level": 3, "share_of_time": 1.0},
+    }
+    whole, words = judged({"shed_ratio": 0.5})
+    assert whole is False
+    assert words["shed"] == "FAIL"
 
 
 def test_what_does_not_apply_need_not_be_measured() -> None:

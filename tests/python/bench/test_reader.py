@@ -26,7 +26,8 @@ def run(receiver: Receiver, frames: float, *, dropped: float = 0.0, wrong: tuple
     return {
         "receiver": receiver.what, "capture": receiver.capture, "frames_per_second": frames,
         "bits_per_second": frames * 8000, "mean_frame_bytes": 1000.0, "drop_ratio": dropped,
-        "sent_frames_per_second": frames / (1 - dropped), "flows_per_second": None, "cores": 0.5, "sender_cores": 0.6,
+        "sent_frames_per_second": frames / (1 - dropped), "flows_per_second": None,
+        "shed_ratio": 0.0, "cores": 0.5, "sender_cores": 0.6,
         "threads": {"dpi-worker-0": 0.4, "seal": 0.1}, "wrong": list(wrong), "ways": ["af_packet"],
         "frames_sent": 0, "frames_unaccounted": 0,
     }  # fmt: skip

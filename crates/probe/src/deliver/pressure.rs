@@ -14,7 +14,7 @@ pub struct Pressure<D: Disk> {
 }
 
 impl<D: Disk> Pressure<D> {
-    /// Watches sealing thread and spool; `threshold` is in events.
+    /// Watches sealing threads and spool; `threshold` is in events.
     pub fn new(sealing: Arc<SealCounters>, spool: Arc<Spool<D>>, threshold: u64) -> Self {
         Self {
             sealing,

@@ -251,7 +251,7 @@ impl Books {
         self.sealing.events_waiting()
     }
 
-    /// What the sealing thread counted.
+    /// What the sealing threads counted.
     pub(super) fn sealing(&self) -> &SealCounters {
         &self.sealing
     }

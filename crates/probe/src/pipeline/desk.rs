@@ -17,9 +17,9 @@ pub(super) const LIMITS: Limits = Limits {
     bytes: 4 << 20,
 };
 
-/// While sealing is behind, a batch stays open for up to this many times the linger,
+/// How many times the linger a batch stays open while sealing is behind.
 const BEHIND: u32 = 4;
-/// but not for longer than a record may take to be exported.
+/// How long it stays open then at most: no longer than a record may take to be exported (design §1).
 const BEHIND_AT_MOST: Duration = Duration::from_millis(100);
 
 /// How long the first record of a batch waits.

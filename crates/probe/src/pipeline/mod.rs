@@ -274,7 +274,11 @@ impl Pipeline {
             capture::Opened::Live(_) => SEAL_QUEUE_BATCHES,
             capture::Opened::Files(_) => SEAL_QUEUE_BATCHES_OF_FILES,
         };
-        let seal_queue_bytes = settings.memory_bytes / SEAL_QUEUE_SHARE;
+        // What further threads have in work is no longer in the queue, but in memory.
+        let in_work = (settings.seal_threads as u64 - 1) * 2 * desk::LIMITS.bytes as u64;
+        let seal_queue_bytes = (settings.memory_bytes / SEAL_QUEUE_SHARE)
+            .saturating_sub(in_work)
+            .max(desk::LIMITS.bytes as u64);
         let sealer_settings = SealerSettings {
             threads: settings.seal_threads,
             queue_batches: seal_queue_batches,

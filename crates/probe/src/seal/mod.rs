@@ -2,7 +2,7 @@
 //!
 //! **In**: Arrow record batches of one kind (flow, ledger, event), any thread.
 //! **Out**: sealed batches in chain order: an Arrow IPC stream with the manifest, signed with RSA-4096.
-//! **Owns**: the private key, the chain (id, next position, head) and the sealing thread.
+//! **Owns**: the private key, the chain (id, next position, head) and the sealing threads.
 //! **Never**: blocks a live producer (a full queue drops and counts), signs a batch beyond the limits of the format,
 //! changes a record, or leaves a hole in the chain: a position is used only when its batch was sealed.
 //!
@@ -36,7 +36,7 @@ pub mod proof;
 pub mod receipt;
 /// Ledger and event batches.
 pub mod ledger;
-/// The sealing thread.
+/// The sealing threads.
 pub mod sealer;
 
 #[cfg(test)]

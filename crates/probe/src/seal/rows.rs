@@ -262,7 +262,8 @@ impl<'a> Rows<'a> {
     /// Gives `take` the CBOR of each row of `rows` in turn: `prefix`, then the array of the row's values. All of `rows` are
     /// less than [`Rows::len`].
     pub(super) fn encode(&self, rows: std::ops::Range<usize>, prefix: &[u8], take: &mut dyn FnMut(&[u8])) {
-        let mut buffers: Buffers = std::array::from_fn(|_| Vec::with_capacity(1024));
+        let mut buffers: Buffers =
+            std::array::from_fn(|place| Vec::with_capacity(if place < rows.len() { 1024 } else { 0 }));
         for start in rows.clone().step_by(BLOCK) {
             let places: ArrayVec<Place, BLOCK> = (start..rows.end)
                 .zip(0..BLOCK)

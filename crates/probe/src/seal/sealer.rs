@@ -471,7 +471,10 @@ impl Shared {
                     add(&self.counters.events_sealed, job.events_of(rows.len()));
                     add(&self.counters.batches_sealed, 1);
                     add(&self.counters.bytes_sealed, sealed.bytes.len() as u64);
-                    (turn.output)(sealed);
+                    // What stands behind it counts what it cannot store; here a panic only must not end the thread.
+                    if catch(|| (turn.output)(sealed)).is_none() {
+                        tracing::error!("storing a sealed batch panicked: a bug; the chain has a hole here");
+                    }
                 }
                 // It was at the limit, and its manifest has come out longer than expected.
                 Some(Err(SealError::TooLarge(_))) if rows.len() > 1 => {
@@ -485,7 +488,11 @@ impl Shared {
                         });
                         match again {
                             Some(drafts) => drafts.into_iter().rev().for_each(|one| waiting.push_front(one)),
-                            None => self.lost_by_panic(job, half.len()),
+                            None => {
+                                // What it was at may be half done.
+                                *press = Press::default();
+                                self.lost_by_panic(job, half.len());
+                            }
                         }
                     }
                 }
