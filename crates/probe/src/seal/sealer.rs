@@ -486,13 +486,12 @@ impl Shared {
                             press.draft(&job.batch, leaves, rows, &expected, &self.signer, &mut drafts);
                             drafts
                         });
-                        match again {
-                            Some(drafts) => drafts.into_iter().rev().for_each(|one| waiting.push_front(one)),
-                            None => {
-                                // What it was at may be half done.
-                                *press = Press::default();
-                                self.lost_by_panic(job, half.len());
-                            }
+                        if let Some(drafts) = again {
+                            drafts.into_iter().rev().for_each(|one| waiting.push_front(one));
+                        } else {
+                            // What it was at may be half done.
+                            *press = Press::default();
+                            self.lost_by_panic(job, half.len());
                         }
                     }
                 }
