@@ -287,6 +287,9 @@ impl Decoder {
             way.vlan(id & 0x0fff);
             wire_length = wire_length.saturating_sub(4);
         }
+        // What was captured was on the wire, whatever the file says: else a packet without a length (segmentation offload)
+        // would end before its own bytes, and the packet that is found in it would not be the one that steering finds.
+        let wire_length = wire_length.max(frame.len() as u32);
         let (network, room) = locate(frame, Header::Link(meta.link_type), wire_length, &mut way)?;
         let segment = transport::parse(&network);
         let mut faults = segment.faults;

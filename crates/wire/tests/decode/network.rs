@@ -423,6 +423,24 @@ fn the_length_comes_from_the_frame_where_the_header_has_none() {
 }
 
 #[test]
+fn a_wire_length_below_what_was_captured_hides_no_inner_packet() {
+    // IP within IP, the outer length left to segmentation offload.
+    let mut bytes = ipv4(94, &ipv6(59, &[]));
+    bytes[2..4].copy_from_slice(&[0, 0]);
+    for wire_length in [0, bytes.len() as u32 - 4, bytes.len() as u32] {
+        for stripped_vlan in [None, Some(47)] {
+            let meta = wire::decode::FrameMeta {
+                stripped_vlan,
+                ..meta(RAW, wire_length)
+            };
+            let packet = Decoder::default().decode(&bytes, &meta).unwrap();
+            assert_eq!(packet.key.ip_version, 6);
+            assert_eq!(packet.steering, steering_hash(&bytes, RAW));
+        }
+    }
+}
+
+#[test]
 fn a_cut_packet_is_read_as_far_as_it_goes() {
     let bytes = ipv4(6, &tcp(0x10, &[1, 1, 1, 1], b"payload"));
     let at = |length: usize| {
