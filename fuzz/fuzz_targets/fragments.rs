@@ -50,6 +50,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             link_type: LinkType::RAW,
             stripped_vlan: None,
             checksum_offloaded: false,
+            clock: None,
         });
     }
     // Small limits, so that they are met.
