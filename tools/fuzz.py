@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fuzz every target until it has had its CPU minutes, and write down what came of it.
 
-    tools/fuzz.py [--minutes 30] [--corpus ../shared/corpus/visible] [--jobs 1] [TARGET ...]
+    tools/fuzz.py [--minutes 30] [--corpus DIRECTORY] [--jobs 1] [TARGET ...]
 
 A campaign goes on where the last one stopped: what each target has had is kept in `fuzz/campaign.json`, and
 `docs/reference/fuzzing.md` shows it. It begins with seeds from captures: files as they are, their frames, and the
@@ -79,7 +79,6 @@ class Campaign:
         """Keep what `target` has had now."""
         with self._lock:
             self._standings[target] = standing
-            STATE.parent.mkdir(parents=True, exist_ok=True)
             STATE.write_text(json.dumps({name: asdict(value) for name, value in self._standings.items()}, indent=1))
 
 
@@ -221,7 +220,7 @@ def page(campaign: Campaign) -> str:
     for name in targets():
         had = campaign.of(name)
         lines.append(
-            f"| {name} | {had.cpu_seconds / 60:.0f} | {had.executions:,} | {had.coverage:,} "
+            f"| {name} | {had.cpu_seconds / 60:.1f} | {had.executions:,} | {had.coverage:,} "
             f"| {had.findings} | {had.date or 'never'} |"
         )
     return "\n".join(lines) + "\n"

@@ -26,6 +26,23 @@ pub fn from_wire(bytes: &[u8], limit: usize) -> String {
     text
 }
 
+/// Writes an IPv4 address byte by byte (RFC 4001 §2), without the machinery of `write!`: there are several in most records.
+#[inline]
+pub fn write_ipv4(address: [u8; 4], mut write: impl FnMut(u8)) {
+    for (place, byte) in address.into_iter().enumerate() {
+        if place > 0 {
+            write(b'.');
+        }
+        if byte >= 100 {
+            write(b'0' | (byte / 100));
+        }
+        if byte >= 10 {
+            write(b'0' | (byte / 10 % 10));
+        }
+        write(b'0' | (byte % 10));
+    }
+}
+
 /// The bytes, if [`from_wire`] leaves them as they are.
 pub(crate) fn plain(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes)
@@ -35,7 +52,17 @@ pub(crate) fn plain(bytes: &[u8]) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::from_wire;
+    use super::{from_wire, write_ipv4};
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn addresses_read_as_the_standard_library_writes_them() {
+        for byte in 0..=u8::MAX {
+            let mut text = String::new();
+            write_ipv4([byte, 0, !byte, 1], |byte| text.push(char::from(byte)));
+            assert_eq!(text, Ipv4Addr::new(byte, 0, !byte, 1).to_string());
+        }
+    }
 
     #[test]
     fn keeps_text_and_escapes_the_rest() {

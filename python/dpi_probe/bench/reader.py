@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -281,7 +281,7 @@ def measure(
         "base": base.what,
         "no_bare_ring": reason or None,
         "setting": {
-            **{name: value for name, value in replace(setting).__dict__.items() if not name.endswith("_cpus")},
+            **{name: value for name, value in asdict(setting).items() if not name.endswith("_cpus")},
             "sender_cpus": sorted(setting.sender_cpus or ()),
             "receiver_cpus": sorted(setting.receiver_cpus or ()),
         },

@@ -307,8 +307,8 @@ def reader_command(
     veth.enter_namespace(MTU[sizes[0]])
     with work_folder() as folder, _progress() as progress:
         result = reader.measure(sizes, captures, setting, folder, progress, command=_command_line())
-    _write(json_file, json.dumps(result, indent=1) + "\n")
     show_reader.show(_console(), result)
+    _write(json_file, json.dumps(result, indent=1) + "\n")
     if result["passed"] is not True:
         sys.exit(1)
 

@@ -294,6 +294,15 @@ impl Items for Part<'_> {
     }
 }
 
+/// Values that are written as Rust does.
+macro_rules! written {
+    ($($method:ident $kind:ident $rust:ty;)+) => {$(
+        fn $method(&mut self, value: $rust) {
+            self.0.value(Type::$kind, &value.to_string());
+        }
+    )+};
+}
+
 impl Sink for Place<'_> {
     type Members<'a>
         = Part<'a>
@@ -308,32 +317,16 @@ impl Sink for Place<'_> {
         assert!(expected.nullable, "{} is never null", expected.name);
         self.0.write("null");
     }
-    fn bool(&mut self, value: bool) {
-        self.0.value(Type::Bool, &value.to_string());
-    }
-    fn u8(&mut self, value: u8) {
-        self.0.value(Type::U8, &value.to_string());
-    }
-    fn u16(&mut self, value: u16) {
-        self.0.value(Type::U16, &value.to_string());
-    }
-    fn u32(&mut self, value: u32) {
-        self.0.value(Type::U32, &value.to_string());
-    }
-    fn u64(&mut self, value: u64) {
-        self.0.value(Type::U64, &value.to_string());
-    }
-    fn i8(&mut self, value: i8) {
-        self.0.value(Type::I8, &value.to_string());
-    }
-    fn i64(&mut self, value: i64) {
-        self.0.value(Type::I64, &value.to_string());
-    }
-    fn f64(&mut self, value: f64) {
-        self.0.value(Type::F64, &value.to_string());
-    }
-    fn time(&mut self, value: i64) {
-        self.0.value(Type::Time, &value.to_string());
+    written! {
+        bool Bool bool;
+        u8 U8 u8;
+        u16 U16 u16;
+        u32 U32 u32;
+        u64 U64 u64;
+        i8 I8 i8;
+        i64 I64 i64;
+        f64 F64 f64;
+        time Time i64;
     }
     fn text(&mut self, value: &str) {
         self.0.value(Type::Text, value);

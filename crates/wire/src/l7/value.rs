@@ -155,7 +155,7 @@ pub struct Text<const N: usize>(Few<u8, N>);
 
 impl<const N: usize> Text<N> {
     /// Its length in bytes, without looking at them.
-    pub(super) fn bytes(&self) -> usize {
+    pub(super) fn byte_length(&self) -> usize {
         self.0.len()
     }
 

@@ -13,6 +13,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use wire::column::Type;
+use wire::text::write_ipv4;
 
 use super::node::{Node, room_for};
 
@@ -140,12 +141,7 @@ impl Texts {
         use std::io::Write as _;
         match address {
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4 @ ..] if ip_version != 6 => {
-                for (position, byte) in v4.into_iter().enumerate() {
-                    if position > 0 {
-                        self.bytes.push(b'.');
-                    }
-                    push_octet(&mut self.bytes, byte);
-                }
+                write_ipv4(v4, |byte| self.bytes.push(byte));
             }
             _ => {
                 // Writing to a vector does not fail.
@@ -174,18 +170,6 @@ impl Texts {
         trim(&mut bytes);
         StringArray::try_new(self.ends.take(count), Buffer::from_vec(bytes), validity)
     }
-}
-
-/// Writes a number below 256.
-fn push_octet(bytes: &mut Vec<u8>, octet: u8) {
-    let (hundreds, tens, ones) = (octet / 100, octet / 10 % 10, octet % 10);
-    if hundreds > 0 {
-        bytes.push(b'0' + hundreds);
-    }
-    if octet >= 10 {
-        bytes.push(b'0' + tens);
-    }
-    bytes.push(b'0' + ones);
 }
 
 /// Puts a value into its place; false where there is no room, as only for items beyond the length of their list.

@@ -396,10 +396,10 @@ impl Dns {
         if let Some(index) = queries.iter().position(|listed| *listed == query) {
             return u8::try_from(index).ok();
         }
-        let exact = query.wire_name.as_ref().map_or(0, Text::bytes);
+        let exact = query.wire_name.as_ref().map_or(0, Text::byte_length);
         let bytes = self
             .query_bytes
-            .saturating_add(query.name.bytes())
+            .saturating_add(query.name.byte_length())
             .saturating_add(exact);
         if queries.len() >= MAX_QUERIES || bytes > MAX_TEXT_BYTES {
             self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
@@ -435,8 +435,8 @@ impl Dns {
         }
         let bytes = self
             .answer_bytes
-            .saturating_add(answer.name.bytes())
-            .saturating_add(answer.data.bytes());
+            .saturating_add(answer.name.byte_length())
+            .saturating_add(answer.data.byte_length());
         if answers.len() < MAX_ANSWERS && bytes <= MAX_TEXT_BYTES {
             self.answer_bytes = bytes;
             answers.push(answer);

@@ -8,6 +8,7 @@
 //! be folded (RFC 9112 §2.2, §5.2).
 
 mod line;
+mod record;
 #[cfg(test)]
 #[allow(
     clippy::indexing_slicing,
@@ -24,14 +25,11 @@ use super::{
 use crate::column::{Sink, Value};
 use crate::l7::find_byte;
 use crate::l7::value::Text;
-use line::{RequestLine, StatusLine, field, host_of_target, token_listed, trim, without_port};
+use line::{RequestLine, StatusLine, field, host_of_target, token_listed, trim};
 pub(super) use line::{media_type, number};
+pub use record::{Record, Transaction};
 use std::collections::VecDeque;
 
-/// Transactions that are listed for one flow; further ones are counted.
-const MAX_TRANSACTIONS: usize = 32;
-/// Bytes of text in the list of transactions beyond which none is added.
-const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Requests that wait for their response at the same time, beyond which pipelining is not followed.
 const MAX_WAITING: usize = 128;
 /// The longest start line, field line or chunk size line.
@@ -46,67 +44,6 @@ const MAX_RESYNC_BYTES: usize = 256 * 1024;
 pub(super) const MAX_NAME_BYTES: usize = 256;
 /// Bytes that are kept of a path, a user agent or a referrer.
 pub(super) const MAX_VALUE_BYTES: usize = 1024;
-
-crate::record! {
-    /// One request and its response.
-    pub struct Transaction {
-        /// Request method. Null if the request was not seen.
-        method: Option<Text<30>>,
-        /// Host field of the request, else the host of an absolute target; with its port, as sent.
-        host: Option<Text<30>>,
-        /// Target of the request without scheme and host; the authority for CONNECT. Cut at 1,024 bytes.
-        path: Option<Text<30>>,
-        /// User-Agent field. Cut at 1,024 bytes.
-        user_agent: Option<Text<30>>,
-        /// Referer field. Cut at 1,024 bytes.
-        referer: Option<Text<30>>,
-        /// Status code. Null if the final response was not seen.
-        status: Option<u16>,
-        /// Server field of the response. Cut at 256 bytes.
-        server: Option<Text<30>>,
-        /// Media type of the request without parameters.
-        request_content_type: Option<Text<30>>,
-        /// Media type of the response without parameters.
-        response_content_type: Option<Text<30>>,
-        /// Content-Length of the request in bytes.
-        request_content_length: Option<u64>,
-        /// Content-Length of the response in bytes; of what GET would answer if the method is HEAD.
-        response_content_length: Option<u64>,
-    }
-}
-
-crate::record! {
-    /// The HTTP/1 transactions of a flow.
-    pub struct Record {
-        /// Transactions in the order of their requests; at most 32, and none after 64 KiB of text.
-        transactions: Vec<Transaction>,
-        /// All transactions, listed or not.
-        transaction_count: u32,
-        /// Whether the connection became another protocol (CONNECT or Upgrade).
-        upgraded: bool,
-        /// Upgrade field of the response that switched protocols (`101`), such as `websocket` or `h2c`. Cut at 256 bytes.
-        upgraded_to: Option<Text<22>>,
-    }
-}
-
-impl Transaction {
-    fn text_bytes(&self) -> usize {
-        let texts = [
-            &self.method,
-            &self.host,
-            &self.path,
-            &self.user_agent,
-            &self.referer,
-            &self.server,
-            &self.request_content_type,
-            &self.response_content_type,
-        ];
-        texts
-            .into_iter()
-            .flatten()
-            .fold(0, |sum, text| sum.saturating_add(text.bytes()))
-    }
-}
 
 /// The dissector. What each packet looks at stands first.
 #[derive(Clone, Debug, Default)]
@@ -338,35 +275,6 @@ impl Dissect for Http {
 
     fn handed_over(&self, side: usize) -> bool {
         self.http2.is_none() && self.is_upgraded(side)
-    }
-}
-
-impl Record {
-    /// The first host that a request names, without its port.
-    pub(super) fn server_name(&self) -> Option<&str> {
-        self.transactions
-            .iter()
-            .find_map(|transaction| transaction.host.as_deref())
-            .map(without_port)
-    }
-
-    /// Counts a transaction; its index if it is listed.
-    pub(super) fn add_transaction(&mut self) -> Option<usize> {
-        self.transaction_count = self.transaction_count.saturating_add(1);
-        let index = self.transactions.len();
-        let text = self
-            .transactions
-            .iter()
-            .fold(0_usize, |sum, listed| sum.saturating_add(listed.text_bytes()));
-        if index >= MAX_TRANSACTIONS || text >= MAX_TEXT_BYTES {
-            return None;
-        }
-        // Most flows have one.
-        if index == self.transactions.capacity() {
-            self.transactions.reserve_exact(index.max(1));
-        }
-        self.transactions.push(Transaction::default());
-        Some(index)
     }
 }
 

@@ -1,3 +1,4 @@
+use super::record::{MAX_TEXT_BYTES, MAX_TRANSACTIONS};
 use super::*;
 use crate::flowkey::Direction;
 use crate::l7::tests::{Feeder, field};
