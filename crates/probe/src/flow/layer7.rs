@@ -389,10 +389,13 @@ pub fn segment_of<'a>(packet: &wire::decode::Packet<'a>, header: &wire::decode::
 
 /// What a further fragment of a TCP segment gives to layer 7.
 pub fn part_of<'a>(packet: &wire::decode::Packet<'a>, part: Part) -> Load<'a> {
+    let is_last = packet.fragment.is_some_and(|fragment| !fragment.more);
+    let data_end = part.start.wrapping_add(packet.payload_length);
     let segment = Segment {
         sequence: part.start,
         syn: false,
-        fin: false,
+        // The segment's FIN is the one sequence number that its data does not take.
+        fin: is_last && part.end == data_end.wrapping_add(1),
         payload: packet.payload,
         length: packet.payload_length,
     };

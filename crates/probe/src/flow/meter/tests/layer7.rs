@@ -136,6 +136,13 @@ fn a_tcp_segment_in_fragments_is_one_segment() {
         }
         let is_last = flags & FIN != 0;
         bench.at(10, &Frame::tcp(ACK, 501, end + u32::from(is_last)).back());
+        // The FIN behind the last fragment ends the stream, as that of the other direction does.
+        bench.at(10, &Frame::tcp(ACK | FIN, 501, end + u32::from(is_last)).back());
+        assert_eq!(
+            bench.meter.tally().sessions_done,
+            u64::from(is_last && order[0] == 0),
+            "{flags:#x} {order:?}"
+        );
         if !is_last {
             bench.at(
                 11,
