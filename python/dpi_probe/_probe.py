@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dpi_probe import _bpf, _native
 from dpi_probe._flows import compile_filter
 from dpi_probe._key import key_parts
+from dpi_probe._memory import memory
 from dpi_probe.config import CHANGEABLE, ProbeSettings, changed, load
 from dpi_probe.errors import CaptureError, ConfigError, SpoolError, VerificationError
 
@@ -102,6 +103,13 @@ class Probe:
         settings = self.settings
         if settings.probe_cert_path is None or settings.probe_key_path is None or settings.ca_cert_path is None:
             msg = "PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; `dpi-probe pki issue NAME` makes them"
+            raise ConfigError(msg)
+        there_is = memory()
+        if there_is is not None and settings.max_buffer_size_mb > there_is.total:
+            msg = (
+                f"MAX_BUFFER_SIZE_MB={settings.max_buffer_size_mb} is more memory than this process can have: "
+                f"{there_is.total} MiB, by the machine or its control group; lower it"
+            )
             raise ConfigError(msg)
         _native.log_to_stderr(settings.log_level)
         self._pipeline = _native.Pipeline(

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from dpi_probe._memory import memory
 from dpi_probe.doctor.findings import Change, Check, Outcome, Subject, inapplicable, ok, problem, warning
 
 _MEBIBYTE = 1 << 20
@@ -31,13 +32,12 @@ _LOCKED_SHARE, _LOCKED_MOST = 8, 256
 
 def _memory(subject: Subject) -> Outcome:
     bound = subject.settings.max_buffer_size_mb
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", subject.machine.text("/proc/meminfo") or "", re.MULTILINE)
-    if found is None:
+    there_is = memory(subject.machine.text)
+    if there_is is None:
         return Outcome("unknown", "/proc/meminfo does not tell")
-    available = int(found[1]) // 1024
-    said = f"{available:,} MiB available; the probe may use {bound:,} MiB"
-    if available < bound:
-        return problem(said, f"MAX_BUFFER_SIZE_MB={max(128, available // 2)} dpi-probe run …")
+    said = f"{there_is.available:,} of {there_is.total:,} MiB available; the probe may use {bound:,} MiB"
+    if there_is.available < bound:
+        return problem(said, f"MAX_BUFFER_SIZE_MB={max(128, there_is.available // 2)} dpi-probe run …")
     return ok(said)
 
 
@@ -169,7 +169,7 @@ CHECKS = (
     Check(
         "memory",
         "machine",
-        "memory available (/proc/meminfo) against MAX_BUFFER_SIZE_MB",
+        "memory available (/proc/meminfo, control groups) against MAX_BUFFER_SIZE_MB",
         "A probe that has to share its memory with the swap loses packets.",
         _memory,
     ),

@@ -259,6 +259,17 @@ def test_memory_must_suffice_for_the_bound(tmp_path):
     assert finding.outcome.command == "MAX_BUFFER_SIZE_MB=6000 dpi-probe run …"
 
 
+def test_a_control_group_bounds_memory(tmp_path):
+    machine = tuned_card(tmp_path)
+    machine.put("/proc/self/cgroup", "0::/system.slice/probe.service")
+    machine.put("/sys/fs/cgroup/system.slice/memory.max", "1073741824")
+    machine.put("/sys/fs/cgroup/system.slice/memory.current", "536870912")
+    machine.put("/sys/fs/cgroup/system.slice/probe.service/memory.max", "max")
+    finding = findings(machine, tmp_path, max_buffer_size_mb=1024)["memory"]
+    assert finding.status == "problem"
+    assert finding.outcome.found == "512 of 1,024 MiB available; the probe may use 1,024 MiB"
+
+
 @pytest.mark.parametrize(
     ("clock", "status"),
     [

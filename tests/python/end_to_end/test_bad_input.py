@@ -53,6 +53,11 @@ def test_the_key_of_another_certificate_is_refused(shared_pki: Path, tmp_path: P
     refused(probe, 2, "does not belong to the certificate")
 
 
+def test_more_memory_than_there_is_is_refused(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "--max-buffer-size-mb=1048576")
+    refused(probe, 2, "MAX_BUFFER_SIZE_MB=1048576", "more memory than this process can have")
+
+
 def test_a_missing_certificate_is_named(shared_pki: Path, tmp_path: Path) -> None:
     probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "--probe-cert-path=/nowhere/probe.pem")
     refused(probe, 2, "/nowhere/probe.pem", "pki issue")
