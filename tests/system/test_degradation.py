@@ -62,6 +62,9 @@ def test_a_full_flow_table_shortens_idle_timeouts_level_by_level(tmp_path: Path,
         assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 30
         wait_for(lambda: level(live, "flow_table") == 0, "the degradation to be undone")
         assert live.endpoint.value("dpi_probe_idle_timeout_seconds") == 240
+        # A table that was full stays resident, within the bound, and is no reason to compress harder.
+        assert live.endpoint.value("dpi_probe_resident_memory_bytes") < 128 << 20
+        assert level(live, "storage") == 0
         assert live.endpoint.value("dpi_probe_degradations_total", degradation="flow_table") >= 1
         accounts = live.finish()
         check_books(accounts)

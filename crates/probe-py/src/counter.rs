@@ -8,10 +8,11 @@ use std::time::Duration;
 use probe::capture::count::{Counted, count};
 use probe::capture::live::{self, Interface};
 use probe::capture::{CaptureError, RingOptions, Source};
+use probe::pipeline::memory::Shares;
 use pyo3::prelude::*;
 
 use crate::error::{Class, python_error};
-use crate::pipeline::{capture_error, capture_mode, ring_bytes};
+use crate::pipeline::{capture_error, capture_mode};
 
 /// Frames of an interface that are being counted and dropped.
 #[pyclass(frozen, module = "dpi_probe._native")]
@@ -35,7 +36,7 @@ impl CaptureCounter {
             dedicated: false,
             libpcap: Vec::new(),
             options: RingOptions {
-                bytes: ring_bytes(memory_bytes),
+                bytes: Shares::of(memory_bytes).ring,
                 stop: Arc::clone(&stop),
                 ..RingOptions::default()
             },
@@ -83,5 +84,5 @@ impl CaptureCounter {
 /// Bytes of the capture rings of a probe with this bound of memory.
 #[pyfunction]
 pub fn capture_ring_bytes(memory_bytes: usize) -> usize {
-    ring_bytes(memory_bytes)
+    Shares::of(memory_bytes).ring
 }

@@ -11,6 +11,7 @@ use probe::counters::LedgerEntry;
 use probe::deliver::{DeliverError, DeliverSettings};
 use probe::flow;
 use probe::metrics::{BOUNDS_NS, Family, Metric, Value};
+use probe::pipeline::memory::Shares;
 use probe::pipeline::{ChangeError, Changeable, Input, PipelineError, Settings};
 use probe::spool::{SpoolSettings, Sync, WhenFull};
 use pyo3::prelude::*;
@@ -20,16 +21,6 @@ use wire::decode::LinkType;
 use crate::error::{Class, python_error};
 use crate::read::{Compiled, filters, key_parts};
 use crate::traffic::{Traffic, offer_dict};
-
-/// Bytes of a mebibyte.
-const MEBIBYTE: usize = 1 << 20;
-/// The most memory that the capture ring takes of the budget.
-const RING_BYTES_MAX: usize = 256 * MEBIBYTE;
-
-/// Bytes of the capture rings under this bound of memory.
-pub fn ring_bytes(memory_bytes: usize) -> usize {
-    (memory_bytes / 8).min(RING_BYTES_MAX)
-}
 
 pub fn class_of(error: &PipelineError) -> Class {
     match error {
@@ -111,12 +102,12 @@ impl Pipeline {
             None => vec![None; workers.unwrap_or(1)],
         };
         let workers = cores.len();
-        let ring_bytes = ring_bytes(memory_bytes);
+        let shares = Shares::of(memory_bytes);
         let input = match (interface, traffic) {
             (Some(name), _) => Input::Interface(Interface {
                 mode,
                 options: RingOptions {
-                    bytes: ring_bytes,
+                    bytes: shares.ring,
                     promiscuous,
                     timestamps: timestamps
                         .parse()
@@ -133,7 +124,7 @@ impl Pipeline {
             }),
             (None, Some(traffic)) => Input::Traffic {
                 settings: traffic.settings.clone(),
-                queue_bytes: ring_bytes as u64,
+                queue_bytes: shares.ring as u64,
             },
             (None, None) => Input::Files {
                 paths: files,
@@ -144,7 +135,6 @@ impl Pipeline {
         let settings = Settings {
             input,
             count,
-            // The rest is for the ring, waiting batches, the Python process itself and its code.
             flow: flow::Settings {
                 idle_timeout_ns,
                 active_timeout_ns,
@@ -154,7 +144,7 @@ impl Pipeline {
                 key_vlan,
                 key_tunnel,
                 workers,
-                ..flow::Settings::for_memory(memory_bytes / 4 * 3)
+                ..flow::Settings::for_memory(shares.metering)
             },
             probe_id,
             certificate,

@@ -1,8 +1,8 @@
 //! A SYN flood, made on the fly: what it does to the memory of metering, and whether the books balance.
 //!
-//! `cargo bench -p probe --bench flood -- [FLOWS] [MEBIBYTES]`: FLOWS SYN packets (default 10,000,000), each of a flow of
-//! its own, at 1M a second, through one worker with a budget of MEBIBYTES (default 768, three quarters of
-//! `MAX_BUFFER_SIZE_MB=1024`). Prints the flows in the table, resident memory after each tenth, and the end reasons.
+//! `cargo bench --workspace --bench flood -- [FLOWS] [MEBIBYTES]`: FLOWS SYN packets (default 10,000,000), each of a flow of
+//! its own, at 1M a second, through one worker of a probe with `MAX_BUFFER_SIZE_MB=MEBIBYTES` (default 1024). Plots resident
+//! memory through the run against that bound, with the flows in the table, and prints the end reasons.
 
 use std::convert::Infallible;
 use std::fs;
@@ -13,10 +13,15 @@ use probe::capture::{FrameHeader, Next, OwnedFrames};
 use probe::counters::{Counters, check_books};
 use probe::engine;
 use probe::flow::Settings;
+use probe::pipeline::memory::Shares;
 use wire::decode::{Decoder, LinkType};
 
 /// Frames of a block.
 const BLOCK: u64 = 10_000;
+/// Lines of the plot.
+const POINTS: u64 = 20;
+/// Columns of the plot, for the whole bound.
+const PLOT_COLUMNS: u64 = 50;
 
 /// Ethernet II, IPv4, and a SYN (RFC 9293 §3.1) from an address and port of its own.
 fn syn(flow: u64) -> [u8; 54] {
@@ -50,8 +55,8 @@ fn main() -> Result<()> {
         .skip(1)
         .filter_map(|argument| argument.parse::<u64>().ok());
     let flows = numbers.next().unwrap_or(10_000_000);
-    let memory = numbers.next().unwrap_or(768);
-    let settings = Settings::for_memory((memory as usize) << 20);
+    let bound = numbers.next().unwrap_or(1024);
+    let settings = Settings::for_memory(Shares::of((bound as usize) << 20).metering);
     let counters = Counters::new(1);
     let mut made = 0;
     let fill = |block: &mut OwnedFrames| -> Result<Next, Infallible> {
@@ -73,11 +78,13 @@ fn main() -> Result<()> {
             block.bytes.extend(frame);
             made += 1;
         }
-        if made.is_multiple_of((flows / 10).max(1)) {
+        if made.is_multiple_of((flows / POINTS).max(1)) {
+            let resident = resident().unwrap_or(0);
+            let bar = "#".repeat((resident * PLOT_COLUMNS / bound.max(1)) as usize);
+            let active = counters.total("flows_active");
             println!(
-                "{made} packets: {} flows in the table, {} MiB resident",
-                counters.total("flows_active"),
-                resident().unwrap_or(0)
+                "{made:>12} {active:>12} {resident:>9} |{bar:<width$}| {bound}",
+                width = PLOT_COLUMNS as usize
             );
         }
         Ok(if block.headers.is_empty() {
@@ -86,6 +93,7 @@ fn main() -> Result<()> {
             Next::Block
         })
     };
+    println!("{:>12} {:>12} {:>9}", "packets", "flows", "MiB");
     let mut records = 0_u64;
     engine::read(fill, &settings, &Decoder::default(), &counters, &mut |_| {
         records += 1;

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from dpi_probe import _native
 from dpi_probe._memory import memory
 from dpi_probe.doctor.findings import Change, Check, Outcome, Subject, inapplicable, ok, problem, warning
 
@@ -26,8 +27,6 @@ _CAPABILITIES_OF_XDP = {
     "CAP_IPC_LOCK": (14, "lock the memory of AF_XDP beyond the memlock limit"),
 }
 _NEEDED = "CAP_NET_RAW"
-# Of MAX_BUFFER_SIZE_MB, what the memory of AF_XDP sockets takes at most (probe-py: RING_BYTES_MAX).
-_LOCKED_SHARE, _LOCKED_MOST = 8, 256
 
 
 def _memory(subject: Subject) -> Outcome:
@@ -67,7 +66,7 @@ def _memlock(subject: Subject) -> Outcome:
     if found[1] == "unlimited":
         return ok("unlimited")
     budget = subject.settings.max_buffer_size_mb
-    limit, needed = int(found[1]) // _MEBIBYTE, min(budget // _LOCKED_SHARE, _LOCKED_MOST)
+    limit, needed = int(found[1]) // _MEBIBYTE, _native.capture_ring_bytes(budget * _MEBIBYTE) // _MEBIBYTE
     said = f"{limit:,} MiB; AF_XDP at MAX_BUFFER_SIZE_MB={budget} locks {needed} MiB"
     if limit >= needed:
         return ok(said)

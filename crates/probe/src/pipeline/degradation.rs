@@ -18,11 +18,11 @@ wire::reasons! {
         /// More than a million flows are active, or more than 80 % of the flow table is taken. Idle timeouts get shorter;
         /// a full table evicts the flow that has been silent for longest.
         FlowTable = "flow_table",
-        /// More than 50 batches wait for their signature, or they take more than 80 % of the memory that is theirs (a
-        /// sixteenth of the budget). Batches get bigger, so that one signature covers more, and are compressed no harder than usual.
+        /// More than 50 batches wait for their signature, or they take more than 80 % of the memory that is theirs
+        /// ([`super::memory::Shares`]). Batches get bigger, so that one signature covers more, and are compressed no harder than usual.
         SealQueue = "seal_queue",
-        /// The spool or the memory budget is more than 80 % full. Compression gets stronger, unless batches wait for their
-        /// signature, and batches get bigger.
+        /// The spool is more than 80 % full. Compression gets stronger, unless batches wait for their signature, and batches
+        /// get bigger.
         Storage = "storage",
     }
 }

@@ -222,11 +222,6 @@ impl Instruments {
         used as f64 / capacity.max(1) as f64
     }
 
-    /// The share of the memory budget that is resident; none where the kernel does not say.
-    pub(super) fn memory_fill(&self) -> f64 {
-        resident_bytes().map_or(0.0, |bytes| bytes as f64 / self.fixed.memory_bytes.max(1) as f64)
-    }
-
     /// What a worker notes; a worker that was not announced notes for nobody.
     pub(super) fn worker(&self, number: usize) -> Arc<WorkerMetrics> {
         self.workers.get(number).cloned().unwrap_or_default()

@@ -19,6 +19,7 @@ mod desk;
 mod health;
 mod interface;
 mod limit;
+pub mod memory;
 mod metrics;
 mod overflow;
 /// What each stage costs.
@@ -53,13 +54,12 @@ pub use metrics::declared as metrics;
 
 use config::Configuration;
 use limit::Limit;
+use memory::Shares;
 use metrics::{Fixed, Instruments};
 use watch::Watch;
 
 /// Batches that may wait for their signature: above this a live probe drops, counted.
 const SEAL_QUEUE_BATCHES: usize = 64;
-/// The part of the memory that they may take.
-const SEAL_QUEUE_SHARE: u64 = 16;
 /// The same where files are read, which wait instead.
 const SEAL_QUEUE_BATCHES_OF_FILES: usize = 4;
 /// Events about the probe itself that may wait to be sealed.
@@ -276,7 +276,7 @@ impl Pipeline {
         };
         // What further threads have in work is no longer in the queue, but in memory.
         let in_work = (settings.seal_threads as u64 - 1) * 2 * desk::LIMITS.bytes as u64;
-        let seal_queue_bytes = (settings.memory_bytes / SEAL_QUEUE_SHARE)
+        let seal_queue_bytes = (Shares::of(settings.memory_bytes as usize).seal_queue as u64)
             .saturating_sub(in_work)
             .max(desk::LIMITS.bytes as u64);
         let sealer_settings = SealerSettings {

@@ -115,15 +115,8 @@ fn pressure(what: Suffering, instruments: &Instruments) -> (f64, String) {
             )
         }
         Suffering::Storage => {
-            let (spool, memory) = (instruments.spool_fill(), instruments.memory_fill());
-            (
-                spool.max(memory) / FULL,
-                format!(
-                    "{} of the spool and {} of the memory budget are used",
-                    percent(spool),
-                    percent(memory)
-                ),
-            )
+            let spool = instruments.spool_fill();
+            (spool / FULL, format!("{} of the spool is used", percent(spool)))
         }
     }
 }
