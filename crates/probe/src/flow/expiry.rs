@@ -1,18 +1,19 @@
 //! Timers: which flow is due next.
 //!
-//! A wheel of [`BINS`] bins of 2³⁰ ns (1.07 s), each an intrusive list of slots, and a heap that holds the bin that
+//! A wheel of [`BINS`] bins of 2²⁴ ns (17 ms), each an intrusive list of slots, and a heap that holds the bin that
 //! is being worked off. Putting a timer into the wheel and taking it out is O(1); only what comes due within the present
-//! second is sorted, so that flows leave in the exact order of their deadlines. A packet that postpones its flow's
+//! bin is sorted, so that flows leave in the exact order of their deadlines. All timers of a bin are looked at before the
+//! next packet is metered: its width bounds for how long. A packet that postpones its flow's
 //! deadline touches nothing here: a timer is a lower bound, and when it comes up, the slot's deadline is asked for
 //! again. A deadline that moves *forward* must be scheduled anew.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Bins of the wheel: deadlines further ahead than about 36 minutes are looked at once per turn.
-pub const BINS: usize = 1 << 11;
+/// Bins of the wheel: deadlines further ahead than about nine minutes are looked at once per turn.
+pub const BINS: usize = 1 << 15;
 
-const BIN_SHIFT: u32 = 30;
+const BIN_SHIFT: u32 = 24;
 const NONE: u32 = u32::MAX;
 
 /// A slot's timer. `place` is the number of its bin, [`HEAP`] or [`NOWHERE`].
@@ -41,6 +42,8 @@ struct Timer {
 #[derive(Debug)]
 pub struct Expiry {
     bins: Vec<u32>,
+    /// A bit for each bin: not set where it is empty. What empties a bin leaves the bit set, but for a turn.
+    occupied: Vec<u64>,
     links: Vec<Link>,
     heap: BinaryHeap<Reverse<Timer>>,
     /// Timers in the wheel.
@@ -59,6 +62,7 @@ impl Expiry {
         super::memory::on_huge_pages(&links);
         Self {
             bins: vec![NONE; BINS],
+            occupied: vec![0; BINS / 64],
             links,
             heap: BinaryHeap::new(),
             in_wheel: 0,
@@ -96,7 +100,9 @@ impl Expiry {
             .min(current.saturating_add(BINS as i64))
             .rem_euclid(BINS as i64) as u16;
         let next = std::mem::replace(&mut self.bins[usize::from(place)], slot);
-        if next != NONE {
+        if next == NONE {
+            self.occupied[usize::from(place) / 64] |= 1 << (place % 64);
+        } else {
             self.links[next as usize].previous = slot;
         }
         self.links[slot as usize] = Link {
@@ -128,7 +134,7 @@ impl Expiry {
         } = *link;
         link.place = NOWHERE;
         link.generation = link.generation.wrapping_add(1);
-        // In the heap it stays until it comes up, within a second, and is void then.
+        // In the heap it stays until it comes up, and is void then.
         if place != HEAP && place != NOWHERE {
             if previous == NONE {
                 self.bins[usize::from(place)] = next;
@@ -149,6 +155,7 @@ impl Expiry {
             link.place = NOWHERE;
         }
         self.bins.fill(NONE);
+        self.occupied.fill(0);
         self.heap.clear();
         self.in_wheel = 0;
         self.current_bin = None;
@@ -234,16 +241,21 @@ impl Expiry {
         Some(timer.deadline)
     }
 
-    /// Moves the next bin's timers to the heap, or on to the bin where they belong by now. Stops at bin `target`.
+    /// Moves the timers of the next bin that has some to the heap, or on to the bin where they belong by now. Stops at bin
+    /// `target`.
     fn turn(&mut self, target: i64, deadline_of: impl Fn(u32) -> (i64, u64)) {
         let Some(current) = self.current_bin else { return };
-        if self.in_wheel == 0 {
-            self.current_bin = Some(target.max(current));
-            return;
-        }
-        let bin = current.saturating_add(1);
+        let bin = match self.next_occupied(current) {
+            Some(bin) if bin <= target => bin,
+            _ => {
+                self.current_bin = Some(target.max(current));
+                return;
+            }
+        };
         self.current_bin = Some(bin);
-        let mut slot = std::mem::replace(&mut self.bins[bin.rem_euclid(BINS as i64) as usize], NONE);
+        let place = bin.rem_euclid(BINS as i64) as usize;
+        self.occupied[place / 64] &= !(1 << (place % 64));
+        let mut slot = std::mem::replace(&mut self.bins[place], NONE);
         while slot != NONE {
             let next = self.links[slot as usize].next;
             self.links[slot as usize].place = NOWHERE;
@@ -252,6 +264,28 @@ impl Expiry {
             self.schedule(slot, deadline, flow_id);
             slot = next;
         }
+    }
+
+    /// The next bin after `current` whose bit is set.
+    fn next_occupied(&self, current: i64) -> Option<i64> {
+        if self.in_wheel == 0 {
+            return None;
+        }
+        let first = current.saturating_add(1);
+        let start = first.rem_euclid(BINS as i64) as usize;
+        // The word of the first bin is looked at twice: from that bin on, and at the end up to it.
+        let words = self.occupied.len();
+        (0..=words).find_map(|step| {
+            let number = (start / 64 + step) % words;
+            let all = self.occupied[number];
+            let word = if step == 0 {
+                all & (u64::MAX << (start % 64))
+            } else {
+                all
+            };
+            let place = number * 64 + word.trailing_zeros() as usize;
+            (word != 0).then(|| first.saturating_add(((place + BINS - start) % BINS) as i64))
+        })
     }
 
     /// A moment up to which nothing is due.
