@@ -137,13 +137,32 @@ class ControlServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-        self._file.unlink(missing_ok=True)
+        self._remove(self._file)
 
     def _write_address(self, interface: str) -> None:
+        """Say in the spool's directory where the endpoint is; where that fails, as on a full disk, serve without."""
         entry = {"targets": [str(self.address)], "labels": {"interface": interface}}
         temporary = self._file.with_suffix(".tmp")
-        temporary.write_text(json.dumps([entry]) + "\n", encoding="utf-8")
-        temporary.replace(self._file)
+        try:
+            temporary.write_text(json.dumps([entry]) + "\n", encoding="utf-8")
+            temporary.replace(self._file)
+        except OSError as error:
+            # Capturing goes first.
+            _native.log(
+                "warning",
+                f"{self._file}: {error.strerror}; nothing that looks for the metrics there finds them: give Prometheus "
+                f"and `dpi-probe top` {self.address}, or make space and start again",
+            )
+            # What an earlier probe left there may name a port that another program has now.
+            self._remove(temporary)
+            self._remove(self._file)
+
+    def _remove(self, file: Path) -> None:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            # At the end it must not hide what the probe has to say.
+            _native.log("warning", f"{file}: cannot be removed ({error.strerror}); it names no running probe any more")
 
     def answer(self, method: str, path: str, accept: str) -> Answer:
         """Status, content type and body of a request for anything but the configuration."""

@@ -150,6 +150,21 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, shared_pki: Path
     assert "Traceback" not in said
 
 
+def test_an_address_that_cannot_be_written_keeps_no_probe_from_capturing(
+    tmp_path: Path, shared_pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METRICS_ADDRESS", "127.0.0.1:0")
+    # As on a full disk: neither can the file be written, nor what is in its place removed.
+    in_its_place = tmp_path / "spool" / "metrics.json"
+    in_its_place.mkdir(parents=True)
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", str(CAPTURE)).start()
+    assert total(probe.finish(), "frames_delivered") > 0
+    said = probe.log.read_text()
+    assert f"{in_its_place}: Is a directory; nothing that looks for the metrics there finds them" in said
+    assert "Traceback" not in said
+    assert not in_its_place.with_suffix(".tmp").exists()
+
+
 def test_ports_are_the_interfaces_own() -> None:
     ports = {name: default_port(name) for name in ("eth0", "eth1", "ens3f0np0", "bond0.100")}
     assert len(set(ports.values())) == len(ports)
