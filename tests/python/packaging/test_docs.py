@@ -75,3 +75,8 @@ def test_the_core_of_the_readme_listens_where_its_probe_delivers():
     port = core[core.index("--listen") + 1].rpartition(":")[2]
     assert core[core.index("--listen") + 1] == f"0.0.0.0:{port}"
     assert run[run.index("--core-api-url") + 1].endswith(f":{port}")
+
+
+def test_the_probe_starts_also_where_its_tuning_was_refused():
+    (line,) = re.findall(r"^ExecStartPre=(.*)$", (ROOT / "docs/guides/tuning.md").read_text(), re.MULTILINE)
+    assert line.startswith("-+/usr/bin/dpi-probe tune "), "tune's status is 1 if anything was refused"
