@@ -80,3 +80,10 @@ def test_the_core_of_the_readme_listens_where_its_probe_delivers():
 def test_the_probe_starts_also_where_its_tuning_was_refused():
     (line,) = re.findall(r"^ExecStartPre=(.*)$", (ROOT / "docs/guides/tuning.md").read_text(), re.MULTILINE)
     assert line.startswith("-+/usr/bin/dpi-probe tune "), "tune's status is 1 if anything was refused"
+
+
+@pytest.mark.parametrize("page", ["docs/guides/tuning.md", "deploy/systemd/dpi-probe@.service"])
+def test_units_take_the_interface_as_it_is_named(page):
+    specifiers = re.findall(r"^\w+=.*(%[iI])", (ROOT / page).read_text(), re.MULTILINE)
+    assert specifiers, page
+    assert set(specifiers) == {"%i"}, "systemd makes br/lan of br-lan in %I"
