@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from dpi_probe import _native
 from dpi_probe.cli import cli
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,6 +68,14 @@ def test_commands_on_the_pages_have_the_flags_that_are_shown(page):
         for word in words:
             if re.match(r"--?[a-zA-Z]", word) and word not in {"--help", "-h"}:
                 assert word.partition("=")[0] in flags, f"{page.name}: {command.name} {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_metrics_on_the_pages_are_those_of_the_reference(page):
+    suffixes = {"counter": ("", "_total"), "gauge": ("",), "histogram": ("", "_bucket", "_sum", "_count")}
+    shown = {metric["name"] + suffix for metric in _native.metric_table() for suffix in suffixes[metric["kind"]]}
+    # The reference speaks of any of them as dpi_probe_NAME.
+    assert set(re.findall(r"\bdpi_probe_[a-z]\w*", page.read_text())) <= shown
 
 
 def test_the_core_of_the_readme_listens_where_its_probe_delivers():
