@@ -88,6 +88,13 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any
             for tool in before["tools"]
             if tool["name"] in others
         ]
+    if before["kind"] == "reader":
+        mine, others = _turns(before), _turns(after)
+        return [
+            _line(f"{title}, frames/s", rates, others[title], more_is_better=True)
+            for title, rates in mine.items()
+            if title in others
+        ]
     if before["kind"] == "search":
         rates = [[(result["highest_bits_per_second"] or 0) / 1e9] for result in (before, after)]
         return [_line("highest rate without loss, Gbit/s", *rates, more_is_better=True)]
@@ -107,6 +114,8 @@ def warnings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             found.append(f"the machine was busy before the {name} ({result['machine']['load_before'][0]:.1f} load)")
     if before.get("plan") != after.get("plan"):
         found.append("the plans differ")
+    if before.get("setting") != after.get("setting"):
+        found.append("the settings differ")
     if before.get("capture") != after.get("capture"):
         found.append("the captures differ")
     return found
@@ -116,6 +125,16 @@ def _measured(result: dict[str, Any], name: str) -> list[float]:
     series = result["series"]
     pairs = zip(series["time"], series[name], strict=True)
     return [value for time, value in pairs if time >= 0 and value is not None]
+
+
+def _turns(result: dict[str, Any]) -> dict[str, list[float]]:
+    """Frames a second in each turn, of each receiver and frame size."""
+    turns: dict[str, list[float]] = {}
+    for row in result["sizes"]:
+        for run in row["runs"]:
+            title = f"{run['receiver']} by {run['capture']}, frames of {row['frame_size']}"
+            turns.setdefault(title, []).append(run["frames_per_second"])
+    return turns
 
 
 def _rates(tool: dict[str, Any], packets: int) -> list[float]:

@@ -130,7 +130,7 @@ def test_nothing_dropped_before_and_after_is_no_difference() -> None:
     assert compare._line("drops", [0.0, 0.0], [], more_is_better=False)["verdict"] == "cannot be told"
 
 
-@pytest.mark.parametrize("kind", ["run", "stages", "peers", "search"])
+@pytest.mark.parametrize("kind", ["run", "stages", "peers", "reader", "search"])
 def test_a_damaged_result_is_one_clear_line(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "damaged.json"
     file.write_text(json.dumps({"format": verdict.FORMAT, "kind": kind, "stages": [{}], "machine": {}}))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from dpi_probe.bench import machine, reader, show_reader
+from dpi_probe.bench import compare, machine, reader, show_reader
 from dpi_probe.bench.reader import ALONE, BARE, WHOLE, Receiver, Setting
 from dpi_probe.cli.bench import command
 from rich.console import Console
@@ -102,6 +102,28 @@ def test_the_table_names_rates_verdict_and_limit(capsys: pytest.CaptureFixture[s
         "limited by",
     ):
         assert text in shown
+
+
+def test_results_are_compared_receiver_by_receiver_and_size_by_size() -> None:
+    def result(frames: float, duration: float = 4) -> dict[str, Any]:
+        small = row([(1000, 900, frames), (1010, 910, frames + 10), (990, 890, frames - 10)])
+        large = {**row([(500, 400, 300)]), "frame_size": "9000"}
+        setting = {"duration": duration}
+        return {"kind": "reader", "sizes": [small, large], "machine": machine.fingerprint(), "setting": setting}
+
+    before, after = result(800), result(400)
+    lines = compare.compare(before, after)
+    assert [line["what"] for line in lines] == [
+        f"{receiver} by af_packet, frames of {size}, frames/s"
+        for size in ("1000", "9000")
+        for receiver in (BARE, ALONE, WHOLE)
+    ]
+    assert [line["verdict"] for line in lines[:3]] == ["no difference shown", "no difference shown", "worse"]
+    assert (lines[2]["before"], lines[2]["after"]) == (800, 400)
+    assert lines[3]["verdict"] == "cannot be told", "one turn has no interval"
+    assert "the settings differ" in compare.warnings(before, result(800, duration=1))
+    after["sizes"].pop()
+    assert len(compare.compare(before, after)) == 3
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
