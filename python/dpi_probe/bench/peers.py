@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +22,7 @@ from dpi_probe.bench.processes import descendants, use_of
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Callable
 
 OURS = "dpi-probe"
@@ -43,8 +47,8 @@ class Peer:
     arguments: Callable[[str, str], list[str]]
     """Of the capture's path and an empty folder."""
     install: str
-    flows: Callable[[str, Path], int | None]
-    """Of what it printed, and the folder that it wrote into."""
+    flows: Callable[[str, Path], int | None] | None
+    """Of what it printed, and the folder that it wrote into; None where it makes no flow records."""
     timeout: float = 3600.0
 
     def path(self) -> str | None:
@@ -67,8 +71,25 @@ def _lines(said: str, _folder: Path) -> int | None:
     return sum(1 for line in said.splitlines() if " <-> " in line)
 
 
-def _none(_said: str, _folder: Path) -> int | None:
-    return None
+def _argus_flows(_said: str, folder: Path) -> int | None:
+    """Of the file that argus wrote: each record begins with its type, its cause and its length in words of 4 bytes.
+
+    A long flow has several records (argus_def.h, ARGUS_FAR), the first of them with the cause ARGUS_START.
+    """
+    written = folder / "out.argus"
+    if not written.exists():
+        return None
+    flows = 0
+    with written.open("rb") as file:
+        while header := file.read(4):
+            if len(header) < 4:
+                return None
+            kind, cause, words = struct.unpack(">BBH", header)
+            if words == 0:
+                return None
+            flows += kind & 0xF0 == 0x10 and cause & 0xF0 == 0x10
+            file.seek(4 * (words - 1), os.SEEK_CUR)
+    return flows
 
 
 NFSTREAM = """
@@ -99,10 +120,10 @@ PEERS = (
         _number(r"Flows exported: (\d+)"),
     ),
     Peer(
-        "argus", "bidirectional flow records, no layer 7", "argus",
+        "argus", "two-way flow records, no layer 7", "argus",
         lambda capture, folder: ["-X", "-F", "/dev/null", "-r", capture, "-w", f"{folder}/out.argus"],
         "apt-get install argus-server",
-        _none,
+        _argus_flows,
     ),
     Peer(
         "tshark", "conversations", "tshark",
@@ -114,14 +135,15 @@ PEERS = (
         "mercury", "fingerprints, no flow records", "mercury",
         lambda capture, folder: ["-r", capture, "-f", f"{folder}/out.json"],
         "build https://github.com/cisco/mercury",
-        _none,
+        None,
     ),
     Peer(
         "ipfixprobe", "flows, layer-7 plugins", "ipfixprobe",
         lambda capture, _folder: ["-i", f"pcap;file={capture}", "-s", "cache", "-p", "tls", "-p", "http", "-p", "dns",
                                   "-p", "quic", "-p", "pstats", "-o", "text;file=/dev/null"],
         "build https://github.com/CESNET/ipfixprobe (packages for RPM systems at copr CESNET/NEMEA)",
-        _none,
+        # The table of its output plugins; the flows of the first, and only, are in the second column.
+        _number(r"biflows[^\n]*\n\s*\d+\s+(\d+)"),
     ),
 )  # fmt: skip
 
@@ -143,6 +165,7 @@ class Runs:
 
     name: str
     does: str
+    makes_flows: bool = True
     start: float = 0.0
     """CPU seconds over a capture of a single packet."""
     uses: list[Use] = field(default_factory=list)
@@ -160,27 +183,21 @@ def run_tool(command: list[str], folder: Path, timeout: float) -> Use:
     """Run one program to its end and measure it and its children.
 
     Raises:
-        subprocess.TimeoutExpired: it took too long, and was killed.
+        subprocess.TimeoutExpired: it took too long, and was killed with all that it had started.
         subprocess.CalledProcessError: it ended with an error.
     """
     with (folder / "said").open("w+b") as output:
         begun = time.monotonic()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
-        # `wait4` tells what this one program used; `getrusage` would add up all that ended so far. But its peak of
-        # memory begins with this process's own, from between fork and exec: memory is looked at meanwhile.
-        status, usage, peak = 0, None, 0
-        while usage is None:
-            peak = max(peak, sum(use_of(one).resident_bytes for one in descendants(process.pid)))
-            pid, status, found = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                usage = found
-            elif time.monotonic() - begun > timeout:
-                process.kill()
-                os.wait4(process.pid, 0)
-                process.returncode = -9
-                raise subprocess.TimeoutExpired(command, timeout)
-            else:
-                time.sleep(0.02)
+        # A session of its own, so that what it starts can be ended with it.
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True)
+        try:
+            status, usage, peak = _wait_for(process, command, begun, timeout)
+        except BaseException:
+            # Also at Ctrl-C, of which another session does not hear.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         wall = time.monotonic() - begun
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
@@ -188,6 +205,23 @@ def run_tool(command: list[str], folder: Path, timeout: float) -> Use:
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, command, said)
     return Use(usage.ru_utime + usage.ru_stime, wall, peak, None, said)
+
+
+def _wait_for(
+    process: subprocess.Popen[bytes], command: list[str], begun: float, timeout: float
+) -> tuple[int, resource.struct_rusage, int]:
+    """Status, use and peak of memory of a program that ends in time."""
+    # `wait4` tells what this one program used; `getrusage` would add up all that ended so far. But its peak of
+    # memory begins with this process's own, from between fork and exec: memory is looked at meanwhile.
+    peak = 0
+    while True:
+        peak = max(peak, sum(use_of(one).resident_bytes for one in descendants(process.pid)))
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            return status, usage, peak
+        if time.monotonic() - begun > timeout:
+            raise subprocess.TimeoutExpired(command, timeout)
+        time.sleep(0.02)
 
 
 def ours() -> Peer:
@@ -221,7 +255,7 @@ def compare(
     names = {peer.name for peer, _ in found}
     missing = [{"name": peer.name, "install": peer.install} for peer in chosen if peer.name not in names]
     tools = [(ours(), sys.executable), *found]
-    runs = {peer.name: Runs(peer.name, peer.does) for peer, _ in tools}
+    runs = {peer.name: Runs(peer.name, peer.does, makes_flows=peer.flows is not None) for peer, _ in tools}
     with tempfile.TemporaryDirectory(prefix="dpi-probe-peers-") as place:
         folder = Path(place)
         shortest = folder / "shortest.pcap"
@@ -263,7 +297,7 @@ def _one(peer: Peer, path: str, runs: Runs, capture: Path, folder: Path, *, star
         try:
             timeout = START_TIMEOUT if starting else peer.timeout
             use = run_tool([path, *peer.arguments(str(capture.resolve()), place)], own, timeout)
-            use.flows = None if starting else peer.flows(use.said, own)
+            use.flows = None if starting or peer.flows is None else peer.flows(use.said, own)
         except subprocess.CalledProcessError as error:
             # Where a tool cannot read a single packet, or waits for more, its start counts as nothing.
             if not starting:
@@ -291,6 +325,7 @@ def _summary(runs: Runs, packets: int, own: Runs) -> dict[str, Any]:
         "wall_seconds": [use.wall_seconds for use in runs.uses],
         "peak_bytes": max((use.peak_bytes for use in runs.uses), default=None),
         "flows": runs.uses[-1].flows if runs.uses else None,
+        "makes_flows": runs.makes_flows,
         "failure": runs.failure,
     }
 

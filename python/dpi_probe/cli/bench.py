@@ -467,7 +467,7 @@ def _show_peers(console: Console, result: dict[str, Any]) -> None:
             tool["does"],
             f"{tool['packets_per_cpu_second']:,.0f}" if tool["packets_per_cpu_second"] else "-",
             f"{tool['peak_bytes'] / (1 << 20):,.0f} MiB",
-            f"{tool['flows']:,}" if tool["flows"] is not None else "-",
+            f"{tool['flows']:,}" if tool["flows"] is not None else "not told" if tool["makes_flows"] else "makes none",
             f"{tool['ratio']:.2f}x" if tool["ratio"] else "-",
         )
     console.print(table)

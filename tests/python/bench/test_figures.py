@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import struct
+import subprocess
+import time
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from dpi_probe.bench import books, compare, peers, report, show, stages_of_threads, verdict
-from dpi_probe.bench.processes import Use
+from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
 from dpi_probe.bench.run import Observation
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
@@ -18,11 +22,9 @@ from dpi_probe.bench.search import bisect, limit_of, most_attempts
 from dpi_probe.cli import bench
 from dpi_probe.cli.bench import RATE, command
 from dpi_probe.errors import ConfigError, DpiProbeError
+from harness.core import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_quantile_is_the_bound_of_its_bucket() -> None:
@@ -145,6 +147,46 @@ def test_a_capture_without_packets_compares_no_tools(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["peers", str(empty)])
     assert isinstance(done.exception, DpiProbeError)
     assert "there is no packet in it" in str(done.exception)
+
+
+def test_flows_of_argus_are_counted_once_each(tmp_path: Path) -> None:
+    management, first, later = (0x83, 0x10, 32), (0x13, 0x10, 34), (0x13, 0x20, 34)
+    records = [management, first, first, later, later, (0x83, 0x30, 32)]
+    file = tmp_path / "out.argus"
+    file.write_bytes(b"".join(struct.pack(">BBH", *one) + bytes(4 * (one[2] - 1)) for one in records))
+    assert peers._argus_flows("", tmp_path) == 2
+    file.write_bytes(bytes(128))
+    assert peers._argus_flows("", tmp_path) is None
+
+
+def test_flows_of_ipfixprobe_are_those_of_its_output() -> None:
+    said = """Input stats:
+  #      packets       parsed               bytes      dropped           qtime status
+  0          100           90               12345            0             678     ok
+SUM          100           90               12345            0             678
+
+Output stats:
+  #      biflows      packets          bytes (L4)      dropped status
+  0           42           90               10000            0     ok
+"""
+    (ipfixprobe,) = (peer for peer in peers.PEERS if peer.name == "ipfixprobe")
+    assert ipfixprobe.flows is not None
+    assert ipfixprobe.flows(said, Path()) == 42
+
+
+def test_a_tool_that_takes_too_long_is_ended_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = tmp_path / "child"
+    # The time is up once there is a child, however slow the machine is.
+    clock = SimpleNamespace(monotonic=lambda: 10.0 if written.exists() else 0.0, sleep=time.sleep)
+    monkeypatch.setattr(peers, "time", clock)
+    command = ["sh", "-c", "sleep 600 & echo $! > new && mv new child; wait"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        peers.run_tool(command, tmp_path, timeout=5)
+    child = int(written.read_text())
+    # Whoever inherits it may not have taken notice of its end yet.
+    wait_for(lambda: not use_of(child).resident_bytes, "the child to end")
 
 
 def entry(account: str, value: int) -> dict[str, object]:
