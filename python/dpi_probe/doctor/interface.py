@@ -17,7 +17,7 @@ from dpi_probe.doctor.findings import (
     problem,
     warning,
 )
-from dpi_probe.doctor.netlink import XDP_BASIC, XDP_REDIRECT, XDP_ZERO_COPY
+from dpi_probe.doctor.netlink import HASHED_PORTS, XDP_BASIC, XDP_REDIRECT, XDP_ZERO_COPY
 from dpi_probe.doctor.processors import local_processors
 from dpi_probe.doctor.system import held
 
@@ -117,11 +117,21 @@ def _rss(subject: Subject) -> Outcome:
         faults.append("the hash is not symmetric: both directions of a flow reach different queues")
         key = ":".join(["6d:5a"] * (len(rss["hkey"]) // 2))
         commands.append(f"ethtool -X {name} hkey {key}")
+    hashed = subject.machine.network.hash_fields(name)
+    # TCP is hardly ever in fragments, and many cards cannot hash it without ports.
+    datagrams = {flow_type: fields for flow_type, fields in hashed.items() if flow_type.startswith("udp")}
+    if with_ports := [flow_type for flow_type, fields in datagrams.items() if fields & HASHED_PORTS]:
+        faults.append(
+            f"ports are hashed ({', '.join(with_ports)}): fragments, which have none, reach other queues than the rest "
+            "of their flow"
+        )
+        commands += [f"ethtool -N {name} rx-flow-hash {flow_type} sd" for flow_type in with_ports]
     if faults:
         return warning("; ".join(faults), " && ".join(commands))
+    ports = "no ports of UDP in it" if datagrams else "the driver does not tell whether ports are in it"
     if symmetric is None:
-        return ok(f"{count} queues; the driver does not tell its hash")
-    return ok(f"{count} queues, all used, symmetric hash")
+        return ok(f"{count} queues; the driver does not tell its hash; {ports}")
+    return ok(f"{count} queues, all used, symmetric hash, {ports}")
 
 
 def is_symmetric(rss: dict[str, Any]) -> bool | None:
@@ -289,9 +299,9 @@ CHECKS = (
     Check(
         "RSS",
         "interface",
-        "indirection table, hash key, hash function and input transformation (ethtool)",
-        "AF_XDP gets each queue apart, so both directions must hash alike. AF_PACKET steers by itself; there it costs "
-        "cache misses only.",
+        "indirection table, hash key and function, input transformation, and whether ports of UDP are hashed (ethtool)",
+        "AF_XDP gets each queue apart, so both directions must hash alike, and fragments like the rest of their flow. "
+        "AF_PACKET steers by itself; there it costs cache misses only.",
         _rss,
     ),
     Check(

@@ -1,13 +1,18 @@
 """Network interfaces as the kernel's netlink families tell them: rtnetlink, ethtool and netdev.
 
 pyroute2 carries the sockets and the encoding. Of ethtool's messages it declares rings only; the others are declared
-here after include/uapi/linux/ethtool_netlink.h and Documentation/netlink/specs/{ethtool,netdev}.yaml of Linux.
+here after include/uapi/linux/ethtool_netlink.h and Documentation/netlink/specs/{ethtool,netdev}.yaml of Linux. Which
+fields a card hashes is asked by ioctl: ethtool's netlink family tells it only since Linux 6.17.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
+import socket
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +32,14 @@ _IFF_UP = 0x1
 _ARPHRD_LOOPBACK = 772
 # What a driver answers that does not know the request, or a kernel that does not know the message.
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL})
+
+# SIOCETHTOOL of include/uapi/linux/sockios.h; ETHTOOL_GRXFH, flow types and RXH_* of include/uapi/linux/ethtool.h.
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GRXFH = 0x29
+_FLOW_TYPES = {"tcp4": 0x01, "udp4": 0x02, "tcp6": 0x05, "udp6": 0x06}
+HASHED_PORTS = 1 << 6 | 1 << 7
+# `struct ethtool_rxnfc`: command, flow type, fields; and room for the rest, which is neither read nor written here.
+_RXNFC = struct.Struct("=IIQ 240x")
 
 # Capabilities of a driver, `xdp-features` of the netdev family (Linux 6.3).
 XDP_BASIC = 1 << 0
@@ -219,6 +232,30 @@ class Network:
                     result[name.removeprefix(message.prefix).lower()] = _plain(value)
         return result
 
+    def hash_fields(self, name: str) -> dict[str, int]:
+        """Bits of the fields that receive-side scaling hashes, by ethtool's names of flow types (`tcp4`, `udp6`, …).
+
+        Flow types of which the driver tells nothing are left out.
+
+        Raises:
+            Unseen: the kernel refuses to answer.
+        """
+        fields = {}
+        for flow_type, number in _FLOW_TYPES.items():
+            question = ctypes.create_string_buffer(_RXNFC.pack(_ETHTOOL_GRXFH, number, 0), _RXNFC.size)
+            request = struct.pack("16sP16x", name.encode(), ctypes.addressof(question))
+            try:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+                    fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+            except OSError as error:
+                if error.errno in _UNSUPPORTED:
+                    continue
+                raise Unseen(f"ethtool rx-flow-hash: {error.strerror or error}") from error
+            # A driver without such a setting may answer that nothing is hashed.
+            if told := _RXNFC.unpack(question.raw)[2]:
+                fields[flow_type] = told
+        return fields
+
     def set_ethtool(self, index: int, what: str, name: str, value: int | bool) -> None:
         """Set one attribute of `rings`, `channels` or `coalesce`, or switch one feature.
 
@@ -263,17 +300,17 @@ class Network:
 
 
 def _ask(family: str, layout: type, command: int, *attributes: list[Any], flags: int = NLM_F_REQUEST) -> list[Any]:
-    socket = GenericNetlinkSocket()
+    kernel = GenericNetlinkSocket()
     # A family that the kernel lacks is an answer, not something to log.
-    socket.asyncore.module_err_level = "debug"
+    kernel.asyncore.module_err_level = "debug"
     try:
-        socket.bind(family, layout)
+        kernel.bind(family, layout)
         message = layout()
         message["cmd"], message["version"] = command, 1
         message["attrs"] = list(attributes)
-        return list(socket.nlm_request(message, msg_type=socket.prid, msg_flags=flags))
+        return list(kernel.nlm_request(message, msg_type=kernel.prid, msg_flags=flags))
     finally:
-        socket.close()
+        kernel.close()
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import struct
 from dataclasses import replace
@@ -70,7 +72,10 @@ def test_a_card_as_its_driver_leaves_it(tmp_path):
     }
     commands = {name: finding.outcome.command for name, finding in found.items()}
     assert commands["receive ring"] == "ethtool -G eth0 rx 4096"
-    assert commands["RSS"] == f"ethtool -X eth0 equal 4 && ethtool -X eth0 hkey {':'.join(['6d:5a'] * 20)}"
+    assert commands["RSS"] == (
+        f"ethtool -X eth0 equal 4 && ethtool -X eth0 hkey {':'.join(['6d:5a'] * 20)}"
+        " && ethtool -N eth0 rx-flow-hash udp4 sd && ethtool -N eth0 rx-flow-hash udp6 sd"
+    )
     assert commands["LRO"] == "ethtool -K eth0 rx-lro off"
     assert commands["coalescing"] == "ethtool -C eth0 rx-usecs 50"
     assert commands["clock source"] == "echo tsc > /sys/devices/system/clocksource/clocksource0/current_clocksource"
@@ -217,6 +222,40 @@ def test_a_hypervisor_decides_about_interrupts_of_its_card(tmp_path):
 )
 def test_symmetry_of_the_hash(rss, expected):
     assert is_symmetric(rss) is expected
+
+
+def test_ports_in_the_hash_part_fragments_from_their_flow(tmp_path):
+    machine = tuned_card(tmp_path)
+    assert "no ports of UDP in it" in findings(machine, tmp_path)["RSS"].outcome.found
+    machine.network.hashed["udp6"] = 0xF0
+    found = findings(machine, tmp_path)["RSS"].outcome
+    assert found.status == "warning"
+    assert "ports are hashed (udp6): fragments" in found.found
+    assert found.command == "ethtool -N eth0 rx-flow-hash udp6 sd"
+    machine.network.hashed.clear()
+    found = findings(machine, tmp_path)["RSS"].outcome
+    assert (found.status, "does not tell whether ports" in found.found) == ("ok", True)
+
+
+def test_the_kernel_is_asked_for_the_hash_by_ioctl(monkeypatch):
+    def answer(_socket, request, argument):
+        assert request == 0x8946
+        name, pointer = struct.unpack("16sP16x", argument)
+        assert name.rstrip(b"\0") == b"eth0"
+        command, flow_type, _ = struct.unpack("=IIQ", ctypes.string_at(pointer, 16))
+        assert command == 0x29
+        if flow_type > 2:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        ctypes.memmove(pointer + 8, struct.pack("=Q", 0xF0 if flow_type == 1 else 0), 8)
+
+    monkeypatch.setattr(netlink.fcntl, "ioctl", answer)
+    assert netlink.Network().hash_fields("eth0") == {"tcp4": 0xF0}
+
+
+def test_what_has_no_hash_says_nothing_of_it():
+    assert netlink.Network().hash_fields("lo") == {}
+    with pytest.raises(Unseen, match="No such device"):
+        netlink.Network().hash_fields("no-such-device")
 
 
 def test_a_card_with_one_queue_could_use_more(tmp_path):

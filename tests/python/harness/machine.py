@@ -31,6 +31,8 @@ class MadeNetwork:
         self.present = links
         self.answers = ethtool
         self.xdp = xdp
+        # Addresses and ports, as most drivers begin.
+        self.hashed = {"tcp4": 0xF0, "udp4": 0xF0, "tcp6": 0xF0, "udp6": 0xF0}
         self.refuses: dict[str, int] = {}
         """errno by name of what is set."""
         self.rounds: dict[str, int] = {}
@@ -46,6 +48,10 @@ class MadeNetwork:
     def ethtool(self, index: int, what: str) -> dict[str, Any] | None:
         assert any(link.index == index for link in self.present)
         return self.answers.get(what)
+
+    def hash_fields(self, name: str) -> dict[str, int]:
+        assert any(link.name == name for link in self.present)
+        return self.hashed
 
     def xdp_features(self, index: int) -> int | None:
         assert any(link.index == index for link in self.present)
@@ -176,6 +182,7 @@ def tuned_card(root: Path) -> MadeMachine:
         "features": {"active": {"rx-checksum"}, "hw": {"rx-gro", "rx-lro"}},
         "coalesce": {"rx_usecs": 50, "rx_max_frames": 0, "use_adaptive_rx": 0},
     }
+    network.hashed |= {"udp4": 0x30, "udp6": 0x30}
     files = {
         "/proc/self/status": "CapEff:\t000001ffffffffff\nCpus_allowed_list:\t0-3",
         "/proc/self/limits": "Max locked memory         unlimited            unlimited            bytes",

@@ -193,7 +193,7 @@ fn open_xdp(interface: Interface) -> Result<Live, CaptureError> {
                 tracing::warn!(
                     interface = name,
                     "the card's RSS shares frames out to the workers: both directions of a flow meet in one only if its \
-                     hash is symmetric and without ports (dpi-probe doctor {name}), and fragments without ports either"
+                     hash is symmetric, and fragments only if it is without ports (dpi-probe doctor {name} looks)"
                 );
             }
             *told.lock().unwrap_or_else(PoisonError::into_inner) = opened.description;
