@@ -119,6 +119,10 @@ def _plots(console: Console, series: dict[str, list[Any]]) -> None:
         ("dropped frames, %", {"drops_percent": "dropped"}),
         ("packet latency, ms", {"latency_p99_ms": "p99", "latency_mean_ms": "mean"}),
     ):
+        if names.keys() == {"drops_percent"} and not any(series["drops_percent"]):
+            # Its axis would reach below zero.
+            console.print("no frame was dropped at any time", justify="center", width=min(console.width, 100))
+            continue
         figure = plotext.figure
         figure.clear()
         figure.plot_size(min(console.width, 100), PLOT_LINES)

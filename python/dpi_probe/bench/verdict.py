@@ -315,7 +315,9 @@ def _criteria(plan: Plan, figures: dict[str, Any], wrong: list[str], cpus: int) 
         # Work that is left out is lost too, though the frames are counted.
         below("shed", "time with work left out", 0.001, figures["shed_ratio"], "ratio", applies=not peak),
         below("memory", "resident memory", plan.memory_mb * MEBIBYTE, figures["resident_bytes_max"], "B"),
-        below("cpu", "the probe's share of the machine's CPU", 0.5, figures["probe_cores"] / cpus, "ratio", applies=not peak),
+        below(
+            "cpu", "probe's share of the machine's CPU", 0.5, figures["probe_cores"] / cpus, "ratio", applies=not peak
+        ),
         {
             "name": "books", "what": "books balance", "target": 0, "relation": "=", "value": len(wrong),
             "unit": "faults", "applies": True, "passed": not wrong,

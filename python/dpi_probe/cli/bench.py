@@ -386,8 +386,8 @@ def stages_command(
 def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
     """Compare two results that were written with --json.
 
-    For each figure: the means, and the interval in which the ratio lies with 95 % confidence. Where the interval holds
-    1, no difference was shown.
+    For each figure: the means, and the interval of the ratio at a confidence of 95 %. Where the interval holds 1, no
+    difference was shown.
     """
     from rich.table import Table
 

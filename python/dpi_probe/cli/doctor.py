@@ -28,6 +28,8 @@ WORDS = {
     "not-applicable": ("n/a", "bright_black"),
     "unknown": ("unknown", "magenta"),
 }
+# Words that take an s where there are several.
+COUNTED = {"warning", "problem"}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -107,7 +109,7 @@ def show(findings: Sequence[Finding]) -> None:
         out.print(table)
         out.print()
     parts = [
-        Text(f"{count} {word}", style=style)
+        Text(f"{count} {word}{'s' if count > 1 and word in COUNTED else ''}", style=style)
         for status, (word, style) in WORDS.items()
         if (count := sum(finding.status == status for finding in findings))
     ]

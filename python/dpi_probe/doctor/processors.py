@@ -130,7 +130,7 @@ def _isolation(subject: Subject) -> Outcome:
     machine = subject.machine
     isolated = parse_list(machine.text("/sys/devices/system/cpu/isolated") or "")
     if not isolated:
-        return ok("none isolated; that is needed for a share of processors only that other programs leave no time")
+        return ok("none isolated; they need to be only where other programs leave the probe too little time")
     allowed = machine.processors()
     if set(isolated) & set(allowed):
         return ok(f"{format_list(isolated)} isolated")

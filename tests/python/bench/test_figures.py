@@ -26,6 +26,7 @@ from dpi_probe.errors import ConfigError, DpiProbeError
 from harness.core import wait_for
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 
 def test_a_quantile_is_the_bound_of_its_bucket() -> None:
@@ -155,6 +156,20 @@ def test_stages_give_flows_as_much_memory_as_a_probe(monkeypatch: pytest.MonkeyP
     assert isinstance(done.exception, AskedError)
     # As crates/probe-py/src/pipeline.rs does.
     assert done.exception.args == (768,)
+
+
+@pytest.mark.parametrize(("dropped", "drawn"), [([0.0, 0.0, 0.0], False), ([0.0, None, 0.5], True)])
+def test_drops_are_drawn_where_there_are_any(
+    dropped: list[float | None], capsys: pytest.CaptureFixture[str], *, drawn: bool
+) -> None:
+    ones = [1.0, 1.0, 2.0]
+    series = {
+        "time": [0.0, 1.0, 2.0], "offered_gbps": ones, "gbps": ones, "drops_percent": dropped,
+        "latency_p99_ms": ones, "latency_mean_ms": ones,
+    }  # fmt: skip
+    show._plots(Console(width=80), series)
+    said = capsys.readouterr().out
+    assert ("dropped frames, %" in said, "no frame was dropped at any time" in said) == (drawn, not drawn)
 
 
 def test_a_capture_without_packets_compares_no_tools(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dpi_probe._cpulist import format_list, parse_list
+from dpi_probe.cli.doctor import show
 from dpi_probe.config import ProbeSettings
 from dpi_probe.doctor import CHECKS, examine, netlink, storage
 from dpi_probe.doctor.findings import Finding, Unseen
@@ -430,6 +431,12 @@ def test_what_the_kernel_refuses_to_tell_is_unknown(monkeypatch):
     monkeypatch.setattr(netlink, "_ask", refuse)
     with pytest.raises(Unseen, match="Operation not permitted"):
         netlink.Network().ethtool(2, "rings")
+
+
+def test_several_are_several(tmp_path, capsys):
+    found = findings(default_card(tmp_path), tmp_path)
+    show([found["RSS"], found["GRO"], found["LRO"], found["link"]])
+    assert "\n1 ok, 2 warnings, 1 problem\n" in capsys.readouterr().out
 
 
 def test_every_check_says_what_and_why():
