@@ -326,7 +326,7 @@ def reader_command(
     type=click.IntRange(min=128),
     default=1024,
     show_default=True,
-    help="As of a probe, which gives three quarters of it to its flows.",
+    help="Bound of memory, as of a probe, which gives flows their share of it.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic.")
 @click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file.")
@@ -358,7 +358,7 @@ def stages_command(
         make_authority(pki, PROBE_NAME)
         result = stages.measure(
             traffic, folder, pki, progress,
-            size=size_mb << 20, repeat=repeat, memory_mb=max_buffer_size_mb // 4 * 3, command=_command_line(),
+            size=size_mb << 20, repeat=repeat, memory_mb=max_buffer_size_mb, command=_command_line(),
         )  # fmt: skip
     _write(json_file, json.dumps(result, indent=1) + "\n")
     console = _console()

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from dpi_probe import _throwaway
-from dpi_probe.bench import books, compare, peers, report, show, stages, stages_of_threads, verdict
+from dpi_probe.bench import books, compare, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
 from dpi_probe.bench.run import Observation
@@ -141,21 +140,6 @@ def test_a_damaged_result_is_one_clear_line(kind: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["compare", str(file), str(file)])
     assert isinstance(done.exception, ConfigError)
     assert "not a whole result of a bench" in str(done.exception)
-
-
-def test_stages_give_flows_as_much_memory_as_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    class AskedError(Exception):
-        """With which memory."""
-
-    def measure(*_given: object, memory_mb: int, **_named: object) -> None:
-        raise AskedError(memory_mb)
-
-    monkeypatch.setattr(stages, "measure", measure)
-    monkeypatch.setattr(_throwaway, "make_authority", lambda *_: None)
-    done = CliRunner().invoke(command, ["stages", "--max-buffer-size-mb", "1024"])
-    assert isinstance(done.exception, AskedError)
-    # As crates/probe-py/src/pipeline.rs does.
-    assert done.exception.args == (768,)
 
 
 @pytest.mark.parametrize(("dropped", "drawn"), [([0.0, 0.0, 0.0], False), ([0.0, None, 0.5], True)])

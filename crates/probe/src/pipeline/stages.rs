@@ -13,6 +13,7 @@ use wire::decode::Decoder;
 
 use super::PipelineError;
 use super::desk::LIMITS;
+use super::memory::Shares;
 use crate::capture::{FrameHeader, OwnedFrames};
 use crate::clock;
 use crate::counters::Published;
@@ -35,7 +36,7 @@ pub struct StageSettings<'a> {
     pub traffic: traffic::Settings,
     /// Bytes of frames to run over.
     pub bytes: u64,
-    /// Memory for flow table and sessions.
+    /// Bound of the memory of a probe, which gives flows their share of it.
     pub memory_bytes: usize,
     /// The probe's certificate, PEM.
     pub certificate: &'a Path,
@@ -88,7 +89,7 @@ pub fn measure(settings: &StageSettings<'_>) -> Result<StageCosts, PipelineError
     .0;
     let flow = flow::Settings {
         idle_timeout_ns: IDLE_TIMEOUT_NS,
-        ..flow::Settings::for_memory(settings.memory_bytes)
+        ..flow::Settings::for_memory(Shares::of(settings.memory_bytes).metering)
     };
     let without = flow::Settings {
         sessions: 0,
