@@ -22,6 +22,9 @@ mod field {
     pub(super) const VLAN_TCI: usize = 32;
 }
 
+/// Size of `struct tpacket3_hdr`: no two frames are closer to each other.
+const HEADER_BYTES: u32 = 48;
+
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes
         .get(offset..)?
@@ -39,7 +42,8 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 /// `TP_STATUS_TS_RAW_HARDWARE`: the card's clock stamped the frame.
 const STAMPED_BY_HARDWARE: u32 = 1 << 31;
 
-/// Lists the frames of a block and adds those that the card stamped to `hardware`; `None` where the block contradicts itself, after the frames before that.
+/// Lists the frames of a block and adds those that the card stamped to `hardware`; `None` where the block contradicts
+/// itself, after the frames before that. However many frames the block claims to have, each is listed once.
 pub(super) fn frames_of(
     block: &[u8],
     link_type: LinkType,
@@ -48,11 +52,19 @@ pub(super) fn frames_of(
 ) -> Option<()> {
     let count = u32_at(block, field::FRAME_COUNT)?;
     let mut at = u32_at(block, field::FIRST_FRAME)?;
-    for _ in 0..count {
+    for left in (0..count).rev() {
         let (header, next) = frame_at(block, at, link_type)?;
         headers.push(header);
         *hardware += u64::from(header.clock == Some(FrameClock::Hardware));
-        at = at.checked_add(next)?;
+        // The kernel gives no distance behind the last frame.
+        if left > 0 {
+            let end = header.offset.checked_add(header.captured_length)?;
+            let start = at.checked_add(next)?;
+            if next < HEADER_BYTES || start < end {
+                return None;
+            }
+            at = start;
+        }
     }
     Some(())
 }
@@ -170,14 +182,74 @@ mod tests {
         assert_eq!(headers.len(), 1);
     }
 
+    #[test]
+    fn a_frame_that_is_followed_by_itself_or_by_its_own_bytes_is_listed_once() {
+        let whole = block_of(&[(b"first", 0, 0), (b"second", 0, 0), (b"third", 0, 0)]);
+        for distance in [0_u32, 1, HEADER_BYTES - 1, HEADER_BYTES, 86, u32::MAX] {
+            let mut block = whole.clone();
+            block[12..16].copy_from_slice(&1_000_u32.to_ne_bytes());
+            block[48..52].copy_from_slice(&distance.to_ne_bytes());
+            let mut headers = Vec::new();
+            assert_eq!(frames_of(&block, LinkType::ETHERNET, &mut headers, &mut 0), None);
+            assert_eq!(headers.len(), 1, "{distance}");
+        }
+    }
+
+    /// A valid block in which some words are others.
+    fn damaged_block() -> impl Strategy<Value = Vec<u8>> {
+        let frame = (
+            proptest::collection::vec(any::<u8>(), 0..40),
+            prop_oneof![Just(0), Just(libc::TP_STATUS_VLAN_VALID), any::<u32>()],
+            any::<u32>(),
+        );
+        let word = prop_oneof![0..8_u32, 0..600_u32, Just(100_000), any::<u32>(), Just(u32::MAX)];
+        // Every second place is one of the words that say where frames are: of the block, or of a frame.
+        let place = prop_oneof![
+            any::<proptest::sample::Index>().prop_map(|place| (None, place)),
+            (0..6_usize, any::<proptest::sample::Index>()).prop_map(|(frame, place)| (Some(frame), place)),
+        ];
+        let damage = proptest::collection::vec((place, word), 0..4);
+        (proptest::collection::vec(frame, 0..6), damage).prop_map(|(frames, damage)| {
+            let frames: Vec<_> = frames
+                .iter()
+                .map(|(bytes, status, vlan)| (&bytes[..], *status, *vlan))
+                .collect();
+            let mut block = block_of(&frames);
+            let starts: Vec<usize> = frames
+                .iter()
+                .scan(48, |at, (bytes, ..)| {
+                    let start = *at;
+                    *at += 82 + bytes.len();
+                    Some(start)
+                })
+                .collect();
+            for ((frame, place), word) in damage {
+                let at = match frame {
+                    None => place.index(block.len() - 3),
+                    Some(frame) => match starts.get(frame) {
+                        None => [field::FRAME_COUNT, field::FIRST_FRAME][place.index(2)],
+                        Some(start) => {
+                            start
+                                + [field::NEXT_OFFSET, field::CAPTURED_LENGTH, field::MAC_OFFSET]
+                                    [place.index(3)]
+                        }
+                    },
+                };
+                block[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+            }
+            block
+        })
+    }
+
     proptest! {
         #[test]
-        fn any_block_is_read_within_its_bounds(block in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_block_is_read_within_its_bounds_and_each_frame_once(block in damaged_block()) {
             let mut headers = Vec::new();
             let whole = frames_of(&block, LinkType::ETHERNET, &mut headers, &mut 0);
             for header in &headers {
                 prop_assert!(header.offset as usize + header.captured_length as usize <= block.len());
             }
+            prop_assert!(headers.len() <= block.len().div_ceil(HEADER_BYTES as usize));
             prop_assert!(whole.is_none() || headers.len() as u32 == u32_at(&block, 12).unwrap_or(0));
         }
     }
