@@ -426,8 +426,11 @@ impl XdpSource {
             });
         }
         if count > 1 {
-            // Of one queue they are in order. Headers hold offsets, so that the bytes may stay where they are.
-            block.headers.sort_by_key(|header| header.time);
+            // Of one queue they are in order. Headers hold offsets, so that the bytes may stay where they are; where times
+            // are equal, the place keeps the order of the queues. A stable sort would allocate.
+            block
+                .headers
+                .sort_unstable_by_key(|header| (header.time, header.offset));
         }
         self.accounts.frames_filtered = self.accounts.frames_filtered.map(|before| before + filtered);
         if let Some([_, kernel, probe]) = &mut self.accounts.stamped {
