@@ -3,7 +3,8 @@
 //! **In**: capture files, standard input, network interfaces. **Out**: [`Frames`], blocks of frames in capture order.
 //! **Owns**: file buffers and the kernel ring. **Never**: copies a frame more than once into a block (`AF_PACKET` lends the
 //! ring's own, without a copy), waits for a later stage, or allocates what a length field asks for: no frame is longer than
-//! [`MAX_FRAME_BYTES`] and no block longer than [`BLOCK_BYTES`].
+//! [`MAX_FRAME_BYTES`], no block of a file or a ring longer than [`BLOCK_BYTES`], and a block of libpcap or AF_XDP that is so
+//! long gets nothing more (by libpcap's last frame, or what AF_XDP takes from a queue at a time, it may be longer).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,7 +54,7 @@ pub use memory::MemorySource;
 /// The most bytes captured of one frame: libpcap's largest snapshot length, 256 KiB.
 pub const MAX_FRAME_BYTES: u32 = 262_144;
 
-/// How many bytes of a file are read at a time, and held by an [`OwnedFrames`].
+/// How many bytes of a file are read at a time, and with how many an [`OwnedFrames`] is full.
 pub const BLOCK_BYTES: usize = 1 << 20;
 
 /// What a source knows of a frame beside its bytes.
