@@ -75,7 +75,7 @@ class ProbeSettings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            le=1024,
+            le=256,
             description="Workers, each with a capture ring and a flow table of its own. Default: live as many as "
             "CAPTURE_CORES names, else one for each physical core of the interface's NUMA node but one; of a file 1.",
             examples=[5],

@@ -97,7 +97,7 @@ impl Pipeline {
         let mode = capture_mode(capture)?;
         let exact = workers.is_some() || !cores.is_empty();
         let cores = match &interface {
-            Some(name) => cores::plan(name, workers, &cores).map_err(capture_error)?,
+            Some(name) => cores::plan(name, workers, &cores, flow::MAX_WORKERS).map_err(capture_error)?,
             // A file is read as fast as it can be: where its workers run is the scheduler's business.
             None => vec![None; workers.unwrap_or(1)],
         };

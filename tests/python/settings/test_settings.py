@@ -85,6 +85,7 @@ def test_default_paths_name_the_interface() -> None:
         ({}, {"CAPTURE_CORES": "3-1"}, "", ["CAPTURE_CORES='3-1'", "as in 2-5,8"]),
         ({}, {"CAPTURE_CORES": "2,1-3"}, "", ["CAPTURE_CORES='2,1-3'", "named once"]),
         ({"workers": "0"}, {}, "", ["--workers='0'", "at least 1"]),
+        ({"workers": "257"}, {}, "", ["--workers='257'", "at most 256"]),
         ({"seal_threads": "2"}, {"MAX_BUFFER_SIZE_MB": "511"}, "", ["--seal-threads='2'", "at most 1, one for"]),
         ({}, {"PROMISCUOUS": "maybe"}, "", ["PROMISCUOUS='maybe'", "true, false"]),
     ],

@@ -87,7 +87,12 @@ impl Machine {
         Self { allowed, near }
     }
 
-    fn plan(&self, workers: Option<usize>, cores: &[usize]) -> Result<Vec<Option<usize>>, CaptureError> {
+    fn plan(
+        &self,
+        workers: Option<usize>,
+        cores: &[usize],
+        most: usize,
+    ) -> Result<Vec<Option<usize>>, CaptureError> {
         if let Some(&core) = cores.iter().find(|core| !self.allowed.contains(core)) {
             return Err(CaptureError::NoSuchCore {
                 core,
@@ -105,7 +110,9 @@ impl Machine {
             return Ok(cores.iter().copied().take(workers).map(Some).collect());
         }
         // One physical core is left for sealing, spooling and delivery.
-        let workers = workers.unwrap_or(self.near.len().saturating_sub(1)).max(1);
+        let workers = workers
+            .unwrap_or(self.near.len().saturating_sub(1).min(most))
+            .max(1);
         if workers == 1 || workers > self.allowed.len() {
             // The scheduler knows better what else runs here; several probes must not all choose the same core.
             return Ok(vec![None; workers]);
@@ -122,15 +129,16 @@ fn list(cores: &[usize]) -> String {
 }
 
 /// A core for each worker that captures from an interface; `None` where the scheduler chooses. `workers`: as many as
-/// `cores` names, else one for each physical core of the interface's NUMA node but one, at least one. `cores`: these, in
-/// this order; where none is named, workers are pinned if there are several of them, beginning with another core for each
-/// interface.
+/// `cores` names, else one for each physical core of the interface's NUMA node but one, at least one and, as nobody insists,
+/// not more than `most`. `cores`: these, in this order; where none is named, workers are pinned if there are several of
+/// them, beginning with another core for each interface.
 pub fn plan(
     interface: &str,
     workers: Option<usize>,
     cores: &[usize],
+    most: usize,
 ) -> Result<Vec<Option<usize>>, CaptureError> {
-    Machine::read(Path::new("/sys"), interface, allowed()).plan(workers, cores)
+    Machine::read(Path::new("/sys"), interface, allowed()).plan(workers, cores, most)
 }
 
 /// Pins the calling thread to a core.
@@ -203,8 +211,9 @@ mod tests {
             [0, 1],
             "better a far core than none"
         );
-        let plan =
-            |node: &str, workers, cores: &[usize]| machine(node, &all).plan(workers, cores).expect("a plan");
+        let plan = |node: &str, workers, cores: &[usize]| {
+            machine(node, &all).plan(workers, cores, 256).expect("a plan")
+        };
         // `eth0` begins with the core of its own number.
         let first = (number_of("eth0") % 4) as usize;
         let in_turn = [0, 1, 2].map(|step| Some((first + step) % 4));
@@ -216,6 +225,19 @@ mod tests {
         assert_eq!(plan("1\n", Some(9), &[]), [None; 9]);
         assert_eq!(plan("1\n", None, &[7, 0]), [Some(7), Some(0)]);
         assert_eq!(plan("1\n", Some(1), &[7, 0]), [Some(7)]);
+    }
+
+    #[test]
+    fn a_machine_with_more_cores_than_a_probe_has_workers_starts_with_as_many_as_there_may_be() {
+        let machine = Machine {
+            allowed: (0..600).collect(),
+            near: (0..600).collect(),
+        };
+        let workers = |workers, cores: &[usize]| machine.plan(workers, cores, 256).expect("a plan").len();
+        assert_eq!(workers(None, &[]), 256);
+        // Whoever insists is told by the pipeline that there may not be so many.
+        assert_eq!(workers(Some(300), &[]), 300);
+        assert_eq!(workers(None, &machine.allowed[..300]), 300);
     }
 
     #[test]
@@ -231,12 +253,18 @@ mod tests {
     #[test]
     fn says_which_core_cannot_be_had() {
         let machine = machine("0\n", &[0, 1]);
-        let error = machine.plan(None, &[1, 9]).expect_err("no core 9").to_string();
+        let error = machine
+            .plan(None, &[1, 9], 256)
+            .expect_err("no core 9")
+            .to_string();
         assert_eq!(
             error,
             "core 9 is not one that this process may use; these are: 0,1 (CAPTURE_CORES)"
         );
-        let error = machine.plan(Some(3), &[0, 1]).expect_err("too few").to_string();
+        let error = machine
+            .plan(Some(3), &[0, 1], 256)
+            .expect_err("too few")
+            .to_string();
         assert!(error.starts_with("3 workers need a core each"), "{error}");
     }
 
