@@ -30,7 +30,7 @@ use super::device::Device;
 use super::ebpf::{AttachMode, Attachment, Counter, Map, redirect};
 use super::{
     Accounts, BLOCK_BYTES, CaptureError, FrameClock, FrameHeader, Frames, MAX_FRAME_BYTES, Next, OwnedFrames,
-    RingOptions, Source, Way, af_packet,
+    RingOptions, Source, Way, af_packet, sysfs,
 };
 use crate::clock;
 
@@ -128,20 +128,15 @@ pub struct Opened {
 }
 
 /// How many receive queues an interface has: what its driver says, else what sysfs does; one where nobody tells.
-fn receive_queues(interface: &str, index: u32) -> io::Result<u32> {
+fn receive_queues(interface: &str) -> io::Result<u32> {
     let told = Device::new(interface)?.receive_queues();
-    let sysfs = Path::new("/sys/class/net").join(interface);
-    Ok(told.or_else(|| queues_in(&sysfs, index)).unwrap_or(1))
+    let shown = || queues_in(&sysfs::directory_of(interface)?);
+    Ok(told.or_else(shown).unwrap_or(1))
 }
 
-/// How many receive queues a directory of sysfs shows of interface `index`. The directory may be of another network
-/// namespace, whose interface of the same name says nothing.
-fn queues_in(sysfs: &Path, index: u32) -> Option<u32> {
-    let found = fs::read_to_string(sysfs.join("ifindex")).ok()?;
-    if found.trim().parse() != Ok(index) {
-        return None;
-    }
-    let receiving = fs::read_dir(sysfs.join("queues"))
+/// How many receive queues an interface's directory of sysfs shows.
+fn queues_in(directory: &Path) -> Option<u32> {
+    let receiving = fs::read_dir(directory.join("queues"))
         .ok()?
         .filter_map(Result::ok)
         .filter(|queue| queue.file_name().as_encoded_bytes().starts_with(b"rx-"));
@@ -195,7 +190,7 @@ pub fn open(
             tie,
         });
     }
-    let queues = receive_queues(interface, index).map_err(failed("counting the receive queues"))?;
+    let queues = receive_queues(interface).map_err(failed("counting the receive queues"))?;
     if workers > queues as usize {
         return Err(CaptureError::TooManyWorkers {
             interface: interface.to_owned(),
@@ -652,17 +647,13 @@ mod tests {
     }
 
     #[test]
-    fn sysfs_tells_the_queues_of_the_interface_itself_only() {
-        let sysfs = tempfile::tempdir().unwrap();
-        let count = |index| queues_in(sysfs.path(), index);
-        assert_eq!(count(7), None);
-        fs::write(sysfs.path().join("ifindex"), "7\n").unwrap();
-        assert_eq!(count(7), None);
+    fn sysfs_tells_the_receive_queues() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(queues_in(directory.path()), None);
         for name in ["rx-0", "tx-0", "rx-1", "tx-1", "rx-2"] {
-            fs::create_dir_all(sysfs.path().join("queues").join(name)).unwrap();
+            fs::create_dir_all(directory.path().join("queues").join(name)).unwrap();
         }
-        assert_eq!(count(7), Some(3));
-        assert_eq!(count(8), None, "of another network namespace");
+        assert_eq!(queues_in(directory.path()), Some(3));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::thread;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::CaptureError;
+use super::{CaptureError, sysfs};
 
 /// The calling thread.
 const THIS_THREAD: Pid = Pid::from_raw(0);
@@ -59,12 +59,19 @@ fn allowed() -> Vec<usize> {
 }
 
 impl Machine {
-    /// What sysfs below `root` says.
-    fn read(root: &Path, interface: &str, allowed: Vec<usize>) -> Self {
-        let node = fs::read_to_string(root.join("class/net").join(interface).join("device/numa_node"))
-            .ok()
+    fn of(interface: &str) -> Self {
+        let index = sysfs::index_of(interface);
+        Self::read(Path::new(sysfs::ROOT), interface, index, allowed())
+    }
+
+    /// What sysfs below `root` says. `index`: the interface's, where there is one.
+    fn read(root: &Path, interface: &str, index: Option<u32>, allowed: Vec<usize>) -> Self {
+        let node = index
+            .and_then(|index| sysfs::directory_in(root, interface, index))
+            .and_then(|directory| fs::read_to_string(directory.join("device/numa_node")).ok())
             .and_then(|text| text.trim().parse::<usize>().ok());
-        // -1, or no such file: every node is as near (virtual interfaces, machines with one node).
+        // -1, or no such file: every node is as near (virtual interfaces, machines with one node). So it is where sysfs shows
+        // another network namespace.
         let of_node = node
             .and_then(|node| read_list(root.join(format!("devices/system/node/node{node}/cpulist"))))
             .filter(|cores| cores.iter().any(|core| allowed.contains(core)));
@@ -138,7 +145,7 @@ pub fn plan(
     cores: &[usize],
     most: usize,
 ) -> Result<Vec<Option<usize>>, CaptureError> {
-    Machine::read(Path::new("/sys"), interface, allowed()).plan(workers, cores, most)
+    Machine::of(interface).plan(workers, cores, most)
 }
 
 /// Pins the calling thread to a core.
@@ -176,12 +183,18 @@ mod tests {
 
     /// Two nodes with two cores of two threads each: 0/4, 1/5 and 2/6, 3/7.
     fn machine(numa_node: &str, allowed: &[usize]) -> Machine {
+        machine_with(7, numa_node, allowed)
+    }
+
+    /// The interface has index 7; sysfs says that `eth0` has `shown`.
+    fn machine_with(shown: u32, numa_node: &str, allowed: &[usize]) -> Machine {
         let root = tempfile::tempdir().expect("a directory");
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().expect("inside the root")).expect("made");
             fs::write(path, text).expect("written");
         };
+        write("class/net/eth0/ifindex", &format!("{shown}\n"));
         write("class/net/eth0/device/numa_node", numa_node);
         write("devices/system/node/node0/cpulist", "0-1,4-5\n");
         write("devices/system/node/node1/cpulist", "2-3,6-7\n");
@@ -189,7 +202,7 @@ mod tests {
             let path = format!("devices/system/cpu/cpu{core}/topology/thread_siblings_list");
             write(&path, &format!("{},{}\n", core % 4, core % 4 + 4));
         }
-        Machine::read(root.path(), "eth0", allowed.to_vec())
+        Machine::read(root.path(), "eth0", Some(7), allowed.to_vec())
     }
 
     #[test]
@@ -201,6 +214,11 @@ mod tests {
         };
         assert_eq!(sorted(machine("1\n", &all).near), [2, 3]);
         assert_eq!(sorted(machine("-1\n", &all).near), [0, 1, 2, 3]);
+        assert_eq!(
+            sorted(machine_with(8, "1\n", &all).near),
+            [0, 1, 2, 3],
+            "an interface of another network namespace says nothing"
+        );
         assert_eq!(
             machine("1\n", &[0, 5, 6]).near,
             [6],

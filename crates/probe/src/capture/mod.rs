@@ -36,6 +36,8 @@ pub mod cores;
 pub mod link;
 /// What an interface's driver is asked.
 mod device;
+/// Where sysfs tells of an interface.
+pub(crate) mod sysfs;
 
 /// Frames from memory at an exact rate, for benches.
 pub mod memory;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::Books;
 use crate::capture::link::{LinkChange, LinkWatch};
+use crate::capture::sysfs;
 use crate::clock;
 use crate::counters::{Account, Kind, LedgerEntry};
 use crate::deliver::Alarm;
@@ -91,7 +92,8 @@ const UP: u8 = 2;
 /// The interface's own statistics, since the probe started.
 #[derive(Debug)]
 struct Drops {
-    directory: Mutex<PathBuf>,
+    /// None where sysfs does not show the interface.
+    directory: Mutex<Option<PathBuf>>,
     counts: Mutex<BTreeMap<&'static str, Cumulative>>,
 }
 
@@ -117,11 +119,11 @@ impl Drops {
         Self::new_in(Self::directory_of(interface))
     }
 
-    fn directory_of(interface: &str) -> PathBuf {
-        PathBuf::from("/sys/class/net").join(interface).join("statistics")
+    fn directory_of(interface: &str) -> Option<PathBuf> {
+        sysfs::directory_of(interface).map(|directory| directory.join("statistics"))
     }
 
-    fn new_in(directory: PathBuf) -> Self {
+    fn new_in(directory: Option<PathBuf>) -> Self {
         let drops = Self {
             directory: Mutex::new(directory),
             counts: Mutex::default(),
@@ -135,17 +137,17 @@ impl Drops {
     }
 
     fn read(&self, file: &str) -> Option<u64> {
-        let path = self.lock_directory().join(file);
+        let path = self.lock_directory().as_ref()?.join(file);
         fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 
-    fn lock_directory(&self) -> MutexGuard<'_, PathBuf> {
+    fn lock_directory(&self) -> MutexGuard<'_, Option<PathBuf>> {
         // A path is set in one piece.
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The interface's statistics are in another directory now: it was renamed.
-    fn move_to(&self, directory: PathBuf) {
+    /// The interface's statistics are in another directory now: it was renamed, or made anew.
+    fn move_to(&self, directory: Option<PathBuf>) {
         *self.lock_directory() = directory;
     }
 
@@ -244,7 +246,11 @@ pub(super) fn watch(
                 LinkChange::Gone => interface.clone_into(&mut name),
                 _ => {}
             }
-            if matches!(change, LinkChange::Renamed { .. } | LinkChange::Gone) {
+            // One that is gone has no directory, until it is back.
+            if matches!(
+                change,
+                LinkChange::Renamed { .. } | LinkChange::Gone | LinkChange::Back
+            ) {
                 books.interface().follow(&name);
             }
             let (event, severity) = match change {
@@ -280,7 +286,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let show = |count: &str| fs::write(directory.path().join("rx_dropped"), count).unwrap();
         show("100\n");
-        let drops = Drops::new_in(directory.path().to_owned());
+        let drops = Drops::new_in(Some(directory.path().to_owned()));
         // Higher, then made anew, once and once more.
         for (shown, expected) in [("130\n", 30), ("7\n", 37), ("9\n", 39), ("4\n", 43)] {
             show(shown);
@@ -301,10 +307,10 @@ mod tests {
             fs::write(directory.path().join(name).join("rx_dropped"), count).unwrap();
         };
         show("eth0", "10\n");
-        let drops = Drops::new_in(directory.path().join("eth0"));
+        let drops = Drops::new_in(Some(directory.path().join("eth0")));
         fs::rename(directory.path().join("eth0"), directory.path().join("lan")).unwrap();
         assert_eq!(drops.since_start("rx_dropped"), None);
-        drops.move_to(directory.path().join("lan"));
+        drops.move_to(Some(directory.path().join("lan")));
         show("lan", "12\n");
         // Another interface that takes the old name is none of ours.
         show("eth0", "900\n");
