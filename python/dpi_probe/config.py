@@ -85,7 +85,7 @@ class ProbeSettings(BaseSettings):
         str | None,
         Field(
             description="Cores that the workers are pinned to, in this order. Default: several workers are pinned to "
-            "cores of the interface's NUMA node, a single one is not pinned.",
+            "cores of the interface's NUMA node, a single one to all of that node.",
             examples=["2-5,8"],
         ),
     ] = None

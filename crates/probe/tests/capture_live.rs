@@ -403,7 +403,7 @@ fn several_rings_share_the_frames_by_the_steering_rule() {
                 bytes: 12 << 20,
                 ..RingOptions::default()
             },
-            &[None; 3],
+            &[const { None }; 3],
         )
         .expect("opens");
         assert!(sources.iter().all(|source| source.ring_bytes() == 4 << 20));
@@ -440,7 +440,8 @@ fn several_rings_share_the_frames_by_the_steering_rule() {
 fn several_rings_on_the_loopback_count_a_packet_once() {
     in_namespace(|| {
         ip("link set lo up");
-        let mut sources = af_packet::open_rings("lo", &RingOptions::default(), &[None; 2]).expect("opens");
+        let mut sources =
+            af_packet::open_rings("lo", &RingOptions::default(), &[const { None }; 2]).expect("opens");
         for last in 1..=100 {
             let address = Ipv4Addr::new(127, 0, 0, last);
             let receiver = UdpSocket::bind((address, 0)).expect("a port");
@@ -461,7 +462,7 @@ fn a_full_ring_is_one_worker_s_account() {
             filter: Some(to_port(9, 65_535)),
             ..RingOptions::default()
         };
-        let mut sources = af_packet::open_rings("far", &options, &[None; 2]).expect("opens");
+        let mut sources = af_packet::open_rings("far", &options, &[const { None }; 2]).expect("opens");
         // All of one pair of addresses.
         send(20_000, "192.0.2.2:9");
         let dropped: Vec<u64> = sources

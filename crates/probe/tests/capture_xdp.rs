@@ -87,7 +87,7 @@ fn collect(source: &mut XdpSource, count: usize) -> Vec<(usize, u32, i64)> {
 }
 
 fn open(options: &RingOptions) -> Result<XdpSource, CaptureError> {
-    let mut opened = af_xdp::open("far", options, 1, false)?;
+    let mut opened = af_xdp::open("far", options, &[None], false)?;
     Ok(opened.sources.remove(0))
 }
 
@@ -146,7 +146,7 @@ fn a_driver_without_xdp_is_captured_from_in_generic_mode() {
         }
         ip("address add 192.0.2.1/24 dev near");
         ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near");
-        let mut opened = af_xdp::open("far", &options(), 1, false).expect("opens");
+        let mut opened = af_xdp::open("far", &options(), &[None], false).expect("opens");
         assert!(
             opened.description.contains("generic mode") && opened.description.contains("not copy"),
             "{}",
@@ -269,7 +269,7 @@ fn several_queues_are_all_read() {
         ip("link set far up");
         ip("address add 192.0.2.1/24 dev near");
         ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near");
-        let mut opened = af_xdp::open("far", &options(), 1, false).expect("opens");
+        let mut opened = af_xdp::open("far", &options(), &[None], false).expect("opens");
         assert!(
             opened.description.contains("with 4 receive queue(s)"),
             "{}",
@@ -290,7 +290,7 @@ fn several_queues_are_all_read() {
             "the ten frames of each port follow each other"
         );
         drop(opened);
-        let error = af_xdp::open("far", &options(), 5, false)
+        let error = af_xdp::open("far", &options(), &[const { None }; 5], false)
             .err()
             .map(|error| error.to_string());
         let error = error.unwrap_or_default();
@@ -315,7 +315,7 @@ fn an_interface_that_the_host_uses_is_refused_unless_it_is_dedicated() {
             "{said}"
         );
         assert!(said.contains("--dedicated"), "{said}");
-        assert!(af_xdp::open("far", &options(), 1, true).is_ok());
+        assert!(af_xdp::open("far", &options(), &[None], true).is_ok());
         ip("address flush dev far");
         ip("route add 203.0.113.0/24 dev far");
         let said = refused();

@@ -18,7 +18,7 @@ use wire::decode::LinkType;
 use self::frames::frames_of;
 use self::ring::{PacketSocket, Ring};
 use super::bpf::Program;
-use super::cores;
+use super::cores::{self, Place};
 use super::device::Device;
 use super::ebpf::steering::{self, Link};
 use super::ebpf::{LoadedProgram, self_test};
@@ -216,12 +216,12 @@ pub fn ring_bytes(bytes: usize, rings: usize) -> usize {
     bytes / rings.max(1) / RING_BLOCK_BYTES * RING_BLOCK_BYTES
 }
 
-/// Starts to capture on an interface with a ring for each of `cores`, set up by that core where one is named. Both
+/// Starts to capture on an interface with a ring for each of `places`, set up there where one is named. Both
 /// directions of a flow and every fragment come to one ring; `options.bytes` is the memory of all rings together.
 pub fn open_rings(
     interface: &str,
     options: &RingOptions,
-    cores: &[Option<usize>],
+    places: &[Option<Place>],
 ) -> Result<Vec<RingSource>, CaptureError> {
     let failed = |action: &'static str| {
         move |source: io::Error| CaptureError::Ring {
@@ -237,19 +237,19 @@ pub fn open_rings(
             source,
         }
     };
-    let blocks = ring_bytes(options.bytes, cores.len()) / RING_BLOCK_BYTES;
+    let blocks = ring_bytes(options.bytes, places.len()) / RING_BLOCK_BYTES;
     if blocks < MIN_BLOCKS {
         return Err(CaptureError::RingTooSmall {
             interface: interface.to_owned(),
             bytes: options.bytes,
-            least: MIN_BLOCKS * RING_BLOCK_BYTES * cores.len(),
+            least: MIN_BLOCKS * RING_BLOCK_BYTES * places.len(),
         });
     }
     let (_, index, hardware) = probe(interface)?;
     let (link_type, cooked) = link_of(hardware);
     let is_loopback = hardware == libc::ARPHRD_LOOPBACK;
-    let program = if cores.len() > 1 {
-        Some(steering_program(interface, link_type, cores.len())?)
+    let program = if places.len() > 1 {
+        Some(steering_program(interface, link_type, places.len())?)
     } else {
         None
     };
@@ -259,9 +259,9 @@ pub fn open_rings(
         .unwrap_or_else(|| Program::accept_all(options.snaplen));
     let by_hardware = options.timestamps == Timestamps::Hardware && is_stamped_by_hardware(interface);
     let mut group = None;
-    let mut sources = Vec::with_capacity(cores.len());
-    for &core in cores {
-        let (socket, ring) = cores::on_core(core, || {
+    let mut sources = Vec::with_capacity(places.len());
+    for place in places {
+        let (socket, ring) = cores::run_at(place.as_ref(), || {
             let socket = PacketSocket::open(cooked).map_err(failed("opening a packet socket"))?;
             // Everything is in place before the first frame can come.
             let first_filter = if program.is_some() {
@@ -279,8 +279,9 @@ pub fn open_rings(
             }
             let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS)
                 .map_err(failed("setting up the capture ring"))?;
-            Ok((socket, ring))
-        })?;
+            Ok::<_, CaptureError>((socket, ring))
+        })
+        .map_err(failed("running where the worker will"))??;
         if is_loopback {
             // A frame on the loopback is sent and received: count it once.
             socket

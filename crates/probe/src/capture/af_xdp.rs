@@ -26,6 +26,7 @@ pub use self::host::Tie;
 use self::socket::{Binding, Piece, Queue, Size, Statistics};
 use super::af_packet::{Promiscuity, this_program};
 use super::bpf::Program;
+use super::cores::{self, Place};
 use super::device::Device;
 use super::ebpf::{AttachMode, Attachment, Counter, Map, redirect};
 use super::{
@@ -159,12 +160,13 @@ fn size(bytes: usize, queues: u32, mtu: u32) -> Size {
     }
 }
 
-/// Starts to capture with `workers` workers, that share the interface's receive queues among them. The host gets no frame
-/// of the interface any more: if it has a use for them, this is refused unless `dedicated`.
+/// Starts to capture with a worker at each of `places`, that share the interface's receive queues among them; the memory of
+/// a queue is set up at its worker's place. The host gets no frame of the interface any more: if it has a use for them, this
+/// is refused unless `dedicated`.
 pub fn open(
     interface: &str,
     options: &RingOptions,
-    workers: usize,
+    places: &[Option<Place>],
     dedicated: bool,
 ) -> Result<Opened, CaptureError> {
     let failed = |action: &'static str| {
@@ -190,6 +192,7 @@ pub fn open(
             tie,
         });
     }
+    let workers = places.len();
     let queues = receive_queues(interface).map_err(failed("counting the receive queues"))?;
     if workers > queues as usize {
         return Err(CaptureError::TooManyWorkers {
@@ -212,7 +215,7 @@ pub fn open(
     } else {
         None
     };
-    let (attached, way, reasons) = attach(interface, index, queues, size)?;
+    let (attached, way, reasons) = attach(interface, index, queues, size, places)?;
     let common = Arc::new(Common {
         attachment: Mutex::new(Some(attached.attachment)),
         passed: attached.passed,
@@ -231,7 +234,9 @@ pub fn open(
         })
         .collect();
     for (number, queue) in attached.sockets.into_iter().enumerate() {
-        sources[number % workers].queues.push((queue, Partial::default()));
+        sources[worker_of(number, workers)]
+            .queues
+            .push((queue, Partial::default()));
     }
     let name = WAYS
         .iter()
@@ -257,13 +262,14 @@ fn attach(
     index: u32,
     queues: u32,
     size: Size,
+    places: &[Option<Place>],
 ) -> Result<(Attached, Way, Vec<String>), CaptureError> {
     let mut reasons = Vec::new();
     let mut last = None;
     for (way, name) in WAYS {
         // Before Linux 6.6 every frame must fit into a chunk; some drivers still need that.
         for in_fragments in [true, false] {
-            match attach_by(index, queues, size, way, in_fragments) {
+            match attach_by(index, queues, size, way, in_fragments, places) {
                 Ok(attached) => return Ok((attached, way, reasons)),
                 Err((action, error)) => {
                     match error.raw_os_error() {
@@ -307,9 +313,26 @@ fn attach(
     })
 }
 
+/// Which of the workers has a receive queue.
+const fn worker_of(queue: usize, workers: usize) -> usize {
+    queue % workers
+}
+
+/// Where a receive queue's worker runs.
+fn place_of(queue: u32, places: &[Option<Place>]) -> Option<&Place> {
+    places.get(worker_of(queue as usize, places.len()))?.as_ref()
+}
+
 type Failed = (&'static str, io::Error);
 
-fn attach_by(index: u32, queues: u32, size: Size, way: Way, in_fragments: bool) -> Result<Attached, Failed> {
+fn attach_by(
+    index: u32,
+    queues: u32,
+    size: Size,
+    way: Way,
+    in_fragments: bool,
+    places: &[Option<Place>],
+) -> Result<Attached, Failed> {
     let because = |action: &'static str| move |error: io::Error| (action, error);
     let mut mark = [0; 8];
     aws_lc_rs::rand::fill(&mut mark).map_err(|_| ("drawing a number", io::Error::other("no randomness")))?;
@@ -324,7 +347,11 @@ fn attach_by(index: u32, queues: u32, size: Size, way: Way, in_fragments: bool) 
     };
     let mut sockets = Vec::with_capacity(queues as usize);
     for queue in 0..queues {
-        let socket = open_queue(index, queue, binding, size, mark).map_err(because("opening a socket"))?;
+        let socket = cores::run_at(place_of(queue, places), || {
+            open_queue(index, queue, binding, size, mark)
+        })
+        .map_err(because("running where the worker will"))?
+        .map_err(because("opening a socket"))?;
         map.set(queue, socket.as_fd().as_raw_fd())
             .map_err(because("entering a socket in the map"))?;
         sockets.push(socket);
@@ -644,6 +671,15 @@ mod tests {
         assert_eq!(chunks(128 << 20, 3, 1500), (2048, 16_384));
         assert_eq!(chunks(128 << 20, 1, 9000), (4096, 32_768));
         assert_eq!(chunks(0, 8, 1500), (2048, 1));
+    }
+
+    #[test]
+    fn a_queue_is_set_up_where_its_worker_runs() {
+        let places = [Some(Place::core(3)), None, Some(Place::core(5))];
+        let of = |queue| place_of(queue, &places);
+        let expected = [places[0].as_ref(), None, places[2].as_ref()];
+        assert_eq!([of(0), of(1), of(2)], expected);
+        assert_eq!([of(3), of(4), of(5)], expected);
     }
 
     #[test]

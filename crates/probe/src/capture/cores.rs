@@ -4,6 +4,7 @@
 //! with several NUMA nodes both should be the network card's.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -15,6 +16,30 @@ use super::{CaptureError, sysfs};
 /// The calling thread.
 const THIS_THREAD: Pid = Pid::from_raw(0);
 
+/// Logical processors that a worker may run on: one, or those of a NUMA node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(Vec<usize>);
+
+impl Place {
+    /// One core.
+    pub fn core(core: usize) -> Self {
+        Self(vec![core])
+    }
+
+    /// Where a single worker of an interface runs that nobody gave a core: anywhere on the interface's NUMA node, which is
+    /// the scheduler's choice. None where every processor that this process may use is as near.
+    pub fn near(interface: &str) -> Option<Self> {
+        Machine::of(interface).node
+    }
+
+    /// Binds the calling thread to it.
+    fn bind(&self) -> io::Result<()> {
+        let mut set = CpuSet::new();
+        self.0.iter().try_for_each(|&core| set.set(core))?;
+        Ok(sched_setaffinity(THIS_THREAD, &set)?)
+    }
+}
+
 /// The cores of this machine that this process may use, and where they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Machine {
@@ -23,6 +48,8 @@ struct Machine {
     /// Of each physical core among them one, those of the interface's NUMA node only; the first is another one for each
     /// interface, so that several probes on one machine do not all begin with the same core.
     near: Vec<usize>,
+    /// All logical processors of that node that the process may use, if it may use others too.
+    node: Option<Place>,
 }
 
 /// A number that is the interface's own and the same at every start (FNV-1a of its name).
@@ -91,7 +118,12 @@ impl Machine {
         if let Some(first) = number_of(interface).checked_rem(near.len() as u64) {
             near.rotate_left(first as usize);
         }
-        Self { allowed, near }
+        let node = of_node.map(|cores| {
+            let of_node = allowed.iter().copied().filter(|core| cores.contains(core));
+            Place(of_node.collect())
+        });
+        let node = node.filter(|node| node.0.len() < allowed.len());
+        Self { allowed, near, node }
     }
 
     fn plan(
@@ -99,7 +131,7 @@ impl Machine {
         workers: Option<usize>,
         cores: &[usize],
         most: usize,
-    ) -> Result<Vec<Option<usize>>, CaptureError> {
+    ) -> Result<Vec<Option<Place>>, CaptureError> {
         if let Some(&core) = cores.iter().find(|core| !self.allowed.contains(core)) {
             return Err(CaptureError::NoSuchCore {
                 core,
@@ -114,19 +146,23 @@ impl Machine {
                     cores: cores.len(),
                 });
             }
-            return Ok(cores.iter().copied().take(workers).map(Some).collect());
+            let chosen = cores.iter().copied().take(workers);
+            return Ok(chosen.map(Place::core).map(Some).collect());
         }
         // One physical core is left for sealing, spooling and delivery.
         let workers = workers
             .unwrap_or(self.near.len().saturating_sub(1).min(most))
             .max(1);
-        if workers == 1 || workers > self.allowed.len() {
-            // The scheduler knows better what else runs here; several probes must not all choose the same core.
+        // The scheduler knows better what else runs here; several probes must not all choose the same core.
+        if workers == 1 {
+            return Ok(vec![self.node.clone()]);
+        }
+        if workers > self.allowed.len() {
             return Ok(vec![None; workers]);
         }
         let further = self.allowed.iter().filter(|core| !self.near.contains(core));
-        let chosen = self.near.iter().chain(further);
-        Ok(chosen.copied().take(workers).map(Some).collect())
+        let chosen = self.near.iter().chain(further).copied().take(workers);
+        Ok(chosen.map(Place::core).map(Some).collect())
     }
 }
 
@@ -135,41 +171,32 @@ fn list(cores: &[usize]) -> String {
     names.join(",")
 }
 
-/// A core for each worker that captures from an interface; `None` where the scheduler chooses. `workers`: as many as
+/// A place for each worker that captures from an interface; `None` where the scheduler chooses. `workers`: as many as
 /// `cores` names, else one for each physical core of the interface's NUMA node but one, at least one and, as nobody insists,
-/// not more than `most`. `cores`: these, in this order; where none is named, workers are pinned if there are several of
-/// them, beginning with another core for each interface.
+/// not more than `most`. `cores`: these, in this order; where none is named, workers are pinned to a core each if there are
+/// several of them, beginning with another core for each interface, and a single one to the interface's NUMA node.
 pub fn plan(
     interface: &str,
     workers: Option<usize>,
     cores: &[usize],
     most: usize,
-) -> Result<Vec<Option<usize>>, CaptureError> {
+) -> Result<Vec<Option<Place>>, CaptureError> {
     Machine::of(interface).plan(workers, cores, most)
 }
 
-/// Pins the calling thread to a core.
-pub fn pin(core: usize) -> Result<(), CaptureError> {
-    let mut set = CpuSet::new();
-    set.set(core)
-        .and_then(|()| sched_setaffinity(THIS_THREAD, &set))
-        .map_err(|errno| CaptureError::Pin {
-            core,
-            source: errno.into(),
-        })
+/// Pins the calling thread to a place.
+pub fn pin(place: &Place) -> Result<(), CaptureError> {
+    place.bind().map_err(|source| CaptureError::Pin {
+        cores: list(&place.0),
+        source,
+    })
 }
 
-/// Runs `work` on a core: the memory that the kernel hands out meanwhile is of the core's NUMA node.
-pub fn on_core<R: Send>(
-    core: Option<usize>,
-    work: impl FnOnce() -> Result<R, CaptureError> + Send,
-) -> Result<R, CaptureError> {
-    let Some(core) = core else { return work() };
+/// Runs `work` at a place: the memory that the kernel hands out meanwhile is of the place's NUMA node.
+pub fn run_at<R: Send>(place: Option<&Place>, work: impl FnOnce() -> R + Send) -> io::Result<R> {
+    let Some(place) = place else { return Ok(work()) };
     thread::scope(|scope| {
-        let pinned = scope.spawn(|| {
-            pin(core)?;
-            work()
-        });
+        let pinned = scope.spawn(|| place.bind().map(|()| work()));
         match pinned.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -229,20 +256,42 @@ mod tests {
             [0, 1],
             "better a far core than none"
         );
+        let core = |core| Some(Place::core(core));
         let plan = |node: &str, workers, cores: &[usize]| {
             machine(node, &all).plan(workers, cores, 256).expect("a plan")
         };
         // `eth0` begins with the core of its own number.
         let first = (number_of("eth0") % 4) as usize;
-        let in_turn = [0, 1, 2].map(|step| Some((first + step) % 4));
+        let in_turn = [0, 1, 2].map(|step| core((first + step) % 4));
         assert_eq!(plan("-1\n", None, &[]), in_turn);
-        assert_eq!(plan("1\n", None, &[]), [None], "one worker is not pinned");
         let first = 2 + (number_of("eth0") % 2) as usize;
-        let near = [Some(first), Some(5 - first), Some(0)];
+        let near = [core(first), core(5 - first), core(0)];
         assert_eq!(plan("1\n", Some(3), &[]), near, "far cores come last");
-        assert_eq!(plan("1\n", Some(9), &[]), [None; 9]);
-        assert_eq!(plan("1\n", None, &[7, 0]), [Some(7), Some(0)]);
-        assert_eq!(plan("1\n", Some(1), &[7, 0]), [Some(7)]);
+        assert_eq!(plan("1\n", Some(9), &[]), vec![None; 9]);
+        assert_eq!(plan("1\n", None, &[7, 0]), [core(7), core(0)]);
+        assert_eq!(plan("1\n", Some(1), &[7, 0]), [core(7)]);
+    }
+
+    #[test]
+    fn a_single_worker_stays_on_the_card_s_node_wherever_the_scheduler_puts_it() {
+        let all = [0, 1, 2, 3, 4, 5, 6, 7];
+        let plan = |node: &str, workers, allowed: &[usize]| {
+            let machine = machine(node, allowed);
+            machine.plan(workers, &[], 256).expect("a plan")
+        };
+        let node = |cores: &[usize]| [Some(Place(cores.to_vec()))];
+        for workers in [None, Some(1)] {
+            assert_eq!(plan("1\n", workers, &all), node(&[2, 3, 6, 7]), "siblings too");
+        }
+        assert_eq!(plan("1\n", None, &[0, 1, 6]), node(&[6]));
+        // Nothing to keep it off.
+        assert_eq!(plan("-1\n", Some(1), &all), [None]);
+        assert_eq!(plan("1\n", Some(1), &[2, 7]), [None]);
+        assert_eq!(
+            plan("1\n", Some(1), &[0, 1]),
+            [None],
+            "better a far core than none"
+        );
     }
 
     #[test]
@@ -250,6 +299,7 @@ mod tests {
         let machine = Machine {
             allowed: (0..600).collect(),
             near: (0..600).collect(),
+            node: None,
         };
         let workers = |workers, cores: &[usize]| machine.plan(workers, cores, 256).expect("a plan").len();
         assert_eq!(workers(None, &[]), 256);
@@ -296,9 +346,18 @@ mod tests {
     }
 
     #[test]
-    fn work_runs_on_the_core() {
-        let core = allowed()[0];
-        assert_eq!(on_core(Some(core), || Ok(allowed())).expect("pinned"), [core]);
-        assert!(on_core(Some(CpuSet::count() + 1), || Ok(())).is_err());
+    fn work_runs_at_its_place() {
+        let all = allowed();
+        for cores in [&all[..1], &all] {
+            let place = Place(cores.to_vec());
+            assert_eq!(run_at(Some(&place), allowed).expect("bound"), cores);
+        }
+        let nowhere = Place::core(CpuSet::count() + 1);
+        assert!(run_at(Some(&nowhere), || ()).is_err());
+        let error = pin(&Place(vec![CpuSet::count() + 1, 1])).expect_err("no such core");
+        assert!(
+            error.to_string().starts_with("pinning a thread to core(s) "),
+            "{error}"
+        );
     }
 }

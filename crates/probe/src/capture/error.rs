@@ -281,10 +281,10 @@ pub enum CaptureError {
         cores: usize,
     },
     /// A thread cannot be pinned.
-    #[error("pinning a thread to core {core} failed: {source}")]
+    #[error("pinning a thread to core(s) {cores} failed: {source}")]
     Pin {
-        /// The core.
-        core: usize,
+        /// The cores.
+        cores: String,
         /// What failed.
         source: io::Error,
     },

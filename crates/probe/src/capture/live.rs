@@ -8,6 +8,7 @@ use std::time::Duration;
 use wire::decode::LinkType;
 
 use super::af_packet::Timestamps;
+use super::cores::{self, Place};
 use super::lasting::{LastingSource, LiveSource, Open};
 use super::libpcap::PcapSource;
 use super::{CaptureError, RingOptions, RingSource, af_packet, af_xdp, libpcap};
@@ -58,8 +59,8 @@ pub struct Interface {
     pub libpcap: Vec<PathBuf>,
     /// Ring, filter, stop flag.
     pub options: RingOptions,
-    /// The core of each worker; `None` where the scheduler chooses.
-    pub cores: Vec<Option<usize>>,
+    /// The place of each worker; `None` where the scheduler chooses.
+    pub cores: Vec<Option<Place>>,
     /// Whether there must be as many workers as `cores` says: else there are fewer where the memory is too little for so
     /// many rings, and one where frames cannot be shared out.
     pub exact: bool,
@@ -71,8 +72,8 @@ pub struct Interface {
 pub struct Live {
     /// The source of each worker.
     pub sources: Vec<LastingSource>,
-    /// The core of each worker.
-    pub cores: Vec<Option<usize>>,
+    /// The place of each worker.
+    pub cores: Vec<Option<Place>>,
     /// How it is captured from, for people.
     pub description: String,
 }
@@ -142,27 +143,32 @@ fn open_pcap(interface: Interface) -> Result<Live, CaptureError> {
             most: 1,
         });
     }
-    let cores = vec![if exact {
-        cores.first().copied().flatten()
+    let place = if exact {
+        cores.into_iter().next().flatten()
     } else {
-        None
-    }];
+        Place::near(&name)
+    };
     let (filter, stop) = (options.filter.clone(), options.stop.clone());
     let bytes = options.bytes;
     let open: Open = {
-        let name = name.clone();
+        let (name, place) = (name.clone(), place.clone());
         Box::new(move |filter| {
             let options = RingOptions {
                 filter: filter.cloned(),
                 ..options.clone()
             };
-            let source = PcapSource::open(&name, &options, &libpcap)?;
+            let source = cores::run_at(place.as_ref(), || PcapSource::open(&name, &options, &libpcap));
+            let source = source.map_err(|source| CaptureError::Ring {
+                interface: name.clone(),
+                action: "running where the worker will",
+                source,
+            })??;
             Ok(vec![Box::new(source) as LiveSource])
         })
     };
     Ok(Live {
         sources: LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?,
-        cores,
+        cores: vec![place],
         description: format!("libpcap, with a buffer of {bytes} bytes"),
     })
 }
@@ -178,18 +184,18 @@ fn open_xdp(interface: Interface) -> Result<Live, CaptureError> {
         patience,
         ..
     } = interface;
-    let cores = if exact { cores } else { vec![None] };
-    let (filter, stop, workers) = (options.filter.clone(), options.stop.clone(), cores.len());
+    let cores = if exact { cores } else { vec![Place::near(&name)] };
+    let (filter, stop) = (options.filter.clone(), options.stop.clone());
     let told = Arc::new(Mutex::new(String::new()));
     let open: Open = {
-        let (name, told) = (name.clone(), Arc::clone(&told));
+        let (name, cores, told) = (name.clone(), cores.clone(), Arc::clone(&told));
         Box::new(move |filter| {
             let options = RingOptions {
                 filter: filter.cloned(),
                 ..options.clone()
             };
-            let opened = af_xdp::open(&name, &options, workers, dedicated)?;
-            if workers > 1 {
+            let opened = af_xdp::open(&name, &options, &cores, dedicated)?;
+            if cores.len() > 1 {
                 tracing::warn!(
                     interface = name,
                     "the card's RSS shares frames out to the workers: both directions of a flow meet in one only if its \
@@ -225,7 +231,7 @@ fn open_rings(interface: Interface) -> Result<Live, CaptureError> {
         ..
     } = interface;
     let most = af_packet::most_rings(options.bytes);
-    let (sources, cores) = open_rings_with(cores, exact, most, |cores| {
+    let (sources, cores) = open_rings_with(cores, Place::near(&name), exact, most, |cores| {
         let (name, options, cores) = (name.clone(), options.clone(), cores.to_vec());
         let (interface, first_filter, stop) = (name.clone(), options.filter.clone(), options.stop.clone());
         let open: Open = Box::new(move |filter| {
@@ -251,16 +257,17 @@ fn boxed(ring: RingSource) -> LiveSource {
 }
 
 fn open_rings_with<T>(
-    mut cores: Vec<Option<usize>>,
+    mut cores: Vec<Option<Place>>,
+    alone: Option<Place>,
     exact: bool,
     most: usize,
-    open: impl Fn(&[Option<usize>]) -> Result<T, CaptureError>,
-) -> Result<(T, Vec<Option<usize>>), CaptureError> {
+    open: impl Fn(&[Option<Place>]) -> Result<T, CaptureError>,
+) -> Result<(T, Vec<Option<Place>>), CaptureError> {
     if exact {
         return Ok((open(&cores)?, cores));
     }
-    // So that several probes do not choose the same core.
-    let alone = vec![None];
+    // Not one of the cores, so that several probes do not choose the same.
+    let alone = vec![alone];
     if most < cores.len() {
         tracing::warn!(
             workers = most.max(1),
@@ -290,9 +297,10 @@ mod tests {
 
     #[test]
     fn there_are_fewer_workers_where_so_many_cannot_be_and_nobody_insists() {
-        let cores = vec![Some(0), Some(1), Some(2)];
+        let cores: Vec<_> = (0..3).map(|core| Some(Place::core(core))).collect();
+        let alone = Some(Place::core(9));
         let opened = |exact, most, failure: Option<fn() -> CaptureError>| {
-            let opened = open_rings_with(cores.clone(), exact, most, |cores| match failure {
+            let opened = open_rings_with(cores.clone(), alone.clone(), exact, most, |cores| match failure {
                 Some(error) if cores.len() > 1 => Err(error()),
                 _ => Ok(cores.to_vec()),
             });
@@ -304,14 +312,14 @@ mod tests {
         assert_eq!(opened(false, 64, None), Some(cores.clone()));
         assert_eq!(opened(false, 2, None), Some(cores[..2].to_vec()));
         // Too little for any: the error is that of a single ring.
-        assert_eq!(opened(false, 0, None), Some(vec![None]));
+        assert_eq!(opened(false, 0, None), Some(vec![alone.clone()]));
         assert_eq!(opened(true, 2, None), Some(cores.clone()));
         let steering: fn() -> CaptureError = || CaptureError::Steering {
             interface: "eth0".to_owned(),
             action: "joining the fanout group",
             source: io::ErrorKind::InvalidInput.into(),
         };
-        assert_eq!(opened(false, 64, Some(steering)), Some(vec![None]));
+        assert_eq!(opened(false, 64, Some(steering)), Some(vec![alone.clone()]));
         assert_eq!(opened(true, 64, Some(steering)), None);
         let gone: fn() -> CaptureError = || CaptureError::InterfaceGone {
             interface: "eth0".to_owned(),

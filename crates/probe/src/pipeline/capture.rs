@@ -16,6 +16,7 @@ use super::desk::Desk;
 use super::limit::{Limit, Limited};
 use super::metrics::Instruments;
 use super::overflow::Overflow;
+use crate::capture::cores::Place;
 use crate::capture::{FileSource, Next, OwnedFrames, Source, cores};
 use crate::clock;
 use crate::engine::{self, ReadError, Worker};
@@ -35,8 +36,8 @@ const NOT_BEHIND: bool = false;
 
 /// An opened source.
 pub(super) enum Opened {
-    /// A live source for each worker, and the core that it runs on.
-    Live(Vec<(Box<dyn Source + Send>, Option<usize>)>),
+    /// A live source for each worker, and the place that it runs at.
+    Live(Vec<(Box<dyn Source + Send>, Option<Place>)>),
     Files(Box<FileSource>),
 }
 
@@ -75,16 +76,16 @@ impl Capture {
 
     /// Live: each worker has a thread, a source, a flow table and a builder of its own; they share only what they learn of
     /// names.
-    fn run_live(&self, sources: Vec<(Box<dyn Source + Send>, Option<usize>)>) -> Vec<String> {
+    fn run_live(&self, sources: Vec<(Box<dyn Source + Send>, Option<Place>)>) -> Vec<String> {
         let facts = SharedFacts::new(self.flow.names, self.books.counters().merge());
         let mut problems = Vec::new();
         thread::scope(|scope| {
             let mut workers = Vec::new();
-            for (number, (mut source, core)) in sources.into_iter().enumerate() {
+            for (number, (mut source, place)) in sources.into_iter().enumerate() {
                 let facts = &facts;
                 let work = move || {
-                    if let Some(core) = core
-                        && let Err(error) = cores::pin(core)
+                    if let Some(place) = &place
+                        && let Err(error) = cores::pin(place)
                     {
                         tracing::warn!(worker = number, %error, "the worker runs wherever the scheduler puts it");
                     }

@@ -33,6 +33,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::capture::bpf::Filters;
+use crate::capture::cores::Place;
 use crate::capture::link::LinkWatch;
 use crate::capture::live::{self, Interface};
 use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, Source};
@@ -245,7 +246,7 @@ impl Pipeline {
                 queue_bytes,
             } => {
                 let workers = settings.flow.workers;
-                let mut sources: Vec<(Box<dyn Source + Send>, Option<usize>)> = Vec::new();
+                let mut sources: Vec<(Box<dyn Source + Send>, Option<Place>)> = Vec::new();
                 for worker in 0..workers {
                     let cycle = Cycle::build(&traffic.share(worker as u32, workers as u32))?;
                     let books = Arc::new(OfferBooks::default());
