@@ -180,6 +180,7 @@ def test_every_mode_gives_the_same_records(shared_pki: Path, tmp_path: Path) -> 
         # What a mode cannot know is null.
         assert (known["source_ring_freezes/"] is None) == (mode != "af_packet")
         assert (known["source_frames_filtered/"] is None) == (mode != "af_xdp")
+        assert (known["source_frames_dropped/left_in_ring"] is None) == (mode != "af_packet")
         assert (known["source_frames_dropped/no_buffer"] is None) == (mode != "af_xdp")
         assert (known["source_frames_dropped/no_socket"] is None) == (mode != "af_xdp")
         assert (known["source_fill_ring_empty/"] is None) == (mode != "af_xdp")

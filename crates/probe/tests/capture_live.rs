@@ -301,6 +301,7 @@ fn the_stop_flag_ends_the_capture_with_everything_handed_over() {
         let mut got = Vec::new();
         while take(&mut source, &mut got).expect("the interface stays") != Next::End {}
         assert_eq!(got.len(), 500);
+        assert_eq!(source.accounts().left_in_ring, Some(0));
         // What is sent after that is not captured.
         send(5, "192.0.2.2:9");
         assert_eq!(
@@ -457,9 +458,11 @@ fn several_rings_on_the_loopback_count_a_packet_once() {
 fn a_full_ring_is_one_worker_s_account() {
     in_namespace(|| {
         cable();
+        let stop = Arc::new(AtomicBool::new(false));
         let options = RingOptions {
             bytes: 2 << 20,
             filter: Some(to_port(9, 65_535)),
+            stop: Arc::clone(&stop),
             ..RingOptions::default()
         };
         let mut sources = af_packet::open_rings("far", &options, &[const { None }; 2]).expect("opens");
@@ -474,6 +477,12 @@ fn a_full_ring_is_one_worker_s_account() {
         assert!(dropped[worker] > 0 && dropped[1 - worker] == 0, "{dropped:?}");
         assert_eq!(seen[worker].len() as u64 + dropped[worker], 20_000);
         assert!(sources[worker].accounts().ring_freezes > Some(0));
+        // What the group gave to the other one, the filter refused or found no room is not waited for.
+        stop.store(true, Ordering::Relaxed);
+        for source in &mut sources {
+            while source.next_block(&mut |_| ()).expect("the interface stays") != Next::End {}
+            assert_eq!(source.accounts().left_in_ring, Some(0));
+        }
     });
 }
 

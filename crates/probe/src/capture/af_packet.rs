@@ -11,7 +11,7 @@ use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wire::decode::LinkType;
 
@@ -38,8 +38,12 @@ const BLOCK_TIMEOUT_MS: u32 = 1;
 /// How long [`Source::next_block`] waits before it says [`Next::Idle`].
 const IDLE_TIMEOUT_MS: i32 = 20;
 
-/// How long the last block may take to be handed over once the socket receives nothing more.
+/// That time once the socket receives nothing more.
 const DRAIN_TIMEOUT_MS: i32 = 10;
+
+/// How long frames that are in the ring are waited for once the socket receives nothing more. The kernel hands a block over
+/// that is not full when its timer has run out once or twice, and the timer may be one of whole ticks, of up to 10 ms each.
+const DRAIN: Duration = Duration::from_millis(100);
 
 /// Which clock is asked to stamp frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,9 +117,17 @@ pub struct RingSource {
     accounts: Accounts,
     snaplen: u32,
     stop: Arc<AtomicBool>,
+    /// Frames that the kernel has put into the ring.
+    received: u64,
     draining: bool,
     /// The interface is gone.
     gone: bool,
+    /// When it was first seen that nothing more is received and the ring has nothing to hand over.
+    silent: Option<Instant>,
+    /// See [`DRAIN`].
+    drain: Duration,
+    /// Nothing more is asked for: what the ring still holds is lost.
+    ended: bool,
 }
 
 /// How an interface's frames start: the link type, and whether the kernel must leave the link layer out because no
@@ -223,6 +235,15 @@ pub fn open_rings(
     options: &RingOptions,
     places: &[Option<Place>],
 ) -> Result<Vec<RingSource>, CaptureError> {
+    open_rings_with(interface, options, places, BLOCK_TIMEOUT_MS)
+}
+
+fn open_rings_with(
+    interface: &str,
+    options: &RingOptions,
+    places: &[Option<Place>],
+    block_timeout_ms: u32,
+) -> Result<Vec<RingSource>, CaptureError> {
     let failed = |action: &'static str| {
         move |source: io::Error| CaptureError::Ring {
             interface: interface.to_owned(),
@@ -277,7 +298,7 @@ pub fn open_rings(
                     .take_hardware_stamps()
                     .map_err(failed("asking for hardware timestamps"))?;
             }
-            let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, BLOCK_TIMEOUT_MS)
+            let ring = Ring::new(&socket, RING_BLOCK_BYTES, blocks, block_timeout_ms)
                 .map_err(failed("setting up the capture ring"))?;
             Ok::<_, CaptureError>((socket, ring))
         })
@@ -318,14 +339,19 @@ pub fn open_rings(
                 way: Some(Way::AfPacket),
                 stamped: Some([0; 3]),
                 kernel_drops: Some(0),
+                left_in_ring: Some(0),
                 ring_freezes: Some(0),
                 damaged_blocks: Some(0),
                 ..Accounts::default()
             },
             snaplen: options.snaplen,
             stop: Arc::clone(&options.stop),
+            received: 0,
             draining: false,
             gone: false,
+            silent: None,
+            drain: DRAIN,
+            ended: false,
         });
     }
     if program.is_some() {
@@ -495,10 +521,42 @@ impl RingSource {
         self.draining = true;
         Ok(())
     }
-}
 
-impl Source for RingSource {
-    fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+    /// Takes what the kernel has counted since it was last asked.
+    fn take_statistics(&mut self) {
+        match self.socket.take_statistics() {
+            Ok(statistics) => {
+                let add = |sum: Option<u64>, more: u32| Some(sum? + u64::from(more));
+                let accounts = &mut self.accounts;
+                accounts.kernel_drops = add(accounts.kernel_drops, statistics.drops);
+                accounts.ring_freezes = add(accounts.ring_freezes, statistics.freezes);
+                self.received += u64::from(statistics.received);
+            }
+            // From here on the numbers are not known any more, and the books must say so.
+            Err(error) => {
+                if self.accounts.kernel_drops.take().is_some() {
+                    tracing::error!(interface = %self.interface, %error, "the kernel's counts cannot be read");
+                }
+                self.accounts.left_in_ring = None;
+                self.accounts.ring_freezes = None;
+            }
+        }
+    }
+
+    /// Frames that the kernel has put into the ring and that were not handed over.
+    fn outstanding(&self) -> u64 {
+        self.received.saturating_sub(self.accounts.frames_delivered)
+    }
+
+    /// Whether all that was received is handed over, or was waited for in vain; asked when nothing more is received and the
+    /// ring has nothing to hand over.
+    fn is_drained(&mut self) -> bool {
+        self.take_statistics();
+        let since = *self.silent.get_or_insert_with(clock::monotonic);
+        self.outstanding() == 0 || clock::elapsed(since) >= self.drain
+    }
+
+    fn next(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
         if !self.draining && self.stop.load(Ordering::Relaxed) {
             self.start_draining()?;
         }
@@ -520,33 +578,34 @@ impl Source for RingSource {
         // An interface that was down when it was removed reports no error: whether it is there is asked whenever it is
         // silent.
         let state = self.look_at_state(failed);
-        if matches!(state, Err(CaptureError::InterfaceGone { .. })) && !self.gone {
+        if matches!(state, Err(CaptureError::InterfaceGone { .. })) {
             // What the ring still holds comes first; the block in use is closed by its timer.
-            self.gone = true;
-            return Ok(Next::Idle);
+            if !self.gone || !self.is_drained() {
+                self.gone = true;
+                return Ok(Next::Idle);
+            }
         }
         state?;
-        Ok(if self.draining { Next::End } else { Next::Idle })
+        Ok(if self.draining && self.is_drained() {
+            Next::End
+        } else {
+            Next::Idle
+        })
+    }
+}
+
+impl Source for RingSource {
+    fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+        let next = self.next(take);
+        self.ended |= matches!(next, Ok(Next::End) | Err(_));
+        next
     }
 
     fn accounts(&mut self) -> Accounts {
-        match self.socket.take_statistics() {
-            Ok(statistics) => {
-                self.accounts.kernel_drops = self
-                    .accounts
-                    .kernel_drops
-                    .map(|drops| drops + u64::from(statistics.drops));
-                self.accounts.ring_freezes = self
-                    .accounts
-                    .ring_freezes
-                    .map(|freezes| freezes + u64::from(statistics.freezes));
-            }
-            // From here on the number is not known any more, and the books must say so.
-            Err(error) => {
-                tracing::error!(interface = %self.interface, %error, "the kernel's drop count cannot be read");
-                self.accounts.kernel_drops = None;
-                self.accounts.ring_freezes = None;
-            }
+        self.take_statistics();
+        if self.ended {
+            let outstanding = self.outstanding();
+            self.accounts.left_in_ring = self.accounts.left_in_ring.map(|_| outstanding);
         }
         self.accounts.clone()
     }
@@ -608,5 +667,54 @@ mod tests {
             [1 << 19, 1 << 20, (2 << 20) - 1, 64 << 20].map(most_rings),
             [0, 1, 1, 64]
         );
+    }
+
+    /// Runs `test` in a network namespace of its own, with a source for its loopback that hands a block over after
+    /// `block_timeout_ms` if it is not full.
+    #[cfg(feature = "root-tests")]
+    fn with_loopback(block_timeout_ms: u32, test: impl FnOnce(RingSource) + Send + 'static) {
+        use nix::sched::{CloneFlags, unshare};
+
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+            let mut up = std::process::Command::new("ip");
+            assert!(up.args(["link", "set", "lo", "up"]).status().unwrap().success());
+            let options = RingOptions::default();
+            let mut sources = open_rings_with("lo", &options, &[None], block_timeout_ms).expect("opens");
+            let source = sources.remove(0);
+            let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            for _ in 0..50 {
+                receiver.send_to(b"x", receiver.local_addr().unwrap()).unwrap();
+            }
+            options.stop.store(true, Ordering::Relaxed);
+            test(source);
+        })
+        .join()
+        .expect("the test in the namespace");
+    }
+
+    #[test]
+    #[cfg(feature = "root-tests")]
+    fn the_end_waits_for_the_block_that_is_not_full() {
+        // Longer than a wait, and much shorter than the bound.
+        with_loopback(200, |mut source| {
+            source.drain = Duration::from_secs(600);
+            while source.next_block(&mut |_| ()).expect("the interface stays") != Next::End {}
+            let accounts = source.accounts();
+            assert_eq!((accounts.frames_delivered, accounts.left_in_ring), (50, Some(0)));
+        });
+    }
+
+    #[test]
+    #[cfg(feature = "root-tests")]
+    fn frames_that_the_kernel_does_not_hand_over_in_time_are_counted() {
+        // An hour.
+        with_loopback(3_600_000, |mut source| {
+            assert_eq!(source.accounts().left_in_ring, Some(0), "they may still come");
+            while source.next_block(&mut |_| ()).expect("the interface stays") != Next::End {}
+            let accounts = source.accounts();
+            assert_eq!((accounts.frames_delivered, accounts.left_in_ring), (0, Some(50)));
+            assert_eq!((accounts.kernel_drops, accounts.lost()), (Some(0), Some(50)));
+        });
     }
 }

@@ -232,6 +232,9 @@ pub struct Accounts {
     pub frames_filtered: Option<u64>,
     /// Frames that the kernel dropped because the ring was full.
     pub kernel_drops: Option<u64>,
+    /// Frames that the kernel had put into an `AF_PACKET` ring and that were never handed over, known when the source has ended:
+    /// the kernel kept them, or they stood in a damaged block.
+    pub left_in_ring: Option<u64>,
     /// Frames for which the kernel had no free buffer of an `AF_XDP` socket, or that were larger than one.
     pub buffer_drops: Option<u64>,
     /// Frames of receive queues that have no `AF_XDP` socket: the interface has more queues than when the capture began.
@@ -262,7 +265,8 @@ impl Accounts {
     /// Frames that were lost before they reached the source, where it can know it.
     pub fn lost(&self) -> Option<u64> {
         // A source without such buffers loses none for want of them.
-        Some(self.kernel_drops? + self.buffer_drops.unwrap_or(0) + self.passed_to_host.unwrap_or(0))
+        let others = [self.left_in_ring, self.buffer_drops, self.passed_to_host];
+        Some(self.kernel_drops? + others.into_iter().flatten().sum::<u64>())
     }
 
     /// What a live source and the one before it have done together; what is not known of one is not known of both.
@@ -281,6 +285,7 @@ impl Accounts {
             }),
             frames_filtered: sum(self.frames_filtered, other.frames_filtered),
             kernel_drops: sum(self.kernel_drops, other.kernel_drops),
+            left_in_ring: sum(self.left_in_ring, other.left_in_ring),
             passed_to_host: sum(self.passed_to_host, other.passed_to_host),
             buffer_drops: sum(self.buffer_drops, other.buffer_drops),
             fill_ring_empty: sum(self.fill_ring_empty, other.fill_ring_empty),
@@ -321,6 +326,7 @@ mod tests {
         let before = Accounts {
             frames_delivered: 5,
             kernel_drops: Some(1),
+            left_in_ring: Some(7),
             ring_freezes: None,
             damaged_blocks: Some(2),
             ..Accounts::default()
@@ -328,6 +334,7 @@ mod tests {
         let now = Accounts {
             frames_delivered: 1,
             kernel_drops: Some(2),
+            left_in_ring: Some(0),
             ring_freezes: Some(3),
             damaged_blocks: Some(4),
             ..Accounts::default()
@@ -335,6 +342,7 @@ mod tests {
         let expected = Accounts {
             frames_delivered: 6,
             kernel_drops: Some(3),
+            left_in_ring: Some(7),
             ring_freezes: None,
             damaged_blocks: Some(6),
             ..Accounts::default()

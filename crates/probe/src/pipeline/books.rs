@@ -23,7 +23,7 @@ const fn account(name: &'static str, kind: Kind, doc: &'static str) -> Account {
 }
 
 /// What the source says.
-const SOURCE: [Account; 9] = [
+const SOURCE: [Account; 10] = [
     account(
         "source_frames_delivered",
         Kind::Counter,
@@ -37,6 +37,15 @@ const SOURCE: [Account; 9] = [
     Account {
         reason: "ring_full",
         reason_doc: "The capture ring was full.",
+        ..account(
+            "source_frames_dropped",
+            Kind::Counter,
+            "Frames that were lost before they reached the probe, where the source can know it.",
+        )
+    },
+    Account {
+        reason: "left_in_ring",
+        reason_doc: "AF_PACKET: the frame was in the ring, but it was not handed over before the capture ended or the interface was gone, or stood in a damaged block.",
         ..account(
             "source_frames_dropped",
             Kind::Counter,
@@ -285,6 +294,7 @@ impl Books {
                         Some(source.frames_delivered),
                         source.frames_filtered,
                         source.kernel_drops,
+                        source.left_in_ring,
                         source.buffer_drops,
                         source.passed_to_host,
                         source.fill_ring_empty,

@@ -40,6 +40,9 @@ pub(super) struct PacketSocket {
 /// What the kernel counted since it was last asked (`PACKET_STATISTICS`).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Statistics {
+    /// Frames that were put into the ring. Those that the filter refused are in neither count, and so are those that a fanout
+    /// group gave to another socket.
+    pub(super) received: u32,
     /// Frames that did not fit into the ring.
     pub(super) drops: u32,
     /// Times that the ring was full.
@@ -189,6 +192,9 @@ impl PacketSocket {
         };
         self.get_option(libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut counts)?;
         Ok(Statistics {
+            // For version 3 the kernel adds the drops to the frames of the ring, which it counts under the lock under which
+            // it puts them there.
+            received: counts.tp_packets.wrapping_sub(counts.tp_drops),
             drops: counts.tp_drops,
             freezes: counts.tp_freeze_q_cnt,
         })
