@@ -91,10 +91,14 @@ const UP: u8 = 2;
 
 /// The interface's own statistics, since the probe started.
 #[derive(Debug)]
-struct Drops {
+struct Drops(Mutex<Statistics>);
+
+/// Where the kernel shows them, and what they were when they were last read.
+#[derive(Debug)]
+struct Statistics {
     /// None where sysfs does not show the interface.
-    directory: Mutex<Option<PathBuf>>,
-    counts: Mutex<BTreeMap<&'static str, Cumulative>>,
+    directory: Option<PathBuf>,
+    counts: BTreeMap<&'static str, Cumulative>,
 }
 
 /// A count that goes on when the interface's own begins anew.
@@ -106,7 +110,7 @@ struct Cumulative {
 
 impl Cumulative {
     /// Takes the interface's count, and returns what was counted since the start. A smaller one than before is that of a
-    /// new interface of the same name.
+    /// new interface of the same name, or of a driver that began anew.
     fn reach(&mut self, now: u64) -> u64 {
         self.sum += now.checked_sub(self.last).unwrap_or(now);
         self.last = now;
@@ -124,39 +128,51 @@ impl Drops {
     }
 
     fn new_in(directory: Option<PathBuf>) -> Self {
-        let drops = Self {
-            directory: Mutex::new(directory),
-            counts: Mutex::default(),
+        let mut statistics = Statistics {
+            directory,
+            counts: BTreeMap::new(),
         };
-        let counts = DROPS.iter().filter_map(|(file, ..)| {
-            let last = drops.read(file)?;
-            Some((*file, Cumulative { last, sum: 0 }))
-        });
-        let counts = Mutex::new(counts.collect());
-        Self { counts, ..drops }
+        for (file, ..) in DROPS {
+            if let Some(last) = statistics.read(file) {
+                statistics.counts.insert(file, Cumulative { last, sum: 0 });
+            }
+        }
+        Self(Mutex::new(statistics))
     }
 
-    fn read(&self, file: &str) -> Option<u64> {
-        let path = self.lock_directory().as_ref()?.join(file);
-        fs::read_to_string(path).ok()?.trim().parse().ok()
-    }
-
-    fn lock_directory(&self) -> MutexGuard<'_, Option<PathBuf>> {
-        // A path is set in one piece.
-        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Statistics> {
+        // Nothing panics between two changes that belong together.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The interface's statistics are in another directory now: it was renamed, or made anew.
     fn move_to(&self, directory: Option<PathBuf>) {
-        *self.lock_directory() = directory;
+        self.lock().directory = directory;
+    }
+
+    /// The interface is gone. The next one counts from zero.
+    fn begin_anew(&self) {
+        let mut statistics = self.lock();
+        statistics.directory = None;
+        for count in statistics.counts.values_mut() {
+            count.last = 0;
+        }
     }
 
     /// The count since the start; unknown while there is no interface of this name.
     fn since_start(&self, file: &str) -> Option<u64> {
-        let now = self.read(file)?;
-        // Nothing panics between two changes that belong together.
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(counts.get_mut(file)?.reach(now))
+        // Locked before it is read: of two readers the later one must not come with the smaller count, which would pass
+        // for that of a new interface.
+        let mut statistics = self.lock();
+        let now = statistics.read(file)?;
+        Some(statistics.counts.get_mut(file)?.reach(now))
+    }
+}
+
+impl Statistics {
+    fn read(&self, file: &str) -> Option<u64> {
+        let path = self.directory.as_ref()?.join(file);
+        fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 }
 
@@ -199,10 +215,13 @@ impl InterfaceCounters {
         lost.chain(changes).collect()
     }
 
-    /// Where the kernel counts what the interface of this name drops.
-    fn follow(&self, interface: &str) {
-        if let Some(drops) = self.drops.get() {
-            drops.move_to(Drops::directory_of(interface));
+    /// Where the kernel counts what the interface drops, after a change; this is its name now.
+    fn follow(&self, change: &LinkChange, interface: &str) {
+        let Some(drops) = self.drops.get() else { return };
+        match change {
+            LinkChange::Renamed { .. } | LinkChange::Back => drops.move_to(Drops::directory_of(interface)),
+            LinkChange::Gone => drops.begin_anew(),
+            _ => {}
         }
     }
 
@@ -246,13 +265,7 @@ pub(super) fn watch(
                 LinkChange::Gone => interface.clone_into(&mut name),
                 _ => {}
             }
-            // One that is gone has no directory, until it is back.
-            if matches!(
-                change,
-                LinkChange::Renamed { .. } | LinkChange::Gone | LinkChange::Back
-            ) {
-                books.interface().follow(&name);
-            }
+            books.interface().follow(&change, &name);
             let (event, severity) = match change {
                 LinkChange::Down => ("interface_down", Severity::Warning),
                 LinkChange::Up => ("interface_up", Severity::Info),
@@ -279,6 +292,8 @@ pub(super) fn watch(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -297,6 +312,42 @@ mod tests {
         assert_eq!(drops.since_start("rx_dropped"), None);
         show("5\n");
         assert_eq!(drops.since_start("rx_dropped"), Some(44));
+    }
+
+    #[test]
+    fn an_interface_that_comes_back_counts_from_zero() {
+        let directory = tempfile::tempdir().unwrap();
+        let show = |count: &str| fs::write(directory.path().join("rx_dropped"), count).unwrap();
+        show("100\n");
+        let drops = Drops::new_in(Some(directory.path().to_owned()));
+        show("110\n");
+        assert_eq!(drops.since_start("rx_dropped"), Some(10));
+        // Nobody looks before the new one has dropped more than the old one ever did.
+        drops.begin_anew();
+        assert_eq!(drops.since_start("rx_dropped"), None);
+        drops.move_to(Some(directory.path().to_owned()));
+        show("150\n");
+        assert_eq!(drops.since_start("rx_dropped"), Some(160));
+    }
+
+    #[test]
+    fn whoever_reads_a_count_books_it_before_the_next_one_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rx_dropped");
+        fs::write(&path, "100\n").unwrap();
+        let drops = Drops::new_in(Some(directory.path().to_owned()));
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| drops.since_start("rx_dropped"));
+            // It can be opened once the reader has it open, who then waits for what is written.
+            let mut count = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            let another_may_read = drops.0.try_lock().is_ok();
+            count.write_all(b"130\n").unwrap();
+            drop(count);
+            assert_eq!(reader.join().unwrap(), Some(30));
+            assert!(!another_may_read);
+        });
     }
 
     #[test]
