@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::withheld::Withheld;
 use crate::capture::bpf::Program;
-use crate::capture::{Accounts, CaptureError, FrameClock, Frames, Next, Source, Stamped};
+use crate::capture::{Accounts, CaptureError, Frames, Next, Source};
 
 /// How many frames may still be taken, shared by the workers.
 #[derive(Debug)]
@@ -40,9 +41,7 @@ impl Limit {
 pub(super) struct Limited<'a> {
     source: &'a mut dyn Source,
     limit: &'a Limit,
-    beyond: u64,
-    /// Those beyond the limit, by the clock that stamped them.
-    beyond_by_clock: Stamped,
+    beyond: Withheld,
 }
 
 impl<'a> Limited<'a> {
@@ -50,8 +49,7 @@ impl<'a> Limited<'a> {
         Self {
             source,
             limit,
-            beyond: 0,
-            beyond_by_clock: Stamped::default(),
+            beyond: Withheld::default(),
         }
     }
 }
@@ -61,25 +59,17 @@ impl Source for Limited<'_> {
         if self.limit.is_reached() {
             return Ok(Next::End);
         }
-        let (limit, beyond, by_clock) = (self.limit, &mut self.beyond, &mut self.beyond_by_clock);
+        let (limit, beyond) = (self.limit, &mut self.beyond);
         self.source.next_block(&mut |frames| {
             let (headers, rest) = frames.headers.split_at(limit.take(frames.headers.len()));
-            *beyond += rest.len() as u64;
-            for (count, (clock, ..)) in by_clock.iter_mut().zip(FrameClock::ALL) {
-                *count += rest.iter().filter(|header| header.clock == Some(clock)).count() as u64;
-            }
+            beyond.add(rest);
             take(Frames { headers, ..frames });
         })
     }
 
     fn accounts(&mut self) -> Accounts {
         let mut accounts = self.source.accounts();
-        accounts.frames_delivered = accounts.frames_delivered.saturating_sub(self.beyond);
-        if let Some(stamped) = &mut accounts.stamped {
-            for (count, beyond) in stamped.iter_mut().zip(self.beyond_by_clock) {
-                *count = count.saturating_sub(beyond);
-            }
-        }
+        self.beyond.leave_out_of(&mut accounts);
         accounts
     }
 
@@ -97,7 +87,7 @@ mod tests {
     use wire::decode::LinkType;
 
     use super::*;
-    use crate::capture::FrameHeader;
+    use crate::capture::{FrameClock, FrameHeader};
 
     /// Blocks of ten frames without bytes, for ever; the kernel has stamped seven of them, and the card three.
     #[derive(Default)]

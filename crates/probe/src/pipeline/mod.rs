@@ -25,6 +25,7 @@ mod overflow;
 /// What each stage costs.
 pub mod stages;
 mod watch;
+mod withheld;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::withheld::Withheld;
 use crate::capture::bpf::Program;
 use crate::capture::{Accounts, CaptureError, Frames, Next, OwnedFrames, Source};
 
@@ -14,6 +15,8 @@ pub(super) struct Overflow<'a> {
     source: &'a mut dyn Source,
     /// What was moved, oldest first.
     moved: VecDeque<OwnedFrames>,
+    /// Its frames: the source counts them as handed over.
+    waiting: Withheld,
     moved_bytes: usize,
     /// The most bytes that may be moved.
     limit: usize,
@@ -28,6 +31,7 @@ impl<'a> Overflow<'a> {
         Self {
             source,
             moved: VecDeque::new(),
+            waiting: Withheld::default(),
             moved_bytes: 0,
             limit,
             growing: false,
@@ -52,6 +56,7 @@ impl<'a> Overflow<'a> {
                 Ok(Next::Block) if block.headers.is_empty() => {}
                 Ok(Next::Block) => {
                     self.moved_bytes += block.bytes.len();
+                    self.waiting.add(&block.headers);
                     self.moved.push_back(block);
                 }
                 Ok(Next::Idle) => return,
@@ -86,6 +91,7 @@ impl Source for Overflow<'_> {
         self.relieve();
         if let Some(block) = self.moved.pop_front() {
             self.moved_bytes -= block.bytes.len();
+            self.waiting.remove(&block.headers);
             take(block.as_frames());
             return Ok(Next::Block);
         }
@@ -98,9 +104,7 @@ impl Source for Overflow<'_> {
 
     fn accounts(&mut self) -> Accounts {
         let mut accounts = self.source.accounts();
-        // What was moved is not handed over yet.
-        let waiting: usize = self.moved.iter().map(|block| block.headers.len()).sum();
-        accounts.frames_delivered = accounts.frames_delivered.saturating_sub(waiting as u64);
+        self.waiting.leave_out_of(&mut accounts);
         accounts
     }
 
@@ -122,10 +126,10 @@ impl Source for Overflow<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::FrameHeader;
+    use crate::capture::{FrameClock, FrameHeader};
     use wire::decode::LinkType;
 
-    /// Blocks of one frame of 100 bytes; the queue holds ten.
+    /// Blocks of one frame of 100 bytes; the queue holds ten. The card stamps the even ones, the kernel the others.
     struct Ring {
         waiting: VecDeque<u64>,
         handed_over: u64,
@@ -149,7 +153,7 @@ mod tests {
                     link_type: LinkType::ETHERNET,
                     stripped_vlan: None,
                     checksum_offloaded: false,
-                    clock: None,
+                    clock: Some(FrameClock::ALL[usize::from(number % 2 == 1)].0),
                 }],
                 first_number: number,
             });
@@ -159,6 +163,8 @@ mod tests {
         fn accounts(&mut self) -> Accounts {
             Accounts {
                 frames_delivered: self.handed_over,
+                // They are numbered from one.
+                stamped: Some([self.handed_over / 2, self.handed_over.div_ceil(2), 0]),
                 ..Accounts::default()
             }
         }
@@ -182,7 +188,9 @@ mod tests {
             .unwrap()
             == Next::Block
         {
-            assert_eq!(overflow.accounts().frames_delivered, numbers.len() as u64);
+            let (accounts, came) = (overflow.accounts(), numbers.len() as u64);
+            assert_eq!(accounts.frames_delivered, came);
+            assert_eq!(accounts.stamped, Some([came / 2, came.div_ceil(2), 0]));
         }
         numbers
     }
@@ -211,7 +219,8 @@ mod tests {
         overflow.relieve();
         assert_eq!(overflow.source.queue().0, 700);
         assert_eq!(overflow.queue(), (1000, 1300));
-        assert_eq!(overflow.accounts().frames_delivered, 0);
+        let accounts = overflow.accounts();
+        assert_eq!((accounts.frames_delivered, accounts.stamped), (0, Some([0; 3])));
         assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
     }
 
