@@ -10,6 +10,10 @@ use super::withheld::Withheld;
 use crate::capture::bpf::Program;
 use crate::capture::{Accounts, CaptureError, Frames, Next, OwnedFrames, Source};
 
+/// Most blocks that were handed over and are kept to be filled again: while a worker is behind, one is moved for each
+/// that it takes.
+const SPARE_BLOCKS: usize = 4;
+
 /// A source with further memory behind it.
 pub(super) struct Overflow<'a> {
     source: &'a mut dyn Source,
@@ -17,7 +21,10 @@ pub(super) struct Overflow<'a> {
     moved: VecDeque<OwnedFrames>,
     /// Its frames: the source counts them as handed over.
     waiting: Withheld,
+    /// What it takes: frames and their headers.
     moved_bytes: usize,
+    /// Blocks to fill again.
+    spare: Vec<OwnedFrames>,
     /// The most bytes that may be moved.
     limit: usize,
     growing: bool,
@@ -33,6 +40,7 @@ impl<'a> Overflow<'a> {
             moved: VecDeque::new(),
             waiting: Withheld::default(),
             moved_bytes: 0,
+            spare: Vec::new(),
             limit,
             growing: false,
             over: None,
@@ -42,6 +50,16 @@ impl<'a> Overflow<'a> {
     /// Whether frames are moved when the source's own queue fills up. What was moved stays until it is handed over.
     pub(super) fn set_growing(&mut self, growing: bool) {
         self.growing = growing;
+        if !growing {
+            self.spare = Vec::new();
+        }
+    }
+
+    /// Keeps a block to fill it again.
+    fn keep(&mut self, block: OwnedFrames) {
+        if self.growing && self.spare.len() < SPARE_BLOCKS {
+            self.spare.push(block);
+        }
     }
 
     /// Moves blocks while more than half of the source's queue waits and there is room.
@@ -51,15 +69,17 @@ impl<'a> Overflow<'a> {
             if used <= capacity / 2 {
                 return;
             }
-            let mut block = OwnedFrames::default();
+            let mut block = self.spare.pop().unwrap_or_default();
+            block.headers.clear();
+            block.bytes.clear();
             match self.source.next_block(&mut |frames| copy(frames, &mut block)) {
-                Ok(Next::Block) if block.headers.is_empty() => {}
+                Ok(Next::Block) if block.headers.is_empty() => self.keep(block),
                 Ok(Next::Block) => {
-                    self.moved_bytes += block.bytes.len();
+                    self.moved_bytes += size(&block);
                     self.waiting.add(&block.headers);
                     self.moved.push_back(block);
                 }
-                Ok(Next::Idle) => return,
+                Ok(Next::Idle) => return self.keep(block),
                 Ok(Next::End) => self.over = Some(Ok(())),
                 Err(error) => self.over = Some(Err(error)),
             }
@@ -67,7 +87,12 @@ impl<'a> Overflow<'a> {
     }
 }
 
-/// Copies the frames of a block, and of its bytes only theirs.
+/// What a moved block takes.
+fn size(block: &OwnedFrames) -> usize {
+    block.bytes.len() + size_of_val(&*block.headers)
+}
+
+/// Copies the frames of a block into an empty one, and of its bytes only theirs.
 fn copy(frames: Frames<'_>, into: &mut OwnedFrames) {
     into.first_number = frames.first_number;
     into.headers.reserve_exact(frames.headers.len());
@@ -90,9 +115,10 @@ impl Source for Overflow<'_> {
     fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
         self.relieve();
         if let Some(block) = self.moved.pop_front() {
-            self.moved_bytes -= block.bytes.len();
+            self.moved_bytes -= size(&block);
             self.waiting.remove(&block.headers);
             take(block.as_frames());
+            self.keep(block);
             return Ok(Next::Block);
         }
         match self.over.take() {
@@ -128,6 +154,9 @@ mod tests {
     use super::*;
     use crate::capture::{FrameClock, FrameHeader};
     use wire::decode::LinkType;
+
+    /// What one of the ring's frames takes in further memory.
+    const MOVED: usize = 100 + size_of::<FrameHeader>();
 
     /// Blocks of one frame of 100 bytes; the queue holds ten. The card stamps the even ones, the kernel the others.
     struct Ring {
@@ -213,12 +242,13 @@ mod tests {
     #[test]
     fn under_pressure_the_ring_is_emptied_up_to_the_limit_and_the_order_kept() {
         let mut ring = ring();
-        let mut overflow = Overflow::new(&mut ring, 300);
+        let mut overflow = Overflow::new(&mut ring, 3 * MOVED);
         overflow.set_growing(true);
-        assert_eq!(overflow.queue(), (1000, 1300));
+        let further = 3 * MOVED as u64;
+        assert_eq!(overflow.queue(), (1000, 1000 + further));
         overflow.relieve();
         assert_eq!(overflow.source.queue().0, 700);
-        assert_eq!(overflow.queue(), (1000, 1300));
+        assert_eq!(overflow.queue(), (700 + further, 1000 + further));
         let accounts = overflow.accounts();
         assert_eq!((accounts.frames_delivered, accounts.stamped), (0, Some([0; 3])));
         assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
@@ -232,7 +262,26 @@ mod tests {
         overflow.relieve();
         assert_eq!(overflow.source.queue().0, 500);
         overflow.set_growing(false);
-        assert_eq!(overflow.queue(), (1000, 1500));
+        let further = 5 * MOVED as u64;
+        assert_eq!(overflow.queue(), (500 + further, 1000 + further));
         assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn while_it_grows_blocks_are_filled_again() {
+        let mut ring = ring();
+        let mut overflow = Overflow::new(&mut ring, 2 * MOVED);
+        overflow.set_growing(true);
+        let mut take_one = || overflow.next_block(&mut |_| ()).unwrap();
+        take_one();
+        take_one();
+        let steady = allocation_counter::measure(|| {
+            take_one();
+            take_one();
+        });
+        assert_eq!(steady.count_total, 0);
+        assert!(!overflow.spare.is_empty());
+        overflow.set_growing(false);
+        assert!(overflow.spare.is_empty());
     }
 }
