@@ -18,7 +18,7 @@ use crate::spool::OsDisk;
 const PRESSURE_INTERVAL: Duration = Duration::from_millis(100);
 /// Over which time the drop rate is.
 const DROPS_INTERVAL: Duration = Duration::from_secs(1);
-/// Under pressure since more than the threshold; over when below this share of it: no flapping in between.
+/// Under pressure since more than the threshold; over when at or below this share of it, in percent: no flapping in between.
 const RELEASE_SHARE: u64 = 80;
 
 pub(super) struct Health {
@@ -94,7 +94,7 @@ impl Health {
     fn look_at_pressure(&self, before: bool) -> bool {
         let outstanding = self.pressure.events_outstanding();
         let now = if before {
-            outstanding > self.pressure.threshold() / 100 * RELEASE_SHARE
+            outstanding > release(self.pressure.threshold())
         } else {
             self.pressure.is_under_pressure()
         };
@@ -117,5 +117,23 @@ impl Health {
             }]);
         }
         now
+    }
+}
+
+/// Back-pressure is over with so many events or fewer.
+fn release(threshold: u64) -> u64 {
+    threshold.saturating_mul(RELEASE_SHARE) / 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_over_at_four_fifths_of_any_threshold() {
+        for (threshold, expected) in [(0, 0), (1, 0), (50, 40), (199, 159), (1_000_000, 800_000)] {
+            assert_eq!(release(threshold), expected);
+        }
+        assert!(release(u64::MAX) > 0);
     }
 }
