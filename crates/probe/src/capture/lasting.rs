@@ -96,21 +96,34 @@ impl LastingSource {
     }
 }
 
+/// What a worker without a source finds.
+enum Found {
+    Source(LiveSource),
+    NotYet,
+    /// The probe stops, and there is no source that could have captured anything.
+    Over,
+}
+
 impl Shared {
     fn absence(&self) -> MutexGuard<'_, Absence> {
         // Nothing panics between two changes that belong together.
         self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The new source of a worker, once there is one. Whoever asks when it is time tries to open all.
-    fn fetch(&self, number: usize) -> Result<Option<LiveSource>, CaptureError> {
+    /// The new source of a worker, once there is one: at a stop too, because it has captured since another worker opened
+    /// it. Whoever asks when it is time tries to open all.
+    fn fetch(&self, number: usize) -> Result<Found, CaptureError> {
         let mut absence = self.absence();
         if let Some(source) = absence.sources.get_mut(number).and_then(Option::take) {
-            return Ok(Some(source));
+            return Ok(Found::Source(source));
+        }
+        // Looked at under the lock: once one worker has ended for it, no other opens a source for that one.
+        if self.stop.load(Ordering::Relaxed) {
+            return Ok(Found::Over);
         }
         let is_time = absence.tried.is_none_or(|tried| clock::elapsed(tried) >= RETRY);
         if absence.without_source < self.workers || !is_time {
-            return Ok(None);
+            return Ok(Found::NotYet);
         }
         absence.tried = Some(clock::monotonic());
         match (self.open)(absence.filter.as_ref()) {
@@ -119,13 +132,14 @@ impl Shared {
                 absence.without_source = 0;
                 absence.since = None;
                 tracing::info!(interface = %self.interface, "the interface is back");
-                Ok(absence.sources.get_mut(number).and_then(Option::take))
+                let source = absence.sources.get_mut(number).and_then(Option::take);
+                Ok(source.map_or(Found::NotYet, Found::Source))
             }
             Err(error) => {
                 let away = absence.since.map_or(Duration::ZERO, clock::elapsed);
                 if away < self.patience {
                     tracing::debug!(%error, "the interface cannot be opened yet");
-                    return Ok(None);
+                    return Ok(Found::NotYet);
                 }
                 Err(match error {
                     CaptureError::NoSuchInterface { interface, .. } => {
@@ -157,15 +171,14 @@ impl Source for LastingSource {
                 other => other,
             };
         }
-        if self.shared.stop.load(Ordering::Relaxed) {
-            return Ok(Next::End);
-        }
-        if let Some(mut source) = self.shared.fetch(self.number)? {
-            // Another worker may have opened the sources before this one was asked for another filter.
-            source.set_filter(self.filter.as_ref())?;
-            self.source = Some(source);
-        } else {
-            thread::sleep(REST);
+        match self.shared.fetch(self.number)? {
+            Found::Source(mut source) => {
+                // Another worker may have opened the sources before this one was asked for another filter.
+                source.set_filter(self.filter.as_ref())?;
+                self.source = Some(source);
+            }
+            Found::NotYet => thread::sleep(REST),
+            Found::Over => return Ok(Next::End),
         }
         Ok(Next::Idle)
     }
@@ -275,5 +288,37 @@ mod tests {
         assert_eq!(numbers, [1, 2, 3, 4, 5]);
         let accounts = source.accounts();
         assert_eq!((accounts.frames_delivered, accounts.kernel_drops), (5, Some(2)));
+    }
+
+    #[test]
+    fn at_a_stop_what_a_new_source_has_captured_is_taken() {
+        let waiting = Mutex::new(VecDeque::from([[1_usize, 1], [2, 3]]));
+        let open: Open = Box::new(move |_| {
+            let frames = waiting
+                .lock()
+                .unwrap()
+                .pop_front()
+                .expect("opened after the stop");
+            let source = |frames| Box::new(Brief { frames, given: false }) as LiveSource;
+            Ok(frames.into_iter().map(source).collect())
+        });
+        let stop = Arc::default();
+        let mut sources = LastingSource::all("eth0", None, &stop, Duration::MAX, open).unwrap();
+        let away = |source: &LastingSource| source.source.is_none();
+        while !sources.iter().all(away) {
+            for source in &mut sources {
+                source.next_block(&mut |_| ()).unwrap();
+            }
+        }
+        let [first, second] = &mut *sources else { panic!() };
+        // The first one opens both.
+        while away(first) {
+            first.next_block(&mut |_| ()).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+        for (source, expected) in [(first, 3), (second, 4)] {
+            while source.next_block(&mut |_| ()).unwrap() != Next::End {}
+            assert_eq!(source.accounts().frames_delivered, expected);
+        }
     }
 }
