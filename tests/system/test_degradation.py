@@ -181,11 +181,14 @@ def test_a_capture_queue_that_fills_up_grows_then_statistics_then_layer_7_are_sh
             assert left_out["packet_length_mean"] is None
 
 
-def test_a_disk_that_hangs_makes_bigger_batches_and_never_holds_up_capture(tmp_path: Path, shared_pki: Path) -> None:
-    # A sealing thread stores what it has signed before the next turn: while it waits for the disk, batches wait.
+def test_a_disk_that_hangs_makes_bigger_batches_and_holds_up_neither_capture_nor_relief(
+    tmp_path: Path, shared_pki: Path
+) -> None:
+    # A sealing thread stores what it has signed before the next turn: while it waits for the disk, batches wait, and in
+    # the end the thread that seals ledgers and events waits too.
     with (
         HangingDisk(tmp_path / "spool", 64) as disk,
-        LiveProbe(tmp_path, shared_pki, "--flow-timeout-seconds=1", health_report_interval_seconds=3600) as live,
+        LiveProbe(tmp_path, shared_pki, "--flow-timeout-seconds=1", health_report_interval_seconds=1) as live,
     ):
         numbers = iter(range(10**9))
 

@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! a thread per worker: ring ─▶ worker ─▶ builder ──queue──▶ seal threads ▶ spool ◀── deliver thread ═▶ Core
-//! health thread: the books, every HEALTH_REPORT_INTERVAL_SECONDS ───────▲
+//! health thread: events, and the books every HEALTH_REPORT_INTERVAL_SECONDS ───▲
+//!    ▲──queue── lookout thread: what suffers, and its relief
+//!    ▲──queue── link thread: what happens to the interface
 //! ```
 //!
 //! The end, in order: capture stops and every open flow is exported; what waits is sealed; the last books are sealed;
@@ -19,6 +21,7 @@ mod desk;
 mod health;
 mod interface;
 mod limit;
+mod lookout;
 pub mod memory;
 mod metrics;
 mod overflow;
@@ -379,9 +382,11 @@ impl Pipeline {
             interval: settings.health_interval,
             intake: sealer.intake(),
             books: Arc::clone(&books),
+            events: event_queue,
+        };
+        let lookout = lookout::Lookout {
             pressure,
             instruments: Arc::clone(&instruments),
-            events: event_queue,
             watch: is_live.then(|| {
                 Watch::new(
                     Arc::clone(&instruments),
@@ -389,6 +394,7 @@ impl Pipeline {
                     sealer.intake(),
                 )
             }),
+            alarm: Arc::clone(&alarm),
         };
         if let Some((_, name)) = &link {
             books.interface().watch_drops(name);
@@ -400,6 +406,7 @@ impl Pipeline {
             source,
             capture,
             health,
+            lookout,
             sealer,
             delivery,
             shutdown_timeout: settings.shutdown_timeout,
@@ -482,6 +489,9 @@ impl Pipeline {
     }
 }
 
+/// What a thread does.
+type Work<'a> = Box<dyn FnOnce() + Send + 'a>;
+
 /// Runs the stages from first to last, and ends them in the same order.
 struct Supervisor {
     /// What is listened to, and the interface's name.
@@ -491,6 +501,7 @@ struct Supervisor {
     source: capture::Opened,
     capture: capture::Capture,
     health: health::Health,
+    lookout: lookout::Lookout,
     sealer: Sealer,
     delivery: Option<Delivery>,
     shutdown_timeout: Duration,
@@ -507,31 +518,50 @@ impl Supervisor {
             source,
             capture,
             mut health,
+            lookout,
             sealer,
             delivery,
             shutdown_timeout,
             instruments,
         } = self;
-        let problems = std::thread::scope(|scope| {
-            // Reports until the capture is over and everything that it gave is sealed.
-            let reports = scope.spawn(|| health.run(&finished));
-            if let Some((watch, name)) = link {
-                let (alarm, stop) = (&alarm, &stop);
-                scope.spawn(move || interface::watch(watch, &name, books, alarm, stop));
+        // They go on until the capture is over and everything that it gave is sealed.
+        let mut beside: Vec<(&str, Work<'_>)> = vec![
+            ("health", Box::new(|| health.run(&finished))),
+            ("lookout", Box::new(|| lookout.run(&finished))),
+        ];
+        if let Some((watch, name)) = link {
+            let (alarm, stop) = (&alarm, &stop);
+            let watch = move || interface::watch(watch, &name, books, alarm, stop);
+            beside.push(("link", Box::new(watch)));
+        }
+        let mut problems = Vec::new();
+        std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (name, work) in beside {
+                let thread = std::thread::Builder::new().name(name.to_owned());
+                match thread.spawn_scoped(scope, work) {
+                    Ok(thread) => threads.push((name, thread)),
+                    Err(error) => {
+                        problems.push(format!("thread {name} cannot start: {error}"));
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                }
             }
             instruments.set_capturing(true);
-            let problems = capture.run(source);
+            problems.extend(capture.run(source));
             instruments.set_capturing(false);
             wait_until_sealed(books);
             drop(finish);
-            if reports.join().is_err() {
-                tracing::error!("the health report panicked: a bug; the books of this chain end early");
+            for (name, thread) in threads {
+                if thread.join().is_err() {
+                    tracing::error!(
+                        "thread {name} panicked: a bug; what it has to tell of this chain ends early"
+                    );
+                }
             }
-            problems
         });
         // The last books: everything that was captured is sealed by now, so that they are final but for delivery.
-        health.report();
-        drop(health);
+        health.finish();
         sealer.finish();
         if let Some(delivery) = delivery {
             delivery.shutdown(shutdown_timeout);
