@@ -16,6 +16,7 @@ use wire::malformed::{Fault, Reason, Undecodable};
 
 use crate::flow::EndReason;
 use crate::flow::fragment::FragmentLoss;
+use crate::flow::profile::ShedWork;
 use crate::flow::reassembly::GapReason;
 
 /// One line of the books at one moment: a ledger batch is a list of these.
@@ -182,8 +183,6 @@ tally! {
     Counter frames_metered: u64,
     /// Frames that have no flow.
     Counter frames_undecodable: By<Undecodable>,
-    /// Frames that were passed over under pressure.
-    Counter frames_shed: u64,
     /// IP fragments that wait for the first fragment of their datagram, to be counted for its flow.
     Gauge frames_waiting: u64,
     /// Frames of a block whose processing failed inside the probe. Any value but zero is a bug.
@@ -198,6 +197,8 @@ tally! {
     Counter flows_exported: By<EndReason>,
     /// Flow records lost with a block whose processing failed inside the probe. Any value but zero is a bug.
     Counter flows_lost: u64,
+    /// Flow records ended for which work was left out under pressure (column `shed`); one counts for each kind of work.
+    Counter work_shed: By<ShedWork>,
     /// Times that a failure inside the probe was caught. Any value but zero is a bug.
     Counter worker_panics: u64,
     /// Flow records without the sequence of their packets because too many sequences were kept.
@@ -424,7 +425,6 @@ pub const BOOKS: &[(&str, &[&str])] = &[
         &[
             "frames_metered",
             "frames_undecodable",
-            "frames_shed",
             "frames_waiting",
             "frames_lost",
         ],

@@ -7,10 +7,7 @@ from typing import Any
 # The first account is the sum of the others, at the end of a probe's run.
 EQUATIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("source_frames_delivered",), ("frames_delivered",)),
-    (
-        ("frames_delivered",),
-        ("frames_metered", "frames_undecodable", "frames_shed", "frames_waiting", "frames_lost"),
-    ),
+    (("frames_delivered",), ("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")),
     (("flows_opened",), ("flows_active", "flows_exported", "flows_lost")),
     (("flows_exported",), ("events_exported", "records_building", "records_unbuildable")),
     (("events_exported",), ("events_sealed", "events_waiting", "events_dropped")),

@@ -12,7 +12,7 @@ from dpi_probe import _native
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FRAMES = ("frames_metered", "frames_undecodable", "frames_shed", "frames_waiting", "frames_lost")
+_FRAMES = ("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")
 _OF_FRAMES = ("packet_faults", "fragments", "datagrams_reassembled", "datagrams_lost", "icmp_errors")
 _FLOWS = ("flows_exported", "flows_active", "flows_lost")
 _WIDTH = 44
@@ -63,7 +63,7 @@ def _lines(books: dict[str, Any]) -> Iterator[str]:
         yield _row("passed over by the filter", accounts["frames_filtered"])
     yield _row("delivered", delivered)
     for account in _FRAMES:
-        yield from _account(account, accounts, meanings, delivered, always=account != "frames_shed")
+        yield from _account(account, accounts, meanings, delivered, always=True)
     yield ""
     for account in _OF_FRAMES:
         yield from _account(account, accounts, meanings, 0, always=True)

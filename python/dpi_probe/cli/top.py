@@ -223,7 +223,7 @@ def _rates(last: Between) -> Table:
     ):
         table.add_row(text, _number(last.rate(name)), _number(last.now.sum(name)))
     for text, names in (
-        ("packets dropped", ("dpi_probe_source_frames_dropped_total", "dpi_probe_frames_shed_total")),
+        ("packets dropped", ("dpi_probe_source_frames_dropped_total",)),
         ("records lost", ("dpi_probe_events_dropped_total", "dpi_probe_flows_lost_total")),
         ("batches lost", ("dpi_probe_batches_dropped_total", "dpi_probe_batches_lost_total")),
     ):

@@ -21,7 +21,7 @@ def check_books(accounts: list[dict[str, Any]]) -> None:
     def of(*names: str) -> int:
         return sum(total(accounts, name) for name in names)
 
-    metered = of("frames_metered", "frames_undecodable", "frames_shed", "frames_waiting", "frames_lost")
+    metered = of("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")
     assert of("source_frames_delivered") == of("frames_delivered") == metered
     assert of("flows_opened") == of("flows_active", "flows_exported", "flows_lost")
     assert of("flows_exported") == of("events_exported", "records_building", "records_unbuildable")

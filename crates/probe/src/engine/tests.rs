@@ -10,6 +10,7 @@ use super::*;
 use crate::capture::FrameHeader;
 use crate::counters::check_books;
 use crate::flow::meter::tests::{Frame, SECOND};
+use crate::flow::profile::ShedWork;
 use crate::flow::tcp::{ACK, FIN, RST, SYN};
 use crate::flow::{EndReason, LINGER_NS, Profile, Shed};
 
@@ -418,14 +419,10 @@ fn a_live_worker_lets_time_pass_and_stops() {
     worker.advance(302 * SECOND, &mut |event| events.push(event));
     assert_eq!(events.len(), 1);
     worker.process(block[0].as_frames(), &mut |event| events.push(event));
-    worker.shed(3);
     worker.flush(&mut |event| events.push(event));
     assert_eq!(events.len(), 2);
     let tally = worker.tally();
-    assert_eq!(
-        (tally.frames_delivered, tally.frames_metered, tally.frames_shed),
-        (7, 2, 3)
-    );
+    assert_eq!((tally.frames_delivered, tally.frames_metered), (4, 2));
     assert_eq!(tally.frames_undecodable.total(), 2);
     let mut outlet = Outlet::new(&settings(1), Arc::default());
     assert_eq!(
@@ -463,6 +460,12 @@ fn a_worker_changes_profile_and_timeouts_between_blocks() {
         })
         .collect();
     assert_eq!(shed, [(3, 1, None), (1, 2, Some("statistics"))]);
+    worker.set_profile(Profile::Standard, Shed::Layer7);
+    let block = blocks(&[(5 * SECOND, bytes(&Frame::udp(1, 2)))], 1);
+    worker.process(block[0].as_frames(), &mut |_| ());
+    worker.flush(&mut |_| ());
+    let counted = |work| worker.tally().work_shed.get(work);
+    assert_eq!((counted(ShedWork::Statistics), counted(ShedWork::Layer7)), (2, 1));
 }
 
 /// UDP frames of one pair of ports, a second apart, and every tenth of another host.

@@ -178,13 +178,6 @@ impl<D: Decode> Worker<D> {
         Ok(())
     }
 
-    /// Frames that were passed over under pressure, before they reached the worker.
-    pub fn shed(&mut self, frames: u64) {
-        let tally = self.meter.tally_mut();
-        tally.frames_delivered += frames;
-        tally.frames_shed += frames;
-    }
-
     /// Meters frames; on a panic counts what it cost.
     fn guarded<'a>(
         &mut self,
@@ -267,8 +260,7 @@ impl<D: Decode> Worker<D> {
         fresh.begin_epoch(self.meter.epoch());
         let mut tally = std::mem::replace(&mut self.meter, fresh).lose();
         tally.worker_panics += 1;
-        let accounted =
-            tally.frames_metered + tally.frames_undecodable.total() + tally.frames_shed + tally.frames_lost;
+        let accounted = tally.frames_metered + tally.frames_undecodable.total() + tally.frames_lost;
         tally.frames_lost += tally.frames_delivered.saturating_sub(accounted);
         *self.meter.tally_mut() = tally;
     }

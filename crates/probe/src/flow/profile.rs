@@ -145,6 +145,16 @@ impl Shed {
     }
 }
 
+wire::reasons! {
+    /// What was left out for some packet of a record under pressure (column `shed`).
+    ShedWork {
+        /// Statistics, features, the sequence of packets and the analysis of TCP.
+        Statistics = "statistics",
+        /// Layer 7.
+        Layer7 = "layer7",
+    }
+}
+
 /// The work to be done for a packet, and why the rest is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Duty {
@@ -205,10 +215,21 @@ impl LeftOut {
         self.0 & work.0 != 0
     }
 
+    /// Whether work of this kind was left out because of pressure.
+    pub const fn has_shed(self, work: ShedWork) -> bool {
+        let bit = match work {
+            ShedWork::Statistics => Self::SHED_STATISTICS,
+            ShedWork::Layer7 => Self::SHED_LAYER7,
+        };
+        self.0 & bit != 0
+    }
+
     /// Column `shed`.
     pub const fn shed(self) -> Option<&'static str> {
-        let statistics = self.0 & Self::SHED_STATISTICS != 0;
-        match (statistics, self.0 & Self::SHED_LAYER7 != 0) {
+        match (
+            self.has_shed(ShedWork::Statistics),
+            self.has_shed(ShedWork::Layer7),
+        ) {
             (false, false) => None,
             (true, false) => Some("statistics"),
             (false, true) => Some("layer7"),

@@ -17,7 +17,7 @@ use crate::flow::fragment::Part;
 use crate::flow::icmp_error::IcmpError;
 use crate::flow::layer7::{self, Load, Sessions, Wish};
 use crate::flow::path::{PathId, Paths};
-use crate::flow::profile::{Duty, LeftOut, Work};
+use crate::flow::profile::{Duty, LeftOut, ShedWork, Work};
 use crate::flow::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
 use crate::flow::state::{Flow, Hot, NO_ENTRY, Phase, Side, Timeouts};
 use crate::flow::table::Next;
@@ -426,6 +426,10 @@ impl Desk {
             },
         );
         self.tally.flows_exported.add(reason, 1);
+        for work in ShedWork::ALL {
+            let count = u64::from(flow.hot.left_out.has_shed(*work));
+            self.tally.work_shed.add(*work, count);
+        }
         self.tally.flows_active -= 1;
         ended.epoch = self.epoch;
         ended.export_time = moment.time;
