@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dpi_probe.bench.stages_of_threads import STAGES
 from harness.books import check_books, total
 from harness.core import wait_for
 from harness.live import LiveProbe, udp_frame
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 def test_latencies_and_gauges_of_a_live_interface(tmp_path: Path, shared_pki: Path) -> None:
@@ -37,3 +39,17 @@ def test_latencies_and_gauges_of_a_live_interface(tmp_path: Path, shared_pki: Pa
         accounts = live.finish()
         check_books(accounts)
         assert total(accounts, "source_frames_dropped") == 0
+
+
+def thread_names(process: int) -> Iterator[str]:
+    for task in Path(f"/proc/{process}/task").iterdir():
+        yield "main" if int(task.name) == process else (task / "comm").read_text().strip()
+
+
+def test_every_stage_of_a_probe_has_its_threads(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki, core=True) as live:
+        assert live.probe.process is not None
+        names = list(thread_names(live.probe.process.pid))
+        assert [begin for begin, _ in STAGES if not any(name.startswith(begin) for name in names)] == []
+        # A thread without a name has that of the thread that started it.
+        assert names.count("dpi-supervisor") == 1

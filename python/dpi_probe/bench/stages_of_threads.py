@@ -11,12 +11,11 @@ if TYPE_CHECKING:
 STAGES = (
     ("dpi-supervisor", "capture, decode, flow, layer 7, record"),
     ("dpi-worker", "capture, decode, flow, layer 7, record"),
-    ("dpi-capture", "capture, decode, flow, layer 7, record"),
-    ("dpi-merge", "record"),
     ("seal", "seal, spool"),
     ("deliver", "deliver"),
-    ("dpi-deliver", "deliver"),
     ("health", "health report"),
+    ("lookout", "degradations"),
+    ("link", "changes of the interface"),
     ("main", "sampling"),
 )
 

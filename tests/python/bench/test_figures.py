@@ -278,14 +278,14 @@ def test_the_exit_status_says_whether_all_was_shown(
 
 
 def test_the_busiest_stage_is_named_and_the_source_is_told_apart() -> None:
-    before = Use(threads={"dpi-supervisor": 1.0, "seal": 1.0})
-    after = Use(threads={"dpi-supervisor": 1.9, "seal": 1.2})
+    before = Use(threads={"dpi-worker-0": 1.0, "seal": 1.0, "link": 0.0})
+    after = Use(threads={"dpi-worker-0": 1.9, "seal": 1.2, "link": 0.0})
     shares = stages_of_threads.share_of_threads(before, after, 1.0)
-    assert shares == pytest.approx({"dpi-supervisor": 0.9, "seal": 0.2})
+    assert shares == pytest.approx({"dpi-worker-0": 0.9, "seal": 0.2})
     assert stages_of_threads.busiest(shares, 0.1, "memory")[0].startswith("capture")
     assert stages_of_threads.busiest(shares, 0.6, "memory") == ("source", 0.6)
     assert stages_of_threads.busiest({"main": 1.0}, 0.0, "veth") == ("none", 0.0)
-    shares = {"seal": 0.9, "dpi-worker-0": 0.4}
+    shares = {"seal": 0.9, "dpi-worker-0": 0.4, "health": 0.6, "lookout": 0.6, "link": 0.6, "deliver": 0.6}
     assert stages_of_threads.busiest(shares, 0.0, "veth")[0] == "seal, spool"
     assert stages_of_threads.busiest(shares, 0.0, "veth", to_record=True)[0].startswith("capture")
 
