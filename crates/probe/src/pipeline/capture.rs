@@ -169,7 +169,11 @@ impl Capture {
             }
             if follower.follow(&mut worker, &mut source) {
                 desk.set_linger(follower.has().linger(self.linger));
-                source.set_growing(follower.has().relief.queue_grows);
+                match (follower.has().relief.queue_grows, source.is_growing()) {
+                    (true, false) => source.grow(self.instruments.memory_room() / self.flow.workers.max(1)),
+                    (false, true) => source.stop_growing(),
+                    _ => {}
+                }
             }
             desk.close_if_due(self.intake.is_behind());
             if clock::elapsed(looked) >= GAUGES_INTERVAL {

@@ -222,6 +222,11 @@ impl Instruments {
         used as f64 / capacity.max(1) as f64
     }
 
+    /// Bytes by which resident memory is below its bound; none where the kernel does not say.
+    pub(super) fn memory_room(&self) -> usize {
+        resident_bytes().map_or(0, |bytes| self.fixed.memory_bytes.saturating_sub(bytes) as usize)
+    }
+
     /// What a worker notes; a worker that was not announced notes for nobody.
     pub(super) fn worker(&self, number: usize) -> Arc<WorkerMetrics> {
         self.workers.get(number).cloned().unwrap_or_default()

@@ -25,7 +25,9 @@ pub(super) struct Overflow<'a> {
     moved_bytes: usize,
     /// Blocks to fill again.
     spare: Vec<OwnedFrames>,
-    /// The most bytes that may be moved.
+    /// The most bytes that it may ever take.
+    most: usize,
+    /// The most bytes that it may take now.
     limit: usize,
     growing: bool,
     /// What the source said when it was asked to move more.
@@ -33,26 +35,35 @@ pub(super) struct Overflow<'a> {
 }
 
 impl<'a> Overflow<'a> {
-    /// Of a source, with up to `limit` bytes of further memory.
-    pub(super) fn new(source: &'a mut dyn Source, limit: usize) -> Self {
+    /// Of a source, with up to `most` bytes of further memory.
+    pub(super) fn new(source: &'a mut dyn Source, most: usize) -> Self {
         Self {
             source,
             moved: VecDeque::new(),
             waiting: Withheld::default(),
             moved_bytes: 0,
             spare: Vec::new(),
-            limit,
+            most,
+            limit: 0,
             growing: false,
             over: None,
         }
     }
 
-    /// Whether frames are moved when the source's own queue fills up. What was moved stays until it is handed over.
-    pub(super) fn set_growing(&mut self, growing: bool) {
-        self.growing = growing;
-        if !growing {
-            self.spare = Vec::new();
-        }
+    /// From now on frames are moved when the source's own queue fills up, into `room` bytes.
+    pub(super) fn grow(&mut self, room: usize) {
+        self.growing = true;
+        self.limit = self.most.min(room);
+    }
+
+    /// No more frames are moved. What was moved stays until it is handed over.
+    pub(super) fn stop_growing(&mut self) {
+        self.growing = false;
+        self.spare = Vec::new();
+    }
+
+    pub(super) fn is_growing(&self) -> bool {
+        self.growing
     }
 
     /// Keeps a block to fill it again.
@@ -243,7 +254,7 @@ mod tests {
     fn under_pressure_the_ring_is_emptied_up_to_the_limit_and_the_order_kept() {
         let mut ring = ring();
         let mut overflow = Overflow::new(&mut ring, 3 * MOVED);
-        overflow.set_growing(true);
+        overflow.grow(usize::MAX);
         let further = 3 * MOVED as u64;
         assert_eq!(overflow.queue(), (1000, 1000 + further));
         overflow.relieve();
@@ -255,13 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_moved_than_there_is_room_for() {
+        let mut ring = ring();
+        let mut overflow = Overflow::new(&mut ring, usize::MAX);
+        overflow.grow(2 * MOVED);
+        overflow.relieve();
+        assert_eq!(overflow.source.queue().0, 800);
+        assert_eq!(overflow.queue().1, 1000 + 2 * MOVED as u64);
+        overflow.stop_growing();
+        overflow.grow(0);
+        overflow.relieve();
+        assert_eq!(overflow.source.queue().0, 800);
+    }
+
+    #[test]
     fn what_was_moved_comes_out_after_the_pressure() {
         let mut ring = ring();
         let mut overflow = Overflow::new(&mut ring, usize::MAX);
-        overflow.set_growing(true);
+        overflow.grow(usize::MAX);
         overflow.relieve();
         assert_eq!(overflow.source.queue().0, 500);
-        overflow.set_growing(false);
+        overflow.stop_growing();
         let further = 5 * MOVED as u64;
         assert_eq!(overflow.queue(), (500 + further, 1000 + further));
         assert_eq!(drain(&mut overflow, |_| ()), (1..=10).collect::<Vec<_>>());
@@ -271,7 +296,7 @@ mod tests {
     fn while_it_grows_blocks_are_filled_again() {
         let mut ring = ring();
         let mut overflow = Overflow::new(&mut ring, 2 * MOVED);
-        overflow.set_growing(true);
+        overflow.grow(usize::MAX);
         let mut take_one = || overflow.next_block(&mut |_| ()).unwrap();
         take_one();
         take_one();
@@ -281,7 +306,7 @@ mod tests {
         });
         assert_eq!(steady.count_total, 0);
         assert!(!overflow.spare.is_empty());
-        overflow.set_growing(false);
+        overflow.stop_growing();
         assert!(overflow.spare.is_empty());
     }
 }
