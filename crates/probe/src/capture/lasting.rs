@@ -110,8 +110,8 @@ impl Shared {
         self.absence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The new source of a worker, once there is one: at a stop too, because it has captured since another worker opened
-    /// it. Whoever asks when it is time tries to open all.
+    /// The new source of a worker, once there is one: at a stop too, because it has captured since another worker
+    /// opened it. Whoever asks when it is time tries to open all.
     fn fetch(&self, number: usize) -> Result<Found, CaptureError> {
         let mut absence = self.absence();
         if let Some(source) = absence.sources.get_mut(number).and_then(Option::take) {
