@@ -11,6 +11,10 @@
 //! [`EXTENSIONS`] IPv6 extension headers. What it does not open, it steers by the outer addresses, which both directions
 //! share as well; what has no IP packet goes to worker 0. It opens nothing that [`wire::decode::steering_hash`] does not
 //! open: a datagram that only looks like a tunnel must not be torn from its flow.
+//!
+//! In one thing it knows less than [`wire::decode::steering_hash`]: an Ethernet pseudowire without control word whose
+//! destination address begins with 4 or 6 is taken for IP, as routers take it (RFC 8469), and steered by what would be its
+//! addresses. The two directions of its flows may then meet different workers.
 
 use std::io;
 
