@@ -1,8 +1,8 @@
 """The database process: owns ClickHouse, fills it from the archive, answers questions.
 
 In and out: one JSON object a line over a socket that the service holds the other end of. Owns: the database.
-Never: outlives the service (the end of the socket ends it), or takes the processor from ingest: it runs in the
-lowest scheduling class.
+Never: outlives the service (the end of the socket ends it), or, once it is up, takes the processor from ingest: it has
+the lowest priority then.
 
 Messages from the service: `{"durable": [segment, offset, position]}`; `{"id", "ask", "arguments"}`.
 Messages to it: `{"status": {…}}`; `{"id", "answer"}` or `{"id", "bad"}` or `{"id", "failed"}`.
@@ -97,13 +97,22 @@ class _Answers:
         self._link.send(reply)
 
 
-def lowest_scheduling_class() -> None:
-    """Run only when nothing else wants the processor (sched(7), SCHED_IDLE); threads inherit it."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except OSError as error:
-        logger.warning("scheduling class: %s; using the lowest priority instead", error.strerror)
-        os.nice(19)
+def lower_priority(nice: int) -> None:
+    """Give every thread of this process at least this nice value; threads that they start later inherit it.
+
+    Not SCHED_IDLE: on a busy machine it may get nothing, for ever. Nice 19 gets 15 parts to another thread's 1024.
+    """
+    lowered = True
+    # A thread that was not lowered yet may have started another meanwhile: over once all that there are have it.
+    while lowered:
+        lowered = False
+        for entry in Path("/proc/self/task").iterdir():
+            thread = int(entry.name)
+            # A thread may have ended since.
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpriority(os.PRIO_PROCESS, thread) < nice:
+                    os.setpriority(os.PRIO_PROCESS, thread, nice)
+                    lowered = True
 
 
 def fresh_temporary_directory(data_dir: Path) -> None:
@@ -126,7 +135,6 @@ def main() -> None:
         return
     data_dir, dsn, core = Path(hello["data_dir"]), str(hello["dsn"]), str(hello["core"])
     memory_bytes = int(hello["memory_bytes"])
-    lowest_scheduling_class()
     fresh_temporary_directory(data_dir)
 
     from dpi_probe.core.database import Index, connect, sole_writer
@@ -140,6 +148,8 @@ def main() -> None:
         resources.close()
         resources.enter_context(sole_writer(data_dir, dsn))
         index = Index(connect(dsn, memory_bytes=memory_bytes), core)
+        # Not before: a start that gets no processor looks like a database that does not work.
+        lower_priority(int(hello["nice"]))
         answers.open.set()
         return index
 

@@ -156,6 +156,7 @@ class Service:
                 "dsn": settings.database_dsn,
                 "core": self._signer.name,
                 "memory_bytes": settings.database_memory_mb << 20,
+                "nice": settings.database_nice,
                 "query_seconds": settings.query_timeout_seconds,
             },
             self.metrics,

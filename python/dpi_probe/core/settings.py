@@ -59,6 +59,12 @@ class CoreSettings(BaseSettings):
     database_memory_mb: int = Field(
         2048, ge=256, le=1 << 20, description="Memory that one insert or query may take in the database."
     )
+    database_nice: int = Field(
+        19,
+        ge=0,
+        le=19,
+        description="Nice value of the database process once it is up; at 0 indexing competes with receiving.",
+    )
     query_timeout_seconds: float = Field(30, gt=0, le=3600, description="How long a query may take.")
 
     @field_validator("listen")

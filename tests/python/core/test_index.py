@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,7 +21,6 @@ from tests.corpus.cases import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from harness.sealing import Client
 
@@ -311,11 +313,21 @@ def test_database_of_another_archive_is_not_written_to(make_core: Callable[..., 
     wait_for(lambda: "core reindex" in " ".join(core.get("/v1/health")["problems"]), "the reason")
 
 
-def test_database_process_that_dies_is_started_again(make_core: Callable[..., Core], probe: Probe) -> None:
-    import os
-    import signal
-    from pathlib import Path
+@pytest.mark.parametrize(("setting", "nice"), [("", 19), ("0", 0)])
+def test_the_database_stands_back_but_never_starves(make_core: Callable[..., Core], setting: str, nice: int) -> None:
+    core = make_core(CORE_DATABASE_NICE=setting)
+    core.indexed()
+    assert core.process is not None
+    children = Path(f"/proc/{core.process.pid}/task/{core.process.pid}/children").read_text().split()
+    threads = [int(entry.name) for entry in Path(f"/proc/{children[0]}/task").iterdir()]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    # SCHED_IDLE gets nothing where the processors are busy.
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {max(nice, own)}
+    assert os.getpriority(os.PRIO_PROCESS, core.process.pid) == own
 
+
+def test_database_process_that_dies_is_started_again(make_core: Callable[..., Core], probe: Probe) -> None:
     core = make_core()
     with core.client() as client:
         post(client, probe.seal())
