@@ -52,26 +52,45 @@ class RunningCore:
         except (OSError, urllib.error.URLError):
             return False
 
-    def wait_until_indexed(self) -> None:
-        """Return when everything that is archived is in the database."""
+    def wait_until_open(self) -> None:
+        """Return when the database is open."""
+        health: dict[str, Any] = {}
 
-        def indexed() -> bool:
-            health = self.get("/v1/health")
+        def is_open() -> bool:
+            health.update(self.get("/v1/health"))
+            return not any(problem.startswith("database:") for problem in health["problems"])
+
+        wait(is_open, "the Core's database to open", state=lambda: "; ".join(health["problems"]))
+
+    def wait_until_indexed(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Return when everything that is archived is in the database; `tell` hears how far it is, and what is wrong."""
+        health: dict[str, Any] = {}
+
+        def state() -> str:
+            how_far = f"{health['index']['entries']} of {health['archive']['entries']} batches are indexed"
+            return "; ".join([how_far, *health["problems"]])
+
+        def is_indexed() -> bool:
+            health.update(self.get("/v1/health"))
+            tell(state())
             return bool(health["archive"]["entries"] and health["index"]["entries"] == health["archive"]["entries"])
 
-        wait(indexed, "the Core to index the batches")
+        wait(is_indexed, "the Core to index the batches", state=state)
 
 
 @contextmanager
-def running_core(folder: Path, pki: Path) -> Iterator[RunningCore]:
-    """A Core on free ports of the loopback, with its data below `folder`; it ends with the block."""
+def running_core(folder: Path, pki: Path, **environment: str) -> Iterator[RunningCore]:
+    """A Core on free ports of the loopback, with its data below `folder`; it ends with the block.
+
+    `environment` adds to what it inherits: its settings.
+    """
     port, admin_port = free_port(), free_port()
     log = folder / "core.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*own_command(), "core", "--pki", pki, "--data-dir", folder / "core", "--listen", f"127.0.0.1:{port}",
              "--admin-port", str(admin_port)],
-            stdout=output, stderr=output,
+            stdout=output, stderr=output, env={**os.environ, **environment},
             preexec_fn=_end_with_the_parent,  # noqa: PLW1509 - it makes one system call and takes no lock
         )  # fmt: skip
     core = RunningCore(f"https://localhost:{port}", f"http://127.0.0.1:{admin_port}", process, log)
@@ -94,12 +113,19 @@ def make_authority(pki: Path, probe: str) -> None:
     run_command("pki", "init", str(pki), "--dns", "localhost", "--ip", "127.0.0.1", "--probe", probe)
 
 
-def wait(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-    """Return once the condition holds; an error that names `what` after so many seconds."""
+def wait(
+    condition: Callable[[], bool],
+    what: str,
+    seconds: float | None = None,
+    *,
+    state: Callable[[], str] = lambda: "",
+) -> None:
+    """Return once the condition holds; an error that names `what`, and what the `state` is, after so many seconds."""
+    seconds = WAIT_SECONDS if seconds is None else seconds
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            msg = f"waited {seconds:.0f} s in vain for {what}"
+            msg = f"waited {seconds:.0f} s in vain for {what}" + (f": {said}" if (said := state()) else "")
             raise DpiProbeError(msg)
         time.sleep(0.05)
 

@@ -89,6 +89,8 @@ def observe(
         if plan.with_core:
             progress("starting the Core", 0.0)
             core = stack.enter_context(running_core(folder, pki))
+            # It has the lowest priority only once it is up.
+            core.wait_until_open()
         spec = {"plan": plan.to_json(), "settings": probe_settings(plan, folder, pki, core)}
         progress("starting the probe", 0.0)
         probe = stack.enter_context(child_of("dpi_probe.bench.probe_process", spec, folder))
@@ -188,5 +190,5 @@ def _wait_for_the_last_frame(probe: Child) -> None:
 
 
 def _ask_core(observation: Observation, core: RunningCore) -> None:
-    # Not /v1/probes, which waits for the database: that has the lowest scheduling class and may lag far behind.
+    # Not /v1/probes, which waits for the database: that has the lowest priority and may lag far behind.
     observation.archived_batches = core.get("/v1/health")["archive"]["entries"]

@@ -1,0 +1,32 @@
+"""What the demo says while it waits, and where it fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dpi_probe import _throwaway
+from dpi_probe.errors import DpiProbeError
+
+
+def core_that_says(monkeypatch: pytest.MonkeyPatch, health: dict[str, Any]) -> _throwaway.RunningCore:
+    """A Core whose health is always this; nobody waits for it."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    monkeypatch.setattr(_throwaway.RunningCore, "get", lambda *_: health)
+    monkeypatch.setattr(_throwaway, "WAIT_SECONDS", 0.0)
+    return _throwaway.RunningCore("", "", process, Path())  # type: ignore[arg-type]
+
+
+def test_waiting_in_vain_says_what_the_core_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    health = {"archive": {"entries": 11}, "index": {"entries": 3}, "problems": ["database: starting"]}
+    core = core_that_says(monkeypatch, health)
+    told: list[str] = []
+    with pytest.raises(DpiProbeError, match="3 of 11 batches are indexed; database: starting"):
+        core.wait_until_indexed(told.append)
+    assert told[0] == "3 of 11 batches are indexed; database: starting"
+    with pytest.raises(DpiProbeError, match="the Core's database to open: database: starting"):
+        core.wait_until_open()
