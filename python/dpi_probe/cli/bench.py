@@ -7,14 +7,14 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe.cli import _extras
 from dpi_probe.cli._output import OutputFile
-from dpi_probe.errors import ConfigError, DpiProbeError
+from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,11 +124,14 @@ def _scenario(name: str) -> click.Command:
         from dpi_probe.bench import report, show
         from dpi_probe.bench.scenarios import SCENARIOS as LOADS
 
+        # Its charts are drawn at the end.
+        _need("plotext")
         plan = _plan(LOADS[name], options)
         result = _run(plan, keep)
-        show.show(_console(), result)
+        # First what is to be kept: the terminal may have gone away meanwhile.
         _write(json_file, json.dumps(result, indent=1) + "\n")
         _write(html_file, report.page([result]))
+        show.show(_console(), result)
         unmeasured = [one["what"] for one in result["criteria"] if one["applies"] and one["passed"] is None]
         if unmeasured:
             said = f"not measured, so not shown to hold: {', '.join(unmeasured)}; --duration measures longer"
@@ -304,11 +307,12 @@ def reader_command(
         sender_cpus=sender_cpus,
         receiver_cpus=receiver_cpus,
     )
+    _need()
     veth.enter_namespace(MTU[sizes[0]])
     with work_folder() as folder, _progress() as progress:
         result = reader.measure(sizes, captures, setting, folder, progress, command=_command_line())
-    show_reader.show(_console(), result)
     _write(json_file, json.dumps(result, indent=1) + "\n")
+    show_reader.show(_console(), result)
     if result["passed"] is not True:
         sys.exit(1)
 
@@ -352,6 +356,7 @@ def stages_command(
     from dpi_probe.bench.run import PROBE_NAME, work_folder
     from dpi_probe.bench.scenarios import make_traffic
 
+    _need()
     traffic = make_traffic(bits_per_second=rate, flows_per_second=flows, frame_size=frame_size, seed=seed)
     with work_folder() as folder, _progress() as progress:
         pki = folder / "pki"
@@ -523,13 +528,15 @@ def _run(plan: Any, keep: Path | None) -> dict[str, Any]:
     return verdict.judge(observation, _command_line())
 
 
+def _need(*modules: str) -> None:
+    """Check that the packages are there by which keys and certificates are made, and these."""
+    _extras.need("the bench", "bench", *dict.fromkeys(("cryptography", *modules)))
+
+
 def _need_for(plan: Any) -> None:
     """Check what is needed before anything is made; enter the namespace of a veth pair."""
-    if plan.with_core:
-        missing = [name for name in ("aiohttp", "chdb") if find_spec(name) is None]
-        if missing:
-            msg = f"the Core needs {', '.join(missing)}: pip install 'dpi-probe[core]', or run --without-core"
-            raise DpiProbeError(msg)
+    # Without a Core keys and certificates are made all the same.
+    _need(*(_extras.CORE if plan.with_core else ()))
     if plan.source == "veth":
         from dpi_probe.bench import veth
         from dpi_probe.bench.scenarios import MTU

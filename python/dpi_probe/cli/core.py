@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe.cli import _extras
 from dpi_probe.cli._output import counted
 from dpi_probe.errors import ConfigError
 
@@ -146,11 +146,7 @@ def _settings(parent: dict[str, Any], flags: dict[str, Any]) -> CoreSettings:
     """The settings; a flag behind the verb goes before one in front of it."""
     given = {**parent, **{name: value for name, value in flags.items() if value is not None}}
     config = given.pop("config", None)
-    try:
-        from dpi_probe.core.settings import load_settings
+    _extras.need("the Core", "core", *_extras.CORE)
+    from dpi_probe.core.settings import load_settings
 
-        # One for all: they come with the extra together.
-        importlib.import_module("aiohttp")
-    except ImportError as error:
-        raise ConfigError(f"the Core needs more packages: pip install 'dpi-probe[core]' ({error})") from error
     return load_settings(given, config)

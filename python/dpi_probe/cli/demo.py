@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpi_probe._throwaway import make_authority, run_command, running_core
+from dpi_probe.cli import _extras
 from dpi_probe.cli._output import writing
 from dpi_probe.errors import DpiProbeError
 
@@ -34,6 +35,7 @@ def command(files: tuple[Path, ...], keep: Path | None) -> None:
     """
     from rich.console import Console
 
+    _extras.need("the demo", "core", *_extras.CORE)
     captures = list(files) or sorted(Path.cwd().glob(DEFAULT_CAPTURES))
     if not captures:
         msg = f"no captures: name some, or run the demo where {DEFAULT_CAPTURES} exists (a source checkout)"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.cli import _extras
 from dpi_probe.cli._output import writing
+
+if TYPE_CHECKING:
+    from dpi_probe._pki import Authority
 
 DIRECTORY = click.option(
     "--dir",
@@ -44,9 +49,7 @@ def command() -> None:
 @click.option("--probe", "probes", multiple=True, help="Also issue a certificate for this probe (repeatable).")
 def init(directory: Path, core_name: str, dns: tuple[str, ...], ip: tuple[str, ...], probes: tuple[str, ...]) -> None:
     """Make an authority, the Core's certificate and those of probes in DIRECTORY."""
-    from dpi_probe._pki import Authority
-
-    Authority.init(directory, core=core_name, dns=dns, ip=ip, probes=probes)
+    _authority().init(directory, core=core_name, dns=dns, ip=ip, probes=probes)
     click.echo(f"{directory}/ca.pem")
     click.echo(f"{directory}/core.pem")
     for probe in probes:
@@ -66,11 +69,9 @@ def issue(
     name: str, directory: Path, renew: bool, is_core: bool, dns: tuple[str, ...], ip: tuple[str, ...], days: int
 ) -> None:
     """Make a key and certificate for the probe NAME (RSA-4096, client authentication)."""
-    from dpi_probe._pki import Authority
-
     if (dns or ip) and not is_core:
         raise click.UsageError("--dns and --ip belong to --core; a probe's certificate names no host")
-    authority = Authority(directory)
+    authority = _authority()(directory)
     if is_core:
         click.echo(authority.issue_core(name, dns=dns, ip=ip, renew=renew, days=days))
     else:
@@ -83,9 +84,7 @@ def issue(
 @click.option("--earlier-only", is_flag=True, help="Keep the present certificate; revoke those that it replaced.")
 def revoke(name: str, directory: Path, earlier_only: bool) -> None:
     """Revoke the certificates of the probe NAME; what the Core archived before stays valid."""
-    from dpi_probe._pki import Authority
-
-    for serial in Authority(directory).revoke(name, earlier_only=earlier_only):
+    for serial in _authority()(directory).revoke(name, earlier_only=earlier_only):
         click.echo(f"revoked {name} {serial:x}")
 
 
@@ -94,9 +93,7 @@ def revoke(name: str, directory: Path, earlier_only: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_(directory: Path, as_json: bool) -> None:
     """List the certificates and their state."""
-    from dpi_probe._pki import Authority
-
-    for entry in Authority(directory).list():
+    for entry in _authority()(directory).list():
         row = {
             "name": entry.name,
             "role": entry.role,
@@ -107,3 +104,11 @@ def list_(directory: Path, as_json: bool) -> None:
         }
         with writing():
             click.echo(json.dumps(row) if as_json else "  ".join(f"{value:<8}" for value in row.values()))
+
+
+def _authority() -> type[Authority]:
+    """The class, imported when it is needed."""
+    _extras.need("making certificates", "core", "cryptography")
+    from dpi_probe._pki import Authority
+
+    return Authority
