@@ -22,23 +22,26 @@ TIMEOUT_SECONDS = 5.0
 MAX_BYTES = 16 << 20
 
 
+class NoAnswerError(DpiProbeError):
+    """Nobody listens there, or nothing comes back."""
+
+
 def find_endpoint(where: str | None) -> str:
     """The base URL of a probe's endpoint: of its URL, HOST:PORT or interface; without any, of the only probe."""
-    from dpi_probe._control import Address, default_port
+    from dpi_probe._control import default_port
 
     if where is None:
         found = sorted(STATE_DIRECTORY.glob("*/metrics.json"))
         if len(found) != 1:
             names = ", ".join(file.parent.name for file in found) or "none"
-            msg = f"which probe? give its interface or URL (running here: {names})"
+            msg = (
+                f"which probe? {names} below {STATE_DIRECTORY}; "
+                "give its interface, or its URL, which `dpi-probe run` prints at its start"
+            )
             raise DpiProbeError(msg)
         return _written(found[0])
-    if "://" in where:
-        return where.rstrip("/").removesuffix("/metrics")
-    try:
-        return f"http://{Address.parse(where)}"
-    except ValueError:
-        pass
+    if (url := url_of(where)) is not None:
+        return url
     directories = [STATE_DIRECTORY / where]
     if own := os.environ.get("BUFFER_DIR"):
         directories.insert(0, Path(own))
@@ -47,6 +50,18 @@ def find_endpoint(where: str | None) -> str:
         if file.exists():
             return _written(file)
     return f"http://127.0.0.1:{default_port(where)}"
+
+
+def url_of(where: str) -> str | None:
+    """The base URL that a URL or HOST:PORT means; None of an interface's name."""
+    from dpi_probe._control import Address
+
+    if "://" in where:
+        return where.rstrip("/").removesuffix("/metrics")
+    try:
+        return f"http://{Address.parse(where)}"
+    except ValueError:
+        return None
 
 
 def _written(file: Path) -> str:
@@ -73,7 +88,8 @@ class Scrape:
         """Ask the endpoint.
 
         Raises:
-            DpiProbeError: no answer, or not a probe's; one line that says which.
+            NoAnswerError: no answer.
+            DpiProbeError: not a probe's; one line that says what came instead.
         """
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -92,7 +108,7 @@ class Scrape:
         except OSError as error:
             reason = getattr(error, "reason", error)
             msg = f"no answer from {url}: {getattr(reason, 'strerror', None) or reason}"
-            raise DpiProbeError(msg) from None
+            raise NoAnswerError(msg) from None
         except ValueError:
             msg = f"{url} does not answer with metrics"
             raise DpiProbeError(msg) from None

@@ -7,6 +7,7 @@ import select
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -63,11 +64,14 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
     """
     from rich.console import Console
 
-    from dpi_probe._scrape import Between, Scrape, find_endpoint
+    from dpi_probe._scrape import Between, NoAnswerError, Scrape, find_endpoint
 
     console = Console(highlight=False)
     base = find_endpoint(probe)
-    before = Scrape.of(base)
+    try:
+        before = Scrape.of(base)
+    except NoAnswerError as error:
+        raise DpiProbeError(f"{_advice(probe)} ({error})") from None
     if not console.is_terminal or console.is_dumb_terminal:
         for _ in range(count or 1):
             time.sleep(interval)
@@ -76,6 +80,18 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
             before = now
         return
     _watch(console, base, Between(before, before), interval, count)
+
+
+def _advice(probe: str | None) -> str:
+    """What to do where no probe answers."""
+    from dpi_probe._scrape import url_of
+
+    url = "its URL, which `dpi-probe run` prints at its start"
+    if probe is None or url_of(probe) is not None:
+        return f"no probe answers there: start one with `dpi-probe run`, or give {url}"
+    if not Path("/sys/class/net", probe).exists():
+        return f"{probe}: there is no such interface here, and no probe on it answers; give another one, or {url}"
+    return f"{probe}: no probe answers there: start one with `dpi-probe run -i {probe}`, or give {url}"
 
 
 def _watch(console: Console, base: str, last: Between, interval: float, count: int | None) -> None:

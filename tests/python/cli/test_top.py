@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from dpi_probe import _scrape
 from dpi_probe._scrape import Between, Scrape, find_endpoint
 from dpi_probe._throwaway import RunningCore
 from dpi_probe.cli import top
@@ -158,7 +159,38 @@ def test_a_proxy_for_the_way_out_is_not_asked_for_a_probe(stranger: str, monkeyp
 def test_a_probe_that_is_not_there_is_one_clear_line() -> None:
     done = dpi_probe("top", "127.0.0.1:1", check=False)
     assert done.returncode == 1
-    assert done.stderr == "dpi-probe: no answer from http://127.0.0.1:1/metrics: Connection refused\n"
+    assert done.stderr == (
+        "dpi-probe: no probe answers there: start one with `dpi-probe run`, or give its URL, which `dpi-probe run` "
+        "prints at its start (no answer from http://127.0.0.1:1/metrics: Connection refused)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nosuch", "nosuch: there is no such interface here"), ("lo", "start one with `dpi-probe run -i lo`")],
+)
+def test_an_interface_without_a_probe_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, said: str
+) -> None:
+    # Where nobody listens.
+    (tmp_path / "metrics.json").write_text('[{"targets": ["127.0.0.1:1"], "labels": {}}]')
+    monkeypatch.setenv("BUFFER_DIR", str(tmp_path))
+    done = dpi_probe("top", name, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert "its URL, which `dpi-probe run` prints" in line
+
+
+def test_without_an_argument_it_says_where_it_looked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_scrape, "STATE_DIRECTORY", tmp_path)
+    with pytest.raises(DpiProbeError, match=f"none below {tmp_path}; give its interface, or its URL, which"):
+        find_endpoint(None)
+    for name in ("eth0", "eth1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").touch()
+    with pytest.raises(DpiProbeError, match=f"eth0, eth1 below {tmp_path}"):
+        find_endpoint(None)
 
 
 def test_where_a_probe_is(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
