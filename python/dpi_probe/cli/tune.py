@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,9 +134,12 @@ def _show(steps: Sequence[Step], undo_file: Path, *, applied: bool, reverted: bo
     elif not states - {"unchanged"}:
         said = "nothing to set"
     elif applied:
-        said = f"`dpi-probe tune --revert` undoes it, as {undo_file} says" if "set" in states else "nothing was set"
+        elsewhere = "" if undo_file == UNDO_FILE else f" --undo-file {shlex.quote(str(undo_file.absolute()))}"
+        undoing = f"`dpi-probe tune --revert{elsewhere}` undoes it, as {undo_file} says"
+        said = undoing if "set" in states else "nothing was set"
     else:
         said = "nothing was changed; add --apply to set this" if "planned" in states else "nothing that is safe to set"
-    out.print(said)
+    # A command must stay in one line, so that it can be copied, and brackets in a path are no markup.
+    out.print(said, soft_wrap=True, markup=False)
     if "interrupts" in states:
         out.print("what is not safe may take the link down for a moment; --interrupt sets it too")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from dpi_probe.cli.tune import UNDO_FILE, _show
 from dpi_probe.config import ProbeSettings
 from dpi_probe.doctor import CHECKS, examine, tuning
 from dpi_probe.doctor.findings import Change, Unseen
@@ -277,3 +279,15 @@ def test_a_restart_of_the_machine_has_undone_everything(machine, undo):
     assert tuning.revert(machine, undo) == []
     assert not undo.exists()
     assert machine.text(BACKLOG) == "10000"
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        (UNDO_FILE, "`dpi-probe tune --revert`"),
+        (Path("/my [red]undo.json"), "`dpi-probe tune --revert --undo-file '/my [red]undo.json'`"),
+    ],
+)
+def test_it_says_the_whole_command_that_undoes_it(capsys, file, command):
+    _show([tuning.Step(Change("file", BACKLOG, "20000"), "set", "1000", "20000")], file, applied=True, reverted=False)
+    assert command in capsys.readouterr().out
