@@ -90,8 +90,8 @@ def command(
     Every setting can be given as a flag, as an environment variable (the name in brackets), or in a TOML file, in this
     order of precedence; docs/reference/config.md lists them all. SIGTERM and Ctrl-C end the probe cleanly: open flows
     are exported, sealed and delivered, and what no receipt has come for stays in the spool. SIGHUP reads the file
-    again: timeouts, profile and filter change at once, without losing a packet (but for a new filter with --capture
-    pcap: libpcap then misses for a moment what comes, uncounted).
+    again: timeouts, profile and filter change at once, also back from what was PUT, without losing a packet (but for a
+    new filter with --capture pcap: libpcap then misses for a moment what comes, uncounted).
 
     \b
     dpi-probe run -i eth0 --core-api-url https://core.example:8443
