@@ -68,6 +68,11 @@ _PATIENCE_SECONDS = 0.05
 )
 @click.option("--workers", metavar="N", help="Workers, each with a ring and a flow table of its own [WORKERS].")
 @click.option("--capture-cores", metavar="LIST", help="Pin the workers to these cores, as in 2-5,8 [CAPTURE_CORES].")
+@click.option(
+    "--interface-wait-seconds",
+    metavar="S",
+    help="How long a vanished interface is waited for; default 60 [INTERFACE_WAIT_SECONDS].",
+)
 @click.option("--flow-timeout-seconds", metavar="S", help="Idle timeout; default 300 [FLOW_TIMEOUT_SECONDS].")
 @click.option(
     "--flow-active-timeout-seconds", metavar="S", help="Active timeout; default 1800 [FLOW_ACTIVE_TIMEOUT_SECONDS]."
@@ -76,6 +81,34 @@ _PATIENCE_SECONDS = 0.05
 @click.option("--flow-key", metavar="PARTS", help="What joins the 5-tuple: vlan, tunnel or vlan,tunnel [FLOW_KEY].")
 @click.option("--max-buffer-size-mb", metavar="MB", help="Bound of resident memory; default 1024 [MAX_BUFFER_SIZE_MB].")
 @click.option("--max-spool-size-mb", metavar="MB", help="Bound of the spool; default 4096 [MAX_SPOOL_SIZE_MB].")
+@click.option(
+    "--spool-when-full", metavar="WHAT", help="drop_oldest or drop_newest; default drop_oldest [SPOOL_WHEN_FULL]."
+)
+@click.option(
+    "--spool-fsync", metavar="WHEN", help="Flush to the disk each batch, or never; default batch [SPOOL_FSYNC]."
+)
+@click.option(
+    "--backpressure-threshold",
+    metavar="N",
+    help="Events without receipt that are back-pressure; default 250000 [BACKPRESSURE_THRESHOLD].",
+)
+@click.option("--seal-threads", metavar="N", help="Threads that seal batches; default 1 [SEAL_THREADS].")
+@click.option(
+    "--seal-linger-seconds",
+    metavar="S",
+    help="How long a record waits for its batch to fill; default 0.02 [SEAL_LINGER_SECONDS].",
+)
+@click.option(
+    "--health-report-interval-seconds",
+    metavar="S",
+    help="Time between two signed ledgers; default 60 [HEALTH_REPORT_INTERVAL_SECONDS].",
+)
+@click.option(
+    "--shutdown-timeout-seconds",
+    metavar="S",
+    help="How long receipts are waited for at the end; default 10 [SHUTDOWN_TIMEOUT_SECONDS].",
+)
+@click.option("--log-level", metavar="LEVEL", help="error, warning, info or debug; default info [LOG_LEVEL].")
 @click.option(
     "--metrics-address",
     metavar="HOST:PORT",

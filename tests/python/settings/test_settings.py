@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 from dpi_probe import _generate
+from dpi_probe.cli import run
 from dpi_probe.config import ProbeSettings, load
 from dpi_probe.errors import ConfigError
 
@@ -113,3 +115,9 @@ def test_a_bad_value_is_one_line_that_names_all(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere.toml: No such file or directory"):
         load({}, tmp_path / "nowhere.toml")
+
+
+def test_every_setting_is_a_flag_of_run_that_names_its_variable() -> None:
+    helps = {option.name: option.help or "" for option in run.command.params if isinstance(option, click.Option)}
+    for name in ProbeSettings.model_fields:
+        assert f"[{name.upper()}]" in helps.get(name, ""), name
