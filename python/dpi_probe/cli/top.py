@@ -32,11 +32,19 @@ LATENCIES = (
     ("request to receipt", "dpi_probe_receipt_latency_seconds", None),
 )
 BAR = 10
-# From so many columns on all tables stand side by side, and below there are so many for an application's name.
-WIDE = 120
-# Below so many, one stands under the other: numbers that are cut off say nothing.
-NARROW = 76
+# The widest that each table becomes, so that no number is ever cut off: that would say nothing.
+LATENCY_WIDTH = 44
+QUEUE_WIDTH = 41
+# Of the applications' numbers, without and with the total.
+RATE_WIDTH = 19
+TOTAL_WIDTH = 27
+# What an application's name has at least.
 NAME = 14
+# Between tables side by side.
+GAP = 2
+# From so many columns on all tables stand side by side; below the other bound, one stands under the other.
+WIDE = LATENCY_WIDTH + QUEUE_WIDTH + NAME + TOTAL_WIDTH + 2 * GAP
+NARROW = LATENCY_WIDTH + NAME + RATE_WIDTH + GAP
 # Above this share a queue is degraded.
 FULL = 0.8
 
@@ -155,17 +163,20 @@ def screen(last: Between, console: Console, base: str, trouble: str = "", *, wai
     from rich.table import Table
     from rich.text import Text
 
-    wide = console.width >= WIDE
-    rates, queues, latencies, applications = _rates(last), _queues(last), _latencies(last), _applications(last, console)
+    wide, narrow = console.width >= WIDE, console.width < NARROW
+    rates, queues, latencies = _rates(last), _queues(last), _latencies(last)
+    beside_it = LATENCY_WIDTH + GAP + QUEUE_WIDTH + GAP if wide else 0 if narrow else LATENCY_WIDTH + GAP
+    # What is left of the screen beside and below the other tables.
+    applications = _applications(last, console.width - beside_it, console.height - (6 if wide else 18))
 
     def beside(*tables: RenderableType) -> Table:
-        row = Table.grid(padding=(0, 3 if wide else 2), expand=False)
+        row = Table.grid(padding=(0, GAP), expand=False)
         row.add_row(*tables)
         return row
 
     if wide:
         tables: list[RenderableType] = [beside(Group(rates, Text(""), latencies), queues, applications)]
-    elif console.width < NARROW:
+    elif narrow:
         tables = [rates, Text(""), queues, Text(""), latencies, Text(""), applications]
     else:
         tables = [beside(rates, queues), Text(""), beside(latencies, applications)]
@@ -183,7 +194,7 @@ def _title(last: Between, *, wide: bool) -> RenderableType:
     up = max(0, int(time.time() - now.sum("dpi_probe_start_time_seconds")))
     hours, rest = divmod(up, 3600)
     parts = [f"dpi-probe {info['version']}", info["probe"], f"up {hours}:{rest // 60:02}:{rest % 60:02}"]
-    if wide and info["interface"]:
+    if wide and info["interface"] and not info["probe"].endswith(f"/{info['interface']}"):
         parts.insert(2, f"interface {info['interface']}")
     cores = last.rate("process_cpu_seconds_total")
     parts.append(f"{cores:.2f} cores")
@@ -281,18 +292,15 @@ def _latencies(last: Between) -> Table:
     return table
 
 
-def _applications(last: Between, console: Console) -> Table:
-    wide = console.width >= WIDE
-    table = _table("application", "records/s", "bytes/s", *(["records"] if wide else []))
-    if not wide:
-        table.columns[0].max_width = NAME
+def _applications(last: Between, width: int, lines: int) -> Table:
+    has_total = width >= NAME + TOTAL_WIDTH
+    table = _table("application", "records/s", "bytes/s", *(["records"] if has_total else []))
+    table.columns[0].max_width = max(NAME, width - (TOTAL_WIDTH if has_total else RATE_WIDTH))
     flows = last.rates("dpi_probe_application_flows_total", "app")
     sizes = last.rates("dpi_probe_application_bytes_total", "app")
     totals = last.now.by("dpi_probe_application_flows_total", "app")
-    # What is left of the screen below the other tables.
-    places = max(3, console.height - (6 if wide else 18))
     order = sorted(totals, key=lambda app: (sizes.get(app, 0), totals[app]), reverse=True)
-    for app in order[:places]:
+    for app in order[: max(3, lines)]:
         shown = [_number(flows.get(app, 0)), _bytes(sizes.get(app, 0)), _number(totals[app])]
         table.add_row(app or "(none)", *shown[: len(table.columns) - 1])
     return table
@@ -319,6 +327,8 @@ def _bytes(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f} s"
     if value >= 1:
         return f"{value:.3g} s"
     if value >= 1e-3:

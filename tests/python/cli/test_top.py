@@ -84,6 +84,32 @@ def test_the_screen_fits(width: int, height: int) -> None:
     assert "9.82 ms" in text
 
 
+@pytest.mark.parametrize("width", [44, 78, 79, 80, 100, 110, 119, 120, 129, 130, 140, 160])
+def test_no_number_is_cut_off_at_any_width(width: int) -> None:
+    long = {
+        f"{name.removeprefix('dpi_probe_')}_{kind}": value
+        for _, name, _ in top.LATENCIES
+        for kind, value in (("sum", 111.0), ("count", 100.0), ("bucket", buckets(55, 105, 105)))
+    }
+    apps = {(("app", "tls"),): 999_999.0, (("app", "netbios-ns"),): 123_456.0}
+    now = scrape(
+        101.0, **long, frames_delivered_total=123.4e9, flows_opened_total=999_999, idle_timeout_seconds=86_400,
+        application_flows_total=apps, application_bytes_total=dict.fromkeys(apps, 1023.0 * 2 ** 20),
+        capture_queue_used_bytes=1023 << 20, capture_queue_capacity_bytes=1023 << 20,
+        backpressure_threshold_events=999_999, events_outstanding=999_999,
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=width, height=60, highlight=False)
+    with console.capture() as capture:
+        console.print(top.screen(Between(scrape(100.0), now), console, "http://127.0.0.1:1"))
+    title, *lines = capture.get().splitlines()
+    assert title.count("eth0") <= 1
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for number in ("123.4 G", "999,999", "86,400 s", "1023 MiB", "1.11 s", "netbios-ns"):
+        assert number in text
+
+
 @pytest.mark.parametrize(("width", "height"), [(60, 15), (44, 60), (20, 4)])
 def test_a_small_terminal_shows_less_and_cuts_no_number(width: int, height: int) -> None:
     console = Console(file=io.StringIO(), width=width, height=height, highlight=False)
