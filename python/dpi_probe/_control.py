@@ -111,18 +111,14 @@ def _bound(seconds: float) -> str:
 class ControlServer:
     """Serves one probe."""
 
-    def __init__(self, probe: Probe, address: Address | None, interface: str, directory: Path) -> None:
-        """Bind and serve. Without an address: the interface's own port on the loopback, or a next one if it is taken.
-
-        Raises:
-            ConfigError: the address that was given cannot be listened on.
-        """
+    def __init__(self, probe: Probe, listener: Listener, interface: str, directory: Path) -> None:
+        """Serve on an address that is listened on."""
         self._probe = probe
         registry = CollectorRegistry(auto_describe=False)
         registry.register(ProbeCollector(probe))
         ProcessCollector(registry=registry)
         self._registry = registry
-        self._server = _bind(address, interface)
+        self._server = listener
         self._server.control = self
         host, port = self._server.server_address[:2]
         self.address = Address(str(host), int(port))
@@ -205,12 +201,15 @@ def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:
     return status, "application/json", json.dumps(body).encode() + b"\n"
 
 
-class _Server(ThreadingHTTPServer):
+class Listener(ThreadingHTTPServer):
+    """An address that is listened on; who connects waits until a `ControlServer` serves it."""
+
     daemon_threads = True
     block_on_close = False
     control: ControlServer
 
     def __init__(self, address: Address) -> None:
+        """Listen on it."""
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((address.host, address.port), _Handler)
@@ -233,7 +232,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: Listener
     protocol_version = "HTTP/1.1"
     server_version = "dpi-probe"
     sys_version = ""
@@ -306,17 +305,22 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(address: Address | None, interface: str) -> _Server:
+def listen(address: Address | None, interface: str) -> Listener:
+    """Listen on the address; without one, on the interface's own port of the loopback, or a next one if it is taken.
+
+    Raises:
+        ConfigError: it cannot be listened on.
+    """
     if address is not None:
         try:
-            return _Server(address)
+            return Listener(address)
         except OSError as error:
-            msg = f"METRICS_ADDRESS={address}: cannot listen there: {error.strerror}"
+            msg = f"METRICS_ADDRESS={address}: cannot listen there: {error.strerror}; give another address, or off"
             raise ConfigError(msg) from None
     first = default_port(interface)
     for port in range(first, first + TRIES):
         try:
-            return _Server(Address("127.0.0.1", port))
+            return Listener(Address("127.0.0.1", port))
         except OSError as error:
             reason = error.strerror
     msg = f"no port of {first} to {first + TRIES - 1} on 127.0.0.1 can be listened on ({reason}); set METRICS_ADDRESS"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from dpi_probe._control import ControlServer
+    from dpi_probe._control import ControlServer, Listener
 
 _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
@@ -112,7 +112,57 @@ class Probe:
             )
             raise ConfigError(msg)
         _native.log_to_stderr(settings.log_level)
-        self._pipeline = _native.Pipeline(
+        # Before anything is captured and a chain begins: what fails here leaves nothing behind.
+        listener = self._listen()
+        try:
+            self._pipeline = self._open(
+                settings, settings.probe_cert_path, settings.probe_key_path, settings.ca_cert_path
+            )
+        except BaseException:
+            if listener is not None:
+                listener.server_close()
+            raise
+        if settings.capture_iface is not None and self._link_type is None:
+            # It may be gone again; then it is asked for once a filter needs it.
+            with contextlib.suppress(CaptureError):
+                self._link_type = self._find_link_type(settings, settings.capture_iface)
+        # A signal may have come while everything was opened.
+        if self._stop_asked:
+            self._pipeline.stop()
+        try:
+            if listener is not None:
+                from dpi_probe._control import ControlServer
+
+                self._control = ControlServer(self, listener, settings.interface_label, settings.spool_directory)
+        except BaseException:
+            self.stop()
+            self._pipeline.join()
+            raise
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where `/metrics`, `/healthz`, `/readyz` and `/v1/config` are; None if they are not served."""
+        return f"http://{self._control.address}" if self._control is not None else None
+
+    def _listen(self) -> Listener | None:
+        """Where metrics are to be served."""
+        address = self.settings.metrics_address
+        if address == "off" or (address is None and self.settings.capture_iface is None):
+            return None
+        from dpi_probe._control import Address, listen
+
+        try:
+            return listen(Address.parse(address) if address is not None else None, self.settings.interface_label)
+        except ConfigError as error:
+            if address is not None:
+                raise
+            # Nobody asked for it: capturing goes first.
+            _native.log("warning", f"metrics are not served: {error}")
+            return None
+
+    def _open(self, settings: ProbeSettings, certificate: Path, key: Path, authority: Path) -> _native.Pipeline:
+        """The running data plane."""
+        return _native.Pipeline(
             interface=settings.capture_iface,
             capture=settings.capture,
             dedicated=settings.dedicated,
@@ -130,10 +180,10 @@ class Probe:
             cores=settings.cores,
             interface_wait_seconds=settings.interface_wait_seconds,
             memory_bytes=settings.max_buffer_size_mb * _MEBIBYTE,
-            probe_id=settings.probe_id or self._default_probe_id(settings.probe_cert_path),
-            certificate=str(settings.probe_cert_path),
-            key=str(settings.probe_key_path),
-            ca=str(settings.ca_cert_path),
+            probe_id=settings.probe_id or self._default_probe_id(certificate),
+            certificate=str(certificate),
+            key=str(key),
+            ca=str(authority),
             spool_directory=str(settings.spool_directory),
             spool_bytes=settings.max_spool_size_mb * _MEBIBYTE,
             spool_when_full=settings.spool_when_full,
@@ -146,40 +196,6 @@ class Probe:
             backpressure_threshold=settings.backpressure_threshold,
             traffic=self.traffic,
         )
-        if settings.capture_iface is not None and self._link_type is None:
-            # It may be gone again; then it is asked for once a filter needs it.
-            with contextlib.suppress(CaptureError):
-                self._link_type = self._find_link_type(settings, settings.capture_iface)
-        # A signal may have come while everything was opened.
-        if self._stop_asked:
-            self._pipeline.stop()
-        try:
-            self._control = self._serve()
-        except BaseException:
-            self.stop()
-            self._pipeline.join()
-            raise
-
-    @property
-    def metrics_url(self) -> str | None:
-        """Where `/metrics`, `/healthz`, `/readyz` and `/v1/config` are; None if they are not served."""
-        return f"http://{self._control.address}" if self._control is not None else None
-
-    def _serve(self) -> ControlServer | None:
-        address = self.settings.metrics_address
-        if address == "off" or (address is None and self.settings.capture_iface is None):
-            return None
-        from dpi_probe._control import Address, ControlServer
-
-        listen = Address.parse(address) if address is not None else None
-        try:
-            return ControlServer(self, listen, self.settings.interface_label, self.settings.spool_directory)
-        except ConfigError as error:
-            if listen is not None:
-                raise
-            # Nobody asked for it: capturing goes first.
-            _native.log("warning", f"metrics are not served: {error}")
-            return None
 
     def stop(self) -> None:
         """Ask the probe to end, at once: open flows are exported, sealed, and delivered or left in the spool."""

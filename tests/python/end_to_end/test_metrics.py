@@ -146,8 +146,11 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, shared_pki: Path
         assert probe.process is not None
         assert probe.process.wait(60) == 2
     said = probe.log.read_text()
-    assert f"METRICS_ADDRESS=127.0.0.1:{port}: cannot listen there" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("dpi-probe:")]
+    assert line.startswith(f"dpi-probe: METRICS_ADDRESS=127.0.0.1:{port}: cannot listen there: Address already in use")
+    assert line.endswith("give another address, or off")
     assert "Traceback" not in said
+    assert not (tmp_path / "spool").exists(), "no chain was begun"
 
 
 def test_an_address_that_cannot_be_written_keeps_no_probe_from_capturing(
