@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,4 +150,10 @@ def _settings(parent: dict[str, Any], flags: dict[str, Any]) -> CoreSettings:
     _extras.need("the Core", "core", *_extras.CORE)
     from dpi_probe.core.settings import load_settings
 
-    return load_settings(given, config)
+    settings = load_settings(given, config)
+    if settings.cert_path is None and not (settings.pki / "ca.pem").exists() and not settings.certificate.exists():
+        raise ConfigError(
+            f"Core certificate {settings.certificate}: No such file or directory; "
+            f"make an authority with: dpi-probe pki init {shlex.quote(str(settings.pki))} --dns NAME"
+        )
+    return settings

@@ -53,9 +53,9 @@ def test_starts_without_importing_the_collector() -> None:
 
 def test_wrong_certificates_are_one_clear_line(own_pki: Path, tmp_path: Path) -> None:
     data = ("--data-dir", tmp_path / "data", "--pki", own_pki)
-    assert f"Core certificate {tmp_path}/none/core.pem: No such file" in refused(
-        "--data-dir", tmp_path / "data", "--pki", tmp_path / "none"
-    )
+    line = refused("--data-dir", tmp_path / "data", "--pki", tmp_path / "none")
+    assert f"Core certificate {tmp_path}/none/core.pem: No such file" in line
+    assert f"dpi-probe pki init {tmp_path}/none --dns NAME" in line
     key = own_pki / "core.key"
     key.chmod(0o644)
     assert f"run: chmod 600 {key}" in refused(*data)
