@@ -456,10 +456,10 @@ def _no_such_setting(name: str, origin: str, setting: str | None = None) -> str:
     return f"{setting or name} ({origin}): there is no such setting{hint}"
 
 
-def allowed(name: str) -> str:
+def allowed(name: str, model: type[BaseSettings] = ProbeSettings) -> str:
     """What the setting takes, in words; empty where its description says all."""
-    field = ProbeSettings.model_fields[name]
-    schema = ProbeSettings.model_json_schema()["properties"][name]
+    field = model.model_fields[name]
+    schema = model.model_json_schema()["properties"][name]
     choices = [schema, *schema.get("anyOf", [])]
     for choice in choices:
         if "enum" in choice:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from dpi_probe.config import allowed
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> CoreS
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         reason = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] != "value_error" and name in CoreSettings.model_fields:
+            reason = allowed(name, CoreSettings) or reason
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{path}: [core] {name}: no such setting") from error
         raise ConfigError(f"CORE_{name.upper()} = {str(first['input'])!r}: {reason}") from error

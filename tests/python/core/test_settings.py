@@ -38,7 +38,11 @@ def test_paths_follow_the_directories() -> None:
         ({"listen": "8443"}, ["CORE_LISTEN", "'8443'", "HOST:PORT"]),
         ({"listen": "h:99999"}, ["CORE_LISTEN", "65535"]),
         ({"listen": "[::g]:1"}, ["CORE_LISTEN"]),
-        ({"admin_port": 70000}, ["CORE_ADMIN_PORT", "70000", "65535"]),
+        ({"admin_port": 70000}, ["CORE_ADMIN_PORT", "70000", "allowed: a whole number, at least 0, at most 65535"]),
+        (
+            {"query_timeout_seconds": "x"},
+            ["CORE_QUERY_TIMEOUT_SECONDS", "'x'", "allowed: a number, more than 0, at most"],
+        ),
         ({"database": "mysql://x"}, ["CORE_DATABASE", "'mysql://x'", "chdb:///PATH"]),
         ({"commit_delay_ms": 51}, ["CORE_COMMIT_DELAY_MS", "51", "50"]),
     ],
