@@ -71,7 +71,7 @@ class Probe:
             ConfigError: a setting has a value that is not allowed, or there is nothing to capture from.
         """
         if settings is None:
-            settings = load({"capture_iface": interface, **named})
+            settings = load({"capture_iface": interface, **named}, are_arguments=True)
             if files and interface is None and "capture_iface" not in named:
                 settings = settings.without_interface()
         self.settings = settings

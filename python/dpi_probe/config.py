@@ -349,11 +349,14 @@ class _ProbeTable(TomlConfigSettingsSource):
         return {name: value for name, value in super()._read_file(file_path).items() if name != "core"}
 
 
-def load(flags: dict[str, Any] | None = None, toml_file: Path | None = None) -> ProbeSettings:
+def load(
+    flags: dict[str, Any] | None = None, toml_file: Path | None = None, *, are_arguments: bool = False
+) -> ProbeSettings:
     """Read the settings from `flags`, the environment and `toml_file`, in this order of precedence.
 
     Without `toml_file`, /etc/dpi-probe/config.toml is read if it exists. Flags that are None count as not
-    given. Raises ConfigError with one line that names the setting, its value, where it came from and what is allowed.
+    given. Raises ConfigError with one line that names the setting, its value, where it came from and what is allowed;
+    `are_arguments` says that `flags` holds arguments of a function, not of the command line.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     if toml_file is None and DEFAULT_CONFIG.is_file():
@@ -366,6 +369,8 @@ def load(flags: dict[str, Any] | None = None, toml_file: Path | None = None) -> 
     try:
         return FileSettings(**given)
     except ValidationError as error:
+        if are_arguments and _name(error) in given:
+            raise ConfigError(_fault(error, "argument")) from None
         raise ConfigError(_one_line(error, given, from_file, toml_file)) from None
     except SettingsError as error:
         raise ConfigError(str(error)) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-from dpi_probe import _generate
+from dpi_probe import Probe, _generate
 from dpi_probe.cli import run
 from dpi_probe.config import ProbeSettings, load
 from dpi_probe.errors import ConfigError
@@ -121,3 +121,10 @@ def test_every_setting_is_a_flag_of_run_that_names_its_variable() -> None:
     helps = {option.name: option.help or "" for option in run.command.params if isinstance(option, click.Option)}
     for name in ProbeSettings.model_fields:
         assert f"[{name.upper()}]" in helps.get(name, ""), name
+
+
+def test_an_argument_of_python_is_no_flag() -> None:
+    with pytest.raises(ConfigError, match=r"^workers=0 \(argument\): allowed: a whole number, at least 1"):
+        Probe("lo", workers=0)
+    with pytest.raises(ConfigError, match=r"^wrkers \(argument\): there is no such setting; did you mean workers"):
+        Probe("lo", wrkers=2)
