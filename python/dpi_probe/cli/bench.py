@@ -486,9 +486,12 @@ def _show_peers(console: Console, result: dict[str, Any]) -> None:
 def _load(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        msg = f"{path}: not a result of a bench: {error}"
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
         raise ConfigError(msg) from None
+    except ValueError:
+        # What is wrong with it as JSON helps nobody who has named another file.
+        result = None
     if not isinstance(result, dict) or "kind" not in result:
         msg = f"{path}: not a result of a bench; write one with --json"
         raise ConfigError(msg)

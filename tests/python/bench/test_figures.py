@@ -142,6 +142,14 @@ def test_a_damaged_result_is_one_clear_line(kind: str, tmp_path: Path) -> None:
     assert "not a whole result of a bench" in str(done.exception)
 
 
+@pytest.mark.parametrize("content", [b"\xd4\xc3\xb2\xa1\x02\x00", b"{", b"[]", b"{}"])
+def test_a_file_that_is_no_result_is_named_and_nothing_else(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "big.pcap"
+    file.write_bytes(content)
+    done = CliRunner().invoke(command, ["compare", str(file), str(file)])
+    assert str(done.exception) == f"{file}: not a result of a bench; write one with --json"
+
+
 @pytest.mark.parametrize(("dropped", "drawn"), [([0.0, 0.0, 0.0], False), ([0.0, None, 0.5], True)])
 def test_drops_are_drawn_where_there_are_any(
     dropped: list[float | None], capsys: pytest.CaptureFixture[str], *, drawn: bool
