@@ -14,7 +14,7 @@ import click
 from dpi_probe._throwaway import make_authority, run_command, running_core
 from dpi_probe.cli import _extras
 from dpi_probe.cli._output import writing
-from dpi_probe.errors import DpiProbeError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +40,9 @@ def command(files: tuple[Path, ...], keep: Path | None) -> None:
     if not captures:
         msg = f"no captures: name some, or run the demo where {DEFAULT_CAPTURES} exists (a source checkout)"
         raise DpiProbeError(msg)
+    if keep is not None and keep.exists():
+        msg = f"--keep {keep}: it exists; the folder must be new"
+        raise ConfigError(msg)
     console = Console(highlight=False)
     with writing(keep or tempfile.gettempdir()):
         folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-demo-"))

@@ -76,6 +76,13 @@ def test_a_demo_that_cannot_keep_its_folder_is_one_line(capture):
     assert done.stderr == "dpi-probe: cannot write /proc/x: No such file or directory\n"
 
 
+def test_a_demo_keeps_out_of_a_folder_that_is_in_use(capture, tmp_path):
+    done = run("demo", "--keep", tmp_path, capture)
+    assert done.returncode == 2
+    assert done.stderr == f"dpi-probe: --keep {tmp_path}: it exists; the folder must be new\n"
+    assert list(tmp_path.iterdir()) == [capture]
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
