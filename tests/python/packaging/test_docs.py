@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from itertools import product
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import click
 import pytest
 from dpi_probe import _native
 from dpi_probe.cli import cli
+from dpi_probe.config import ProbeSettings
+from dpi_probe.core.settings import CoreSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -96,3 +99,36 @@ def test_units_take_the_interface_as_it_is_named(page):
     specifiers = re.findall(r"^\w+=.*(%[iI])", (ROOT / page).read_text(), re.MULTILINE)
     assert specifiers, page
     assert set(specifiers) == {"%i"}, "systemd makes br/lan of br-lan in %I"
+
+
+def test_the_installation_makes_what_the_units_and_the_settings_name():
+    guide = (ROOT / "docs/guides/install.md").read_text()
+    for unit in sorted((ROOT / "deploy/systemd").iterdir()):
+        text = unit.read_text()
+        assert f"deploy/systemd/{unit.name} /etc/systemd/system/" in guide
+        ((program, config),) = re.findall(r"^ExecStart=(\S+) .*--config (\S+)", text, re.MULTILINE)
+        assert f"sudo ln -s /opt/dpi-probe/bin/dpi-probe {program}\n" in guide
+        assert f"`{config}`" in guide
+        (user,) = re.findall(r"^User=(\S+)", text, re.MULTILINE)
+        assert re.search(rf"^sudo useradd --system .* {user}$", guide, re.MULTILINE), user
+    fields = ProbeSettings.model_fields
+    for name, mode in (("ca_cert_path", "0644"), ("probe_cert_path", "0644"), ("probe_key_path", "0600")):
+        assert re.search(rf"^sudo install -m {mode} .* {fields[name].default}$", guide, re.MULTILINE), name
+    tables = [tomllib.loads(block) for block in re.findall(r"^```toml\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)]
+    assert {name for table in tables for name in table if name != "core"} <= fields.keys()
+    (core,) = (table["core"] for table in tables if "core" in table)
+    assert core.keys() <= CoreSettings.model_fields.keys()
+    for file in ("ca.pem", "crl.pem", "core.pem", "core.key"):
+        assert re.search(rf"^sudo install .*pki/{file}.* {core['pki']}/", guide, re.MULTILINE), file
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        assert ":" in link or (page.parent / link).exists(), link
+
+
+def test_the_readme_links_every_guide():
+    linked = re.findall(r"\]\((docs/[^)#]*)", (ROOT / "README.md").read_text())
+    for page in [*(ROOT / "docs/guides").glob("*.md"), ROOT / "docs/comparison.md"]:
+        assert str(page.relative_to(ROOT)) in linked
