@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from dpi_probe import _native
+from dpi_probe._control import default_port
 from dpi_probe.cli import cli
 from dpi_probe.config import ProbeSettings
 from dpi_probe.core.settings import CoreSettings
@@ -132,3 +133,18 @@ def test_the_readme_links_every_guide():
     linked = re.findall(r"\]\((docs/[^)#]*)", (ROOT / "README.md").read_text())
     for page in [*(ROOT / "docs/guides").glob("*.md"), ROOT / "docs/comparison.md"]:
         assert str(page.relative_to(ROOT)) in linked
+
+
+@pytest.mark.parametrize(
+    ("page", "interface"),
+    [
+        ("docs/guides/monitoring.md", "eth0"),
+        ("docs/guides/install.md", "eth0"),
+        ("docs/guides/install.md", "lo"),
+        ("deploy/prometheus/prometheus.yml", "eth0"),
+    ],
+)
+def test_ports_of_the_examples_are_those_of_their_interfaces(page, interface):
+    shown = {int(port) for port in re.findall(r"127\.0\.0\.1:(2\d{4})", (ROOT / page).read_text())}
+    assert default_port(interface) in shown
+    assert shown <= {default_port("eth0"), default_port("lo")}
