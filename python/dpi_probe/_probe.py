@@ -26,6 +26,11 @@ _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
 # How long `join` waits at a time, so that signal handlers get their turn.
 _PATIENCE_SECONDS = 0.05
+# What to do without a certificate.
+_MAKE_CERTIFICATES = (
+    "`dpi-probe pki init PKI --probe NAME` makes PKI/ca.pem and PKI/probes/NAME.pem and .key; "
+    "name them by CA_CERT_PATH, PROBE_CERT_PATH and PROBE_KEY_PATH"
+)
 
 
 def _shown(value: object) -> str:
@@ -102,7 +107,7 @@ class Probe:
         """
         settings = self.settings
         if settings.probe_cert_path is None or settings.probe_key_path is None or settings.ca_cert_path is None:
-            msg = "PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; `dpi-probe pki issue NAME` makes them"
+            msg = "PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; {_MAKE_CERTIFICATES}"
             raise ConfigError(msg)
         there_is = memory()
         if there_is is not None and settings.max_buffer_size_mb > there_is.total:
@@ -354,10 +359,10 @@ class Probe:
         try:
             name = _native.read_certificate(ssl.PEM_cert_to_DER_cert(certificate.read_text()))["probe"]
         except OSError as error:
-            msg = f"{certificate}: cannot read the certificate: {error.strerror}; `dpi-probe pki issue NAME` makes one"
+            msg = f"{certificate}: cannot read the certificate: {error.strerror}; {_MAKE_CERTIFICATES}"
             raise ConfigError(msg) from None
         except (ValueError, VerificationError):
-            msg = f"{certificate}: this is not a certificate in PEM form; `dpi-probe pki issue NAME` makes one"
+            msg = f"{certificate}: this is not a certificate in PEM form; {_MAKE_CERTIFICATES}"
             raise ConfigError(msg) from None
         if name is None:
             msg = f"{certificate}: this is not a probe's certificate (no URI urn:dpi-probe:probe:NAME in it)"

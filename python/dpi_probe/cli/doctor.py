@@ -69,12 +69,13 @@ def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool
     if not names and not as_json:
         click.echo("no interface is named, and none that has a device is up: only the machine is looked at", err=True)
     findings = list(examine(machine, settings, names))
+    missing = unknown_interfaces(machine, names)
     if as_json:
         count = {status: sum(finding.status == status for finding in findings) for status in WORDS}
         click.echo(json.dumps({"count": count, "findings": [finding.to_dict() for finding in findings]}))
     else:
-        show(findings)
-    if missing := unknown_interfaces(machine, names):
+        show(findings, missing)
+    if missing:
         # Every other one was examined, and what was found is shown.
         raise CaptureError(
             "\n".join(f"{name}: there is no such interface in this network namespace" for name in missing)
@@ -89,8 +90,8 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
 
 
-def show(findings: Sequence[Finding]) -> None:
-    """Print one table for each interface, one for the machine, and the sum."""
+def show(findings: Sequence[Finding], missing: Sequence[str] = ()) -> None:
+    """Print one table for each interface, one for the machine, and the sum; `missing` are interfaces that are not."""
     from rich.table import Table
     from rich.text import Text
 
@@ -114,9 +115,11 @@ def show(findings: Sequence[Finding]) -> None:
         if (count := sum(finding.status == status for finding in findings))
     ]
     out.print(Text(", ").join(parts))
-    if any(finding.outcome.changes for finding in findings):
-        names = " ".join(scope for scope in scopes if scope)
-        out.print(Text.assemble("`", (f"dpi-probe tune {names}".strip(), "cyan"), "` shows what it would set of this"))
+    names = [scope for scope in scopes if scope is not None and scope not in missing]
+    # Of interfaces that are not `tune` could show nothing, and without names it takes others.
+    if any(finding.outcome.changes for finding in findings) and (names or not missing):
+        command = " ".join(["dpi-probe tune", *names])
+        out.print(Text.assemble("`", (command, "cyan"), "` shows what it would set of this"))
 
 
 def _text(finding: Finding) -> Text:
@@ -128,7 +131,7 @@ def _text(finding: Finding) -> Text:
         return Text(outcome.found, style="bright_black")
     text = Text(outcome.found)
     if outcome.status in {"warning", "problem"}:
-        text.append(f"\n{finding.check.matters}", style="bright_black")
+        text.append(f"\n{finding.matters}", style="bright_black")
         if outcome.command:
             text.append("\n$ ", style="bright_black").append(outcome.command, style="cyan")
     return text

@@ -37,7 +37,11 @@ def examine(
         except Unseen as error:
             link, reason = None, Outcome("unknown", str(error))
         else:
-            reason = problem("there is no such interface in this network namespace", "ip link")
+            reason = problem(
+                "there is no such interface in this network namespace",
+                "ip link",
+                matters="There is nothing to capture from; the command lists the interfaces that there are.",
+            )
         for check in checks:
             if check.scope != "interface":
                 continue

@@ -48,6 +48,8 @@ class Outcome:
     """The command that mends it."""
     changes: tuple[Change, ...] = ()
     """What `tune` would set for the same end."""
+    matters: str | None = None
+    """Why this very thing matters, where it is not what the check says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,11 @@ class Finding:
         """The outcome's status."""
         return self.outcome.status
 
+    @property
+    def matters(self) -> str:
+        """Why it matters."""
+        return self.outcome.matters or self.check.matters
+
     def to_dict(self) -> dict[str, object]:
         """The finding for JSON."""
         return {
@@ -111,7 +118,7 @@ class Finding:
             "status": self.status,
             "found": self.outcome.found,
             "looks_at": self.check.looks_at,
-            "matters": self.check.matters,
+            "matters": self.matters,
             "command": self.outcome.command,
         }
 
@@ -131,6 +138,6 @@ def warning(found: str, command: str | None = None, *changes: Change) -> Outcome
     return Outcome("warning", found, command, changes)
 
 
-def problem(found: str, command: str | None = None, *changes: Change) -> Outcome:
+def problem(found: str, command: str | None = None, *changes: Change, matters: str | None = None) -> Outcome:
     """Capture, delivery or the numbers suffer."""
-    return Outcome("problem", found, command, changes)
+    return Outcome("problem", found, command, changes, matters)

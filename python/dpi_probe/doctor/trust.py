@@ -14,8 +14,12 @@ from dpi_probe.errors import VerificationError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dpi_probe.config import ProbeSettings
+
 _DAY = 86_400
 SOON_DAYS = 30
+# What a missing file means, whatever else the check is about.
+_NOT_STARTED = "Without it the probe does not start."
 
 
 class _Missing(Exception):  # noqa: N818 - becomes an outcome
@@ -53,14 +57,36 @@ def _validity(path: Path | None, facts: _native.CertificateFacts, command: str) 
     return warning(said, command) if days < SOON_DAYS else ok(said)
 
 
+def _make(settings: ProbeSettings) -> str:
+    """An authority, a certificate and its key, and the two where the probe looks for them."""
+    certificate, key = settings.probe_cert_path, settings.probe_key_path
+    if certificate is None or key is None:
+        return (
+            "dpi-probe pki init PKI --probe NAME && "
+            "PROBE_CERT_PATH=PKI/probes/NAME.pem PROBE_KEY_PATH=PKI/probes/NAME.key dpi-probe run …"
+        )
+    return (
+        "dpi-probe pki init PKI --probe NAME && "
+        f"install -m 0644 PKI/probes/NAME.pem {certificate} && install -m 0600 PKI/probes/NAME.key {key}"
+    )
+
+
+def _renew(settings: ProbeSettings) -> str:
+    """A new certificate and key in the place of those that there are; `cp` leaves them their owner and mode."""
+    return (
+        "dpi-probe pki issue NAME --renew --dir PKI && "
+        f"cp PKI/probes/NAME.pem {settings.probe_cert_path} && cp PKI/probes/NAME.key {settings.probe_key_path}"
+    )
+
+
 def _certificate(subject: Subject) -> Outcome:
     path = subject.settings.probe_cert_path
-    renew = "dpi-probe pki issue NAME --renew --dir PKI"
+    renew = _renew(subject.settings)
     try:
         der = _der(path, "PROBE_CERT_PATH")
         facts = _native.read_certificate(der)
     except _Missing as error:
-        return problem(str(error), "dpi-probe pki issue NAME --dir PKI")
+        return problem(str(error), _make(subject.settings), matters=_NOT_STARTED)
     except (VerificationError, ValueError) as error:
         return problem(f"{path}: {error}", renew)
     if facts["probe"] is None:
@@ -80,26 +106,26 @@ def _certificate(subject: Subject) -> Outcome:
 def _key(subject: Subject) -> Outcome:
     path, certificate = subject.settings.probe_key_path, subject.settings.probe_cert_path
     if path is None:
-        return problem("PROBE_KEY_PATH is not set", "PROBE_KEY_PATH=… dpi-probe run …")
+        return problem("PROBE_KEY_PATH is not set", _make(subject.settings), matters=_NOT_STARTED)
     try:
         status = path.stat()
     except PermissionError as error:
         return Outcome("unknown", f"{path}: {error.strerror}")
     except OSError as error:
-        return problem(f"{path}: {error.strerror}", "dpi-probe pki issue NAME --dir PKI")
+        return problem(f"{path}: {error.strerror}", _make(subject.settings), matters=_NOT_STARTED)
     mode = status.st_mode & 0o777
     if mode & 0o077:
         return problem(f"{path}: readable by others (mode {mode:04o})", f"chmod 600 {path}")
     if not os.access(path, os.R_OK):
         return Outcome("unknown", f"{path}: this user may not read it, as it should be for others than the probe")
     return (
-        _pair(path, certificate)
+        _pair(path, certificate, _renew(subject.settings))
         if certificate is not None and certificate.is_file()
         else ok(f"{path}: for its owner only")
     )
 
 
-def _pair(path: Path, certificate: Path) -> Outcome:
+def _pair(path: Path, certificate: Path, renew: str) -> Outcome:
     """Whether the key belongs to the certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -109,9 +135,7 @@ def _pair(path: Path, certificate: Path) -> Outcome:
         return Outcome("unknown", f"{certificate}: {error.strerror}")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        return problem(
-            f"{path}: no unencrypted key of {certificate} ({reason})", "dpi-probe pki issue NAME --renew --dir PKI"
-        )
+        return problem(f"{path}: no unencrypted key of {certificate} ({reason})", renew)
     return ok(f"{path}: for its owner only, and of the certificate")
 
 

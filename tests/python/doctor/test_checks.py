@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from dpi_probe.doctor import CHECKS, examine, netlink, storage
 from dpi_probe.doctor.findings import Finding, Unseen
 from dpi_probe.doctor.interface import is_symmetric
 from dpi_probe.doctor.machine import ClockState
+from dpi_probe.doctor.trust import _renew
 from harness.machine import SYMMETRIC_KEY, USUAL_KEY, MadeMachine, MadeNetwork, default_card, tuned_card
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -291,6 +294,31 @@ def test_what_may_not_be_looked_at_is_said(tmp_path):
 def test_an_interface_that_does_not_exist_is_one_problem(tmp_path):
     found = list(examine(tuned_card(tmp_path), settings(tmp_path), ["eth7"], CHECKS[:12]))
     assert [(f.check.name, f.status) for f in found if f.interface == "eth7"] == [("link", "problem")]
+    assert "is down" not in found[0].matters
+
+
+@pytest.mark.parametrize(("missing", "named"), [([], True), (["eth0"], False)])
+def test_tune_is_recommended_for_interfaces_that_there_are(missing, named, tmp_path, capsys):
+    shown = list(examine(default_card(tmp_path), settings(tmp_path), ["eth0"], CHECKS[:12]))
+    assert any(finding.outcome.changes for finding in shown)
+    show(shown, missing)
+    assert ("shows what it would set" in capsys.readouterr().out) is named
+
+
+def test_what_mends_a_missing_key_and_certificate_makes_them_where_the_probe_looks(tmp_path):
+    pem, key, pki = tmp_path / "probe.pem", tmp_path / "probe.key", tmp_path / "pki"
+    chosen = settings(tmp_path, probe_cert_path=pem, probe_key_path=key, ca_cert_path=pki / "ca.pem")
+    machine = tuned_card(tmp_path / "root")
+    found = [outcome(name, machine, chosen) for name in ("certificate", "private key")]
+    assert [one.status for one in found] == ["problem", "problem"]
+    assert {one.matters for one in found} == {"Without it the probe does not start."}
+    (command,) = {one.command for one in found}
+    program = Path(sys.executable).with_name("dpi-probe")
+    # The renewal mends as well.
+    for shown in (command, _renew(chosen)):
+        line = shown.replace("dpi-probe pki", f"{program} pki").replace("PKI", str(pki)).replace("NAME", "sensor")
+        subprocess.run(["sh", "-ec", line], check=True, capture_output=True)
+        assert [outcome(name, machine, chosen).status for name in ("certificate", "private key", "CA")] == ["ok"] * 3
 
 
 def test_memory_must_suffice_for_the_bound(tmp_path):

@@ -207,3 +207,13 @@ def test_several_sealing_threads_make_one_chain(
     # The last ledger was sealed after these accounts, if at all.
     assert batches >= 5
     assert "1 chain checked" in verified.stdout + verified.stderr
+
+
+def test_without_a_certificate_it_says_what_makes_one(tmp_path: Path) -> None:
+    capture = tmp_path / "one.pcap"
+    capture.write_bytes(b"")
+    done = dpi_probe("run", "-r", capture, "--buffer-dir", tmp_path / "spool", "--probe-cert-path", tmp_path / "none",
+                     check=False)  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{tmp_path}/none: cannot read the certificate: No such file or directory; `dpi-probe pki init " in line
