@@ -108,6 +108,9 @@ def command() -> None:
     """
     # Ends as after Ctrl-C: every process that was started goes, and what was made is removed.
     signal.signal(signal.SIGTERM, _interrupt)
+    # The terminal was closed; `nohup` has it ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import struct
 import subprocess
+import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -350,3 +353,28 @@ def test_charts_are_well_formed() -> None:
     lines = figure.findall(".//polyline")
     assert [len(line.attrib["points"].split()) for line in lines] == [3, 4]
     assert report._chart("nothing", (("gbps", "x"),), {"time": [0.0], "gbps": [1.0]}) == ""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_bench_that_is_ended_leaves_no_files(how: signal.Signals, tmp_path: Path) -> None:
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "dpi_probe", "bench", "stages", "--size-mb", "4096", "--repeat", "100"],
+        env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: list(tmp_path.glob("dpi-probe-bench-*")) or bench.poll() is not None, "its folder")
+        bench.send_signal(how)
+        assert bench.wait(120) == 130
+    finally:
+        bench.kill()
+        bench.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bench_under_nohup_outlives_its_terminal() -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); from dpi_probe.cli import bench; "
+        "bench.command.callback(); print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
