@@ -35,6 +35,8 @@ SHORTEST = bytes.fromhex(
     "8000000900080000"
 ) + bytes(18)
 START_TIMEOUT = 20.0
+# Some tools need half a second to start; with fewer packets hardly more is left than that differs by.
+LEAST_PACKETS = 100_000
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,15 @@ class Runs:
             return None
         cpu = statistics.median(use.cpu_seconds for use in self.uses) - self.start
         return packets / cpu if cpu > 0 else None
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the start, of which there is one measurement only, or chance may be most of what was measured."""
+        if self.failure or not self.uses:
+            return False
+        cpu = [use.cpu_seconds for use in self.uses]
+        left = statistics.median(cpu) - self.start
+        return left < max(self.start / 2, 2 * (max(cpu) - min(cpu)))
 
 
 def run_tool(command: list[str], folder: Path, timeout: float) -> Use:
@@ -326,6 +337,7 @@ def _summary(runs: Runs, packets: int, own: Runs) -> dict[str, Any]:
         "peak_bytes": max((use.peak_bytes for use in runs.uses), default=None),
         "flows": runs.uses[-1].flows if runs.uses else None,
         "makes_flows": runs.makes_flows,
+        "within_noise": runs.within_noise,
         "failure": runs.failure,
     }
 

@@ -458,6 +458,8 @@ def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: 
 def _show_peers(console: Console, result: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from dpi_probe.bench import peers
+
     table = Table(
         title=f"{result['capture']['name']}: {result['capture']['packets']:,} packets, median of {result['repeat']}",
         title_justify="left",
@@ -479,6 +481,12 @@ def _show_peers(console: Console, result: dict[str, Any]) -> None:
             f"{tool['ratio']:.2f}x" if tool["ratio"] else "-",
         )
     console.print(table)
+    if unsure := [tool["name"] for tool in result["tools"] if tool["within_noise"]]:
+        console.print(
+            f"[yellow]warning:[/yellow] what {', '.join(unsure)} took for the packets is too little beside the start, "
+            "or differs too much from run to run, to tell anything; "
+            f"take a capture of {peers.LEAST_PACKETS:,} packets or more"
+        )
     for tool in result["tools"]:
         if tool["failure"]:
             console.print(f"[red]{tool['name']}[/red]: {tool['failure']}", markup=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -378,3 +379,25 @@ def test_a_bench_under_nohup_outlives_its_terminal() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "cpu", "expected"),
+    [
+        (0.4, [0.45, 0.46, 0.47], True),
+        (0.4, [0.38, 0.39, 0.39], True),
+        (0.01, [1.0, 1.5, 2.2], True),
+        (0.4, [4.0, 4.1, 4.3], False),
+        (0.0, [0.30, 0.30, 0.31], False),
+    ],
+)
+def test_a_capture_that_is_too_small_to_tell_anything_is_warned_of(
+    start: float, cpu: list[float], *, expected: bool
+) -> None:
+    runs = peers.Runs("tool", "flows", start=start, uses=[peers.Use(one, one, 1, 5, "") for one in cpu])
+    assert runs.within_noise is expected
+    tool = peers._summary(runs, 1000, runs)
+    result = {"capture": {"name": "x", "packets": 1000}, "repeat": 3, "tools": [tool], "missing": []}
+    console = Console(record=True, width=120, file=io.StringIO())
+    bench._show_peers(console, result)
+    assert ("take a capture of 100,000 packets or more" in " ".join(console.export_text().split())) is expected
