@@ -17,6 +17,7 @@ import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import clickhouse_connect
 import pyarrow as pa
@@ -98,10 +99,35 @@ def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) 
     try:
         return clickhouse_connect.get_client(dsn=dsn, settings=settings, **options)
     except (ClickHouseError, OSError, ImportError) as error:
+        if scheme != "chdb" and (system := _of_system(error)) is not None:
+            raise DatabaseError(f"ClickHouse at {_server(dsn, options)} cannot be reached: {system}") from error
         reason = str(error).splitlines()[0]
         if scheme == "chdb" and "EmbeddedServer" in reason:
             reason = "the directory is in use by another process, or cannot be written"
         raise DatabaseError(f"database {redact(dsn)}: {reason}") from error
+
+
+def _of_system(error: BaseException | None) -> str | None:
+    """What the system said where a connection failed: the library wraps it several times."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    system = _of_system(error)
+    return f"the server cannot be reached: {system}" if system is not None else str(error).splitlines()[0]
+
+
+def _server(dsn: str, options: dict[str, Any]) -> str:
+    """HOST:PORT of a DSN."""
+    parts = urlsplit(dsn)
+    secure = options.get("secure") or options.get("interface") == "https"
+    host = parts.hostname or "localhost"
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or (8443 if secure else 8123)}"
 
 
 @contextlib.contextmanager
@@ -302,19 +328,19 @@ class Index:
                 quote(table), data.combine_chunks(), settings={"query_id": f"{self._query_prefix}{time.time_ns()}"}
             )
         except (ClickHouseError, OSError) as error:
-            raise DatabaseError(f"insert into {table}: {str(error).splitlines()[0]}") from error
+            raise DatabaseError(f"insert into {table}: {_told(error)}") from error
 
     def _query(self, sql: str, **parameters: Any) -> list[Any]:
         try:
             return list(self._client.query(sql, parameters=parameters).result_rows)
         except (ClickHouseError, OSError) as error:
-            raise DatabaseError(f"database: {str(error).splitlines()[0]}") from error
+            raise DatabaseError(f"database: {_told(error)}") from error
 
     def _command(self, sql: str, **parameters: Any) -> None:
         try:
             self._client.command(sql, parameters=parameters)
         except (ClickHouseError, OSError) as error:
-            raise DatabaseError(f"database: {str(error).splitlines()[0]}") from error
+            raise DatabaseError(f"database: {_told(error)}") from error
 
 
 def _plain(kind: str) -> str:

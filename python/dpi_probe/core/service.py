@@ -63,7 +63,10 @@ def locked(data_dir: Path, name: str = "lock") -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it") from error
+            raise ConfigError(
+                f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it; stop that one, or give another "
+                "--data-dir"
+            ) from error
         yield
     finally:
         os.close(descriptor)

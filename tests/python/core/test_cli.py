@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import Authority
+from dpi_probe.core.database import DatabaseError, connect
 from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def test_wrong_certificates_are_one_clear_line(own_pki: Path, tmp_path: Path) ->
 
 
 def test_ports_and_directories_in_use(core: Core, shared_pki: Path, tmp_path: Path) -> None:
-    assert "another Core is running on it" in refused("--data-dir", core.data, "--pki", shared_pki)
+    assert "another Core is running on it; stop that one, or give another --data-dir" in refused(
+        "--data-dir", core.data, "--pki", shared_pki
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -85,6 +88,17 @@ def test_ports_and_directories_in_use(core: Core, shared_pki: Path, tmp_path: Pa
     assert f"CORE_LISTEN = 127.0.0.1:{port}: the port is in use" in line
     (tmp_path / "file").write_text("")
     assert "CORE_DATA_DIR" in refused("--data-dir", tmp_path / "file" / "data", "--pki", shared_pki)
+
+
+@pytest.mark.parametrize("dsn", ["clickhouse://user:secret@127.0.0.1:{}/flows", "http://127.0.0.1:{}/flows"])
+def test_a_server_that_is_down_is_one_short_line(dsn: str) -> None:
+    with socket.socket() as silent:
+        # Bound, but nobody listens.
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        with pytest.raises(DatabaseError) as caught:
+            connect(dsn.format(port), memory_bytes=1 << 30)
+    assert str(caught.value) == f"ClickHouse at 127.0.0.1:{port} cannot be reached: Connection refused"
 
 
 def test_authority_of_an_archive_cannot_be_changed(make_core: Callable[..., Core], tmp_path: Path) -> None:
