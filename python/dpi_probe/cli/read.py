@@ -13,7 +13,7 @@ import click
 
 from dpi_probe import _flows, _native
 from dpi_probe.cli._output import STANDARD_OUTPUT, silence_stdout, writing
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +114,10 @@ def command(
     form = output_format(chosen, output) if output is not None or not summary else summary_format(chosen)
     if output is not None:
         _flows.refuse_overwrite(output, files)
+        folder = Path(output).parent
+        if not folder.exists():
+            message = f"cannot write {output}: there is no directory {folder}; make it, or name another file"
+            raise DpiProbeError(message)
     reader = _flows.open_reader(
         files,
         filter=expression,

@@ -436,7 +436,8 @@ def test_no_file_is_a_usage_error():
 def test_an_output_that_cannot_be_written_is_one_line(small, tmp_path):
     done = run("-o", tmp_path / "no" / "out.csv", small)
     assert done.returncode == 1
-    assert done.stderr == f"dpi-probe: cannot write {tmp_path}/no/out.csv: No such file or directory\n"
+    said = f"there is no directory {tmp_path}/no; make it, or name another file"
+    assert done.stderr == f"dpi-probe: cannot write {tmp_path}/no/out.csv: {said}\n"
     done = run("-o", "/dev/full", "--format", "ndjson", small)
     assert done.returncode == 1
     assert done.stderr == "dpi-probe: cannot write /dev/full: No space left on device\n"
