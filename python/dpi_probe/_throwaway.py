@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_SECONDS = 120.0
+COMPLAINT = "dpi-probe: "
 _PR_SET_PDEATHSIG = 1
 # Loaded here: between fork and exec nothing may be that takes a lock.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -135,15 +136,20 @@ def own_command() -> list[str]:
     return [sys.executable, "-m", "dpi_probe"]
 
 
-def run_command(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run one of this program's commands to its end; an error with what it said on another exit status."""
+def run_command(*arguments: str, statuses: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    """Run one of this program's commands to its end; an error with what it said on another exit status than these."""
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
     done = subprocess.run([*own_command(), *arguments], capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != status:
-        said = (done.stderr or done.stdout).strip()[-400:]
-        msg = f"`dpi-probe {arguments[0]}` ended with status {done.returncode}, not {status}: {said}"
+    if done.returncode not in statuses:
+        said = "; ".join(complaints(done)) or (done.stderr or done.stdout).strip()[-400:]
+        msg = f"`dpi-probe {arguments[0]}` ended with status {done.returncode}, not {statuses[0]}: {said}"
         raise DpiProbeError(msg)
     return done
+
+
+def complaints(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a command said went wrong, without its name in front and its log."""
+    return [line.removeprefix(COMPLAINT) for line in done.stderr.splitlines() if line.startswith(COMPLAINT)]
 
 
 def free_port() -> int:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpi_probe._throwaway import make_authority, run_command, running_core
+from dpi_probe._throwaway import complaints, make_authority, run_command, running_core
 from dpi_probe.cli import _extras
-from dpi_probe.cli._output import writing
+from dpi_probe.cli._output import counted, writing
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from dpi_probe._throwaway import RunningCore
 
+# Exit statuses of `run` and `verify`.
+CANNOT_BE_READ = 3
+DOES_NOT_HOLD = 4
 DEFAULT_CAPTURES = "tests/corpus/*/input.pcap*"
 
 
@@ -67,7 +70,7 @@ def _show(console: Console, folder: Path, captures: list[Path]) -> None:
         console.print(f"Core on {core.url} (mutual TLS 1.3), queries on {core.admin_url}")
         report = folder / "report.json"
         with console.status("the probe reads, seals and delivers"):
-            run_command(
+            done = run_command(
                 "run",
                 *[argument for capture in captures for argument in ("-r", str(capture))],
                 f"--core-api-url={core.url}",
@@ -76,13 +79,19 @@ def _show(console: Console, folder: Path, captures: list[Path]) -> None:
                 f"--probe-key-path={pki / 'probes/demo.key'}",
                 f"--ca-cert-path={pki / 'ca.pem'}",
                 f"--report={report}",
+                # A capture that is cut is metered up to there.
+                statuses=(0, CANNOT_BE_READ),
             )
+        for complaint in complaints(done):
+            console.print(f"probe: {complaint}", style="yellow", markup=False)
         books = json.loads(report.read_text())
         size = sum(capture.stat().st_size for capture in captures)
         console.print(
-            f"probe: {len(captures)} captures, {size / 1e6:.1f} MB, {_sum(books, 'frames_delivered'):,} frames, "
-            f"{_sum(books, 'flows_exported'):,} flow records, {_sum(books, 'batches_sealed'):,} sealed batches, "
-            f"{_sum(books, 'batches_acknowledged'):,} receipts"
+            f"probe: {counted(len(captures), 'capture')}, {size / 1e6:.1f} MB, "
+            f"{counted(_sum(books, 'frames_delivered'), 'frame')}, "
+            f"{counted(_sum(books, 'flows_exported'), 'flow record')}, "
+            f"{counted(_sum(books, 'batches_sealed'), 'sealed batch', 'sealed batches')}, "
+            f"{counted(_sum(books, 'batches_acknowledged'), 'receipt')}"
         )
         with console.status("waiting for the Core's index") as status:
             core.wait_until_indexed(lambda state: status.update(f"waiting for the Core's index: {state}"))
@@ -100,6 +109,11 @@ def _show_database(console: Console, core: RunningCore, books: list[dict[str, An
         ("application", "flows", "packets", "bytes"),
         [(row["app"] or "not told", row["flows"], row["packets"], row["bytes"]) for row in applications],
     )
+    if any(not row["app"] for row in applications):
+        console.print(
+            "[dim]not told: neither the payload nor the IP protocol or a port told the application, "
+            "as of connections without payload[/dim]"
+        )
     talkers = core.get("/v1/query/top-talkers?limit=8")["talkers"]
     _table(
         console,
@@ -123,10 +137,14 @@ def _show_database(console: Console, core: RunningCore, books: list[dict[str, An
         for chain in probe["chains"]:
             console.print(
                 f"probe [bold]{probe['probe']}[/bold], chain {chain['chain'][:8]}…: "
-                f"{chain['archived']} batches archived, "
-                f"{chain['rows']} records, {chain['missing']} missing, {chain['forks']} forks, "
+                f"{counted(chain['archived'], 'batch', 'batches')} archived, "
+                f"{counted(chain['rows'], 'record')}, {chain['missing']} missing, {counted(chain['forks'], 'fork')}, "
                 f"head {chain['head']['seq']} ({chain['head']['manifest'][:12]}…)"
             )
+    flows = _sum(books, "flows_exported")
+    console.print(
+        f"[dim]{flows:,} of the records are flows; the others are the probe's own: its ledger and events[/dim]"
+    )
     accounts = (
         ("frames delivered", "frames_delivered"),
         ("  metered", "frames_metered"),
@@ -158,8 +176,12 @@ def _show_flipped_bit(console: Console, folder: Path, pki: Path) -> None:
             item.path.write_bytes(content)
             console.print(f"flipped the lowest bit of byte {at} in {item.path.name}; now `dpi-probe verify` says:")
             break
-    wrong = run_command(*check, status=4)
+    else:
+        console.print("there is no batch of flow records in which a bit could be flipped")
+        return
+    wrong = run_command(*check, statuses=(DOES_NOT_HOLD,))
     console.print(wrong.stdout.strip(), style="yellow", markup=False)
+    console.print("[dim]the records that it counts are those of the batches that hold[/dim]")
 
 
 def _telling_flip(batch: bytes, certificates: list[bytes]) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import capture_files as captures
 import pytest
+from dpi_probe._throwaway import run_command
 from dpi_probe.cli import _output
 from dpi_probe.errors import DpiProbeError
 
@@ -65,9 +66,26 @@ def test_nobody_who_reads_is_no_failure_to_tell(capture):
 @pytest.mark.parametrize("target", ["/nowhere/x", "/dev/full"])
 def test_a_table_that_cannot_be_written_is_one_line(capture, target):
     done = run("read", "--format", "table", "-o", target, capture)
-    reason = "No such file or directory" if target == "/nowhere/x" else "No space left on device"
+    no_directory = "there is no directory /nowhere; make it, or name another file"
+    reason = no_directory if target == "/nowhere/x" else "No space left on device"
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"dpi-probe: cannot write {target}: {reason}\n"
+
+
+def test_a_demo_goes_on_after_a_cut_capture(capture, tmp_path):
+    cut = tmp_path / "cut.pcap"
+    cut.write_bytes(capture.read_bytes()[:-1])
+    done = run("demo", cut, capture, env={**os.environ, "COLUMNS": "400"})
+    assert (done.returncode, done.stderr) == (0, "")
+    (said,) = [line for line in done.stdout.splitlines() if "cut short" in line]
+    assert said.startswith(f"probe: {cut}: cut short ")
+    assert "the others are the probe's own" in done.stdout
+
+
+def test_a_command_that_failed_is_quoted_without_its_name_and_its_log(tmp_path):
+    with pytest.raises(DpiProbeError) as caught:
+        run_command("run", "-r", str(tmp_path / "none.pcap"), "--probe-cert-path", str(tmp_path / "none.pem"))
+    assert str(caught.value).startswith(f"`dpi-probe run` ended with status 2, not 0: {tmp_path}/none.pem: ")
 
 
 def test_a_demo_that_cannot_keep_its_folder_is_one_line(capture):
