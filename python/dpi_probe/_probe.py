@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dpi_probe import _bpf, _native
+from dpi_probe._counted import counted
 from dpi_probe._flows import compile_filter
 from dpi_probe._key import key_parts
 from dpi_probe._memory import memory
@@ -236,7 +237,7 @@ class Probe:
         if not dropped and not lost:
             return None
         return (
-            f"{self.settings.spool_directory}: {dropped + lost} batches could not be kept, "
+            f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept, "
             f"of {dropped} of them the manifest is there; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
         )
 
@@ -314,11 +315,12 @@ class Probe:
         """The books in one line."""
         totals = self._totals()
         return (
-            f"{totals.get('frames_delivered', 0):,} frames, {totals.get('flows_exported', 0):,} flow records, "
-            f"{totals.get('batches_sealed', 0):,} batches sealed, "
+            f"{counted(totals.get('frames_delivered', 0), 'frame')}, "
+            f"{counted(totals.get('flows_exported', 0), 'flow record')}, "
+            f"{counted(totals.get('batches_sealed', 0), 'batch', 'batches')} sealed, "
             f"{totals.get('batches_acknowledged', 0):,} acknowledged, "
             f"{totals.get('batches_spooled', 0):,} in the spool, "
-            f"{totals.get('source_frames_dropped', 0):,} frames dropped"
+            f"{counted(totals.get('source_frames_dropped', 0), 'frame')} dropped"
         )
 
     def _totals(self) -> dict[str, int]:

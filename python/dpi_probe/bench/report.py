@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 720, 220
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 30
+# Where the ground of the warm-up is narrower, its name has no room.
+WARM_UP_WIDTH = 70
 COLOURS = ("#1f6feb", "#d4660d", "#1a7f37")
 
 STYLE = """
@@ -121,16 +123,22 @@ def _chart(title: str, lines: Sequence[tuple[str, str]], series: dict[str, list[
 
     ground = f"width='{max(x(0) - LEFT, 0):.1f}' height='{HEIGHT - TOP - BOTTOM}' fill='#f0f2f4'"
     marks = [f"<rect x='{LEFT}' y='{TOP}' {ground}/>"]
+    if x(0) - LEFT > WARM_UP_WIDTH:
+        marks.append(f"<text x='{LEFT + 6}' y='{TOP + 14}'>warm-up</text>")
     for number in _ticks(0, top):
         at = f"{y(number):.1f}"
         marks += [
             f"<line x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{at}' y2='{at}' stroke='#e3e7eb'/>",
             f"<text x='{LEFT - 6}' y='{y(number) + 4:.1f}' text-anchor='end'>{number:,.6g}</text>",
         ]
-    marks += [
-        f"<text x='{x(time):.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='middle'>{time:g} s</text>"
-        for time in _ticks(low, high)
-    ]
+    foot = HEIGHT - BOTTOM
+    for time in _ticks(low, high):
+        # Rounding may set one a little beside the picture.
+        at = f"{min(max(x(time), LEFT), WIDTH - RIGHT):.1f}"
+        marks += [
+            f"<line x1='{at}' x2='{at}' y1='{foot}' y2='{foot + 5}' stroke='#59636e'/>",
+            f"<text x='{at}' y='{foot + 18}' text-anchor='middle'>{time:g} s</text>",
+        ]
     for colour, (name, _) in zip(COLOURS, lines, strict=False):
         points = " ".join(
             f"{x(time):.1f},{y(number):.1f}"

@@ -56,11 +56,6 @@ class OutputFile(click.Path):
         return path
 
 
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 flow`, `2,000 flows`; `many` where it is not `one` and an s."""
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
-
-
 def silence_stdout() -> None:
     """Keep Python from trying at exit to write what standard output does not take any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

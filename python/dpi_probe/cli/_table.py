@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from dpi_probe.cli._output import counted
+from dpi_probe._counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

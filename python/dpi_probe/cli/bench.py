@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
 from dpi_probe.cli._output import OutputFile
 from dpi_probe.errors import ConfigError
@@ -238,7 +239,7 @@ def search_command(
     for trial in result["trials"]:
         said = "[green]held[/green]" if trial["held"] else "[red]lost[/red]"
         unsent = "" if not trial["unsent_ratio"] else f", not sent {value(trial['unsent_ratio'], 'ratio')}"
-        records = f", {trial['records_dropped']:,} records" if trial["records_dropped"] else ""
+        records = f", {counted(trial['records_dropped'], 'record')}" if trial["records_dropped"] else ""
         others = "" if trial["other_cores"] < BUSY else f", [yellow]others {trial['other_cores']:.2f} cores[/yellow]"
         console.print(
             f"{value(trial['bits_per_second'], 'bit/s'):>16}  {said}  dropped {value(trial['drop_ratio'], 'ratio')}"
@@ -372,8 +373,9 @@ def stages_command(
     console = _console()
     console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
     console.print(
-        f"{result['frames']:,} frames of {result['traffic']['mean_frame_bytes']:.0f} B on average, {result['flows']:,} "
-        f"flow records, {result['batches']:,} batches; median of {repeat}"
+        f"{result['frames']:,} frames of {result['traffic']['mean_frame_bytes']:.0f} B on average, "
+        f"{counted(result['flows'], 'flow record')}, {counted(result['batches'], 'batch', 'batches')}; "
+        f"median of {repeat}"
     )
     table = Table(header_style="bold")
     for name in ("stage", "ns a packet", "ns a flow", "range of ns a packet", "clock"):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
-from dpi_probe.cli._output import counted
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpi_probe._counted import counted
 from dpi_probe._throwaway import complaints, make_authority, run_command, running_core
 from dpi_probe.cli import _extras
-from dpi_probe.cli._output import counted, writing
+from dpi_probe.cli._output import writing
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from dpi_probe.cli._output import counted, writing
+from dpi_probe._counted import counted
+from dpi_probe.cli._output import writing
 
 if TYPE_CHECKING:
     from dpi_probe._verify import Report

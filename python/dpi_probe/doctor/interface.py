@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dpi_probe._counted import counted
 from dpi_probe.doctor.findings import (
     Change,
     Check,
@@ -91,7 +92,7 @@ def _channels(subject: Subject) -> Outcome:
     if not most:
         return _lacks(subject, "channels")
     processors = len(local_processors(subject.machine, subject.sysfs))
-    said = f"{count} of at most {most} receive queues, {processors} processors near the interface"
+    said = f"{count} of at most {most} receive queues, {counted(processors, 'processor')} near the interface"
     wanted = min(most, processors)
     if count == 1 and wanted > 1 and subject.machine.names(f"{subject.sysfs}/device"):
         return warning(said, f"ethtool -L {subject.interface.name} {kind} {wanted}")

@@ -353,6 +353,11 @@ def test_charts_are_well_formed() -> None:
     figure = ET.fromstring(chart.replace("&#9644;", ""))  # noqa: S314 - our own
     lines = figure.findall(".//polyline")
     assert [len(line.attrib["points"].split()) for line in lines] == [3, 4]
+    ticks = [line for line in figure.findall(".//line") if line.attrib["x1"] == line.attrib["x2"]]
+    words = [text.text for text in figure.findall(".//text")]
+    assert len(ticks) >= 3
+    assert words[0] == "warm-up"
+    assert {"0 s", "1 s", "2 s"} <= set(words)
     assert report._chart("nothing", (("gbps", "x"),), {"time": [0.0], "gbps": [1.0]}) == ""
 
 

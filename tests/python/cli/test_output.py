@@ -11,6 +11,7 @@ from typing import Any
 
 import capture_files as captures
 import pytest
+from dpi_probe._counted import counted
 from dpi_probe._throwaway import run_command
 from dpi_probe.cli import _output
 from dpi_probe.errors import DpiProbeError
@@ -143,9 +144,9 @@ def test_other_errors_of_the_system_name_their_file(capsys):
     ("count", "words"), [(0, "0 batches"), (1, "1 batch"), (2, "2 batches"), (1_234, "1,234 batches")]
 )
 def test_counts_agree_with_their_nouns(count, words):
-    assert _output.counted(count, "batch", "batches") == words
-    assert _output.counted(1, "fault") == "1 fault"
-    assert _output.counted(3, "fault") == "3 faults"
+    assert counted(count, "batch", "batches") == words
+    assert counted(1, "fault") == "1 fault"
+    assert counted(3, "fault") == "3 faults"
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])

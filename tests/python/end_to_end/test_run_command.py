@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import capture_files as captures
 import pyarrow as pa
 import pytest
+from dpi_probe.bench.peers import SHORTEST
 from harness.books import total
 from harness.core import wait_for
 from harness.programs import Probe, dpi_probe
@@ -217,3 +218,14 @@ def test_without_a_certificate_it_says_what_makes_one(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert f"{tmp_path}/none: cannot read the certificate: No such file or directory; `dpi-probe pki init " in line
+
+
+def test_the_books_of_one_of_each_say_so(shared_pki: Path, tmp_path: Path) -> None:
+    capture = tmp_path / "one.pcap"
+    capture.write_bytes(SHORTEST)
+    done = dpi_probe(
+        "run", "-r", capture, "--buffer-dir", tmp_path / "spool",
+        "--probe-cert-path", shared_pki / "probes/sensor.pem", "--probe-key-path", shared_pki / "probes/sensor.key",
+        "--ca-cert-path", shared_pki / "ca.pem",
+    )  # fmt: skip
+    assert "\n1 frame, 1 flow record, 2 batches sealed, " in done.stderr
