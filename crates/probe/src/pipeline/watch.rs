@@ -62,23 +62,30 @@ impl Watch {
     /// Looks at everything once; what changed, as events.
     pub(super) fn look(&mut self) -> Vec<Event> {
         let now = clock::monotonic();
-        let mut events = Vec::new();
+        let mut changes = Vec::new();
         for (what, degradation) in &mut self.degradations {
             let (pressure, cause) = pressure(*what, &self.instruments);
             if let Some(change) = degradation.look(now, pressure) {
-                self.instruments.set_level(*what, change);
-                events.push(event(*what, change, &cause));
+                changes.push((*what, change, cause));
             }
         }
-        if !events.is_empty() {
-            let relief = Relief::of(|wanted| {
-                let found = self.degradations.iter().find(|(what, _)| *what == wanted);
-                found.map_or(0, |(_, degradation)| degradation.level())
-            });
-            self.intake.set_compression_level(relief.compression_level);
-            self.configuration.relieve(relief);
+        if changes.is_empty() {
+            return Vec::new();
         }
-        events
+        let relief = Relief::of(|wanted| {
+            let found = self.degradations.iter().find(|(what, _)| *what == wanted);
+            found.map_or(0, |(_, degradation)| degradation.level())
+        });
+        self.intake.set_compression_level(relief.compression_level);
+        self.configuration.relieve(relief);
+        // A level is told once what it asks for is in force.
+        changes
+            .into_iter()
+            .map(|(what, change, cause)| {
+                self.instruments.set_level(what, change);
+                event(what, change, &cause)
+            })
+            .collect()
     }
 }
 
