@@ -160,7 +160,7 @@ class Flood:
 def test_a_capture_queue_that_fills_up_grows_then_statistics_then_layer_7_are_shed(
     tmp_path: Path, shared_pki: Path
 ) -> None:
-    with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=128") as live:
+    with LiveProbe(tmp_path, shared_pki, "--max-buffer-size-mb=192") as live:
 
         def capacity() -> float:
             return live.endpoint.value("dpi_probe_capture_queue_capacity_bytes")
@@ -168,7 +168,8 @@ def test_a_capture_queue_that_fills_up_grows_then_statistics_then_layer_7_are_sh
         ring = capacity()
         with Starved(live), Flood(live):
             wait_for(lambda: level(live, "capture_queue") == 3, "the capture queue to be degraded")
-            wait_for(lambda: capacity() == 2 * ring, "the queue to have grown")
+            # As far as the bound of memory leaves room for it.
+            wait_for(lambda: ring < capacity() <= 2 * ring, "the queue to have grown")
         wait_for(lambda: level(live, "capture_queue") == 0, "the degradation to be undone")
         wait_for(lambda: capacity() == ring, "the queue to be as before")
         live.send([udp_frame(0, bytes(100))])

@@ -60,7 +60,7 @@ def test_more_memory_than_there_is_is_refused(shared_pki: Path, tmp_path: Path) 
 
 def test_a_missing_certificate_is_named(shared_pki: Path, tmp_path: Path) -> None:
     probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "--probe-cert-path=/nowhere/probe.pem")
-    refused(probe, 2, "/nowhere/probe.pem", "pki issue")
+    refused(probe, 2, "/nowhere/probe.pem", "pki init")
 
 
 def issue(pki: Path, path: Path, uri: str, *, start: dt.datetime, days: int = 1, hosts: tuple[str, ...] = ()) -> Path:
