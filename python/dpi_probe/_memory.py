@@ -23,7 +23,7 @@ class Memory:
     """What it could have now, before others are swapped out or killed."""
 
 
-def read_text(path: str) -> str | None:
+def _read_text(path: str) -> str | None:
     """The content of a file of /proc or /sys, or None where it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
@@ -31,7 +31,7 @@ def read_text(path: str) -> str | None:
         return None
 
 
-def memory(text: Callable[[str], str | None] = read_text) -> Memory | None:
+def memory(text: Callable[[str], str | None] = _read_text) -> Memory | None:
     """What /proc/meminfo and the limits of the control groups (cgroup v2, `memory.max`) tell; None if nothing does.
 
     `text` gives the content of a file, or None.

@@ -108,7 +108,7 @@ class Probe:
         """
         settings = self.settings
         if settings.probe_cert_path is None or settings.probe_key_path is None or settings.ca_cert_path is None:
-            msg = "PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; {_MAKE_CERTIFICATES}"
+            msg = f"PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; {_MAKE_CERTIFICATES}"
             raise ConfigError(msg)
         there_is = memory()
         if there_is is not None and settings.max_buffer_size_mb > there_is.total:

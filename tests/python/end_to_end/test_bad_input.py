@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import capture_files as captures
+import dpi_probe
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dpi_probe._pki import Authority
+from dpi_probe.config import load
+from dpi_probe.errors import ConfigError
 from harness.books import check_books, total
 from harness.core import Core, wait_for
 from harness.programs import Probe
@@ -56,6 +59,12 @@ def test_the_key_of_another_certificate_is_refused(shared_pki: Path, tmp_path: P
 def test_more_memory_than_there_is_is_refused(shared_pki: Path, tmp_path: Path) -> None:
     probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "--max-buffer-size-mb=1048576")
     refused(probe, 2, "MAX_BUFFER_SIZE_MB=1048576", "more memory than this process can have")
+
+
+def test_without_certificates_it_says_how_to_make_them(tmp_path: Path) -> None:
+    settings = load({"buffer_dir": tmp_path}).model_copy(update={"probe_cert_path": None})
+    with pytest.raises(ConfigError, match=r"are needed; `dpi-probe pki init PKI --probe NAME` makes"):
+        dpi_probe.Probe(files=[CAPTURE], settings=settings).start()
 
 
 def test_a_missing_certificate_is_named(shared_pki: Path, tmp_path: Path) -> None:
