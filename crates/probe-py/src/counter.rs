@@ -40,7 +40,7 @@ impl CaptureCounter {
                 stop: Arc::clone(&stop),
                 ..RingOptions::default()
             },
-            cores: vec![None],
+            places: vec![None],
             exact: true,
             patience: Duration::ZERO,
         };

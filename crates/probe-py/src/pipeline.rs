@@ -96,12 +96,12 @@ impl Pipeline {
     ) -> PyResult<Self> {
         let mode = capture_mode(capture)?;
         let exact = workers.is_some() || !cores.is_empty();
-        let cores = match &interface {
+        let places = match &interface {
             Some(name) => cores::plan(name, workers, &cores, flow::MAX_WORKERS).map_err(capture_error)?,
             // A file is read as fast as it can be: where its workers run is the scheduler's business.
             None => vec![None; workers.unwrap_or(1)],
         };
-        let workers = cores.len();
+        let workers = places.len();
         let shares = Shares::of(memory_bytes);
         let input = match (interface, traffic) {
             (Some(name), _) => Input::Interface(Interface {
@@ -118,7 +118,7 @@ impl Pipeline {
                 name,
                 dedicated,
                 libpcap,
-                cores,
+                places,
                 exact,
                 patience: seconds(interface_wait_seconds)?,
             }),

@@ -494,7 +494,7 @@ fn lasting(options: RingOptions, workers: usize, patience: Duration) -> Vec<Last
         dedicated: false,
         libpcap: Vec::new(),
         options,
-        cores: vec![None; workers],
+        places: vec![None; workers],
         exact: true,
         patience,
     };

@@ -60,7 +60,7 @@ pub struct Interface {
     /// Ring, filter, stop flag.
     pub options: RingOptions,
     /// The place of each worker; `None` where the scheduler chooses.
-    pub cores: Vec<Option<Place>>,
+    pub places: Vec<Option<Place>>,
     /// Whether there must be as many workers as `cores` says: else there are fewer where the memory is too little for so
     /// many rings, and one where frames cannot be shared out.
     pub exact: bool,
@@ -73,7 +73,7 @@ pub struct Live {
     /// The source of each worker.
     pub sources: Vec<LastingSource>,
     /// The place of each worker.
-    pub cores: Vec<Option<Place>>,
+    pub places: Vec<Option<Place>>,
     /// How it is captured from, for people.
     pub description: String,
 }
@@ -130,21 +130,21 @@ fn open_pcap(interface: Interface) -> Result<Live, CaptureError> {
         name,
         libpcap,
         options,
-        cores,
+        places,
         exact,
         patience,
         ..
     } = interface;
-    if exact && cores.len() > 1 {
+    if exact && places.len() > 1 {
         return Err(CaptureError::TooManyWorkers {
             interface: name,
             mode: "libpcap",
-            workers: cores.len(),
+            workers: places.len(),
             most: 1,
         });
     }
     let place = if exact {
-        cores.into_iter().next().flatten()
+        places.into_iter().next().flatten()
     } else {
         Place::near(&name)
     };
@@ -168,7 +168,7 @@ fn open_pcap(interface: Interface) -> Result<Live, CaptureError> {
     };
     Ok(Live {
         sources: LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?,
-        cores: vec![place],
+        places: vec![place],
         description: format!("libpcap, with a buffer of {bytes} bytes"),
     })
 }
@@ -179,23 +179,23 @@ fn open_xdp(interface: Interface) -> Result<Live, CaptureError> {
         name,
         options,
         dedicated,
-        cores,
+        places,
         exact,
         patience,
         ..
     } = interface;
-    let cores = if exact { cores } else { vec![Place::near(&name)] };
+    let places = if exact { places } else { vec![Place::near(&name)] };
     let (filter, stop) = (options.filter.clone(), options.stop.clone());
     let told = Arc::new(Mutex::new(String::new()));
     let open: Open = {
-        let (name, cores, told) = (name.clone(), cores.clone(), Arc::clone(&told));
+        let (name, places, told) = (name.clone(), places.clone(), Arc::clone(&told));
         Box::new(move |filter| {
             let options = RingOptions {
                 filter: filter.cloned(),
                 ..options.clone()
             };
-            let opened = af_xdp::open(&name, &options, &cores, dedicated)?;
-            if cores.len() > 1 {
+            let opened = af_xdp::open(&name, &options, &places, dedicated)?;
+            if places.len() > 1 {
                 tracing::warn!(
                     interface = name,
                     "the card's RSS shares frames out to the workers: both directions of a flow meet in one only if its \
@@ -214,7 +214,7 @@ fn open_xdp(interface: Interface) -> Result<Live, CaptureError> {
     let description = told.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Live {
         sources,
-        cores,
+        places,
         description,
     })
 }
@@ -225,21 +225,21 @@ fn open_rings(interface: Interface) -> Result<Live, CaptureError> {
     let Interface {
         name,
         options,
-        cores,
+        places,
         exact,
         patience,
         ..
     } = interface;
     let most = af_packet::most_rings(options.bytes);
-    let (sources, cores) = open_rings_with(cores, Place::near(&name), exact, most, |cores| {
-        let (name, options, cores) = (name.clone(), options.clone(), cores.to_vec());
+    let (sources, places) = open_rings_with(places, Place::near(&name), exact, most, |places| {
+        let (name, options, places) = (name.clone(), options.clone(), places.to_vec());
         let (interface, first_filter, stop) = (name.clone(), options.filter.clone(), options.stop.clone());
         let open: Open = Box::new(move |filter| {
             let options = RingOptions {
                 filter: filter.cloned(),
                 ..options.clone()
             };
-            let rings = af_packet::open_rings(&name, &options, &cores)?;
+            let rings = af_packet::open_rings(&name, &options, &places)?;
             Ok(rings.into_iter().map(boxed).collect())
         });
         LastingSource::all(&interface, first_filter.as_ref(), &stop, patience, open)
@@ -248,7 +248,7 @@ fn open_rings(interface: Interface) -> Result<Live, CaptureError> {
     Ok(Live {
         description: format!("AF_PACKET, with a ring of {each} bytes for each worker"),
         sources,
-        cores,
+        places,
     })
 }
 
@@ -257,31 +257,31 @@ fn boxed(ring: RingSource) -> LiveSource {
 }
 
 fn open_rings_with<T>(
-    mut cores: Vec<Option<Place>>,
+    mut places: Vec<Option<Place>>,
     alone: Option<Place>,
     exact: bool,
     most: usize,
     open: impl Fn(&[Option<Place>]) -> Result<T, CaptureError>,
 ) -> Result<(T, Vec<Option<Place>>), CaptureError> {
     if exact {
-        return Ok((open(&cores)?, cores));
+        return Ok((open(&places)?, places));
     }
     // Not one of the cores, so that several probes do not choose the same.
     let alone = vec![alone];
-    if most < cores.len() {
+    if most < places.len() {
         tracing::warn!(
             workers = most.max(1),
-            cores = cores.len(),
+            cores = places.len(),
             "fewer workers than cores: the memory is too little for more rings (MAX_BUFFER_SIZE_MB)"
         );
-        cores.truncate(most);
-        if cores.len() <= 1 {
-            cores.clone_from(&alone);
+        places.truncate(most);
+        if places.len() <= 1 {
+            places.clone_from(&alone);
         }
     }
-    match open(&cores) {
-        Ok(opened) => Ok((opened, cores)),
-        Err(error) if error.is_of_steering() && cores.len() > 1 => {
+    match open(&places) {
+        Ok(opened) => Ok((opened, places)),
+        Err(error) if error.is_of_steering() && places.len() > 1 => {
             tracing::warn!(%error, "one worker captures alone");
             Ok((open(&alone)?, alone))
         }
@@ -297,23 +297,29 @@ mod tests {
 
     #[test]
     fn there_are_fewer_workers_where_so_many_cannot_be_and_nobody_insists() {
-        let cores: Vec<_> = (0..3).map(|core| Some(Place::core(core))).collect();
+        let places: Vec<_> = (0..3).map(|core| Some(Place::core(core))).collect();
         let alone = Some(Place::core(9));
         let opened = |exact, most, failure: Option<fn() -> CaptureError>| {
-            let opened = open_rings_with(cores.clone(), alone.clone(), exact, most, |cores| match failure {
-                Some(error) if cores.len() > 1 => Err(error()),
-                _ => Ok(cores.to_vec()),
-            });
+            let opened = open_rings_with(
+                places.clone(),
+                alone.clone(),
+                exact,
+                most,
+                |places| match failure {
+                    Some(error) if places.len() > 1 => Err(error()),
+                    _ => Ok(places.to_vec()),
+                },
+            );
             opened.ok().map(|(opened, left)| {
                 assert_eq!(opened, left);
                 left
             })
         };
-        assert_eq!(opened(false, 64, None), Some(cores.clone()));
-        assert_eq!(opened(false, 2, None), Some(cores[..2].to_vec()));
+        assert_eq!(opened(false, 64, None), Some(places.clone()));
+        assert_eq!(opened(false, 2, None), Some(places[..2].to_vec()));
         // Too little for any: the error is that of a single ring.
         assert_eq!(opened(false, 0, None), Some(vec![alone.clone()]));
-        assert_eq!(opened(true, 2, None), Some(cores.clone()));
+        assert_eq!(opened(true, 2, None), Some(places.clone()));
         let steering: fn() -> CaptureError = || CaptureError::Steering {
             interface: "eth0".to_owned(),
             action: "joining the fanout group",

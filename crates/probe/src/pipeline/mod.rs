@@ -221,7 +221,7 @@ impl Pipeline {
                 tracing::info!(
                     interface = name,
                     workers = live.sources.len(),
-                    cores = ?live.cores,
+                    cores = ?live.places,
                     "capturing with {}",
                     live.description
                 );
@@ -236,7 +236,7 @@ impl Pipeline {
                     .sources
                     .into_iter()
                     .map(|source| Box::new(source) as Box<dyn Source + Send>);
-                capture::Opened::Live(sources.zip(live.cores).collect())
+                capture::Opened::Live(sources.zip(live.places).collect())
             }
             Input::Files { paths, filters } => {
                 let source = FileSource::new(paths).with_count(settings.count.unwrap_or(u64::MAX));
