@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from dpi_probe import _native
 from dpi_probe.doctor.netlink import Network
 from harness.books import check_books, database_flows, total
 from harness.core import Core, wait_for
@@ -31,14 +32,19 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def records(spool: Path, columns: list[str] = COLUMNS) -> list[str]:
+def rows(spool: Path, columns: list[str]) -> list[dict[str, Any]]:
     """The flow records of a spool."""
     rows: list[dict[str, Any]] = []
     for path in sorted((spool / "pending").glob("*.arrows")):
         table = pa.ipc.open_stream(path.read_bytes()).read_all()
         if "flow_id" in table.column_names:
             rows += table.select(columns).to_pylist()
-    return sorted(map(repr, rows))
+    return rows
+
+
+def records(spool: Path, columns: list[str] = COLUMNS) -> list[str]:
+    """The flow records of a spool as texts that can be compared."""
+    return sorted(map(repr, rows(spool, columns)))
 
 
 def capture(pki: Path, spool: Path, names: list[str], *flags: str) -> list[dict[str, Any]]:
@@ -282,6 +288,32 @@ def test_super_frames_and_jumbo_frames_are_metered_to_the_byte(shared_pki: Path,
             "tcp_retransmissions_fwd": 0,
         }
     )
+
+
+def test_no_byte_of_super_frames_is_lost_at_a_gigabit(shared_pki: Path, tmp_path: Path) -> None:
+    traffic = _native.Traffic(
+        seed=1, bits_per_second=10**9, flows_per_second=250, frame_size="super", ipv6_share=0.3, vlan_share=0.1,
+        cycle_bytes=16 << 20,
+    )  # fmt: skip
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface)
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        with link.host.entered():
+            sender = _native.TrafficSender("feed0", traffic)
+        wait_for(lambda: sender.offer()["bytes_taken"] > 2 << 28, "half a gigabyte to be sent")
+        assert sender.stop() == 0
+        sent = sender.offer()
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        accounts = probe.finish()
+    check_books(accounts)
+    assert total(accounts, "source_frames_dropped") == 0
+    assert total(accounts, "frames_metered") == sent["frames_taken"]
+    flows = rows(tmp_path / "spool", ["wire_bytes_fwd", "wire_bytes_rev", "vlan_ids"])
+    assert sum(flow["wire_bytes_fwd"] + flow["wire_bytes_rev"] for flow in flows) == sent["bytes_taken"]
+    assert any(flow["vlan_ids"] for flow in flows)
 
 
 def test_af_xdp_leaves_no_program_behind_when_it_is_killed(shared_pki: Path, tmp_path: Path) -> None:

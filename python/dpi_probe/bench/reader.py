@@ -37,8 +37,8 @@ SOURCE = Path(__file__).with_name("tpacket_reader.c")
 TARGET = 0.85
 # A probe that dropped no more than this had no more to reach.
 LOST_NOTHING = 0.001
-# One new flow for so many bytes, as in the scenarios.
-FLOW_BYTES = 12_500
+# One new flow for so many bytes, as in the scenarios. Of super-frames, a flow has several.
+FLOW_BYTES, SUPER_FRAMES_FLOW_BYTES = 12_500, 500_000
 CALIBRATION_SECONDS = 1.5
 
 BARE, ALONE, WHOLE = "bare ring", "capture alone", "whole probe"
@@ -63,7 +63,7 @@ class Setting:
     memory_mb: int
     flow_timeout: float
     flows_per_second: int | None
-    """None: one new flow for 12.5 KB, as in the scenarios."""
+    """None: one for `FLOW_BYTES`, or `SUPER_FRAMES_FLOW_BYTES`."""
     seed: int
     sender_cpus: set[int] | None
     receiver_cpus: set[int] | None
@@ -89,7 +89,8 @@ def compile_bare_ring(folder: Path) -> tuple[Path | None, str]:
 
 
 def _plan(setting: Setting, size: str, capture: str, bits_per_second: int) -> Plan:
-    flows = setting.flows_per_second or max(1, round(bits_per_second / 8 / FLOW_BYTES))
+    flow_bytes = SUPER_FRAMES_FLOW_BYTES if size == "super" else FLOW_BYTES
+    flows = setting.flows_per_second or max(1, round(bits_per_second / 8 / flow_bytes))
     return Plan(
         scenario=Scenario("reader", bits_per_second, flows, drops_allowed=True),
         source="veth", capture=capture, frame_size=size, duration=setting.duration, warm_up=setting.warm_up,

@@ -7,11 +7,13 @@ from typing import Any
 
 from dpi_probe import _native
 
-FRAME_SIZES = ("64", "imix", "1000", "9000")
+FRAME_SIZES = ("64", "imix", "1000", "9000", "super")
 # Frames that are prepared and offered again and again with other clients; see crates/probe/src/traffic.
 CYCLE_BYTES = 32 << 20
-# The MTU of the pair over which frames of a size are sent.
-MTU = {"64": 1500, "imix": 1500, "1000": 1500, "9000": 9000}
+# Bytes are what super-frames cost their sender: they are read from the cache.
+SUPER_FRAMES_CYCLE_BYTES = 4 << 20
+# The MTU of the pair over which frames of a size are sent. Super-frames are left to be cut to it.
+MTU = {"64": 1500, "imix": 1500, "1000": 1500, "9000": 9000, "super": 1500}
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,11 @@ def make_traffic(
     seed: int = 1,
     ipv6_share: float = 0.3,
     vlan_share: float = 0.1,
-    cycle_bytes: int = CYCLE_BYTES,
+    cycle_bytes: int | None = None,
 ) -> _native.Traffic:
     """Traffic with the bench's defaults."""
+    if cycle_bytes is None:
+        cycle_bytes = SUPER_FRAMES_CYCLE_BYTES if frame_size == "super" else CYCLE_BYTES
     return _native.Traffic(
         seed=seed,
         bits_per_second=bits_per_second,

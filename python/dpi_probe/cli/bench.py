@@ -31,7 +31,7 @@ SCENARIOS = {
     "high": "10 Gbit/s and 100,000 new flows/s",
     "peak": "40 Gbit/s and 400,000 new flows/s; drops are allowed",
 }
-FRAME_SIZES = ("64", "imix", "1000", "9000")
+FRAME_SIZES = ("64", "imix", "1000", "9000", "super")
 CAPTURES = ("auto", "af_packet", "af_xdp")
 # Cores that something else took: as much spoils a measurement.
 BUSY = 0.2
@@ -71,7 +71,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--capture", type=click.Choice(CAPTURES), default="auto", show_default=True,
                      help="How frames are taken from the veth pair."),
         click.option("--frame-size", type=click.Choice(FRAME_SIZES), default="1000", show_default=True,
-                     help="Smallest frames, IMIX, 1000 B on average, or jumbo frames."),
+                     help="Smallest frames, IMIX, 1000 B on average, jumbo frames, or super-frames of 64 KB."),
         click.option("--warm-up", type=click.FloatRange(min=0), metavar="S",
                      help="Seconds before measuring; default: the flow timeout and 3."),
         click.option("--flow-timeout", type=click.FloatRange(min=0.1), default=5.0, show_default=True, metavar="S",
@@ -264,7 +264,11 @@ def search_command(
 @click.option("--capture", "captures", type=click.Choice(("af_packet", "af_xdp")), multiple=True,
               default=("af_packet",), show_default=True,
               help="How the probe takes frames; may be given several times.")  # fmt: skip
-@click.option("--flows", type=RATE, help="New flows a second; default: one for 12.5 KB, as in the scenarios.")
+@click.option(
+    "--flows",
+    type=RATE,
+    help="New flows a second; default: one for 12.5 KB, as in the scenarios, or 500 KB with super-frames.",
+)
 @click.option("--duration", type=click.FloatRange(min=0.5), default=4.0, show_default=True, metavar="S",
               help="Seconds that each run is measured.")  # fmt: skip
 @click.option("--warm-up", type=click.FloatRange(min=0), metavar="S",

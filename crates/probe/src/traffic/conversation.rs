@@ -64,7 +64,7 @@ pub(super) struct Mix {
     pub(super) kinds: &'static [(f64, Kind)],
     /// Sizes in bytes of frames that carry data, by weight.
     pub(super) data: &'static [(f64, usize)],
-    /// The longest frame without a VLAN tag.
+    /// The longest frame without a VLAN tag, but for super-frames.
     pub(super) frame_max: usize,
     /// TCP timestamps (RFC 7323), as all common systems send them.
     pub(super) timestamps: bool,
@@ -278,12 +278,7 @@ impl Talk<'_> {
             self.pause(plan.len());
             let bytes = self.payload_bytes(datum.bytes);
             let payload = match kind {
-                Kind::Tls13 | Kind::Tls12 if bytes > tls::RECORD_HEADER_BYTES => {
-                    let content = bytes - tls::RECORD_HEADER_BYTES;
-                    let mut record = tls::record_header(content).to_vec();
-                    record.extend(self.random.bytes(content));
-                    record
-                }
+                Kind::Tls13 | Kind::Tls12 => self.records(bytes),
                 _ => self.random.bytes(bytes),
             };
             self.tcp(datum.from_server, flag::PSH | flag::ACK, &payload);
@@ -292,6 +287,19 @@ impl Talk<'_> {
                 self.tcp(!datum.from_server, flag::ACK, &[]);
             }
         }
+    }
+
+    /// So many bytes of TLS records with application data.
+    fn records(&mut self, bytes: usize) -> Vec<u8> {
+        let mut records = Vec::with_capacity(bytes);
+        while bytes > records.len() + tls::RECORD_HEADER_BYTES {
+            let content = (bytes - records.len() - tls::RECORD_HEADER_BYTES).min(tls::RECORD_MAX_BYTES);
+            records.extend(tls::record_header(content));
+            records.extend(self.random.bytes(content));
+        }
+        // Too few for a record are a piece of one.
+        records.extend(self.random.bytes(bytes - records.len()));
+        records
     }
 
     fn end(&mut self) {

@@ -78,9 +78,13 @@ pub struct Cycle {
     starts: Vec<u64>,
     period: u64,
     laps: u32,
+    has_super_frames: bool,
     lane: u64,
     lanes: u64,
 }
+
+/// The longest frame of Ethernet without a VLAN tag and check sequence.
+pub(super) const FULL_FRAME_BYTES: usize = 1514;
 
 const COMMON: &[(f64, Kind)] = &[
     (0.24, Kind::Tls13),
@@ -103,19 +107,19 @@ fn mix_of(size: FrameSize) -> Mix {
                 (0.25, Kind::Pulse),
             ],
             data: &[(1.0, 60)],
-            frame_max: 1514,
+            frame_max: FULL_FRAME_BYTES,
             timestamps: false,
         },
         FrameSize::Imix => Mix {
             kinds: COMMON,
             data: &[(7.0, 66), (4.0, 590), (1.0, 1514)],
-            frame_max: 1514,
+            frame_max: FULL_FRAME_BYTES,
             timestamps: true,
         },
         FrameSize::Mean1000 => Mix {
             kinds: COMMON,
             data: &[(1.0, 1514)],
-            frame_max: 1514,
+            frame_max: FULL_FRAME_BYTES,
             timestamps: true,
         },
         FrameSize::Jumbo => Mix {
@@ -130,6 +134,19 @@ fn mix_of(size: FrameSize) -> Mix {
             ],
             data: &[(1.0, 9014)],
             frame_max: 9014,
+            timestamps: true,
+        },
+        FrameSize::Super => Mix {
+            kinds: &[
+                (0.4, Kind::Tls13),
+                (0.1, Kind::Tls12),
+                (0.25, Kind::Dns),
+                (0.05, Kind::Http),
+                (0.2, Kind::Bulk),
+            ],
+            // 45 segments of 1,448 bytes.
+            data: &[(1.0, 65_226)],
+            frame_max: FULL_FRAME_BYTES,
             timestamps: true,
         },
     }
@@ -198,7 +215,7 @@ fn ack_ratio(size: FrameSize, mix: &Mix, outline: &Outline, data_bytes: f64) -> 
     const ACK: f64 = ACK_FRAME_BYTES as f64;
     let mean = match size {
         FrameSize::Imix => return 0.0,
-        FrameSize::Smallest => return 0.5,
+        FrameSize::Smallest | FrameSize::Super => return 0.5,
         FrameSize::Jumbo => return 0.1,
         FrameSize::Mean1000 => 1000.0,
     };
@@ -307,6 +324,7 @@ impl Cycle {
             slots,
             starts,
             period,
+            has_super_frames: settings.frame_size == FrameSize::Super,
             lane: settings.lane.into(),
             lanes: settings.lanes.max(1).into(),
         }
@@ -325,6 +343,11 @@ impl Cycle {
     /// Rounds after which the last flow of a round is over.
     pub(crate) fn laps(&self) -> u64 {
         self.laps.into()
+    }
+
+    /// Whether TCP data comes in frames that an interface must cut.
+    pub(super) fn has_super_frames(&self) -> bool {
+        self.has_super_frames
     }
 
     pub(crate) fn slots(&self) -> &[Slot] {
@@ -404,14 +427,19 @@ mod tests {
             (FrameSize::Imix, 330.0, 430.0),
             (FrameSize::Mean1000, 970.0, 1030.0),
             (FrameSize::Jumbo, 3_500.0, 9_014.0),
+            (FrameSize::Super, 4_000.0, 65_226.0),
         ] {
-            let shape = Cycle::build(&settings(size)).expect("possible").shape();
+            let settings = Settings {
+                flows_per_second: if size == FrameSize::Super { 100 } else { 1_000 },
+                ..settings(size)
+            };
+            let shape = Cycle::build(&settings).expect("possible").shape();
             let mean = shape.mean_frame_bytes();
             assert!((low..high).contains(&mean), "{size:?}: mean {mean}");
             let rate = shape.bytes as f64 * 8e9 / shape.period_ns as f64;
             assert!((rate / 1e8 - 1.0).abs() < 0.001, "{size:?}: {rate} bit/s");
-            let flows = shape.flows_per_second();
-            assert!((flows / 1e3 - 1.0).abs() < 0.05, "{size:?}: {flows} flows/s");
+            let flows = shape.flows_per_second() / settings.flows_per_second as f64;
+            assert!((flows - 1.0).abs() < 0.05, "{size:?}: {flows} of the flows");
         }
     }
 

@@ -52,13 +52,7 @@ pub fn write_capture(cycle: Cycle, duration: Duration, output: &mut dyn Write) -
                 ] {
                     record.extend(word.to_le_bytes());
                 }
-                let start = due.offset as usize;
-                record.extend(
-                    offer
-                        .bytes()
-                        .get(start..start + due.length as usize)
-                        .unwrap_or_default(),
-                );
+                record.extend(offer.frame(due));
                 output.write_all(&record)?;
                 written.frames += 1;
                 written.bytes += u64::from(due.length);

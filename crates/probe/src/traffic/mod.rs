@@ -47,11 +47,14 @@ pub enum FrameSize {
     Mean1000,
     /// Data frames of 9014 bytes (MTU 9000), two thirds of the flows datagrams of that size.
     Jumbo,
+    /// Super-frames: TCP data in frames of up to 65,226 bytes, which an interface takes for a card to cut into segments
+    /// of full frames (segmentation offload).
+    Super,
 }
 
 impl FrameSize {
     /// The names that a user may give.
-    pub const NAMES: [&'static str; 4] = ["64", "imix", "1000", "9000"];
+    pub const NAMES: [&'static str; 5] = ["64", "imix", "1000", "9000", "super"];
 
     /// The size of a name.
     pub fn named(name: &str) -> Option<Self> {
@@ -60,6 +63,7 @@ impl FrameSize {
             "imix" => Some(Self::Imix),
             "1000" => Some(Self::Mean1000),
             "9000" => Some(Self::Jumbo),
+            "super" => Some(Self::Super),
             _ => None,
         }
     }

@@ -158,6 +158,13 @@ impl Offer {
         self.cycle.bytes()
     }
 
+    /// A frame that was taken last.
+    pub fn frame(&self, due: &Due) -> &[u8] {
+        let start = due.offset as usize;
+        let end = start + due.length as usize;
+        self.bytes().get(start..end).unwrap_or_default()
+    }
+
     /// Whether every flow has come to its end.
     pub fn is_over(&self) -> bool {
         let period = self.cycle.shape().period_ns;

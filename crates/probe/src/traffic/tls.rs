@@ -86,6 +86,9 @@ pub(super) fn protected(random: &mut Random, bytes: usize) -> Vec<u8> {
     record(APPLICATION_DATA, 0x0303, &random.bytes(bytes))
 }
 
+/// The most bytes of a record (RFC 8446 §5.2).
+pub(super) const RECORD_MAX_BYTES: usize = (1 << 14) + 256;
+
 /// Bytes of an application-data record's header.
 pub(super) const RECORD_HEADER_BYTES: usize = 5;
 

@@ -1,5 +1,6 @@
 //! Traffic on an interface, by AF_PACKET.
 
+mod offload;
 mod socket;
 
 use std::io;
@@ -7,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use self::offload::Head;
 use self::socket::{BATCH, SendSocket};
 use super::{Cycle, Offer, OfferBooks};
 use crate::clock;
 
 /// Shortest sleep: what is due meanwhile is sent together.
-const NAP: Duration = Duration::from_micros(100);
+const NAP: Duration = Duration::from_micros(50);
 
 /// Why frames cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,7 @@ pub enum Pace {
 pub struct Transmitter {
     interface: String,
     socket: SendSocket,
+    has_super_frames: bool,
     offer: Offer,
     books: Arc<OfferBooks>,
     refused: AtomicU64,
@@ -58,7 +61,8 @@ pub struct Transmitter {
 impl Transmitter {
     /// Opens the interface. Needs `CAP_NET_RAW`.
     pub fn open(interface: &str, cycle: Cycle, books: Arc<OfferBooks>) -> Result<Self, TransmitError> {
-        let socket = SendSocket::open(interface).map_err(|source| TransmitError::Open {
+        let has_super_frames = cycle.has_super_frames();
+        let socket = SendSocket::open(interface, has_super_frames).map_err(|source| TransmitError::Open {
             interface: interface.to_owned(),
             source,
         })?;
@@ -67,6 +71,7 @@ impl Transmitter {
             batch_ns: shape.period_ns.saturating_mul(BATCH as u64) / shape.frames.max(1),
             interface: interface.to_owned(),
             socket,
+            has_super_frames,
             offer: Offer::new(cycle, u64::MAX, u64::MAX, Arc::clone(&books)),
             books,
             refused: AtomicU64::new(0),
@@ -83,6 +88,7 @@ impl Transmitter {
         let begun = clock::monotonic();
         let now = || u64::try_from(clock::elapsed(begun).as_nanos()).unwrap_or(u64::MAX);
         let mut taken = Vec::with_capacity(BATCH);
+        let mut heads = Vec::with_capacity(BATCH);
         while !stop.load(Ordering::Relaxed) {
             match pace {
                 Pace::Schedule => self.offer.advance(now()),
@@ -102,14 +108,22 @@ impl Transmitter {
                 std::thread::sleep(wait.clamp(NAP, Duration::from_millis(20)));
                 continue;
             }
+            let frames = taken.iter().map(|due| self.offer.frame(due));
+            heads.clear();
+            if self.has_super_frames {
+                heads.extend(frames.clone().map(Head::of));
+            }
             let mut done = 0;
             while let Some(rest) = taken.get(done..).filter(|rest| !rest.is_empty()) {
-                let bytes = self.offer.bytes();
-                let frames = rest.iter().map(|due| {
-                    let start = due.offset as usize;
-                    bytes.get(start..start + due.length as usize).unwrap_or_default()
+                let parts = frames.clone().enumerate().skip(done).map(|(index, frame)| {
+                    let head = heads.get(index);
+                    let in_head = head.map_or(0, Head::frame_bytes);
+                    [
+                        head.map_or(&[][..], Head::bytes),
+                        frame.get(in_head..).unwrap_or_default(),
+                    ]
                 });
-                match self.socket.send(frames) {
+                match self.socket.send(parts) {
                     Ok(sent) => done += sent.max(1),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -12,6 +12,9 @@ use std::ptr;
 /// Frames that one system call sends at most.
 pub(super) const BATCH: usize = 64;
 
+/// The option of that name (`linux/if_packet.h`), which the crate `libc` does not have.
+const PACKET_VNET_HDR: libc::c_int = 15;
+
 /// How long a system call waits at most for the interface to take a frame: so that an interface that takes none any more
 /// does not keep the sender from its end.
 const PATIENCE_MICROSECONDS: libc::suseconds_t = 100_000;
@@ -31,8 +34,9 @@ pub(super) struct SendSocket {
 }
 
 impl SendSocket {
-    /// Opens a socket and binds it to the interface of that name.
-    pub(super) fn open(interface: &str) -> io::Result<Self> {
+    /// Opens a socket and binds it to the interface of that name. `offload`: each frame that is sent begins with a
+    /// `struct virtio_net_hdr`.
+    pub(super) fn open(interface: &str, offload: bool) -> io::Result<Self> {
         let name = CString::new(interface)?;
         // SAFETY: `name` is a valid C string for the duration of the call.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -70,29 +74,44 @@ impl SendSocket {
                 size_of::<libc::timeval>() as libc::socklen_t,
             )
         })?;
+        if offload {
+            let on: libc::c_int = 1;
+            // SAFETY: pointer and length describe `on`, which outlives the call; the kernel only reads it.
+            checked(unsafe {
+                libc::setsockopt(
+                    descriptor.as_raw_fd(),
+                    libc::SOL_PACKET,
+                    PACKET_VNET_HDR,
+                    ptr::from_ref(&on).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                )
+            })?;
+        }
         Ok(Self { descriptor })
     }
 
-    /// Sends up to [`BATCH`] frames; returns how many the interface took, one at least. Of the kind
+    /// Sends up to [`BATCH`] frames, each in two parts; returns how many the interface took, one at least. Of the kind
     /// [`io::ErrorKind::WouldBlock`] is the error if it took none for a tenth of a second.
-    pub(super) fn send<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
-        let mut parts: [libc::iovec; BATCH] = [libc::iovec {
+    pub(super) fn send<'a>(&self, frames: impl Iterator<Item = [&'a [u8]; 2]>) -> io::Result<usize> {
+        let mut parts = [[libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
-        }; BATCH];
+        }; 2]; BATCH];
         let mut count = 0;
-        for (part, frame) in parts.iter_mut().zip(frames) {
-            part.iov_base = frame.as_ptr().cast_mut().cast();
-            part.iov_len = frame.len();
+        for (parts, frame) in parts.iter_mut().zip(frames) {
+            for (part, bytes) in parts.iter_mut().zip(frame) {
+                part.iov_base = bytes.as_ptr().cast_mut().cast();
+                part.iov_len = bytes.len();
+            }
             count += 1;
         }
         // SAFETY: `mmsghdr` is a C structure of integers and pointers, for which zero is valid.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        for (message, part) in messages.iter_mut().zip(&mut parts).take(count) {
-            message.msg_hdr.msg_iov = ptr::from_mut(part);
-            message.msg_hdr.msg_iovlen = 1;
+        for (message, parts) in messages.iter_mut().zip(&mut parts).take(count) {
+            message.msg_hdr.msg_iovlen = parts.len() as _;
+            message.msg_hdr.msg_iov = parts.as_mut_ptr();
         }
-        // SAFETY: `messages` holds `count` headers, each with one part; the parts and the frames that they point to
+        // SAFETY: `messages` holds `count` headers, each with its two parts; the parts and the frames that they point to
         // outlive the call (the frames by `'a`), and the kernel only reads the frames.
         let sent = checked(unsafe {
             libc::sendmmsg(
