@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 /* As crates/probe/src/capture/af_packet.rs has them. */
-#define BLOCK_BYTES (256 * 1024)
+#define BLOCK_BYTES (128 * 1024)
 #define BLOCK_TIMEOUT_MS 1
 
 #define SAMPLE_SECONDS 0.25

@@ -25,12 +25,13 @@ use super::ebpf::{LoadedProgram, self_test};
 use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source, Way};
 use crate::clock;
 
-/// Size of a ring block. At low rates every millisecond with traffic uses up a block, so that many small ones last
-/// longer than few large ones; the largest frame (64 KiB with segmentation offload) fits four times.
-pub const RING_BLOCK_BYTES: usize = 256 * 1024;
+/// Size of a ring block, a power of two (the kernel allocates no other). At low rates every millisecond with traffic uses up
+/// a block, so that many small ones last longer than few large ones; at 1 Gbit/s a small one is full before its time is
+/// over. The largest usual frame (64 KiB with segmentation offload) must fit, for what does not is cut.
+pub const RING_BLOCK_BYTES: usize = 128 * 1024;
 
 /// The least number of blocks with which a ring works.
-const MIN_BLOCKS: usize = 4;
+const MIN_BLOCKS: usize = 8;
 
 /// After this time a block with frames in it is handed over though it is not full (design §6).
 const BLOCK_TIMEOUT_MS: u32 = 1;
