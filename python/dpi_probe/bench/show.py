@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from dpi_probe._counted import counted
 from dpi_probe.bench import machine
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def show(console: Console, result: Result) -> None:
     console.print(f"[dim]threads: {threads}[/dim]")
     console.print(
         f"records: {figures['records_per_second']:,.0f}/s ended, {figures['records_sealed_per_second']:,.0f}/s sealed; "
-        f"{result['books']['totals'].get('batches_sealed', 0):,} batches sealed, "
+        f"{counted(result['books']['totals'].get('batches_sealed', 0), 'batch', 'batches')} sealed, "
         f"{result['books']['totals'].get('batches_acknowledged', 0):,} acknowledged in all; at most "
         f"{figures['flows_active_max']:,} flows at once"
     )

@@ -337,7 +337,7 @@ def test_prove_and_verify_a_record(evidence, chain, tmp_path):
     assert "the record is not in the batch" in done.stdout
     done = run("prove", path, "--row", 5)
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{path}: the batch has 5 rows, counted from 0: there is no row 5" in done.stderr
+    assert f"{path}: there is no row 5: the batch has rows 0 to 4" in done.stderr
     altered = bytearray(path.read_bytes())
     altered[-200] ^= 1
     path.write_bytes(altered)

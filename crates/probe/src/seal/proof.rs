@@ -59,7 +59,7 @@ pub enum ProofError {
     #[error(transparent)]
     Batch(#[from] VerifyError),
     /// There is no such row.
-    #[error("the batch has {rows} rows, counted from 0: there is no row {row}")]
+    #[error("there is no row {row}: the batch has rows 0 to {}", rows.saturating_sub(1))]
     NoRow {
         /// What was asked for.
         row: u64,

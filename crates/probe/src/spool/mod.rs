@@ -91,7 +91,7 @@ pub enum SpoolError {
         path: PathBuf,
     },
     /// The directory cannot be used; nothing was changed.
-    #[error("{}: cannot use the buffer directory: {source}", path.display())]
+    #[error("{}: cannot use the buffer directory: {source}; set BUFFER_DIR to a directory that the probe may write to", path.display())]
     Unusable {
         /// File or directory.
         path: PathBuf,
