@@ -140,11 +140,14 @@ class Starved:
 
 
 class Flood:
-    """New flows as fast as the link takes them, while the context lasts: three frames of 60 bytes for each."""
+    """Frames of 60 bytes as fast as the link takes them, while the context lasts.
+
+    Some hundred for each flow, so that the flows leave memory for the capture queue to grow into.
+    """
 
     def __init__(self, live: LiveProbe) -> None:
         traffic = _native.Traffic(
-            seed=1, bits_per_second=10**9, flows_per_second=600_000, frame_size="64", ipv6_share=0.3, vlan_share=0.1,
+            seed=1, bits_per_second=10**9, flows_per_second=20_000, frame_size="64", ipv6_share=0.3, vlan_share=0.1,
             cycle_bytes=8 << 20,
         )  # fmt: skip
         with live.link.host.entered():
