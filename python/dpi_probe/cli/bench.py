@@ -260,7 +260,7 @@ def search_command(
 
 @command.command("reader", context_settings=CONTEXT)
 @click.option("--frame-size", "sizes", type=click.Choice(FRAME_SIZES), multiple=True, default=FRAME_SIZES,
-              help="As of a scenario; may be given several times; default: all.")  # fmt: skip
+              help="As of a scenario; may be given several times; default: all (AF_XDP: but super).")  # fmt: skip
 @click.option("--capture", "captures", type=click.Choice(("af_packet", "af_xdp")), multiple=True,
               default=("af_packet",), show_default=True,
               help="How the probe takes frames; may be given several times.")  # fmt: skip
@@ -303,6 +303,9 @@ def reader_command(
     from dpi_probe.bench.run import work_folder
     from dpi_probe.bench.scenarios import MTU
 
+    if sizes == FRAME_SIZES and "af_xdp" in captures:
+        sizes = tuple(size for size in sizes if size != "super")
+    _refuse_super_frames_by_af_xdp(sizes, captures)
     sender_cpus, receiver_cpus = reader.share_cpus()
     setting = reader.Setting(
         duration=duration,
@@ -522,6 +525,7 @@ def _plan(scenario: Any, options: dict[str, Any]) -> Any:
     if options["capture"] != "auto" and options["source"] == "memory":
         msg = f"--capture {options['capture']} needs --source veth: frames from memory are not captured"
         raise ConfigError(msg)
+    _refuse_super_frames_by_af_xdp((options["frame_size"],), (options["capture"],))
     return Plan(
         scenario=scenario,
         source=options["source"],
@@ -535,6 +539,15 @@ def _plan(scenario: Any, options: dict[str, Any]) -> Any:
         memory_mb=options["max_buffer_size_mb"],
         workers=options["workers"],
     )
+
+
+def _refuse_super_frames_by_af_xdp(sizes: tuple[str, ...], captures: tuple[str, ...]) -> None:
+    if "super" in sizes and "af_xdp" in captures:
+        msg = (
+            "--frame-size super does not go with --capture af_xdp: the kernel cuts super-frames before such a program "
+            "sees them, so that what is received cannot be compared with what was sent; take --capture af_packet"
+        )
+        raise ConfigError(msg)
 
 
 def _run(plan: Any, keep: Path | None) -> dict[str, Any]:

@@ -144,3 +144,16 @@ def test_a_capture_mode_needs_an_interface() -> None:
     done = CliRunner().invoke(command, ["low", "--capture", "af_xdp"])
     assert done.exit_code != 0
     assert "--source veth" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["low", "--source", "veth", "--capture", "af_xdp", "--frame-size", "super"],
+        ["reader", "--capture", "af_xdp", "--frame-size", "super"],
+    ],
+)
+def test_super_frames_are_not_sent_to_where_the_kernel_cuts_them(arguments: list[str]) -> None:
+    done = CliRunner().invoke(command, arguments)
+    assert done.exit_code != 0
+    assert "take --capture af_packet" in str(done.exception)
