@@ -259,7 +259,7 @@ def search_command(
 
 
 @command.command("reader", context_settings=CONTEXT)
-@click.option("--frame-size", "sizes", type=click.Choice(FRAME_SIZES), multiple=True, default=FRAME_SIZES,
+@click.option("--frame-size", "sizes", type=click.Choice(FRAME_SIZES), multiple=True,
               help="As of a scenario; may be given several times; default: all (AF_XDP: but super).")  # fmt: skip
 @click.option("--capture", "captures", type=click.Choice(("af_packet", "af_xdp")), multiple=True,
               default=("af_packet",), show_default=True,
@@ -303,8 +303,8 @@ def reader_command(
     from dpi_probe.bench.run import work_folder
     from dpi_probe.bench.scenarios import MTU
 
-    if sizes == FRAME_SIZES and "af_xdp" in captures:
-        sizes = tuple(size for size in sizes if size != "super")
+    if not sizes:
+        sizes = tuple(size for size in FRAME_SIZES if size != "super" or "af_xdp" not in captures)
     _refuse_super_frames_by_af_xdp(sizes, captures)
     sender_cpus, receiver_cpus = reader.share_cpus()
     setting = reader.Setting(

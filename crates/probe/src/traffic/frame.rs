@@ -66,7 +66,7 @@ pub(super) struct Draft {
 }
 
 /// The one's complement sum of 16-bit big-endian words (RFC 1071), not folded.
-fn sum(bytes: &[u8]) -> u64 {
+pub(super) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();
     let total: u64 = words
         .iter()
@@ -75,7 +75,8 @@ fn sum(bytes: &[u8]) -> u64 {
     total + rest.first().map_or(0, |last| u64::from(*last) << 8)
 }
 
-fn fold(mut sum: u64) -> u16 {
+/// Such a sum in 16 bits.
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

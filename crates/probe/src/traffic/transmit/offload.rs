@@ -1,9 +1,11 @@
 //! Super-frames: what a packet socket is told of how a frame is to be cut into segments, and which checksum is left out.
 
 use crate::traffic::cycle::FULL_FRAME_BYTES;
+use crate::traffic::frame::{fold, sum};
 
 /// `struct virtio_net_hdr` (`linux/virtio_net.h`), which a socket with `PACKET_VNET_HDR` takes in front of each frame.
 const OFFLOAD_BYTES: usize = 10;
+const TCP: u64 = 6;
 const NEEDS_CHECKSUM: u8 = 1;
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 4;
@@ -46,15 +48,7 @@ impl Head {
         let payload = transport + usize::from(frame.get(transport + 12)? >> 4) * 4;
         let segment = FULL_FRAME_BYTES.checked_sub(payload - (ip - 14))?;
         let tcp_bytes = (frame.len() - transport) as u64;
-        let words = addresses.as_chunks::<2>().0.iter();
-        let mut sum = words
-            .map(|word| u64::from(u16::from_be_bytes(*word)))
-            .sum::<u64>()
-            + 6
-            + tcp_bytes;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
+        let pseudo_header = fold(sum(addresses) + TCP + tcp_bytes);
         let mut head = Self {
             bytes: [0; HEAD_BYTES],
             length: OFFLOAD_BYTES + payload,
@@ -73,7 +67,7 @@ impl Head {
         let checksum = transport + CHECKSUM;
         headers
             .get_mut(checksum..checksum + 2)?
-            .copy_from_slice(&(sum as u16).to_be_bytes());
+            .copy_from_slice(&pseudo_header.to_be_bytes());
         Some(head)
     }
 
@@ -126,14 +120,11 @@ mod tests {
             assert_eq!(headers[..start + 16], frame[..start + 16]);
             assert_eq!(headers[start + 18..], frame[start + 18..length]);
             // With the rest of the segment, the sum is that of the frame as it was made.
-            let mut sum: u64 = 0;
-            for word in [&headers[start..], &frame[length..]].concat().chunks(2) {
-                sum += u64::from(word[0]) << 8 | u64::from(word.get(1).copied().unwrap_or(0));
-            }
-            while sum > 0xffff {
-                sum = (sum & 0xffff) + (sum >> 16);
-            }
-            assert_eq!((!(sum as u16)).to_be_bytes(), frame[start + 16..start + 18]);
+            let segment = [&headers[start..], &frame[length..]].concat();
+            assert_eq!(
+                (!fold(sum(&segment))).to_be_bytes(),
+                frame[start + 16..start + 18]
+            );
         }
         assert!(long > 20, "{long}");
     }
