@@ -68,10 +68,21 @@ impl Drop for StopAll<'_> {
 impl Capture {
     /// Captures until the source ends or the stop flag is set; returns what could not be read.
     pub fn run(self, source: Opened) -> Vec<String> {
-        match source {
+        let instruments = Arc::clone(&self.instruments);
+        if let Opened::Live(sources) = &source {
+            // Who is told that the probe captures finds the queues' capacities in the metrics.
+            for (number, (source, _)) in sources.iter().enumerate() {
+                let (used, capacity) = source.queue();
+                instruments.worker(number).set_queue(used, capacity);
+            }
+        }
+        instruments.set_capturing(true);
+        let problems = match source {
             Opened::Live(sources) => self.run_live(sources),
             Opened::Files(files) => self.run_files(*files),
-        }
+        };
+        instruments.set_capturing(false);
+        problems
     }
 
     /// Live: each worker has a thread, a source, a flow table and a builder of its own; they share only what they learn of
@@ -335,6 +346,10 @@ mod tests {
         fn accounts(&mut self) -> Accounts {
             Accounts::default()
         }
+
+        fn queue(&self) -> (u64, u64) {
+            (0, 4096)
+        }
     }
 
     #[test]
@@ -374,17 +389,17 @@ mod tests {
         };
         let pressure = Arc::new(Pressure::new(counters, Arc::clone(&spool), 1000));
         let latency = Arc::clone(intake.latency());
-        let instruments = Instruments::new(
+        let instruments = Arc::new(Instruments::new(
             fixed,
             Arc::clone(&books),
             latency,
             spool,
             pressure,
             Arc::clone(&configuration),
-        );
+        ));
         let capture = Capture {
             books,
-            instruments: Arc::new(instruments),
+            instruments: Arc::clone(&instruments),
             configuration,
             queue_can_grow: false,
             limit: None,
@@ -402,6 +417,8 @@ mod tests {
         // Without the end of the first worker this does not return.
         assert!(catch_unwind(AssertUnwindSafe(|| capture.run(sources))).is_err());
         assert!(stop.load(Ordering::Relaxed));
+        // Told before the first block: this worker had none.
+        assert_eq!(instruments.worker(1).queue(), (0, 4096));
         sealer.finish();
     }
 }

@@ -238,12 +238,13 @@ impl Instruments {
     }
 
     pub(super) fn set_capturing(&self, capturing: bool) {
-        self.capturing.store(capturing, Ordering::Relaxed);
+        // Who sees it sees the capacities that were set before.
+        self.capturing.store(capturing, Ordering::Release);
     }
 
     /// Whether frames are taken: not while the interface is known to be away.
     pub(super) fn is_capturing(&self) -> bool {
-        self.capturing.load(Ordering::Relaxed) && self.books.interface().receives() != Some(false)
+        self.capturing.load(Ordering::Acquire) && self.books.interface().receives() != Some(false)
     }
 
     /// Works out the drop rate since the last time. Called once a second by one thread.

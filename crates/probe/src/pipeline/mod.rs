@@ -410,7 +410,6 @@ impl Pipeline {
             sealer,
             delivery,
             shutdown_timeout: settings.shutdown_timeout,
-            instruments: Arc::clone(&instruments),
         };
         let supervisor_books = Arc::clone(&books);
         let thread = std::thread::Builder::new()
@@ -505,7 +504,6 @@ struct Supervisor {
     sealer: Sealer,
     delivery: Option<Delivery>,
     shutdown_timeout: Duration,
-    instruments: Arc<Instruments>,
 }
 
 impl Supervisor {
@@ -522,7 +520,6 @@ impl Supervisor {
             sealer,
             delivery,
             shutdown_timeout,
-            instruments,
         } = self;
         // They go on until the capture is over and everything that it gave is sealed.
         let mut beside: Vec<(&str, Work<'_>)> = vec![
@@ -547,9 +544,7 @@ impl Supervisor {
                     }
                 }
             }
-            instruments.set_capturing(true);
             problems.extend(capture.run(source));
-            instruments.set_capturing(false);
             wait_until_sealed(books);
             drop(finish);
             for (name, thread) in threads {
