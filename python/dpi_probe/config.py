@@ -122,8 +122,8 @@ class ProbeSettings(BaseSettings):
         str,
         Field(
             description="What joins addresses, ports and protocol in the flow key, with a comma between: `vlan` (VLAN "
-            "ids), `tunnel` (tunnels and their identifiers). Without it, flows of tenants that overlap are marked by "
-            "`key_ambiguous`.",
+            "ids), `tunnel` (tunnels and their identifiers, unless each direction has its own: GTP-U, L2TP, PPTP, "
+            "MPLS). Without it, flows of tenants that overlap are marked by `key_ambiguous`.",
             examples=["vlan,tunnel"],
         ),
     ] = ""

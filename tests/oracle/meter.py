@@ -91,8 +91,20 @@ class Flow:
     reused: bool = False
     """TCP: its SYN came for the ports of a connection that was still remembered."""
     scopes: set[tuple[Any, ...]] = field(default_factory=set)
+    chosen: tuple[tuple[bytes, int], int | None] | None = None
+    """Source and tunnel identifier of the first packet whose tunnel has another identifier each way."""
     icmp_errors: int = 0
     """ICMP errors that quote it, since its last record left."""
+
+    def add_scope(self, packet: Packet, source: tuple[bytes, int]) -> None:
+        """Note the VLANs and tunnels of a packet."""
+        tunnel_id = packet.tunnel_id
+        if packet.tunnels and packet.tunnels[-1] in ("gtpu", "l2tp", "mpls", "pptp"):
+            # Each direction chooses its own: it tells flows of the same direction apart only.
+            self.chosen = self.chosen or (source, tunnel_id)
+            tunnel_id = tunnel_id if source == self.chosen[0] else self.chosen[1]
+        vlans = tuple(vlan for vlan in packet.vlans if vlan)  # Priority tags name none.
+        self.scopes.add((vlans, tuple(packet.tunnels), tunnel_id))
 
 
 @dataclass
@@ -251,10 +263,7 @@ class Meter:
             side = flow.sides[0 if forward else 1]
             if side.next_sequence is not None and later(packet.part[1], side.next_sequence):
                 side.next_sequence = packet.part[1]
-        # An identifier that each direction chooses for itself tells no two flows apart.
-        chosen = bool(packet.tunnels) and packet.tunnels[-1] in ("gtpu", "l2tp", "mpls", "pptp")
-        vlans = tuple(vlan for vlan in packet.vlans if vlan)  # Priority tags name none.
-        flow.scopes.add((vlans, tuple(packet.tunnels), None if chosen else packet.tunnel_id))
+        flow.add_scope(packet, source)
         flow.seen.append(observation)
         if packet.quoted is not None and (blamed := self._flows.get(self._key(packet.quoted))) is not None:
             blamed.icmp_errors += 1

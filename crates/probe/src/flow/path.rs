@@ -41,28 +41,43 @@ pub struct Scope {
     vlans: [u16; 4],
     vlan_count: u8,
     tunnels: [Option<Tunnel>; 4],
-    /// The inner-most tunnel's identifier, unless each direction chooses its own: that tells no two flows apart.
+    /// The inner-most tunnel's identifier, unless each direction chooses its own.
     shared_id: Option<u64>,
+    /// An identifier that each direction chooses for itself, and the direction: whether from the higher end of the key.
+    /// Nothing is known of the other direction's.
+    chosen_id: Option<(u64, bool)>,
 }
 
 impl Scope {
     /// The scope of a packet.
     pub fn of(packet: &Packet<'_>) -> Self {
+        let inner_most = packet.tunnels.iter().flatten().next_back();
+        let is_shared = inner_most.is_some_and(|tunnel| tunnel.has_symmetric_id());
         Self {
             vlans: packet.vlans,
             vlan_count: packet.vlan_count,
             tunnels: packet.tunnels,
-            shared_id: packet.tunnel_id.filter(|_| {
-                let inner_most = packet.tunnels.iter().flatten().next_back();
-                inner_most.is_some_and(|tunnel| tunnel.has_symmetric_id())
-            }),
+            shared_id: packet.tunnel_id.filter(|_| is_shared),
+            chosen_id: packet
+                .tunnel_id
+                .filter(|_| !is_shared)
+                .map(|id| (id, packet.from_high)),
         }
     }
 
     /// Whether it is the same but for priority tags (id 0), which name no VLAN (IEEE 802.1Q §9.6).
     fn tells_the_same(&self, other: &Self) -> bool {
         let named = |scope: &Self| scope.vlans.into_iter().filter(|id| *id != 0);
-        named(self).eq(named(other)) && self.tunnels == other.tunnels && self.shared_id == other.shared_id
+        let chosen_differ = match (self.chosen_id, other.chosen_id) {
+            (Some((id, from_high)), Some((other_id, other_from_high))) => {
+                from_high == other_from_high && id != other_id
+            }
+            _ => false,
+        };
+        named(self).eq(named(other))
+            && self.tunnels == other.tunnels
+            && self.shared_id == other.shared_id
+            && !chosen_differ
     }
 
     /// VLAN ids, outer-most first; `None` where there is none.
@@ -191,15 +206,27 @@ mod tests {
         assert!(!paths.differs(first, &priority([0, 0, 0, 0], 1)));
         assert!(!paths.differs(second, &priority([0, 7, 8, 0], 3)));
         assert!(paths.differs(second, &priority([8, 7, 0, 0], 2)));
-        // Each direction of a GTP tunnel has an identifier of its own; the two of a VXLAN are two networks.
-        let of = |tunnel, id| Packet {
+        // Each direction of a GTP tunnel has an identifier of its own; the two of a VXLAN are two networks. Two of one
+        // direction are two tenants in either.
+        let of = |tunnel, id, from_high| Packet {
             tunnels: [Some(tunnel), None, None, None],
             tunnel_id: Some(id),
+            from_high,
             ..plain
         };
-        for (tunnel, ambiguous) in [(Tunnel::GtpU, false), (Tunnel::Vxlan, true)] {
-            let there = paths.hold(&of(tunnel, 1));
-            assert_eq!(paths.differs(there, &of(tunnel, 2)), ambiguous, "{tunnel:?}");
+        for (tunnel, ambiguous) in [
+            (Tunnel::GtpU, false),
+            (Tunnel::Mpls, false),
+            (Tunnel::Vxlan, true),
+        ] {
+            let there = paths.hold(&of(tunnel, 1, false));
+            assert_eq!(
+                paths.differs(there, &of(tunnel, 2, true)),
+                ambiguous,
+                "{tunnel:?}"
+            );
+            assert!(paths.differs(there, &of(tunnel, 2, false)), "{tunnel:?}");
+            assert!(!paths.differs(there, &of(tunnel, 1, false)), "{tunnel:?}");
             paths.release(there);
         }
         paths.release(first);
