@@ -66,6 +66,9 @@ pub(super) struct Mix {
     pub(super) data: &'static [(f64, usize)],
     /// The longest frame without a VLAN tag, but for super-frames.
     pub(super) frame_max: usize,
+    /// The last data frame of a flow is as long as what is left of its bytes, as a stack leaves it to a card; else all
+    /// are whole, and their number is rounded.
+    pub(super) last_is_shorter: bool,
     /// TCP timestamps (RFC 7323), as all common systems send them.
     pub(super) timestamps: bool,
 }
@@ -155,8 +158,14 @@ impl Talk<'_> {
         let mut owed = 0.0;
         while spent < budget {
             let mut datum = self.datum(kind);
-            // Rounds to the nearest number of frames.
-            if (budget - spent) * 2 < datum.bytes {
+            let left = budget - spent;
+            if self.mix.last_is_shorter {
+                if left <= ACK_FRAME_BYTES {
+                    break;
+                }
+                datum.bytes = datum.bytes.min(left);
+            } else if left * 2 < datum.bytes {
+                // Rounds to the nearest number of frames.
                 break;
             }
             spent += datum.bytes;

@@ -4,7 +4,7 @@
 //! ([`write_capture`]), for the probe's own memory ([`crate::capture::MemorySource`]) or for an interface
 //! ([`transmit`]). **Owns**: a [`Cycle`] of prepared frames. **Never**: sends on an interface that the caller did not name.
 //!
-//! A cycle holds some thousand conversations, interleaved as they overlap in time, and is offered over and over. Each
+//! A cycle holds some thousand conversations (as many as `cycle_bytes` has room for), interleaved as they overlap in time, and is offered over and over. Each
 //! round gives every conversation a client that was not there before, by patching address, port and checksums in
 //! place; a conversation longer than a round runs on through the following ones. So the new-flow rate, the
 //! concurrency and the life of a flow are real, while offering a frame costs no more than touching its headers.

@@ -12,9 +12,6 @@ use std::ptr;
 /// Frames that one system call sends at most.
 pub(super) const BATCH: usize = 64;
 
-/// The option of that name (`linux/if_packet.h`), which the crate `libc` does not have.
-const PACKET_VNET_HDR: libc::c_int = 15;
-
 /// How long a system call waits at most for the interface to take a frame: so that an interface that takes none any more
 /// does not keep the sender from its end.
 const PATIENCE_MICROSECONDS: libc::suseconds_t = 100_000;
@@ -81,7 +78,7 @@ impl SendSocket {
                 libc::setsockopt(
                     descriptor.as_raw_fd(),
                     libc::SOL_PACKET,
-                    PACKET_VNET_HDR,
+                    libc::PACKET_VNET_HDR,
                     ptr::from_ref(&on).cast(),
                     size_of::<libc::c_int>() as libc::socklen_t,
                 )
