@@ -5,8 +5,8 @@
 
 A campaign goes on where the last one stopped: what each target has had is kept in `fuzz/campaign.json`, and
 `docs/reference/fuzzing.md` shows it. It begins with seeds from captures: files as they are, their frames, and the
-payload of their flows in the form that `fuzz/fuzz_targets/l7_support.rs` reads. A finding stays in `fuzz/artifacts`
-and stops its target; run with `--again TARGET` once it is mended.
+payload of their flows in the forms that `fuzz/fuzz_targets/l7_support.rs` and `streams.rs` read. A finding stays in
+`fuzz/artifacts` and stops its target; run with `--again TARGET` once it is mended.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -43,7 +44,11 @@ PAGE = ROOT / "docs" / "reference" / "fuzzing.md"
 SUFFIXES = (".pcap", ".pcapng", ".cap", ".gz")
 MOST_SEEDS = 400
 MOST_FILE_BYTES, MOST_FLOW_BYTES, MOST_PIECES = 1 << 16, 8192, 40
+# More for one input is a finding.
+TIMEOUT_SECONDS = 20
 _DISCARD_PORT = 9
+# `PORTS` of fuzz_targets/streams.rs.
+_STREAM_PORTS = (80, 443, 22, 25, 53, 3306, 1080, _DISCARD_PORT)
 _FINDINGS = ("crash-", "leak-", "timeout-", "oom-")
 # The status of libFuzzer after SIGINT.
 _INTERRUPTED = 72
@@ -106,6 +111,21 @@ def _link_types() -> list[int]:
     return [int(number) for number in re.findall(r"^    [A-Z0-9_]+ = (\d+), \"", table, re.MULTILINE)]
 
 
+def _of_flow(pieces: list[tuple[bool, Packet]], layer7: dict[str, tuple[int, bool]]) -> Iterator[tuple[str, bytes]]:
+    """Seeds of a flow, each with its target."""
+    first = pieces[0][1]
+    is_stream = first.protocol == TCP
+    if is_stream:
+        yield "streams", _segments(pieces)
+    data = b"".join(
+        bytes([not forward]) + len(packet.payload).to_bytes(2, "big") + packet.payload
+        for forward, packet in pieces[:MOST_PIECES]
+    )[:MOST_FLOW_BYTES]
+    for name, (port, stream) in layer7.items():
+        if stream == is_stream and port in (first.source_port, first.destination_port, _DISCARD_PORT):
+            yield name, data
+
+
 def seeds(places: list[pathlib.Path]) -> dict[str, set[bytes]]:
     """Seeds by target."""
     layer7 = {name: what for name, what in targets().items() if what is not None}
@@ -132,18 +152,26 @@ def seeds(places: list[pathlib.Path]) -> dict[str, set[bytes]]:
             # Damaged captures are seeds for reading files all the same.
             print(f"{path.name}: {error}", file=sys.stderr)
         for pieces in flows.values():
-            first = pieces[0][1]
-            data = b"".join(
-                bytes([not forward]) + len(packet.payload).to_bytes(2, "big") + packet.payload
-                for forward, packet in pieces[:MOST_PIECES]
-            )[:MOST_FLOW_BYTES]
-            for name, (port, stream) in layer7.items():
-                anything = port == _DISCARD_PORT
-                if stream == (first.protocol == TCP) and (
-                    anything or port in (first.source_port, first.destination_port)
-                ):
-                    made[name].add(data)
+            for name, data in _of_flow(pieces, layer7):
+                made[name].add(data)
     return made
+
+
+def _segments(pieces: list[tuple[bool, Packet]]) -> bytes:
+    """A connection in the form that `fuzz_targets/streams.rs` reads: between a handshake and its end."""
+    first = pieces[0][1]
+    known = [port for port in (first.source_port, first.destination_port) if port in _STREAM_PORTS]
+    port = _STREAM_PORTS.index(known[0] if known else _DISCARD_PORT) << 2
+    client, server = port, port | 2
+
+    def segment(kind: int, flags: int, payload: bytes = b"") -> bytes:
+        return bytes([kind, flags, 0, 64, 1]) + len(payload).to_bytes(2, "big") + payload
+
+    data = b"".join(
+        segment(client if forward else server, 0x18, packet.payload[:1460]) for forward, packet in pieces[:MOST_PIECES]
+    )
+    begin = segment(client, 0x02) + segment(server, 0x12) + segment(client, 0x10)
+    return begin + data[:MOST_FLOW_BYTES] + segment(client, 0x11) + segment(server, 0x11)
 
 
 def sow(places: list[pathlib.Path]) -> None:
@@ -160,17 +188,44 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def _ends_in_time(binary: pathlib.Path, data: pathlib.Path) -> bool:
+    """Whether an input takes less than `TIMEOUT_SECONDS` of CPU time; libFuzzer measures by the wall clock."""
+    process = subprocess.Popen([binary, data, "-timeout=0"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    resource.prlimit(process.pid, resource.RLIMIT_CPU, (TIMEOUT_SECONDS, TIMEOUT_SECONDS))
+    return process.wait() == 0
+
+
+def _findings(binary: pathlib.Path, artifacts: pathlib.Path) -> int:
+    """How many findings there are, without those that a busy machine made."""
+    for path in artifacts.glob("timeout-*"):
+        if _ends_in_time(binary, path):
+            path.unlink()
+    return sum(path.name.startswith(_FINDINGS) for path in artifacts.iterdir())
+
+
 def run(target: str, minutes: float, campaign: Campaign) -> Standing:
     """Fuzz a target until it has had `minutes` of CPU time, or finds something."""
-    before = campaign.of(target)
     binary = next((FUZZ / "target").glob(f"*/release/{target}"))
     corpus, artifacts = FUZZ / "corpus" / target, FUZZ / "artifacts" / target
     for place in (corpus, artifacts):
         place.mkdir(parents=True, exist_ok=True)
+    while campaign.of(target).cpu_seconds < minutes * 60 and not campaign.of(target).findings:
+        status = _run_once(target, binary, minutes, campaign)
+        log = artifacts / "log"
+        if status != _INTERRUPTED and not campaign.of(target).findings and "libFuzzer: timeout" not in log.read_text():
+            msg = f"{target} ended by itself with status {status}; see {log}"
+            raise RuntimeError(msg)
+    return campaign.of(target)
+
+
+def _run_once(target: str, binary: pathlib.Path, minutes: float, campaign: Campaign) -> int:
+    """Fuzz until the target has had its time or the fuzzer ends; returns its status."""
+    before = campaign.of(target)
+    corpus, artifacts = FUZZ / "corpus" / target, FUZZ / "artifacts" / target
     log = artifacts / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [binary, corpus, f"-artifact_prefix={artifacts}/", "-timeout=20", "-print_final_stats=1"],
+            [binary, corpus, f"-artifact_prefix={artifacts}/", f"-timeout={TIMEOUT_SECONDS}", "-print_final_stats=1"],
             stderr=output,
             stdout=output,
         )
@@ -188,21 +243,18 @@ def run(target: str, minutes: float, campaign: Campaign) -> Standing:
                 process.send_signal(signal.SIGINT)
                 process.wait()
             text = log.read_text(errors="replace")
-            executions = re.findall(r"stat::number_of_executed_units: (\d+)", text)
+            # Each line of progress begins with the number of executions; one that is killed has no final statistics.
+            executions = re.findall(r"^#(\d+)|stat::number_of_executed_units: (\d+)", text, re.MULTILINE)
             coverage = re.findall(r"cov: (\d+)", text)
-            found = [path for path in artifacts.iterdir() if path.name.startswith(_FINDINGS)]
             standing = Standing(
                 cpu_seconds=before.cpu_seconds + spent,
-                executions=before.executions + int(executions[-1] if executions else 0),
+                executions=before.executions + max((int(one or other) for one, other in executions), default=0),
                 coverage=max(before.coverage, int(coverage[-1] if coverage else 0)),
-                findings=len(found),
+                findings=_findings(binary, artifacts),
                 date=dt.datetime.now(dt.UTC).date().isoformat(),
             )
             campaign.note(target, standing)
-    if not found and process.returncode != _INTERRUPTED:
-        msg = f"{target} ended by itself with status {process.returncode}; see {log}"
-        raise RuntimeError(msg)
-    return standing
+    return process.returncode
 
 
 def page(campaign: Campaign) -> str:
