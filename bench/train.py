@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What a profile-guided build is trained on; `maturin build --release --pgo` runs it with an instrumented build.
 
-Generated traffic and the captures of the tests become records, in each profile; the stages of a probe do the rest up to
-the spool. Nothing is measured.
+Generated traffic becomes records in each profile, and so do the captures of the tests in the usual one; the stages of a
+probe do the rest up to the spool. Nothing is measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dpi_probe.bench.scenarios import make_traffic
 from dpi_probe.errors import DpiProbeError
 
 CAPTURES = Path(__file__).resolve().parents[1] / "tests" / "corpus"
-# Frame size, bits and new flows a second: of the scenarios, but for the smallest frames, which make less bits.
+# Frame size, bits and new flows a second: about what the scenarios have for each flow, but for the smallest frames.
 TRAFFIC = (("imix", 10**9, 20_000), ("1000", 10**9, 10_000), ("64", 10**8, 40_000))
 SECONDS = 1.0
 STAGES_BYTES = 64 << 20
@@ -34,31 +34,30 @@ def read(capture: Path, records: Path, profile: Literal["minimal", "standard", "
         sys.stderr.write(f"{error}\n")
 
 
-def main() -> None:
-    """Do the work once."""
-    with tempfile.TemporaryDirectory(prefix="dpi-probe-train-") as name:
-        folder = Path(name)
-        records = folder / "records.arrow"
-        for frame_size, bits, flows in TRAFFIC:
-            capture = folder / f"{frame_size}.pcap"
-            traffic = make_traffic(bits_per_second=bits, flows_per_second=flows, frame_size=frame_size)
-            traffic.write(capture, SECONDS)
-            for profile in ("standard", "standard", "minimal", "full"):
-                read(capture, records, profile)
-            capture.unlink()
-        for capture in sorted(CAPTURES.glob("*/input.*")):
-            read(capture, records, "standard")
-        make_authority(folder / "pki", PROBE_NAME)
-        _native.measure_stages(
-            make_traffic(bits_per_second=10**9, flows_per_second=10_000, frame_size="1000"),
-            size=STAGES_BYTES,
-            memory_bytes=1 << 30,
-            certificate=folder / f"pki/probes/{PROBE_NAME}.pem",
-            key=folder / f"pki/probes/{PROBE_NAME}.key",
-            probe_id=PROBE_NAME,
-            spool_directory=folder / "spool",
-        )
+def train(folder: Path, *, seconds: float = SECONDS, stages_bytes: int = STAGES_BYTES) -> None:
+    """Do the work once, in an empty folder."""
+    make_authority(folder / "pki", PROBE_NAME)
+    records = folder / "records.arrow"
+    for frame_size, bits, flows in TRAFFIC:
+        capture = folder / f"{frame_size}.pcap"
+        traffic = make_traffic(bits_per_second=bits, flows_per_second=flows, frame_size=frame_size)
+        traffic.write(capture, seconds)
+        for profile in ("standard", "standard", "minimal", "full"):
+            read(capture, records, profile)
+        capture.unlink()
+    for capture in sorted(CAPTURES.glob("*/input.*")):
+        read(capture, records, "standard")
+    _native.measure_stages(
+        make_traffic(bits_per_second=10**9, flows_per_second=10_000, frame_size="1000"),
+        size=stages_bytes,
+        memory_bytes=1 << 30,
+        certificate=folder / f"pki/probes/{PROBE_NAME}.pem",
+        key=folder / f"pki/probes/{PROBE_NAME}.key",
+        probe_id=PROBE_NAME,
+        spool_directory=folder / "spool",
+    )
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory(prefix="dpi-probe-train-") as name:
+        train(Path(name))
