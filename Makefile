@@ -6,6 +6,8 @@ SECONDS ?= 60
 MINUTES ?= 30
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ_VERSION := 0.13.2
+# Everything that can be compiled, tested and linted.
+ALL_FEATURES := probe/root-tests,probe/shared-table
 
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.tools/bin:$(PATH)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
@@ -30,7 +32,7 @@ test: setup ## Run all tests that need no privileges
 	$(RUN) pytest -q tests/python
 
 test-all: setup system-packages ## Run all tests, also those that need root, namespaces and further programs
-	cargo test --workspace --quiet --features probe/root-tests
+	cargo test --workspace --quiet --features $(ALL_FEATURES)
 	$(RUN) pytest -q tests/python tests/system
 
 system-packages:
@@ -38,7 +40,7 @@ system-packages:
 
 check: setup .tools/bin/cargo-deny gen-check ## Check format, lint, types, licences and generated files
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features $(ALL_FEATURES) --quiet -- -D warnings
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
