@@ -6,6 +6,7 @@
 use std::sync::LazyLock;
 
 use probe::capture::ebpf::LoadedProgram;
+use probe::capture::ebpf::self_test::{self, SelfTestError};
 use probe::capture::ebpf::steering::{self, Link};
 use proptest::prelude::*;
 use wire::column::Address;
@@ -488,6 +489,38 @@ fn frames_that_start_with_ip_are_steered_too() {
     for (frame, _) in [(sample(4), 4), (sample(6), 6)] {
         assert_eq!(program.test_run(&frame).unwrap(), expected(&frame));
     }
+}
+
+#[test]
+fn the_self_test_passes_the_program_that_is_loaded() {
+    for link in [Link::Ethernet, Link::Ip] {
+        for workers in [2, 3, 64, MANY] {
+            let program = steering::load(link, workers).unwrap();
+            assert_eq!(self_test::run(&program, link, workers), Ok(()), "{link:?}");
+        }
+    }
+}
+
+#[test]
+fn the_self_test_finds_a_program_for_another_number_of_workers() {
+    let program = steering::load(Link::Ethernet, MANY).unwrap();
+    let error = self_test::run(&program, Link::Ethernet, 2);
+    let Err(SelfTestError::Misled { frame, got, expected }) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(frame, "an IPv4 packet", "the first frame of all");
+    assert!(expected < 2 && got >= 2, "{got} {expected}");
+}
+
+#[test]
+fn the_self_test_finds_a_program_for_another_link_layer() {
+    // What starts with IP has no tags in front of it.
+    let program = steering::load(Link::Ip, MANY).unwrap();
+    let error = self_test::run(&program, Link::Ethernet, MANY);
+    let Err(SelfTestError::Misled { frame, .. }) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(frame, "a packet with two VLAN tags");
 }
 
 fn sample(version: u8) -> Vec<u8> {

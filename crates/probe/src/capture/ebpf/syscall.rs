@@ -343,3 +343,21 @@ impl AsRawFd for LoadedProgram {
         self.descriptor.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::super::self_test::{self, SelfTestError};
+    use super::super::steering::Link;
+    use super::*;
+
+    #[test]
+    fn the_self_test_says_that_a_program_cannot_be_run() {
+        let no_program = LoadedProgram {
+            descriptor: File::open("/dev/null").unwrap().into(),
+        };
+        let error = self_test::run(&no_program, Link::Ethernet, 2);
+        assert!(matches!(error, Err(SelfTestError::NotRun(_))), "{error:?}");
+    }
+}
