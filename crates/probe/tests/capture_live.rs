@@ -339,6 +339,36 @@ fn an_interface_that_goes_down_is_waited_for_and_one_that_vanishes_ends_the_capt
     });
 }
 
+/// How many ask that the interface receive frames for other stations too.
+fn promiscuity(interface: &str) -> u32 {
+    let shown = Command::new("ip")
+        .args(["-details", "link", "show", interface])
+        .output()
+        .expect("iproute2 is installed");
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    let (_, after) = shown.split_once(" promiscuity ").expect("a count");
+    let count = after.split_whitespace().next().expect("a count");
+    count.parse().expect("a number")
+}
+
+#[test]
+fn an_interface_is_promiscuous_only_where_that_is_wished_and_only_as_long_as_the_capture() {
+    in_namespace(|| {
+        cable();
+        for (promiscuous, rings) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+            let options = RingOptions {
+                promiscuous,
+                ..RingOptions::default()
+            };
+            assert_eq!(promiscuity("far"), 0);
+            let sources = af_packet::open_rings("far", &options, &vec![None; rings]).expect("opens");
+            assert_eq!(promiscuity("far") > 0, promiscuous, "{rings} rings");
+            drop(sources);
+            assert_eq!(promiscuity("far"), 0, "{rings} rings");
+        }
+    });
+}
+
 #[test]
 fn a_tunnel_interface_gives_ip_packets() {
     in_namespace(|| {

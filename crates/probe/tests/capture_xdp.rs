@@ -368,6 +368,36 @@ fn the_stop_flag_gives_the_frames_back_to_the_host_and_hands_over_what_came() {
     });
 }
 
+/// How many ask that the interface receive frames for other stations too.
+fn promiscuity(interface: &str) -> u32 {
+    let shown = Command::new("ip")
+        .args(["-details", "link", "show", interface])
+        .output()
+        .expect("iproute2 is installed");
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    let (_, after) = shown.split_once(" promiscuity ").expect("a count");
+    let count = after.split_whitespace().next().expect("a count");
+    count.parse().expect("a number")
+}
+
+#[test]
+fn an_interface_is_promiscuous_only_where_that_is_wished_and_only_as_long_as_the_capture() {
+    in_namespace(|| {
+        cable("");
+        for promiscuous in [true, false] {
+            assert_eq!(promiscuity("far"), 0);
+            let source = open(&RingOptions {
+                promiscuous,
+                ..options()
+            })
+            .expect("opens");
+            assert_eq!(promiscuity("far") > 0, promiscuous);
+            drop(source);
+            assert_eq!(promiscuity("far"), 0);
+        }
+    });
+}
+
 #[test]
 fn a_removed_interface_ends_the_capture() {
     in_namespace(|| {
