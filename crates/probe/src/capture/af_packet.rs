@@ -674,10 +674,7 @@ mod tests {
     /// `block_timeout_ms` if it is not full.
     #[cfg(feature = "root-tests")]
     fn with_loopback(block_timeout_ms: u32, test: impl FnOnce(RingSource) + Send + 'static) {
-        use nix::sched::{CloneFlags, unshare};
-
-        std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+        in_namespace(move || {
             let mut up = std::process::Command::new("ip");
             assert!(up.args(["link", "set", "lo", "up"]).status().unwrap().success());
             let options = RingOptions::default();
@@ -689,9 +686,40 @@ mod tests {
             }
             options.stop.store(true, Ordering::Relaxed);
             test(source);
+        });
+    }
+
+    #[cfg(feature = "root-tests")]
+    fn in_namespace(test: impl FnOnce() + Send + 'static) {
+        use nix::sched::{CloneFlags, unshare};
+
+        std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+            test();
         })
         .join()
         .expect("the test in the namespace");
+    }
+
+    #[test]
+    #[cfg(feature = "root-tests")]
+    fn the_kernel_knows_after_which_time_it_hands_a_block_over() {
+        let handed_over_after = || {
+            let mut sockets = std::process::Command::new("ss");
+            let shown = sockets.args(["--packet", "--extended"]).output().unwrap();
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            let (_, ring) = shown.split_once("ring_rx(").expect("the one ring");
+            let (_, timer) = ring.split_once("tmo:").expect("its timer");
+            timer.split(',').next().map(str::to_owned)
+        };
+        with_loopback(200, move |_source| {
+            assert_eq!(handed_over_after().as_deref(), Some("200"));
+        });
+        in_namespace(move || {
+            let _source = RingSource::open("lo", &RingOptions::default()).expect("opens");
+            // Design §6: latency is bounded by it.
+            assert_eq!(handed_over_after().as_deref(), Some("1"));
+        });
     }
 
     #[test]
