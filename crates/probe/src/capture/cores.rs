@@ -171,6 +171,21 @@ fn list(cores: &[usize]) -> String {
     names.join(",")
 }
 
+/// The processors of workers' places, for a message; `any` where the scheduler chooses.
+pub fn list_of(places: &[Option<Place>]) -> String {
+    let cores: Vec<usize> = places
+        .iter()
+        .flatten()
+        .flat_map(|place| &place.0)
+        .copied()
+        .collect();
+    if cores.is_empty() {
+        "any".to_owned()
+    } else {
+        list(&cores)
+    }
+}
+
 /// A place for each worker that captures from an interface; `None` where the scheduler chooses. `workers`: as many as
 /// `cores` names, else one for each physical core of the interface's NUMA node but one, at least one and, as nobody insists,
 /// not more than `most`. `cores`: these, in this order; where none is named, workers are pinned to a core each if there are
@@ -316,6 +331,13 @@ mod tests {
         firsts.sort_unstable();
         firsts.dedup();
         assert!(firsts.len() >= 5, "{firsts:?}");
+    }
+
+    #[test]
+    fn places_are_told_as_cores_are_given() {
+        assert_eq!(list_of(&[1, 0].map(Place::core).map(Some)), "1,0");
+        assert_eq!(list_of(&[Some(Place(vec![2, 3, 6, 7]))]), "2,3,6,7");
+        assert_eq!(list_of(&[None, None]), "any");
     }
 
     #[test]

@@ -37,7 +37,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::capture::bpf::Filters;
-use crate::capture::cores::Place;
+use crate::capture::cores::{self, Place};
 use crate::capture::link::LinkWatch;
 use crate::capture::live::{self, Interface};
 use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, Source};
@@ -221,7 +221,7 @@ impl Pipeline {
                 tracing::info!(
                     interface = name,
                     workers = live.sources.len(),
-                    cores = ?live.places,
+                    cores = cores::list_of(&live.places),
                     "capturing with {}",
                     live.description
                 );
