@@ -455,10 +455,7 @@ fn of_worker(worker: Option<u32>) -> String {
 /// Checks the books of every worker that occurs in `entries`; names the first account that is off.
 /// Accounts that the capture mode cannot know (null) excuse the equations that they occur in.
 pub fn check_books(entries: &[LedgerEntry]) -> Result<(), Imbalance> {
-    let mut workers: Vec<Option<u32>> = entries.iter().map(|entry| entry.worker).collect();
-    workers.sort_unstable();
-    workers.dedup();
-    for worker in workers {
+    for worker in workers(entries) {
         for (account, parts) in BOOKS {
             let of = |wanted: &str| {
                 let lines = entries
@@ -480,6 +477,42 @@ pub fn check_books(entries: &[LedgerEntry]) -> Result<(), Imbalance> {
                     found,
                 });
             }
+        }
+    }
+    Ok(())
+}
+
+fn workers(entries: &[LedgerEntry]) -> Vec<Option<u32>> {
+    let mut workers: Vec<Option<u32>> = entries.iter().map(|entry| entry.worker).collect();
+    workers.sort_unstable();
+    workers.dedup();
+    workers
+}
+
+/// Checks the same at the end of a run, and that what the sources delivered is what the workers got: each from its own, or
+/// all from the one that reads files. Before the end, a source and its worker do not publish at the same moment.
+pub fn check_books_at_the_end(entries: &[LedgerEntry]) -> Result<(), Imbalance> {
+    const SOURCE: &str = "source_frames_delivered";
+    check_books(entries)?;
+    let is_shared = entries
+        .iter()
+        .any(|entry| entry.account == SOURCE && entry.worker.is_none());
+    let whose = if is_shared { vec![None] } else { workers(entries) };
+    for worker in whose {
+        // Without a worker, of the whole probe.
+        let of = |wanted: &str| -> u64 {
+            let lines = entries.iter().filter(|entry| entry.account == wanted);
+            let lines = lines.filter(|entry| worker.is_none() || entry.worker == worker);
+            lines.filter_map(|entry| entry.value).sum()
+        };
+        let (expected, found) = (of(SOURCE), of("frames_delivered"));
+        if expected != found {
+            return Err(Imbalance {
+                account: SOURCE,
+                worker,
+                expected,
+                found,
+            });
         }
     }
     Ok(())
@@ -558,6 +591,35 @@ mod tests {
         };
         let entries = [entry("flows_opened", Some(7)), entry("flows_active", None)];
         assert_eq!(check_books(&entries), Ok(()));
+    }
+
+    #[test]
+    fn at_the_end_each_worker_got_what_its_source_delivered() {
+        let entry = |account, worker, value| LedgerEntry {
+            account,
+            reason: "",
+            worker,
+            value: Some(value),
+        };
+        let got = [
+            entry("frames_delivered", Some(0), 3),
+            entry("frames_metered", Some(0), 3),
+            entry("frames_delivered", Some(1), 4),
+            entry("frames_metered", Some(1), 4),
+        ];
+        let check = |sources: &[(Option<u32>, u64)]| {
+            let sources = sources
+                .iter()
+                .map(|&(worker, value)| entry("source_frames_delivered", worker, value));
+            let entries: Vec<_> = sources.chain(got.clone()).collect();
+            check_books_at_the_end(&entries).map_err(|imbalance| (imbalance.worker, imbalance.expected))
+        };
+        assert_eq!(check(&[(Some(0), 3), (Some(1), 4)]), Ok(()));
+        assert_eq!(check(&[(None, 7)]), Ok(()));
+        // The sum alone does not tell that.
+        assert_eq!(check(&[(Some(0), 4), (Some(1), 3)]), Err((Some(0), 4)));
+        assert_eq!(check(&[(Some(0), 3)]), Err((Some(1), 0)));
+        assert_eq!(check(&[(None, 8)]), Err((None, 8)));
     }
 
     #[test]

@@ -322,12 +322,10 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
-    use crate::capture::{Accounts, CaptureError, Frames};
-    use crate::deliver::Pressure;
-    use crate::pipeline::metrics::Fixed;
-    use crate::seal::fixtures::{NOW, signer};
-    use crate::seal::{Chain, Sealer, SealerSettings};
-    use crate::spool::{self, Spool, SpoolSettings, WhenFull};
+    use crate::capture::{Accounts, CaptureError, FrameHeader, Frames};
+    use crate::counters::{LedgerEntry, check_books_at_the_end};
+    use crate::pipeline::fixtures::Parts;
+    use wire::decode::LinkType;
 
     /// Goes on until it is stopped, or panics at once.
     struct Endless {
@@ -352,62 +350,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_worker_that_panics_ends_the_others() {
-        let directory = tempfile::tempdir().unwrap();
-        let spool = SpoolSettings {
-            max_bytes: 1 << 20,
-            when_full: WhenFull::DropOldest,
-            sync: spool::Sync::Never,
-        };
-        let spool = Arc::new(Spool::open(directory.path(), spool).unwrap());
-        let settings = SealerSettings {
-            threads: 1,
-            queue_batches: 1,
-            queue_bytes: 1 << 20,
-            clock: Arc::new(|| NOW * 1_000_000_000),
-        };
-        let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, |_| ()).unwrap();
-        let flow = flow::Settings {
-            workers: 2,
-            ..flow::Settings::for_memory(1 << 20)
-        };
-        let stop = Arc::new(AtomicBool::new(false));
-        let intake = sealer.intake();
-        let counters = Arc::clone(intake.counters());
-        let books = Arc::new(Books::new(&flow, Arc::clone(&counters), Arc::clone(&spool)));
-        let configuration = Arc::new(Configuration::new(&flow, None));
-        let fixed = Fixed {
-            probe: "sensor".to_owned(),
-            interface: "eth0".to_owned(),
-            workers: flow.workers,
-            flows_per_worker: flow.share().flows,
-            seal_queue_batches: 1,
-            seal_queue_bytes: 1 << 20,
-            memory_bytes: 1 << 30,
-            linger: Duration::from_secs(1),
-        };
-        let pressure = Arc::new(Pressure::new(counters, Arc::clone(&spool), 1000));
-        let latency = Arc::clone(intake.latency());
-        let instruments = Arc::new(Instruments::new(
-            fixed,
-            Arc::clone(&books),
-            latency,
-            spool,
-            pressure,
-            Arc::clone(&configuration),
-        ));
-        let capture = Capture {
-            books,
-            instruments: Arc::clone(&instruments),
-            configuration,
+    /// Ends after so many frames, which nobody can decode.
+    struct Counted {
+        frames: u64,
+        delivered: u64,
+    }
+
+    impl Source for Counted {
+        fn next_block(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
+            if self.delivered == self.frames {
+                return Ok(Next::End);
+            }
+            let header = FrameHeader {
+                time: clock::utc_now(),
+                offset: 0,
+                captured_length: 14,
+                wire_length: 14,
+                link_type: LinkType::ETHERNET,
+                stripped_vlan: None,
+                checksum_offloaded: false,
+                clock: None,
+            };
+            take(Frames {
+                bytes: &[0; 14],
+                headers: &[header],
+                first_number: self.delivered + 1,
+            });
+            self.delivered += 1;
+            Ok(Next::Block)
+        }
+
+        fn accounts(&mut self) -> Accounts {
+            Accounts {
+                frames_delivered: self.delivered,
+                ..Accounts::default()
+            }
+        }
+
+        fn queue(&self) -> (u64, u64) {
+            (0, 4096)
+        }
+    }
+
+    fn capture(parts: &Parts, stop: &Arc<AtomicBool>) -> Capture {
+        Capture {
+            books: Arc::clone(&parts.books),
+            instruments: Arc::clone(&parts.instruments),
+            configuration: Arc::clone(&parts.configuration),
             queue_can_grow: false,
             limit: None,
-            flow,
+            flow: parts.flow.clone(),
             linger: Duration::from_secs(1),
-            intake,
-            stop: Arc::clone(&stop),
-        };
+            intake: parts.sealer.intake(),
+            stop: Arc::clone(stop),
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_ends_the_others() {
+        let parts = Parts::of_workers(2);
+        let stop = Arc::new(AtomicBool::new(false));
         let source = |panics| {
             let stop = Arc::clone(&stop);
             let source: Box<dyn Source + Send> = Box::new(Endless { panics, stop });
@@ -415,10 +417,50 @@ mod tests {
         };
         let sources = Opened::Live(vec![source(false), source(true)]);
         // Without the end of the first worker this does not return.
-        assert!(catch_unwind(AssertUnwindSafe(|| capture.run(sources))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| capture(&parts, &stop).run(sources))).is_err());
         assert!(stop.load(Ordering::Relaxed));
         // Told before the first block: this worker had none.
-        assert_eq!(instruments.worker(1).queue(), (0, 4096));
-        sealer.finish();
+        assert_eq!(parts.instruments.worker(1).queue(), (0, 4096));
+        parts.sealer.finish();
+    }
+
+    /// What each source delivered, at the end.
+    fn delivered(entries: &[LedgerEntry]) -> Vec<(Option<u32>, Option<u64>)> {
+        let lines = entries
+            .iter()
+            .filter(|entry| entry.account == "source_frames_delivered");
+        lines.map(|entry| (entry.worker, entry.value)).collect()
+    }
+
+    #[test]
+    fn the_books_of_each_live_worker_balance_at_the_end() {
+        let parts = Parts::of_workers(2);
+        let source = |frames| {
+            let source: Box<dyn Source + Send> = Box::new(Counted { frames, delivered: 0 });
+            (source, None)
+        };
+        // A worker that ends does not stop the other one before it has taken what there is.
+        let sources = Opened::Live(vec![source(5), source(900)]);
+        assert!(capture(&parts, &Arc::default()).run(sources).is_empty());
+        let entries = parts.books.ledger_entries();
+        assert_eq!(check_books_at_the_end(&entries), Ok(()));
+        assert_eq!(delivered(&entries), [(Some(0), Some(5)), (Some(1), Some(900))]);
+        parts.sealer.finish();
+    }
+
+    #[test]
+    fn the_books_of_files_balance_at_the_end() {
+        let parts = Parts::of_workers(2);
+        let capture_file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/corpus/dns-dig/input.pcap"
+        );
+        let source = FileSource::new(vec![capture_file.into()]);
+        let problems = capture(&parts, &Arc::default()).run(Opened::Files(Box::new(source)));
+        assert!(problems.is_empty(), "{problems:?}");
+        let entries = parts.books.ledger_entries();
+        assert_eq!(check_books_at_the_end(&entries), Ok(()));
+        assert_eq!(delivered(&entries), [(None, Some(55))]);
+        parts.sealer.finish();
     }
 }

@@ -18,6 +18,8 @@ mod capture;
 mod config;
 mod degradation;
 mod desk;
+#[cfg(test)]
+mod fixtures;
 mod health;
 mod interface;
 mod limit;
