@@ -152,3 +152,43 @@ fn event(what: Suffering, change: Change, cause: &str) -> Event {
         detail,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow;
+    use crate::pipeline::fixtures::Parts;
+
+    /// How hard two workers' tables are pressed that have so many places each and hold so many flows.
+    fn pressure_of_tables(places: usize, flows: [usize; 2]) -> f64 {
+        let settings = flow::Settings {
+            workers: 2,
+            ..flow::Settings::for_memory(1 << 20)
+        };
+        let parts = Parts::with_tables(settings, places);
+        for (number, flows) in flows.into_iter().enumerate() {
+            parts.instruments.worker(number).set_table(flows);
+        }
+        let (pressure, cause) = pressure(Suffering::FlowTable, &parts.instruments);
+        let active: usize = flows.iter().sum();
+        assert!(
+            cause.starts_with(&format!("{active} flows are active, ")),
+            "{cause}"
+        );
+        parts.sealer.finish();
+        pressure
+    }
+
+    #[test]
+    fn a_million_active_flows_are_a_degradation_however_large_the_tables_are() {
+        let huge = 100_000_000;
+        assert!(pressure_of_tables(huge, [400_000, 599_999]) < 1.0);
+        assert!(pressure_of_tables(huge, [400_000, 600_000]) >= 1.0);
+    }
+
+    #[test]
+    fn the_fullest_table_is_a_degradation_however_few_flows_there_are() {
+        assert!(pressure_of_tables(1000, [799, 799]) < 1.0);
+        assert!(pressure_of_tables(1000, [0, 800]) >= 1.0);
+    }
+}
