@@ -67,7 +67,7 @@ corpus: setup ## Score over the captures below CORPUS (default ../shared/corpus/
 	$(RUN) python tools/agreement.py --corpus $(CORPUS)
 
 bench: ## Run the micro-benches
-	cargo bench -p probe --bench offline
+	cargo bench -p probe --bench offline --bench allocations
 
 fuzz: .tools/bin/cargo-fuzz ## Fuzz one TARGET for SECONDS (targets: fuzz/fuzz_targets)
 	RUSTC_BOOTSTRAP=1 cargo fuzz run $(TARGET) -- -max_total_time=$(SECONDS)
