@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -20,10 +22,6 @@ from harness.programs import Probe
 from tests.corpus.cases import cases
 from tests.corpus.testbed import Record
 from tests.python.end_to_end.netns import Link
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 # What does not depend on when, and by which clock, the frames came.
 COLUMNS = [
@@ -92,10 +90,18 @@ def test_live_flows_arrive_in_the_database(name: str, shared_pki: Path, tmp_path
     assert core.stop() == 0
 
 
+def cpus_of_workers(process: int) -> list[set[int]]:
+    """The CPUs on which each worker's thread may run."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    names = {int(task.name): (task / "comm").read_text().strip() for task in tasks}
+    return [os.sched_getaffinity(task) for task, name in names.items() if name.startswith("dpi-worker-")]
+
+
 def test_several_workers_share_an_interface(shared_pki: Path, tmp_path: Path) -> None:
     (case,) = [case for case in cases() if case.name == "many-connections"]
+    cpus = os.sched_getaffinity(0)
     records = {}
-    for workers in ("1", "3"):
+    for workers in ("1", "2", "3"):
         spool = tmp_path / f"spool-{workers}"
         with Link() as link:
             probe = Probe(shared_pki, spool, None, "-i", link.interface, "-f", "ip or ip6", f"--workers={workers}")
@@ -104,15 +110,23 @@ def test_several_workers_share_an_interface(shared_pki: Path, tmp_path: Path) ->
             wait_for(lambda log=probe.log: "a new chain begins" in log.read_text(), "the probe to capture")
             link.replay(case.capture, frames_per_second=2000)
             assert probe.process is not None
+            places = cpus_of_workers(probe.process.pid)
             probe.process.send_signal(signal.SIGTERM)
             accounts = probe.finish()
+        if 1 < int(workers) <= len(cpus):
+            # A CPU of its own for each.
+            assert [len(place) for place in places] == [1] * int(workers)
+            assert len(set.union(*places)) == int(workers)
+        else:
+            # The scheduler's choice.
+            assert places == [cpus] * int(workers)
         check_books(accounts)
         assert total(accounts, "source_frames_dropped") == 0
         assert {entry["worker"] for entry in accounts if entry["account"] == "source_frames_delivered"} == set(
             range(int(workers))
         )
         records[workers] = total(accounts, "flows_exported")
-    assert records["3"] == records["1"] > 0
+    assert records["3"] == records["2"] == records["1"] > 0
 
 
 def test_missing_permission_names_the_capability_and_how_to_give_it(shared_pki: Path, tmp_path: Path) -> None:
