@@ -88,9 +88,11 @@ def test_a_renamed_or_vanished_interface_does_not_stand_in_the_way(tmp_path: Pat
         wait_for(lambda: live.endpoint.json("/readyz")[0] == 503, "the probe to see that the interface is gone")
         assert live.endpoint.value("dpi_probe_interface_up") == 0
         assert put(live, {"capture_filter": None})[0] == 200
-        check_books(live.finish())
-        assert f"{live.link.interface} is other0 now" in live.log()
-        assert "other0: gone" in live.log()
+        accounts = live.finish()
+        check_books(accounts)
+        assert total(accounts, "interface_changes", "renamed") == total(accounts, "interface_changes", "gone") == 1
+        assert live.events("interface_renamed") == [f"{live.link.interface} is other0 now"]
+        assert live.events("interface_gone") == ["other0: gone"]
 
 
 def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: Path) -> None:

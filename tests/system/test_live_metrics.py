@@ -41,6 +41,47 @@ def test_latencies_and_gauges_of_a_live_interface(tmp_path: Path, shared_pki: Pa
         assert total(accounts, "source_frames_dropped") == 0
 
 
+def test_what_happens_to_the_interface_is_counted_and_signed(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki) as live:
+        ip, interface = live.link.host.ip, live.link.interface
+
+        def counted(reason: str, least: int = 1) -> bool:
+            return live.endpoint.value("dpi_probe_interface_changes_total", reason=reason) >= least
+
+        ip("link", "set", interface, "mtu", "9000")
+        wait_for(lambda: counted("mtu"), "the MTU to be told")
+        ip("link", "set", interface, "down")
+        wait_for(lambda: counted("down"), "the interface to be told down")
+        assert live.endpoint.value("dpi_probe_interface_up") == 0
+        ip("link", "set", interface, "up")
+        wait_for(lambda: counted("up"), "the interface to be told up")
+        wait_for(lambda: live.endpoint.value("dpi_probe_interface_up") == 1, "the interface to be up")
+        ip("link", "set", interface, "name", "other0")
+        wait_for(lambda: counted("renamed"), "the new name to be told")
+        live.link.recreate()
+        wait_for(lambda: counted("back") and counted("up", 2), "the interface to be told back and up")
+        accounts = live.finish()
+        check_books(accounts)
+        told = [(row["event"], row["detail"]) for row in live.rows("event") if row["event"].startswith("interface_")]
+    # Others may come between: before an interface is removed, it is down for a moment.
+    expected = [
+        ("interface_mtu", "probe0: MTU 65535 is 9000 now"),
+        ("interface_down", "probe0: down"),
+        ("interface_up", "probe0: up"),
+        ("interface_renamed", "probe0 is other0 now"),
+        ("interface_gone", "other0: gone"),
+        ("interface_back", "probe0: back"),
+        ("interface_mtu", "probe0: MTU 1500 is 65535 now"),
+        ("interface_up", "probe0: up"),
+    ]
+    rest = iter(told)
+    assert all(one in rest for one in expected), told
+    for reason in ("down", "up", "gone", "back", "renamed", "mtu"):
+        signed = sum(event == f"interface_{reason}" for event, _ in told)
+        assert total(accounts, "interface_changes", reason) == signed > 0, (reason, told)
+    assert total(accounts, "interface_changes", "unknown") == total(accounts, "probe_events_lost") == 0
+
+
 def thread_names(process: int) -> Iterator[str]:
     for task in Path(f"/proc/{process}/task").iterdir():
         yield "main" if int(task.name) == process else (task / "comm").read_text().strip()
