@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
+from dpi_probe.core.archive import Kind, Located, iter_entries
 
 from harness.core import Core, wait_for
 from harness.metrics import Endpoint
@@ -16,7 +17,7 @@ from tests.corpus.testbed import Record
 from tests.python.end_to_end.netns import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -110,11 +111,23 @@ class LiveProbe:
         """What the probe has said."""
         return self.probe.log.read_text()
 
-    def rows(self, column: str, only: pc.Expression | None = None) -> list[dict[str, Any]]:
-        """The rows of those batches in the spool that have the column: `event`, `account` or `flow_id`."""
-        rows: list[dict[str, Any]] = []
+    def _batches(self) -> Iterator[bytes]:
+        if self.core is not None:
+            for item in iter_entries(self.core.data / "archive"):
+                assert isinstance(item, Located), item
+                if item.entry.kind is Kind.BATCH:
+                    yield item.entry.body
         for path in self.probe.pending():
-            with pa.ipc.open_stream(path.read_bytes()) as reader:
+            yield path.read_bytes()
+
+    def rows(self, column: str, only: pc.Expression | None = None) -> list[dict[str, Any]]:
+        """The rows of those batches in the Core's archive and the spool that have the column.
+
+        `event`, `account` or `flow_id` tell batches of events, ledgers and flows.
+        """
+        rows: list[dict[str, Any]] = []
+        for batch in self._batches():
+            with pa.ipc.open_stream(batch) as reader:
                 if column in reader.schema.names:
                     table = reader.read_all()
                     table = table.select([name for name in reader.schema.names if name != "time"])
@@ -122,5 +135,5 @@ class LiveProbe:
         return rows
 
     def events(self, name: str) -> list[str]:
-        """The details of the events of this name that were sealed and wait in the spool."""
+        """The details of the events of this name that were sealed."""
         return [row["detail"] for row in self.rows("event") if row["event"] == name]
