@@ -25,7 +25,7 @@ def test_applications_names_and_families_are_seen(tmp_path: Path) -> None:
     flows = dpi_probe.read(tmp_path / "t.pcap")
     found = list(flows)
     apps = Counter(flow.app for flow in found)
-    assert {"tls", "quic", "dns", "http"} <= set(apps), apps
+    assert {"tls", "quic", "dns", "http", "ssh", "rtp"} <= set(apps), apps
     assert all(flow.server_name for flow in found if flow.app in ("tls", "quic", "http"))
     assert {flow.ip_version for flow in found} == {4, 6}
     accounts = flows.accounts
