@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# The first account is the sum of the others, at the end of a probe's run.
+# Both sides are the same sum at the end of a probe's run: for the whole probe, and for each worker that keeps both.
 EQUATIONS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("source_frames_delivered",), ("frames_delivered",)),
     (("frames_delivered",), ("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")),
@@ -30,6 +30,12 @@ def total(accounts: Accounts, account: str, reason: str | None = None) -> int:
     )
 
 
+def _of_workers(accounts: Accounts) -> dict[int, dict[str, int]]:
+    """The sums of each worker's own accounts."""
+    workers = sorted({entry["worker"] for entry in accounts if entry["worker"] is not None})
+    return {worker: totals([entry for entry in accounts if entry["worker"] == worker]) for worker in workers}
+
+
 def totals(accounts: Accounts) -> dict[str, int]:
     """Every account, summed over workers and reasons."""
     sums: dict[str, int] = {}
@@ -50,10 +56,19 @@ def by_reason(accounts: Accounts, account: str) -> dict[str, int]:
 def imbalances(accounts: Accounts) -> list[str]:
     """What does not balance, one line each; empty where everything does."""
     sums = totals(accounts)
-    wrong = []
-    for left, right in EQUATIONS:
-        one, other = (sum(sums.get(name, 0) for name in names) for names in (left, right))
-        if one != other:
-            wrong.append(f"{' + '.join(left)} = {one:,}, but {' + '.join(right)} = {other:,}")
+    wrong = [line for left, right in EQUATIONS if (line := _difference(sums, left, right))]
+    for worker, own in _of_workers(accounts).items():
+        wrong += [
+            f"worker {worker}: {line}"
+            for left, right in EQUATIONS
+            if not (own.keys().isdisjoint(left) or own.keys().isdisjoint(right))
+            and (line := _difference(own, left, right))
+        ]
     wrong += [f"{name} = {sums[name]:,}, a bug" for name in BUGS if sums.get(name)]
     return wrong
+
+
+def _difference(sums: dict[str, int], left: tuple[str, ...], right: tuple[str, ...]) -> str | None:
+    """How the two sides of an equation differ, if they do."""
+    one, other = (sum(sums.get(name, 0) for name in names) for names in (left, right))
+    return None if one == other else f"{' + '.join(left)} = {one:,}, but {' + '.join(right)} = {other:,}"

@@ -216,8 +216,8 @@ def test_a_tool_that_takes_too_long_is_ended_with_what_it_started(
     wait_for(lambda: not use_of(child).resident_bytes, "the child to end")
 
 
-def entry(account: str, value: int) -> dict[str, object]:
-    return {"account": account, "reason": "", "worker": None, "value": value}
+def entry(account: str, value: int, worker: int | None = None) -> dict[str, object]:
+    return {"account": account, "reason": "", "worker": worker, "value": value}
 
 
 def test_books_name_what_is_off() -> None:
@@ -226,6 +226,28 @@ def test_books_name_what_is_off() -> None:
     (wrong,) = books.imbalances([*sound[:2], entry("frames_metered", 4)])
     assert wrong.startswith("frames_delivered = 5, but frames_metered")
     assert books.imbalances([entry("worker_panics", 1)]) == ["worker_panics = 1, a bug"]
+
+
+def test_books_of_workers_that_make_up_for_each_other_are_off() -> None:
+    def of(worker: int, delivered: int, metered: int) -> list[dict[str, object]]:
+        own = {"frames_delivered": delivered, "frames_metered": metered, "flows_exported": 1, "flows_opened": 1}
+        return [entry(account, value, worker) for account, value in own.items()]
+
+    # What the probe counts as a whole is held against no single worker.
+    whole = [entry("source_frames_delivered", 10), entry("events_exported", 2), entry("events_sealed", 2)]
+    assert books.imbalances([*whole, *of(0, 5, 5), *of(1, 5, 5)]) == []
+    lines = books.imbalances([*whole, *of(0, 5, 4), *of(1, 5, 6)])
+    assert [line.split(",")[0] for line in lines] == [
+        "worker 0: frames_delivered = 5",
+        "worker 1: frames_delivered = 5",
+    ]
+    # Live, each worker has a source of its own.
+    sources = [entry("source_frames_delivered", 4, 0), entry("source_frames_delivered", 6, 1)]
+    lines = books.imbalances([*sources, *whole[1:], *of(0, 5, 5), *of(1, 5, 5)])
+    assert [line.split(",")[0] for line in lines] == [
+        "worker 0: source_frames_delivered = 4",
+        "worker 1: source_frames_delivered = 6",
+    ]
 
 
 FIGURES = {

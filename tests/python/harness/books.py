@@ -16,7 +16,8 @@ def total(accounts: list[dict[str, Any]], account: str, reason: str | None = Non
 
 
 def check_books(accounts: list[dict[str, Any]]) -> None:
-    """The equations of the ledger at the end of a probe."""
+    """The equations of the ledger at the end of a probe: of the whole, and of each worker where it has its own."""
+    _check_workers(accounts)
 
     def of(*names: str) -> int:
         return sum(total(accounts, name) for name in names)
@@ -32,6 +33,21 @@ def check_books(accounts: list[dict[str, Any]]) -> None:
     )
     for bug in ("frames_lost", "flows_lost", "worker_panics", "records_unbuildable", "seal_failures"):
         assert of(bug) == 0, bug
+
+
+def _check_workers(accounts: list[dict[str, Any]]) -> None:
+    for worker in {entry["worker"] for entry in accounts if entry["worker"] is not None}:
+        own = [entry for entry in accounts if entry["worker"] == worker]
+
+        def of(*names: str, own: list[dict[str, Any]] = own) -> int:
+            return sum(total(own, name) for name in names)
+
+        metered = of("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")
+        assert of("frames_delivered") == metered, worker
+        assert of("flows_opened") == of("flows_active", "flows_exported", "flows_lost"), worker
+        # Files have one source, which is no worker's.
+        if any(entry["account"] == "source_frames_delivered" for entry in own):
+            assert of("source_frames_delivered") == of("frames_delivered"), worker
 
 
 def database_flows(core: Core) -> list[dict[str, Any]]:
