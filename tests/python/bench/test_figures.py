@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from dpi_probe.bench import books, compare, peers, report, show, stages_of_threads, verdict
+from dpi_probe.bench import books, compare, machine, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
 from dpi_probe.bench.run import Observation
@@ -130,6 +130,54 @@ def test_runs_of_tools_are_compared_tool_by_tool() -> None:
     assert argus["verdict"] == "worse"
     assert ours["before"] == ours["after"]
     assert [line["what"] for line in compare.compare(before, result("tshark", 1.0))] == [ours["what"]]
+
+
+def run_result(**series: list[float | None]) -> dict[str, object]:
+    """A run whose figures are steady but for those that are given; the first second is the warm-up."""
+    steady = [1.0, 1.1, 0.9, 1.0] * 4
+    known = {name: series.get(name, steady) for name, _, _ in compare.RUN_SERIES}
+    times = [number / 4 - 1 for number in range(4 + len(steady))]
+    warm_up = [1000.0] * 4
+    return {
+        "format": verdict.FORMAT, "kind": "run", "machine": {**machine.fingerprint(), "load_before": [0.0, 0.0, 0.0]},
+        "plan": Plan(scenario=SCENARIOS["low"]).to_json(),
+        "series": {"time": times, **{name: [*warm_up, *values] for name, values in known.items()}},
+    }  # fmt: skip
+
+
+def test_two_runs_are_compared_by_what_was_measured_after_the_warm_up(tmp_path: Path) -> None:
+    nothing = [0.0] * 16
+    before = run_result(drops_percent=nothing, latency_p99_ms=[None, 2.0, 4.0, None] * 4)
+    after = run_result(
+        gbps=[2.0, 2.2, 1.8, 2.0] * 4, probe_cores=[3.0, 3.3, 2.7, 3.0] * 4, drops_percent=nothing,
+        latency_p99_ms=[1.0, None, None, 2.0] * 4, resident_mb=[None] * 16,
+    )  # fmt: skip
+    files = [tmp_path / name for name in ("before.json", "after.json")]
+    for file, result in zip(files, (before, after), strict=True):
+        file.write_text(json.dumps(result))
+    done = CliRunner().invoke(command, ["compare", *map(str, files), "--json", str(tmp_path / "compared.json")])
+    assert done.exit_code == 0, done.output
+    lines = json.loads((tmp_path / "compared.json").read_text())
+    assert [(line["what"], line["verdict"]) for line in lines] == [
+        ("rate, Gbit/s", "better"),
+        ("CPU of the probe's process, cores", "worse"),
+        ("packet latency mean, ms", "no difference shown"),
+        ("packet latency p99, ms", "better"),
+        ("dropped frames, %", "no difference shown"),
+        ("resident memory, MiB", "cannot be told"),
+    ]
+    for line, (was, now) in zip(lines, ((1, 2), (1, 3), (1, 1), (3, 1.5), (0, 0), (1, None)), strict=True):
+        assert line["before"] == pytest.approx(was), line
+        assert line["after"] == (None if now is None else pytest.approx(now)), line
+        assert line["what"] in done.output
+        assert line["verdict"] in done.output
+    low, high = lines[0]["ratio"]
+    assert 1.8 < low <= 2 <= high < 2.2
+    assert "before.json" in done.output
+    assert "warning" not in done.output
+    after["plan"] = Plan(scenario=SCENARIOS["medium"]).to_json()
+    files[1].write_text(json.dumps(after))
+    assert "warning: the plans differ" in CliRunner().invoke(command, ["compare", *map(str, files)]).output
 
 
 def test_nothing_dropped_before_and_after_is_no_difference() -> None:
