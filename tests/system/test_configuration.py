@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from harness.books import check_books, total
 from harness.core import wait_for
 from harness.live import LiveProbe, udp_frame
@@ -121,6 +124,56 @@ def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: P
         check_books(live.finish())
         assert live.events("configuration_changed") == []
         assert "Traceback" not in live.log()
+
+
+def ask_from(
+    live: LiveProbe, address: str, port: int, method: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, str]:
+    """Ask the endpoint at an address of the namespace, which is then the peer's address too; status and body."""
+    with live.link.host.entered():
+        connection = http.client.HTTPConnection(address, port, timeout=30)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.mark.parametrize(("listen", "address"), [("0.0.0.0:0", "198.51.100.7"), ("[::]:0", "2001:db8::7")])
+def test_who_is_not_on_the_loopback_reads_metrics_but_no_configuration(
+    tmp_path: Path, shared_pki: Path, listen: str, address: str
+) -> None:
+    live = LiveProbe(tmp_path, shared_pki, metrics_address=listen)
+    live.link.host.run(["sysctl", "-q", "net.ipv6.conf.lo.disable_ipv6=0"])
+    with live:
+        live.link.host.ip("address", "add", address, "dev", "lo", *(["nodad"] if ":" in address else []))
+        port = urllib.parse.urlsplit(live.endpoint.url).port
+        assert port is not None
+        change = json.dumps({"flow_timeout_seconds": 1}).encode()
+        # Its own Host, and one that would do from the loopback: who asks decides.
+        for host in (f"[{address}]:{port}" if ":" in address else f"{address}:{port}", "localhost"):
+            for method, body in (("PUT", change), ("GET", b"")):
+                status, said = ask_from(live, address, port, method, "/v1/config", body, Host=host)
+                assert status == 403, (method, host)
+                assert json.loads(said) == {"error": "/v1/config is for this machine's loopback only"}
+        assert ask_from(live, address, port, "GET", "/metrics")[0] == 200
+        loopback = "::1" if ":" in address else "127.0.0.1"
+        status, said = ask_from(live, loopback, port, "GET", "/v1/config")
+        assert (status, json.loads(said)["flow_timeout_seconds"]) == (200, 300.0)
+        check_books(live.finish())
+        assert live.events("configuration_changed") == []
+
+
+def test_by_default_nobody_else_can_connect(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki) as live:
+        live.link.host.ip("address", "add", "198.51.100.7", "dev", "lo")
+        port = urllib.parse.urlsplit(live.endpoint.url).port
+        assert port is not None
+        assert ask_from(live, "127.0.0.1", port, "GET", "/v1/config")[0] == 200
+        with pytest.raises(ConnectionRefusedError):
+            ask_from(live, "198.51.100.7", port, "PUT", "/v1/config", b"{}")
+        check_books(live.finish())
 
 
 def test_sighup_reads_the_file_again(tmp_path: Path, shared_pki: Path) -> None:
