@@ -65,10 +65,14 @@ class LiveProbe:
 
     def __enter__(self) -> Self:
         """Start the probe and wait until it captures."""
-        self.link.host.run(["ip", "link", "set", "lo", "up"])
-        with self.link.host.entered():
-            self.probe.start()
-        wait_for(self._captures, "the probe to capture")
+        try:
+            self.link.host.run(["ip", "link", "set", "lo", "up"])
+            with self.link.host.entered():
+                self.probe.start()
+            wait_for(self._captures, "the probe to capture")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def _captures(self) -> bool:
