@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,9 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
             console.print(screen(Between(before, now), console, base))
             before = now
         return
-    _watch(console, base, Between(before, before), interval, count)
+    # Its way to end, as `q` is: nothing was broken off.
+    with suppress(KeyboardInterrupt):
+        _watch(console, base, Between(before, before), interval, count)
 
 
 def _advice(probe: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import subprocess
 import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,35 +15,13 @@ from dpi_probe.config import load
 from dpi_probe.errors import ConfigError
 from harness.books import check_books, total
 from harness.core import wait_for
-from harness.metrics import Endpoint
+from harness.fed import Fed
 from harness.programs import Probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CAPTURE = Path(__file__).parents[2] / "corpus" / "http1-keep-alive" / "input.pcap"
-
-
-class Fed:
-    """A probe that reads a capture from a pipe, which stays open until the probe is to end."""
-
-    def __init__(self, directory: Path, pki: Path, *arguments: str) -> None:
-        self.probe = Probe(
-            pki, directory / "spool", None,
-            "-r", "-", *arguments,
-        )  # fmt: skip
-        with self.probe.log.open("a") as log:
-            self.probe.process = subprocess.Popen(
-                self.probe.command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
-        assert self.probe.process.stdin is not None
-        self.input = self.probe.process.stdin
-        self.endpoint = Endpoint(self.probe.spool)
-
-    def finish(self, *, empty: bool = False) -> list[dict[str, object]]:
-        """Close the pipe; one through which nothing came is told with status 3."""
-        self.input.close()
-        return self.probe.finish(*([3] if empty else []))
 
 
 @pytest.fixture
