@@ -37,7 +37,7 @@ def judge(observation: Observation, command: str) -> Result:
     figures = _figures(observation, series)
     wrong = _books(observation)
     criteria = _criteria(observation.plan, figures, wrong, observation.machine["cpus"])
-    limits = _limits(criteria, observation, figures)
+    limits = _limits(criteria, observation, figures, wrong)
     return {
         "format": FORMAT,
         "kind": "run",
@@ -325,22 +325,25 @@ def _criteria(plan: Plan, figures: dict[str, Any], wrong: list[str], cpus: int) 
     ]  # fmt: skip
 
 
-def _limits(criteria: list[dict[str, Any]], observation: Observation, figures: dict[str, Any]) -> list[dict[str, Any]]:
+def _limits(
+    criteria: list[dict[str, Any]], observation: Observation, figures: dict[str, Any], wrong: list[str]
+) -> list[dict[str, Any]]:
     """What limited the criteria that failed; those with the same reason together."""
     found: dict[tuple[str, str], list[str]] = {}
     for criterion in criteria:
-        if criterion["passed"] is False and (limit := _limit(criterion, observation, figures)) is not None:
-            found.setdefault((limit["stage"], limit["because"]), []).append(criterion["what"])
+        if criterion["passed"] is False:
+            found.setdefault(_limit(criterion["name"], observation, figures, wrong), []).append(criterion["what"])
     return [
         {"criterion": ", ".join(names), "stage": stage, "because": because} for (stage, because), names in found.items()
     ]
 
 
-def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[str, Any]) -> dict[str, Any] | None:
+def _limit(name: str, observation: Observation, figures: dict[str, Any], wrong: list[str]) -> tuple[str, str]:
     """Which stage kept a criterion from being met, and what says so."""
-    name = criterion["name"]
-    if name in ("memory", "books"):
-        return None
+    if name == "memory":
+        return _most_memory(observation)
+    if name == "books":
+        return "the books", wrong[0] + (f"; and {len(wrong) - 1} more" if len(wrong) > 1 else "")
     cpus = observation.machine["cpus"]
     dropped = books.by_reason(observation.final["books"], "events_dropped")
     to_record = name not in ("cpu", "transmission")
@@ -365,7 +368,26 @@ def _limit(criterion: dict[str, Any], observation: Observation, figures: dict[st
         said = f"they took {others:.2f} of {cpus} cores; {said}"
     else:
         said += saturation(figures, cpus)
-    return {"criterion": name, "stage": stage, "because": said}
+    return stage, said
+
+
+def _most_memory(observation: Observation) -> tuple[str, str]:
+    """What held most of the memory when it was most, as far as the probe counts it in bytes."""
+    highest = max(observation.moments, key=lambda moment: moment.probe.resident_bytes)
+    sums = _nearest(observation.samples, highest.time)["totals"]
+    resident = highest.probe.resident_bytes
+    batches, streams = sums.get("batch_bytes_waiting", 0), sums.get("stream_bytes_buffered", 0)
+    parts = {
+        "seal": batches,
+        "layer 7": streams,
+        "flow table, capture queue and the process itself": resident - batches - streams,
+    }
+    said = (
+        f"of {resident / MEBIBYTE:,.0f} MiB at {highest.time - observation.begin:.1f} s, batches that waited for their "
+        f"signature held {batches / MEBIBYTE:,.0f} and TCP streams {streams / MEBIBYTE:,.0f}; "
+        f"{sums.get('flows_active', 0):,} flows were active (--html draws memory and flows over time)"
+    )
+    return max(parts, key=lambda stage: parts[stage]), said
 
 
 def saturation(figures: dict[str, Any], cpus: int) -> str:

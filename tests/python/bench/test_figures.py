@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from dpi_probe.bench import books, compare, machine, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
-from dpi_probe.bench.run import Observation
+from dpi_probe.bench.run import Moment, Observation
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
 from dpi_probe.bench.search import bisect, limit_of, most_attempts
 from dpi_probe.cli import bench
@@ -392,10 +392,46 @@ def test_what_limited_a_criterion_is_where_its_time_went(
         "core_cores": 0.1, "machine_cores": machine, "seal_duration_mean": 0.05, "sign_duration_mean": 0.002,
         "unsent_ratio": 0.0,
     }  # fmt: skip
-    limit = verdict._limit({"name": name}, observation, figures)
-    assert limit is not None
-    assert limit["stage"] == stage
-    assert says in limit["because"]
+    limited_by, because = verdict._limit(name, observation, figures, [])
+    assert limited_by == stage
+    assert says in because
+
+
+@pytest.mark.parametrize(
+    ("batches", "streams", "stage"),
+    [
+        (600, 100, "seal"),
+        (100, 600, "layer 7"),
+        (100, 100, "flow table, capture queue and the process itself"),
+    ],
+)
+def test_too_much_memory_names_what_held_most_when_it_was_most(batches: int, streams: int, stage: str) -> None:
+    def moment(time: float, mebibytes: int) -> Moment:
+        return Moment(time, Use(resident_bytes=mebibytes << 20), 0.0, 0.0, 0.0)
+
+    def sample(time: float, **sums: int) -> dict[str, object]:
+        return {"time": time, "totals": sums}
+
+    held = {"batch_bytes_waiting": batches << 20, "stream_bytes_buffered": streams << 20, "flows_active": 12_345}
+    observation = Observation(
+        Plan(scenario=SCENARIOS["low"]), {"cpus": 2}, {}, 10.0, 20.0,
+        moments=[moment(11, 300), moment(13, 1100), moment(19, 200)],
+        samples=[sample(11.1, flows_active=1), sample(13.1, **held), sample(19.1)],
+    )  # fmt: skip
+    criteria = verdict._criteria(observation.plan, {**FIGURES, "resident_bytes_max": 1100 << 20}, [], 2)
+    (limit,) = verdict._limits(criteria, observation, FIGURES, [])
+    assert (limit["criterion"], limit["stage"]) == ("resident memory", stage)
+    said = f"of 1,100 MiB at 3.0 s, batches that waited for their signature held {batches} and TCP streams {streams}"
+    assert limit["because"].startswith(f"{said}; 12,345 flows were active")
+
+
+@pytest.mark.parametrize(("more", "end"), [([], ""), (["worker_panics = 1, a bug", "b"], "; and 2 more")])
+def test_books_that_are_off_are_named_as_what_failed(more: list[str], end: str) -> None:
+    observation = Observation(Plan(scenario=SCENARIOS["low"]), {"cpus": 2}, {}, 0.0, 1.0)
+    off = "flows_opened = 3, but flows_active + flows_exported + flows_lost = 2"
+    criteria = verdict._criteria(observation.plan, FIGURES, [off, *more], 2)
+    (limit,) = verdict._limits(criteria, observation, FIGURES, [off, *more])
+    assert limit == {"criterion": "books balance", "stage": "the books", "because": off + end}
 
 
 @pytest.mark.parametrize(
