@@ -292,9 +292,9 @@ def measure(
 
 
 def _all_passed(rows: list[dict[str, Any]]) -> bool | None:
-    """None if none failed, but not all was shown."""
+    """None if none failed, but not all was shown, or nothing was judged."""
     verdicts = [line["passed"] for row in rows for line in row["receivers"] if "passed" in line and _judged(line)]
-    return False if False in verdicts else None if None in verdicts else True
+    return False if False in verdicts else None if None in verdicts or not verdicts else True
 
 
 def _row(
@@ -341,13 +341,13 @@ def _judged(line: dict[str, Any]) -> bool:
 
 
 def _passed(line: dict[str, Any]) -> bool | None:
-    """None: the probe took all that was sent, but that was less than the bare ring got, so that nothing was shown."""
+    """None: it is not judged, or took all that was sent, which was less than the bare ring got: nothing was shown."""
+    if not _judged(line):
+        return None
     if line["wrong"] or line["shed_ratio"]:
         return False
     if line["ratio"] is not None and line["ratio"] >= TARGET:
         return True
-    if not _judged(line):
-        return None
     return None if line["drop_ratio"] <= LOST_NOTHING else False
 
 

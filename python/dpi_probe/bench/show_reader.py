@@ -56,8 +56,10 @@ def show(console: Console, result: dict[str, Any]) -> None:
 
 
 def _word(line: dict[str, Any]) -> str:
-    if "passed" not in line or (line["passed"] is None and line["capture"] != "af_packet"):
+    if "passed" not in line:
         return ""
+    if line["passed"] is None and line["capture"] != "af_packet":
+        return "[dim]n/a[/dim]"
     return {True: "[green]PASS[/green]", False: "[red]FAIL[/red]", None: "[yellow]not shown[/yellow]"}[line["passed"]]
 
 

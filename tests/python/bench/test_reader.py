@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from dpi_probe.bench import compare, machine, reader, show_reader
+from dpi_probe.bench import compare, machine, reader, show_reader, veth
 from dpi_probe.bench.reader import ALONE, BARE, WHOLE, Receiver, Setting
 from dpi_probe.cli.bench import command
 from rich.console import Console
@@ -77,10 +77,46 @@ def test_a_sender_that_was_slowed_down_is_told() -> None:
     assert "the sender had only 60 % of it" in line["limit"]
 
 
-def test_af_xdp_is_shown_but_not_judged_on_a_veth_pair() -> None:
-    result = row([(1000, 1000, 500)], Receiver(WHOLE, "af_xdp"), dropped=0.1)
+@pytest.mark.parametrize(("frames", "dropped"), [(500, 0.1), (1000, 0.0)])
+def test_af_xdp_is_shown_but_not_judged_on_a_veth_pair(frames: float, dropped: float) -> None:
+    result = row([(1000, 1000, frames)], Receiver(WHOLE, "af_xdp"), dropped=dropped)
     assert result["receivers"][-1]["passed"] is None
-    assert reader._all_passed([result]) is True
+    assert show_reader._word(result["receivers"][-1]) == "[dim]n/a[/dim]"
+    # Nothing was judged, so that nothing passed.
+    assert reader._all_passed([result]) is None
+    for judged, passed in ((900, True), (500, False)):
+        assert reader._all_passed([result, row([(1000, 1000, judged)], dropped=0.1)]) is passed
+
+
+def test_books_must_balance_by_af_xdp_too() -> None:
+    result = row([(1000, 1000, 500)], Receiver(WHOLE, "af_xdp"), wrong=("frames_lost = 1, a bug",))
+    assert result["receivers"][-1]["passed"] is False
+    assert reader._all_passed([result]) is False
+
+
+@pytest.mark.parametrize(
+    ("captures", "frames", "status", "said"),
+    [
+        (["af_xdp"], 1000, 1, "dpi-probe: nothing was judged"),
+        (["af_packet"], 1000, 0, ""),
+        (["af_packet"], 500, 1, ""),
+        # The table says of which size nothing was shown.
+        ([], None, 1, ""),
+    ],
+)
+def test_the_exit_status_says_whether_what_is_judged_passed(
+    captures: list[str], frames: float | None, status: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Receiver(WHOLE, captures[0] if captures else "af_packet")
+    sizes = [row([(1000, 1000, frames or 500)], whole, dropped=0.1 if frames else 0.0)]
+    result = {"passed": reader._all_passed(sizes)}
+    monkeypatch.setattr(veth, "enter_namespace", lambda _mtu: None)
+    monkeypatch.setattr(reader, "measure", lambda *_arguments, **_options: result)
+    monkeypatch.setattr(show_reader, "show", lambda _console, _result: None)
+    done = CliRunner().invoke(command, ["reader", *(f"--capture={one}" for one in captures)])
+    assert done.exit_code == status, done.output
+    assert done.stderr.startswith(said)
+    assert ("judged" in done.stderr) == bool(said)
 
 
 def test_the_table_names_rates_verdict_and_limit(capsys: pytest.CaptureFixture[str]) -> None:
