@@ -197,7 +197,9 @@ link_types! {
     265 "RDS", 266 "USB_DARWIN", 267 "OPENFLOW", 268 "SDLC", 269 "TI_LLN_SNIFFER", 270 "LORATAP", 271 "VSOCK",
     272 "NORDIC_BLE", 273 "DOCSIS31_XRA31", 275 "DISPLAYPORT_AUX", 277 "SERCOS_MONITOR", 278 "OPENVIZSLA",
     279 "EBHSCR", 280 "VPP_DISPATCH", 283 "IEEE802_15_4_TAP", 286 "ELEE", 287 "Z_WAVE_SERIAL", 288 "USB_2_0",
-    289 "ATSC_ALP", 290 "ETW",
+    289 "ATSC_ALP", 290 "ETW", 291 "NETANALYZER_NG", 292 "ZBOSS_NCP", 293 "USB_2_0_LOW_SPEED",
+    294 "USB_2_0_FULL_SPEED", 295 "USB_2_0_HIGH_SPEED", 296 "AUERSWALD_LOG", 297 "ZWAVE_TAP",
+    298 "SILABS_DEBUG_CHANNEL", 299 "FIRA_UCI", 300 "MDB", 301 "DECT_NR",
 }
 
 #[cfg(test)]
@@ -225,6 +227,11 @@ mod tests {
                 .iter()
                 .all(|link| !link.is_supported() && link.name().is_some())
         );
+        // The registry from 99 on (below stand the numbers that BSDs gave); 208 is reserved.
+        let unnamed: Vec<u32> = (99..=301)
+            .filter(|number| LinkType(*number).name().is_none())
+            .collect();
+        assert_eq!(unnamed, [208]);
         assert_eq!(LinkType(271).to_string(), "LINKTYPE_VSOCK (271)");
         assert_eq!(LinkType(9999).to_string(), "LINKTYPE 9999");
         assert_eq!(LinkType::DLT_RAW.to_string(), "LINKTYPE_RAW (12)");
