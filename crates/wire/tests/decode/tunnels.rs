@@ -33,17 +33,38 @@ fn join(parts: &[&[u8]]) -> Vec<u8> {
 #[test]
 fn link_layers() {
     let inner = inner();
+    let snap = [0xaa, 0xaa, 0x03, 0, 0, 0, 0x86, 0xdd];
     let cases: &[(LinkType, &[u8])] = &[
+        (LinkType::ETHERNET, &ethernet(0x86dd, &[])),
         // The family in both byte orders and as different systems number it.
         (LinkType::NULL, &[30, 0, 0, 0]),
         (LinkType::NULL, &[0, 0, 0, 24]),
         (LinkType::LOOP, &[0, 0, 0, 28]),
         (LinkType::RAW, &[]),
         (LinkType::DLT_RAW, &[]),
+        (LinkType::DLT_RAW_OPENBSD, &[]),
+        (LinkType::ATM_CLIP, &[]),
         (LinkType::IPV6, &[]),
+        // An IPv4 header, which the IPv6 packet follows.
+        (LinkType::IPV4, &ipv4(41, &inner)[..20]),
+        // Addresses of two bytes, and two bytes that Linux puts behind them; IPv6 (RFC 2497), not split, a sequence number.
+        (LinkType::ARCNET_BSD, &[0x11, 0x12, 0xc4, 0, 0, 7]),
+        (LinkType::ARCNET_LINUX, &[0x11, 0x12, 0, 0, 0xc4, 0, 0, 7]),
+        // Outgoing, not compressed, room for a header of compressed TCP.
+        (LinkType::SLIP, &join(&[&[1, 0x40], &[0; 14]])),
+        // Asynchronous LLC frame.
+        (
+            LinkType::FDDI,
+            &join(&[&[0x50, 2, 0, 0, 0, 0, 8, 2, 0, 0, 0, 0, 9], &snap]),
+        ),
         (LinkType::PPP, &[0xff, 0x03, 0x00, 0x57]),
         (LinkType::PPP, &[0x57]),
         (LinkType::PPP_HDLC, &[0x0f, 0x00, 0x86, 0xdd]),
+        // Version and type 1, session data, session 0x1234, length, IPv6.
+        (LinkType::PPP_ETHER, &[0x11, 0x00, 0x12, 0x34, 0, 68, 0x00, 0x57]),
+        (LinkType::PPP_WITH_DIR, &[0x01, 0xff, 0x03, 0x00, 0x57]),
+        (LinkType::C_HDLC_WITH_DIR, &[0x00, 0x0f, 0x00, 0x86, 0xdd]),
+        (LinkType::FRELAY_WITH_DIR, &[0x01, 0x18, 0x41, 0x03, 0x8e]),
         (LinkType::C_HDLC, &[0x0f, 0x00, 0x86, 0xdd]),
         (LinkType::FRELAY, &[0x18, 0x41, 0x03, 0x8e]),
         (
@@ -100,6 +121,50 @@ fn link_layers() {
             &[0x4d, 0x47, 0x43, 0x81, 0, 3, 1, 1, 2, 0x0f, 0x00, 0x86, 0xdd],
         ),
         (LinkType::JUNIPER_ETHER, &[0x4d, 0x47, 0x43, 0x02]),
+        (
+            LinkType::JUNIPER_FRELAY,
+            &[0x4d, 0x47, 0x43, 0x01, 0x18, 0x41, 0x03, 0x8e],
+        ),
+        // Family, security parameters index, flags: encrypted.
+        (LinkType::ENC, &[24, 0, 0, 0, 0, 0, 0x10, 0x01, 0, 0, 0x08, 0]),
+        // 61 bytes without the padding: family, pass, match, the interface, the rule set, four numbers, two ids of a rule.
+        (
+            LinkType::PFLOG,
+            &join(&[&[61, 24, 0, 0], b"em0", &[0; 13 + 16], &[0xff; 24], &[1, 0, 0, 0]]),
+        ),
+        // Version 1, the family as Solaris numbers it, hook type, length, two interfaces, two zones.
+        (
+            LinkType::IPNET,
+            &[
+                1, 26, 0, 1, 0, 0, 0, 66, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff,
+            ],
+        ),
+        // A received frame, Ethernet; padding, signal strength, the end.
+        (
+            LinkType::TZSP,
+            &join(&[&[1, 0, 0, 1, 0, 10, 1, 0xc4, 1], &ethernet(0x86dd, &[])]),
+        ),
+        (LinkType::IEEE802_11, &data_frame([0x08, 0x02], &snap)),
+        (
+            LinkType::IEEE802_11_RADIOTAP,
+            &join(&[&[0, 0, 8, 0, 0, 0, 0, 0], &data_frame([0x08, 0x02], &snap)]),
+        ),
+        (
+            LinkType::IEEE802_11_PRISM,
+            &join(&[&[0, 0, 0, 0x44], &[0; 140], &data_frame([0x08, 0x02], &snap)]),
+        ),
+        (
+            LinkType::IEEE802_11_AVS,
+            &join(&[
+                &[0x80, 0x21, 0x10, 0x01, 0, 0, 0, 64],
+                &[0; 56],
+                &data_frame([0x08, 0x02], &snap),
+            ]),
+        ),
+        (
+            LinkType::PPI,
+            &join(&[&[0, 0, 8, 0, 105, 0, 0, 0], &data_frame([0x08, 0x02], &snap)]),
+        ),
         // An Endace record of IPv6 with one extension header.
         (
             LinkType::ERF,
@@ -107,11 +172,32 @@ fn link_layers() {
                 0, 0, 0, 0, 0, 0, 0, 0, 0x97, 0, 0, 80, 0, 0, 0, 60, 0x03, 0, 0, 0, 0, 0, 0, 0,
             ],
         ),
+        // One of HDLC over SONET: PPP.
+        (
+            LinkType::ERF_POS,
+            &[
+                0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 86, 0, 0, 0, 70, 0xff, 0x03, 0x00, 0x57,
+            ],
+        ),
         // Apple's metadata of 12 bytes, then raw IP as Apple numbers it.
         (LinkType::PKTAP, &[12, 0, 0, 0, 1, 0, 0, 0, 12, 0, 0, 0]),
         (
             LinkType::DOCSIS,
             &join(&[&[0x01, 3, 0, 80, 1, 2, 3, 0xaa, 0xbb], &ethernet(0x86dd, &[])]),
+        ),
+        (
+            LinkType::NETANALYZER,
+            &join(&[&[0x40, 0x42, 0x10, 0], &ethernet(0x86dd, &[])]),
+        ),
+        // An express frame: preamble and SMD-E.
+        (
+            LinkType::ETHERNET_MPACKET,
+            &join(&[&[0x55; 7], &[0xd5], &ethernet(0x86dd, &[])]),
+        ),
+        // From the switch: operation 0 and class, reason, port 3.
+        (
+            LinkType::DSA_TAG_BRCM,
+            &[2, 0, 0, 0, 0, 8, 2, 0, 0, 0, 0, 9, 0x00, 0, 0, 3, 0x86, 0xdd],
         ),
         (
             LinkType::NETANALYZER_TRANSPARENT,
@@ -142,10 +228,11 @@ fn link_layers() {
     ];
     for (link_type, header) in cases {
         let frame = join(&[header, &inner]);
-        let (tunnels, id): (&[Tunnel], _) = if *link_type == LinkType::MPLS {
-            (&[Tunnel::Mpls], Some(1))
-        } else {
-            (&[], None)
+        let (tunnels, id): (&[Tunnel], _) = match *link_type {
+            LinkType::MPLS => (&[Tunnel::Mpls], Some(1)),
+            LinkType::PPP_ETHER => (&[Tunnel::Pppoe], Some(0x1234)),
+            LinkType::IPV4 => (&[Tunnel::IpInIp], None),
+            _ => (&[], None),
         };
         let packet = check(*link_type, &frame, tunnels, id);
         if matches!(*link_type, LinkType::LINUX_SLL | LinkType::LINUX_SLL2) {
@@ -163,6 +250,10 @@ fn link_layers() {
     }
     for link_type in LinkType::SUPPORTED {
         assert!(link_type.is_supported() && link_type.name().is_some());
+        assert!(
+            cases.iter().any(|(of, _)| of == link_type),
+            "{link_type} has no frame"
+        );
         assert_ne!(
             decode(*link_type, &[0; 200]).map(|_| ()),
             Err(Undecodable::UnsupportedLinkType),
