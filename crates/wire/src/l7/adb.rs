@@ -188,11 +188,11 @@ pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::l7::tests::{Feeder, field};
 
-    fn message(command: [u8; 4], data: &[u8]) -> Vec<u8> {
+    pub(in crate::l7) fn message(command: [u8; 4], data: &[u8]) -> Vec<u8> {
         let length = (data.len() as u32).to_le_bytes();
         let magic = command.map(|byte| !byte);
         [command.as_slice(), &[0; 8], &length, &[0; 4], &magic, data].concat()

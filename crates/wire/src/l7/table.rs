@@ -70,8 +70,9 @@ macro_rules! protocols {
                 match self { $(Self::$variant => $columns,)+ }
             }
 
-            const fn transports(self) -> Transports {
-                match self { $(Self::$variant => Transports::$transports,)+ }
+            /// Whether it may come over streams, or over datagrams.
+            pub(super) const fn comes_over(self, stream: bool) -> bool {
+                match self { $(Self::$variant => Transports::$transports,)+ }.include(stream)
             }
 
             fn identify(self, bytes: &[u8], hint: Hint) -> Verdict {
@@ -347,7 +348,7 @@ type Set = u32;
 const fn over(stream: bool) -> Set {
     let (mut set, mut rest): (Set, _) = (0, Protocol::ALL);
     while let [first, behind @ ..] = rest {
-        if first.transports().include(stream) {
+        if first.comes_over(stream) {
             set |= 1 << (*first as u32);
         }
         rest = behind;
@@ -452,7 +453,7 @@ mod tests {
             assert_eq!(*protocol as usize, place);
             for stream in [false, true] {
                 let included = over(stream) & (1 << place) != 0;
-                assert_eq!(included, protocol.transports().include(stream));
+                assert_eq!(included, protocol.comes_over(stream));
             }
         }
         for port in 0..=u16::MAX {

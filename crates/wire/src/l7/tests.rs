@@ -175,7 +175,7 @@ impl Feeder {
     }
 
     /// Everything that a session shows.
-    fn all(&self) -> String {
+    pub(super) fn all(&self) -> String {
         let records: Vec<_> = Protocol::ALL
             .iter()
             .map(|&protocol| self.record(protocol))
@@ -359,11 +359,12 @@ impl Sink for Place<'_> {
 /// What each side says, in turns.
 type Turns = Vec<(Direction, Vec<u8>)>;
 
-/// A flow of each stream protocol.
+/// A flow of each protocol that comes over streams, and of each way that a stream may go.
 fn conversations() -> Vec<(Protocol, u16, Turns)> {
     use Direction::{Forward, Reverse};
     vec![
         (Protocol::Tls, 443, super::tls::tests::conversation()),
+        (Protocol::Tls, 443, super::tls::tests::ssl_2_conversation()),
         (
             Protocol::Http,
             80,
@@ -378,6 +379,14 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
             vec![
                 (Forward, super::dns::tests::framed(&[super::dns::tests::query("example.org"), super::dns::tests::query("example.net")])),
                 (Reverse, super::dns::tests::framed(&[super::dns::tests::response("example.org", [192, 0, 2, 1])])),
+            ],
+        ),
+        (
+            Protocol::Llmnr,
+            5355,
+            vec![
+                (Forward, super::dns::tests::framed(&[super::dns::tests::query("office")])),
+                (Reverse, super::dns::tests::framed(&[super::dns::tests::response("office", [192, 0, 2, 2])])),
             ],
         ),
         (
@@ -397,6 +406,16 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
                 (Reverse, b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
             ]),
         ),
+        (
+            Protocol::Http,
+            8000,
+            vec![
+                (Forward, b"GET /chat HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\n\r\n".to_vec()),
+                (Reverse, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n\x81\x05hello".to_vec()),
+                (Forward, b"\x81\x85\x01\x02\x03\x04igohn".to_vec()),
+            ],
+        ),
+        (Protocol::Http, 80, super::http2::tests::upgrade()),
         (Protocol::Http2, 8080, super::http2::tests::conversation()),
         (
             Protocol::Socks,
@@ -476,6 +495,15 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
                 (Forward, super::mysql::tests::numbered(1, &[&[0, 0x0a], [0; 30].as_slice()].concat())),
             ]),
         ),
+        (
+            Protocol::Adb,
+            5555,
+            then_tls(vec![
+                (Forward, super::adb::tests::message(*b"CNXN", b"host::features=shell_v2")),
+                (Reverse, super::adb::tests::message(*b"STLS", b"")),
+                (Forward, super::adb::tests::message(*b"STLS", b"")),
+            ]),
+        ),
     ]
 }
 
@@ -509,9 +537,22 @@ fn names_are_unique_and_fit_for_columns() {
 }
 
 #[test]
+fn every_protocol_over_streams_has_a_conversation() {
+    for protocol in Protocol::ALL.iter().filter(|protocol| protocol.comes_over(true)) {
+        assert!(
+            conversations().iter().any(|(of, _, _)| of == protocol),
+            "{}",
+            protocol.name()
+        );
+    }
+}
+
+#[test]
 fn conversations_are_identified_on_any_port() {
-    for (protocol, _, turns) in conversations() {
-        let mut flow = Feeder::tcp(40_000, 40_001);
+    for (protocol, port, turns) in conversations() {
+        // Only its port tells LLMNR from DNS.
+        let port = if protocol == Protocol::Llmnr { port } else { 40_001 };
+        let mut flow = Feeder::tcp(40_000, port);
         for (direction, bytes) in &turns {
             flow.bytes(*direction, bytes);
         }

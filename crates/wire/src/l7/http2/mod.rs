@@ -514,20 +514,25 @@ pub(super) mod tests {
         assert!(flow.session.kept_bytes() > 0);
     }
 
+    /// HTTP/1.1 that becomes HTTP/2; the response is the answer to the request that asked for it.
+    pub(in crate::l7) fn upgrade() -> Vec<(Direction, Vec<u8>)> {
+        let request = b"GET /a HTTP/1.1\r\nHost: b.test\r\nUpgrade: h2c\r\n\r\n".to_vec();
+        let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n".to_vec();
+        let response = frame(frame::HEADERS, flag::END_HEADERS, 1, &unhex(RESPONSE));
+        let next = frame(frame::HEADERS, flag::END_HEADERS, 3, &unhex(REQUEST));
+        vec![
+            (Forward, request),
+            (Reverse, [switch, settings(), response].concat()),
+            (Forward, [PREFACE, &next].concat()),
+        ]
+    }
+
     #[test]
     fn an_upgrade_answers_the_request_that_asked_for_it() {
         let mut flow = Feeder::tcp(40_000, 80);
-        flow.forward(b"GET /a HTTP/1.1\r\nHost: b.test\r\nUpgrade: h2c\r\n\r\n");
-        let response = frame(frame::HEADERS, flag::END_HEADERS, 1, &unhex(RESPONSE));
-        let switch = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n".to_vec();
-        flow.reverse(&[switch, settings(), response].concat());
-        flow.forward(
-            &[
-                PREFACE,
-                &frame(frame::HEADERS, flag::END_HEADERS, 3, &unhex(REQUEST)),
-            ]
-            .concat(),
-        );
+        for (direction, bytes) in upgrade() {
+            flow.bytes(direction, &bytes);
+        }
         assert_eq!(
             flow.session.protocol().map(|(found, _)| found),
             Some(Protocol::Http)

@@ -358,6 +358,7 @@ mod tests {
     use super::*;
     use crate::l7::Limit;
     use crate::l7::tests::{Feeder, field, unhex};
+    use proptest::prelude::*;
 
     /// A handshake record with one fragment of `body`.
     fn fragment(kind: u8, number: u16, body: &[u8], range: std::ops::Range<usize>) -> Vec<u8> {
@@ -481,6 +482,38 @@ mod tests {
         assert!(flow.session.kept_bytes() >= kept + 8192);
         flow.session.release();
         assert_eq!(flow.session.kept_bytes(), size_of::<Dtls>());
+    }
+
+    proptest! {
+        /// A message that comes whole, and one that comes in any parts, overlapping, in any order, several to a datagram.
+        #[test]
+        fn records_do_not_depend_on_fragments(
+            cuts in proptest::collection::btree_set(1..64_usize, 0..12),
+            overlap in 0..10_usize,
+            keys in proptest::collection::vec(any::<u8>(), 13),
+            together in 1..4_usize,
+        ) {
+            let hello = client_hello(2);
+            prop_assert!(cuts.iter().all(|cut| *cut < hello.len()));
+            let ends = cuts.iter().copied().chain([hello.len()]);
+            let starts = std::iter::once(0).chain(cuts.iter().copied());
+            let mut parts: Vec<_> = starts.zip(ends).zip(&keys).collect();
+            parts.sort_by_key(|(_, key)| **key);
+            let mut flow = Feeder::udp(40_000, 40_001);
+            for parts in parts.chunks(together) {
+                let datagram: Vec<u8> = parts
+                    .iter()
+                    .flat_map(|((start, end), _)| {
+                        fragment(CLIENT_HELLO, 0, &hello, *start..(end + overlap).min(hello.len()))
+                    })
+                    .collect();
+                flow.forward(&datagram);
+            }
+            let mut whole = Feeder::udp(40_000, 40_001);
+            whole.forward(&fragment(CLIENT_HELLO, 0, &hello, 0..hello.len()));
+            prop_assert_eq!(whole.session.server_name(), Some("a.example"));
+            prop_assert_eq!(flow.all(), whole.all());
+        }
     }
 
     #[test]

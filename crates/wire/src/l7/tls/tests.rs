@@ -323,14 +323,21 @@ fn a_large_hello_over_several_records() {
     assert_eq!(flow.session.server_name(), Some("far.example.org"));
 }
 
-#[test]
-fn an_ssl_2_hello() {
+/// A hello in the format of SSL 2.0, and its answer in TLS.
+pub(in crate::l7) fn ssl_2_conversation() -> Vec<(Direction, Vec<u8>)> {
     // RFC 5246 appendix E.2: length 0x802e, ClientHello, version 3.1, ciphers 21, session 0, challenge 16.
     let mut hello = unhex("802e 01 0301 0015 0000 0010 00002f 000035 000005 00000a 010080 0700c0 000004");
     hello.extend_from_slice(&[0x55; 16]);
+    let answer = handshake(SERVER_HELLO, &server_hello(&[7; 32], 0x002f, &[]));
+    vec![(Direction::Forward, hello), (Direction::Reverse, answer)]
+}
+
+#[test]
+fn an_ssl_2_hello() {
     let mut flow = Feeder::tcp(40_000, 40_001);
-    flow.forward(&hello);
-    flow.reverse(&handshake(SERVER_HELLO, &server_hello(&[7; 32], 0x002f, &[])));
+    for (direction, bytes) in ssl_2_conversation() {
+        flow.bytes(direction, &bytes);
+    }
     let record = flow.record(Protocol::Tls);
     assert_eq!(field(&record, "client_versions"), "[TLSv1.0]");
     assert_eq!(field(&record, "client_ciphers"), "[47,53,5,10,4]");
