@@ -1,6 +1,8 @@
 use super::*;
 use crate::l7::tests::{Feeder, TestCrypto, field, unhex};
 use crate::l7::tls::tests::message;
+use proptest::prelude::*;
+use version::VERSIONS;
 
 /// RFC 9001 appendix A: the client's destination connection id.
 const DESTINATION: [u8; 8] = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
@@ -171,19 +173,111 @@ fn the_handshake_of_rfc_9001() {
 
 #[test]
 fn every_version_of_the_table_is_opened() {
-    for number in [
-        1,
-        0x6b33_43cf,
-        0x709a_50c4,
-        0xff00_0022,
-        0xff00_001d,
-        0xff00_001b,
-        0xff00_0016,
-        0xface_b002,
-    ] {
+    for version in VERSIONS {
+        let number = version.number;
+        let mut frame = unhex(CLIENT_FRAME);
+        if version.google_frames {
+            // Google's versions have CRYPTO frames of another type.
+            frame[0] = 0x08;
+        }
         let mut flow = Feeder::udp(40_000, 443);
-        flow.forward(&client(number, &DESTINATION, 0, &unhex(CLIENT_FRAME)));
+        flow.forward(&client(number, &DESTINATION, 0, &frame));
         assert_eq!(flow.session.server_name(), Some("example.com"), "{number:08x}");
+    }
+}
+
+/// What the texts say, in their own writing: versions and the salt of their initial secrets.
+const SALTS: &[(&[u32], &str)] = &[
+    // RFC 9001 §5.2; draft-ietf-quic-tls-33 and -34 §5.2.
+    (
+        &[1, 0xff00_0021, 0xff00_0022],
+        "38762cf7f55934b34d179ae6a4c80cadccbb7f0a",
+    ),
+    // RFC 9369 §3.3.1.
+    (&[0x6b33_43cf], "0dede3def700a6db819381be6e269dcbf9bd2ed9"),
+    // The drafts of RFC 9369 from 01 on.
+    (&[0x709a_50c4], "a707c203a59b47184a1d62ca570406ea7ae3e5d3"),
+    // draft-ietf-quic-tls-29 to -32 §5.2; the reserved versions were most used with these.
+    (
+        &[0xff00_001d, 0xff00_001e, 0xff00_001f, 0xff00_0020, 0x0a0a_0a0a],
+        "afbfec289993d24c9e9786f19c6111e04390a899",
+    ),
+    // draft-ietf-quic-tls-23 to -28 §5.2; mvfst's numbers for drafts of these.
+    (
+        &[
+            0xff00_0017,
+            0xff00_0018,
+            0xff00_0019,
+            0xff00_001a,
+            0xff00_001b,
+            0xff00_001c,
+            0xface_b002,
+            0xface_b00e,
+        ],
+        "c3eef712c72ebb5a11a7d2432bb46365bef9f502",
+    ),
+    // draft-ietf-quic-tls-22 §5.2; mvfst's number for it.
+    (
+        &[0xff00_0016, 0xface_b001],
+        "7fbcdb0e7c66bbe9193a96cd21519ebd7a02644a",
+    ),
+    // Google's T050, T051 and Q050, of which there is no text but its source.
+    (&[0x5430_3530], "7ff579e5acd072915580304c43a2367c60488310"),
+    (&[0x5430_3531], "7a4edef4e7ccee5fa4506c19124fc8ccda6e033d"),
+    (&[0x5130_3530], "504574efd066fe2f9d945cfcdbd3a7f0d3b56b45"),
+];
+
+#[test]
+fn salts_are_those_of_the_texts() {
+    for version in VERSIONS {
+        let salts: Vec<_> = SALTS
+            .iter()
+            .filter(|(numbers, _)| numbers.contains(&version.number))
+            .map(|(_, salt)| unhex(salt))
+            .collect();
+        assert_eq!(salts, [version.salt.to_vec()], "{:08x}", version.number);
+    }
+    let declared: usize = SALTS.iter().map(|(numbers, _)| numbers.len()).sum();
+    assert_eq!(declared, VERSIONS.len(), "no version is left out of the table");
+    // draft-ietf-quic-transport §15: 0xff000000 and the number of the draft, by which records name it.
+    for draft in 22..=34_u32 {
+        assert_eq!(version::name(0xff00_0000 | draft), format!("draft-{draft}"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// A hello that comes in any CRYPTO frames, overlapping, in any order, several to a packet.
+    #[test]
+    fn records_do_not_depend_on_frames(
+        cuts in proptest::collection::btree_set(1..241_u16, 0..12),
+        overlap in 0..20_u16,
+        keys in proptest::collection::vec(any::<u8>(), 13),
+        together in 1..4_usize,
+    ) {
+        let hello = client_hello();
+        let length = hello.len() as u16;
+        prop_assert!(cuts.iter().all(|cut| *cut < length));
+        let ends = cuts.iter().copied().chain([length]);
+        let starts = std::iter::once(0).chain(cuts.iter().copied());
+        let mut parts: Vec<_> = starts.zip(ends).zip(&keys).collect();
+        parts.sort_by_key(|(_, key)| **key);
+        let mut flow = Feeder::udp(40_000, 40_001);
+        for (number, parts) in (0..).zip(parts.chunks(together)) {
+            let frames: Vec<u8> = parts
+                .iter()
+                .flat_map(|((start, end), _)| {
+                    let end = (end + overlap).min(length);
+                    crypto_frame(*start, &hello[usize::from(*start)..usize::from(end)])
+                })
+                .collect();
+            flow.forward(&client(1, &DESTINATION, number, &frames));
+        }
+        let mut whole = Feeder::udp(40_000, 40_001);
+        whole.forward(&client(1, &DESTINATION, 0, &crypto_frame(0, &hello)));
+        prop_assert_eq!(whole.session.server_name(), Some("example.com"));
+        prop_assert_eq!(flow.all(), whole.all());
     }
 }
 

@@ -121,7 +121,7 @@ const fn version(number: u32, name: &'static str, salt: [u8; 20]) -> Version {
     }
 }
 
-const VERSIONS: &[Version] = &[
+pub(super) const VERSIONS: &[Version] = &[
     version(0x0000_0001, "1", SALT_V1),
     Version {
         number: 0x6b33_43cf,
