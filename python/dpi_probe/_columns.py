@@ -123,6 +123,7 @@ if TYPE_CHECKING:
         certificate_subject: str | None
         certificate_issuer: str | None
         certificate_names: list[str]
+        certificate_names_omitted: int | None
         certificate_not_before: datetime | None
         certificate_not_before_ns: int | None
         certificate_not_after: datetime | None

@@ -47,6 +47,8 @@ pub(super) struct Certificate {
     pub(super) not_after: Option<i64>,
     /// DNS names, IP addresses, e-mail addresses and URIs of the subjectAltName.
     pub(super) names: Vec<String>,
+    /// Names of these kinds beyond those that are kept.
+    pub(super) names_omitted: u32,
 }
 
 impl Certificate {
@@ -95,12 +97,16 @@ impl Certificate {
         while !fields.is_empty() {
             if let (tag::OCTET_STRING, value) = element(&mut fields)? {
                 let mut names = Cursor::new(expect(&mut Cursor::new(value), tag::SEQUENCE)?);
-                while !names.is_empty() && self.names.len() < MAX_NAMES {
+                while !names.is_empty() {
                     let (kind, value) = element(&mut names)?;
+                    let is_full = self.names.len() >= MAX_NAMES;
                     // RFC 5280 §4.2.1.6: [1] rfc822Name, [2] dNSName, [6] uniformResourceIdentifier, [7] iPAddress.
-                    match kind {
-                        0x81 | 0x82 | 0x86 => self.names.push(text::from_wire(value, MAX_VALUE_BYTES)),
-                        0x87 => self.names.extend(address(value)),
+                    match (kind, value.len()) {
+                        (0x81 | 0x82 | 0x86, _) | (0x87, 4 | 16) if is_full => {
+                            self.names_omitted = self.names_omitted.saturating_add(1);
+                        }
+                        (0x81 | 0x82 | 0x86, _) => self.names.push(text::from_wire(value, MAX_VALUE_BYTES)),
+                        (0x87, _) => self.names.extend(address(value)),
                         _ => {}
                     }
                 }
@@ -377,5 +383,38 @@ mod tests {
             "2020:2020:2020:2020:2020:2020:2020:2020",
         ];
         assert_eq!(certificate.names, expected);
+        assert_eq!(certificate.names_omitted, 0);
+    }
+
+    #[test]
+    fn names_beyond_the_limit_are_counted() {
+        let element = |tag: u8, content: &[u8]| {
+            let length = (content.len() as u16).to_be_bytes();
+            [&[tag, 0x82], length.as_slice(), content].concat()
+        };
+        let mut names = element(0x82, b"a.example").repeat(MAX_NAMES);
+        // Five more: one of each kind that is listed, in both lengths of addresses; and a kind and a length that are not.
+        for (tag, content) in [
+            (0x81, 1),
+            (0x82, 1),
+            (0x86, 1),
+            (0x87, 4),
+            (0x87, 16),
+            (0x88, 1),
+            (0x87, 5),
+        ] {
+            names.extend(element(tag, &vec![b'a'; content]));
+        }
+        let extension = [
+            element(tag::OBJECT_IDENTIFIER, SUBJECT_ALTERNATIVE_NAME),
+            element(tag::OCTET_STRING, &element(tag::SEQUENCE, &names)),
+        ]
+        .concat();
+        let mut certificate = Certificate::default();
+        assert_eq!(certificate.read_extension(&extension), Ok(()));
+        assert_eq!(
+            (certificate.names.len(), certificate.names_omitted),
+            (MAX_NAMES, 5)
+        );
     }
 }

@@ -126,12 +126,14 @@ crate::record! {
         ja4: Option<Text<38>>,
         /// Hellos of the client after the first, such as the one that answers a HelloRetryRequest; at most 4.
         further_hellos: Vec<FurtherHello>,
-        /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear).
+        /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear). Of the certificates that a server sends only its own is read, which comes first (RFC 5246 §7.4.2); those of the authorities behind it and of the client are not.
         certificate_subject: Option<String>,
         /// Issuer of the server's certificate as in RFC 4514.
         certificate_issuer: Option<String>,
         /// DNS names, IP addresses, e-mail addresses and URIs in the certificate's subjectAltName; at most 64, the first 256 bytes of each.
         certificate_names: Vec<String>,
+        /// Further names of these kinds that are not listed because the list is full. Null if no certificate was seen.
+        certificate_names_omitted: Option<u32>,
         /// Start of the certificate's validity.
         certificate_not_before: Option<Time>,
         /// End of the certificate's validity; null beyond the year 2262.
@@ -208,6 +210,7 @@ impl Record {
         self.certificate_subject = Some(certificate.subject);
         self.certificate_issuer = Some(certificate.issuer);
         self.certificate_names = certificate.names;
+        self.certificate_names_omitted = Some(certificate.names_omitted);
         self.certificate_not_before = certificate.not_before.map(Time);
         self.certificate_not_after = certificate.not_after.map(Time);
         self.certificate_serial = Some(certificate.serial);

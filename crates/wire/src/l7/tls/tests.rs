@@ -133,6 +133,7 @@ fn a_handshake_with_a_certificate() {
             "certificate_names",
             "[www.example.org,*.example.net,192.0.2.1,2001:db8::1]",
         ),
+        ("certificate_names_omitted", "0"),
         ("certificate_not_before", "1709208000000000000"),
         ("certificate_not_after", "2524608000000000000"),
         ("certificate_serial", "1a2b3c"),
