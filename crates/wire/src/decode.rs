@@ -48,11 +48,12 @@ pub struct Packet<'a> {
     pub src_mac: Option<Mac>,
     /// Destination MAC address of the outer-most frame.
     pub dst_mac: Option<Mac>,
-    /// VLAN ids, outer-most first; the first `vlan_count` are valid.
+    /// VLAN ids, outer-most first: the outer-most four where there are more. The first `vlan_count` are valid.
     pub vlans: [u16; 4],
-    /// How many VLAN tags were seen (at most 4 are kept).
+    /// How many of `vlans` are valid.
     pub vlan_count: u8,
-    /// Encapsulations around the inner-most IP packet, outer-most first; empty where there is none. At most 4 are kept.
+    /// Encapsulations around the inner-most IP packet, outer-most first: the outer-most four where there are more. An
+    /// authentication header is none: it stands in its packet's chain of headers.
     pub tunnels: [Option<Tunnel>; 4],
     /// The inner-most tunnel's identifier (VNI, GRE key, TEID, …).
     pub tunnel_id: Option<u64>,

@@ -60,11 +60,11 @@ wire::record! {
         src_mac: Option<Mac>,
         /// The responder's MAC address on the outer-most link.
         dst_mac: Option<Mac>,
-        /// VLAN ids of the first packet, outer-most first; 0 is a priority tag, which names no VLAN (IEEE 802.1Q §9.6).
+        /// VLAN ids of the first packet, outer-most first, the outer-most four where there are more; 0 is a priority tag, which names no VLAN (IEEE 802.1Q §9.6).
         vlan_ids: Option<Vec<u16>>,
-        /// Encapsulations around the first packet, outer-most first.
+        /// Encapsulations around the first packet, outer-most first: the outer-most four where there are more.
         tunnels: Option<Vec<&'static str>>,
-        /// Identifier of the inner-most tunnel (VNI, GRE key, TEID, …).
+        /// Identifier of the inner-most tunnel (VNI, GRE key, TEID, …), also where `tunnels` does not reach down to it.
         tunnel_id: Option<u64>,
         /// Whether packets of this flow came with more than one set of VLAN or tunnel ids; priority tags do not count.
         key_ambiguous: bool,

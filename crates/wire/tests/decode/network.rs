@@ -373,7 +373,12 @@ fn extension_headers_are_passed_over() {
     let mut payload = chain[3].1.to_vec();
     payload.extend(&datagram);
     let bytes = ipv4(51, &payload);
-    assert_eq!(decode(RAW, &bytes).unwrap().key.ip_protocol, 17);
+    let packet = decode(RAW, &bytes).unwrap();
+    assert_eq!(packet.key.ip_protocol, 17);
+    assert!(
+        packet.is_plain(),
+        "the header is part of the chain, no encapsulation"
+    );
     // No next header; a mobility header is a message of its own.
     assert_eq!(decode(RAW, &ipv6(59, &[])).unwrap().key.ip_protocol, 59);
     assert_eq!(

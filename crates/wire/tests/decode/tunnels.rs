@@ -275,6 +275,14 @@ fn vlans_and_802_3() {
         (3, [100, 200, 4095, 0]),
         "priority bits are no part of the id"
     );
+    let tags: Vec<u8> = (1..=6).flat_map(|id| [0, id, 0x81, 0x00]).collect();
+    let frame = ethernet(0x8100, &join(&[&tags, &[0, 7, 0x86, 0xdd], &inner]));
+    let packet = check(LinkType::ETHERNET, &frame, &[], None);
+    assert_eq!(
+        (packet.vlan_count, packet.vlans),
+        (4, [1, 2, 3, 4]),
+        "the outer-most four are kept"
+    );
     // IEEE 802.3 with SNAP, and inside a VLAN.
     let snap = join(&[&[0xaa, 0xaa, 0x03, 0, 0, 0, 0x86, 0xdd], &inner]);
     check(LinkType::ETHERNET, &ethernet(snap.len() as u16, &snap), &[], None);
@@ -811,10 +819,11 @@ fn tunnels_nest_up_to_a_limit() {
     let packet = decode(LinkType::RAW, &bytes).unwrap();
     assert_eq!(packet.payload, b"inside");
     assert_eq!(
-        packet.tunnels.iter().flatten().count(),
-        4,
+        packet.tunnels.map(|tunnel| tunnel.map(Tunnel::name)),
+        [Some("ipip"), Some("gre"), Some("ipip"), Some("gre")],
         "the outer-most four are kept"
     );
+    assert_eq!(packet.tunnel_id, Some(3), "of the inner-most one");
     let mut endless = inner();
     for _ in 0..40 {
         endless = ipv6(41, &endless);
