@@ -50,7 +50,7 @@ wire::record! {
         dst_ip: Address,
         /// The responder's port; 0 where the protocol has none.
         dst_port: u16,
-        /// What told the initiator: `syn`, `syn_ack` or `first_packet`. A TCP flow with `first_packet` was picked up in the middle of its connection, one with `syn_ack` after its SYN, or from a place that sees only the responder.
+        /// What told the initiator (RFC 9293 §3.5: who sends the SYN): `syn`, `syn_ack` or `first_packet`. A TCP flow with `first_packet` was picked up in the middle of its connection, one with `syn_ack` after its SYN, or from a place that sees only the responder.
         direction_basis: Basis,
         /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours). A TCP flow ends with the ACK of its second FIN (`end_of_flow`, RFC 9293 §3.6) or a RST (`reset`, §3.5.3); a half-closed one (FIN in one of the two unions of flags, §3.6) goes on until it idles.
         end_reason: EndReason,
@@ -165,7 +165,7 @@ wire::record! {
         tcp_out_of_order_fwd: Option<u32>,
         /// Segments that start above the next expected sequence number.
         tcp_out_of_order_rev: Option<u32>,
-        /// Window field of the flow's first segment of this direction that is no RST, not scaled; the same in all records of a flow.
+        /// Window field (RFC 9293 §3.1) of the flow's first segment of this direction that is no RST, not scaled; the same in all records of a flow.
         tcp_initial_window_fwd: Option<u16>,
         /// Window field of the flow's first segment of this direction that is no RST, not scaled; the same in all records of a flow.
         tcp_initial_window_rev: Option<u16>,
@@ -173,9 +173,9 @@ wire::record! {
         tcp_mss_fwd: Option<u16>,
         /// Maximum segment size option in bytes of the last SYN or SYN-ACK of this direction that has one.
         tcp_mss_rev: Option<u16>,
-        /// Whether both sides sent a SYN without ACK (simultaneous open, RFC 9293 §3.5 figure 8), if the flow begins with one; the same in all later records of a flow.
+        /// Whether both sides sent a SYN without ACK (simultaneous open, RFC 9293 §3.5 figure 7), if the flow begins with one; the same in all later records of a flow.
         tcp_simultaneous_open: Option<bool> => tcp,
-        /// Whether the flow began with the SYN or SYN-ACK of a new connection on ports whose connection before was still remembered: at most 5 s after its end, or open but with a FIN, or silent for more than 5 s. Null where not TCP.
+        /// Whether the flow began with the SYN or SYN-ACK of a new connection on ports whose connection before was still remembered (RFC 9293 §3.10.7.4): at most 5 s after its end, or open but with a FIN, or silent for more than 5 s. Null where not TCP.
         tcp_ports_reused: Option<bool> => tcp,
         /// Duplicate ACKs (RFC 5681 §2): segments with ACK, without payload, SYN, FIN and RST, that repeat acknowledgement number and window of this direction's segment before while data of the other is not acknowledged; that is taken to be so where the other direction is not seen. Keep-alives do not count.
         tcp_duplicate_acks_fwd: Option<u32> => tcp,

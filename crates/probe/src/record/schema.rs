@@ -240,6 +240,32 @@ mod tests {
     }
 
     #[test]
+    fn definitions_of_tcp_columns_name_their_rfc() {
+        let columns: Vec<_> = FlowRecord::COLUMNS.iter().chain(Features::COLUMNS).collect();
+        let names_an_rfc = |doc: &str| {
+            doc.split("RFC ").skip(1).any(|rest| {
+                rest.trim_start_matches(|c: char| c.is_ascii_digit())
+                    .starts_with(" §")
+            })
+        };
+        let of_tcp = |name: &str| name.starts_with("tcp_") || name == "direction_basis";
+        let mut seen = 0;
+        for column in columns.iter().filter(|column| of_tcp(column.name)) {
+            // Of two directions, the forward one is defined in full.
+            let twin = column.name.replace("_rev", "_fwd");
+            let defined = columns.iter().find(|other| other.name == twin).unwrap_or(column);
+            assert!(
+                names_an_rfc(column.doc) || names_an_rfc(defined.doc),
+                "{}: {}",
+                column.name,
+                column.doc
+            );
+            seen += 1;
+        }
+        assert!(seen > 40, "{seen}");
+    }
+
+    #[test]
     fn column_names_are_unique() {
         let schema = Layout::evidence().full_schema();
         let mut names: Vec<_> = schema.fields().iter().map(|field| field.name()).collect();

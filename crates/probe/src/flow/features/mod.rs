@@ -91,23 +91,23 @@ wire::record! {
         tcp_fin_packets_fwd: Option<u32>,
         /// Packets with the FIN flag.
         tcp_fin_packets_rev: Option<u32>,
-        /// Packets with the SYN flag, SYN-ACKs included.
+        /// Packets with the SYN flag (RFC 9293 §3.1), SYN-ACKs included.
         tcp_syn_packets_fwd: Option<u32>,
         /// Packets with the SYN flag, SYN-ACKs included.
         tcp_syn_packets_rev: Option<u32>,
-        /// Packets with the RST flag.
+        /// Packets with the RST flag (RFC 9293 §3.1).
         tcp_rst_packets_fwd: Option<u32>,
         /// Packets with the RST flag.
         tcp_rst_packets_rev: Option<u32>,
-        /// Packets with the PSH flag.
+        /// Packets with the PSH flag (RFC 9293 §3.1).
         tcp_psh_packets_fwd: Option<u32>,
         /// Packets with the PSH flag.
         tcp_psh_packets_rev: Option<u32>,
-        /// Packets with the ACK flag.
+        /// Packets with the ACK flag (RFC 9293 §3.1).
         tcp_ack_packets_fwd: Option<u32>,
         /// Packets with the ACK flag.
         tcp_ack_packets_rev: Option<u32>,
-        /// Packets with the URG flag.
+        /// Packets with the URG flag (RFC 9293 §3.1).
         tcp_urg_packets_fwd: Option<u32>,
         /// Packets with the URG flag.
         tcp_urg_packets_rev: Option<u32>,
