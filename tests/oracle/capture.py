@@ -15,6 +15,9 @@ _SECOND = 1_000_000_000
 _MAX_FRAME, _MAX_WIRE = 262_144, 1 << 28
 """A record that states more is damage."""
 
+_RECORD_HEADERS = {0xA1B2C3D4: (16, 24, 20), 0xA1B23C4D: (16,), 0xA1B2CD34: (24, 28)}
+"""Lengths of the records' headers by magic number, the usual one first: patched programs added fields and kept it."""
+
 _SECTION_HEADER, _INTERFACE, _PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 
 
@@ -58,13 +61,14 @@ def read(path: Path) -> Iterator[Frame]:
 def _pcap(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
     for order in "<>":
         (magic,) = struct.unpack_from(order + "I", data)
-        if magic in (0xA1B2C3D4, 0xA1B23C4D):
+        if magic in _RECORD_HEADERS:
             break
     else:
         raise ValueError("neither pcap nor pcapng")
     factor = 1 if magic == 0xA1B23C4D else 1000
     (link_type,) = struct.unpack_from(order + "I", data, 20)
     file = _Pcap(data, order, factor)
+    file.header = file.header_length(_RECORD_HEADERS[magic])
     position: int | None = 24
     last = None
     while position is not None and position + 16 <= len(data):
@@ -72,7 +76,7 @@ def _pcap(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
         if captured > _MAX_FRAME or wire >= _MAX_WIRE:
             position = file.search(position + 1, last)
             continue
-        position += 16
+        position += file.header
         if position + captured > len(data):
             return
         yield time_ns, link_type & 0xFFFF, data[position : position + captured], max(wire, captured)
@@ -85,6 +89,23 @@ class _Pcap:
     data: bytes
     order: str
     factor: int
+    header: int = 16
+    """Length of a record's header in bytes."""
+
+    def header_length(self, lengths: tuple[int, ...]) -> int:
+        """The first of these that leads from the first record to a second one; else the first."""
+        usual, *others = lengths
+        if len(self.data) < 40 or not self._plausible(24, None):
+            return usual
+        time_ns, captured, _ = self.record(24)
+
+        def leads_on(length: int, near: int | None) -> bool:
+            following = 24 + length + captured
+            return following + 16 <= len(self.data) and self._plausible(following, near)
+
+        if 24 + usual + captured + 16 > len(self.data) or leads_on(usual, None):
+            return usual
+        return next((length for length in others if leads_on(length, time_ns)), usual)
 
     def record(self, position: int) -> tuple[int, int, int]:
         """Time, captured length and length on the wire."""
@@ -97,7 +118,7 @@ class _Pcap:
             if not self._plausible(start, last):
                 continue
             time_ns, captured, _ = self.record(start)
-            following = start + 16 + captured
+            following = start + self.header + captured
             if following == len(self.data):
                 return start
             if following + 16 <= len(self.data) and self._plausible(following, time_ns):

@@ -68,13 +68,14 @@ pub enum CaptureError {
     },
     /// Broken records in the middle were passed over.
     #[error(
-        "{path}: broken record at byte {offset}; {places} damaged place(s) with {skipped} bytes were passed over, all other packets were read"
+        "{path}: broken {}; {places} damaged place(s) with {skipped} bytes were passed over, all other packets were read",
+        records_at(offsets, *places)
     )]
     Damaged {
         /// The file.
         path: String,
-        /// Where the first broken record starts, in the uncompressed file.
-        offset: u64,
+        /// Where the first broken records start, in the uncompressed file.
+        offsets: Vec<u64>,
         /// How many times reading had to find its way again.
         places: u64,
         /// Bytes that were passed over.
@@ -308,6 +309,17 @@ fn cut(offset: u64) -> String {
         "within its file header; there are no packets in it".to_owned()
     } else {
         format!("in the middle of a record at byte {offset}; every packet before it was read")
+    }
+}
+
+/// Where broken records start, the first of `places`.
+fn records_at(offsets: &[u64], places: u64) -> String {
+    let listed: Vec<String> = offsets.iter().map(u64::to_string).collect();
+    let listed = listed.join(", ");
+    match places.saturating_sub(offsets.len() as u64) {
+        0 if places == 1 => format!("record at byte {listed}"),
+        0 => format!("records at bytes {listed}"),
+        more => format!("records at bytes {listed} and {more} more"),
     }
 }
 

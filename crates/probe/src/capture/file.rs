@@ -22,6 +22,9 @@ use super::{Accounts, BLOCK_BYTES, CaptureError, Frames, Next, OwnedFrames, Sour
 /// How many bytes must be at hand, unless the file ends, to search for the next intact record.
 const SEARCH_BYTES: usize = BLOCK_BYTES / 2;
 
+/// How many places of damage are named.
+const MAX_PLACES: usize = 8;
+
 /// How many unsupported link types are remembered.
 const MAX_LINK_TYPES: usize = 64;
 
@@ -48,9 +51,9 @@ enum Format {
 }
 
 impl Format {
-    fn step(&mut self, bytes: &[u8]) -> Step {
+    fn step(&mut self, bytes: &[u8], at_end: bool) -> Step {
         match self {
-            Self::Pcap(pcap) => pcap.step(bytes),
+            Self::Pcap(pcap) => pcap.step(bytes, at_end),
             Self::Pcapng(pcapng) => pcapng.step(bytes),
         }
     }
@@ -66,14 +69,17 @@ impl Format {
 /// Broken records of a file.
 #[derive(Default)]
 struct Damage {
-    first_offset: Option<u64>,
+    /// Where the first broken records start.
+    offsets: Vec<u64>,
     places: u64,
     skipped: u64,
 }
 
 impl Damage {
     fn add(&mut self, offset: u64, bytes: u64) {
-        self.first_offset.get_or_insert(offset);
+        if self.offsets.len() < MAX_PLACES {
+            self.offsets.push(offset);
+        }
         self.places += 1;
         self.skipped += bytes;
     }
@@ -389,7 +395,7 @@ impl Reading {
             if rest.is_empty() || headers.len() as u64 == most {
                 break;
             }
-            match self.format.step(rest) {
+            match self.format.step(rest, self.at_end) {
                 Step::Frame { mut header, consumed } => {
                     header.offset += at as u32;
                     at += consumed;
@@ -438,7 +444,7 @@ impl Reading {
                     let path = self.input.name.clone();
                     errors.push(if self.failure.is_some() {
                         self.failed(here)
-                    } else if matches!(self.format.step(rest), Step::More) {
+                    } else if matches!(self.format.step(rest, self.at_end), Step::More) {
                         CaptureError::Truncated { path, offset: here }
                     } else {
                         CaptureError::Lost {
@@ -550,12 +556,15 @@ impl Reading {
 
     /// Everything there is to report at the end of the file.
     fn finish(&self, mut errors: Vec<CaptureError>) -> Ended {
-        if let Some(offset) = self.damage.first_offset {
-            let path = self.input.name.clone();
-            let Damage { places, skipped, .. } = self.damage;
+        let Damage {
+            ref offsets,
+            places,
+            skipped,
+        } = self.damage;
+        if places > 0 {
             errors.push(CaptureError::Damaged {
-                path,
-                offset,
+                path: self.input.name.clone(),
+                offsets: offsets.clone(),
                 places,
                 skipped,
             });

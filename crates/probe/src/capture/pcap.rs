@@ -1,7 +1,9 @@
 //! The classic pcap format (<https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-05.html>).
 //!
 //! A file header of 24 bytes, then records: seconds, fraction, captured length, wire length, bytes. The magic number
-//! tells byte order, the unit of the fraction, and whether records carry the 8 more bytes of the "modified" variant.
+//! tells byte order and the unit of the fraction. It does not tell how long the header of a record is: patched libpcaps
+//! and Nokia's tcpdump put more fields behind the four and kept a magic number that others used. The first two records
+//! tell it.
 
 use wire::decode::LinkType;
 
@@ -16,6 +18,17 @@ const NEAR_NS: i64 = 86_400 * 1_000_000_000;
 
 /// No interface has frames near this length; a longer wire length is damage.
 const MAX_WIRE_LENGTH: u32 = 1 << 28;
+
+/// Lengths of record headers that a magic number may stand for: the usual one, and others.
+mod record_headers {
+    /// `a1b2c3d4`: as specified; A. Kuznetzov's patch of 1999-04-17, with interface index, protocol and packet type; Nokia,
+    /// with 4 bytes of its own.
+    pub(super) const MICROSECONDS: (usize, &[usize]) = (16, &[24, 20]);
+    /// `a1b23c4d`: as specified.
+    pub(super) const NANOSECONDS: (usize, &[usize]) = (16, &[]);
+    /// `a1b2cd34`: the same patch from 1999-10-29 on; that of 1999-09-15, with two more bytes for processors and padding.
+    pub(super) const MODIFIED: (usize, &[usize]) = (24, &[28]);
+}
 
 /// What the bytes at some place of a file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +58,8 @@ pub(super) struct Pcap {
     endian: Endian,
     fraction_ns: i64,
     record_header: usize,
+    /// Other lengths that the record header may have, as long as the first records have not been seen.
+    others: &'static [usize],
     link_type: LinkType,
     frame_check_bytes: u32,
     version_minor: u16,
@@ -56,6 +71,11 @@ pub(super) struct Pcap {
 pub(super) enum NotPcap {
     Magic,
     Version(u16, u16),
+}
+
+/// Whether two records may stand side by side.
+fn is_near(time: i64, other: i64) -> bool {
+    time.abs_diff(other) <= NEAR_NS.unsigned_abs()
 }
 
 /// A record header.
@@ -101,11 +121,10 @@ impl Pcap {
             [.., 0xa1] => (Endian::Little, u32::from_le_bytes(magic)),
             _ => return Err(NotPcap::Magic),
         };
-        let (fraction_ns, record_header) = match value {
-            0xa1b2_c3d4 => (1_000, 16),
-            0xa1b2_3c4d => (1, 16),
-            // The variant of A. Kuznetzov's patched libpcap: interface index, protocol and packet type follow.
-            0xa1b2_cd34 => (1_000, 24),
+        let (fraction_ns, (record_header, others)) = match value {
+            0xa1b2_c3d4 => (1_000, record_headers::MICROSECONDS),
+            0xa1b2_3c4d => (1, record_headers::NANOSECONDS),
+            0xa1b2_cd34 => (1_000, record_headers::MODIFIED),
             _ => return Err(NotPcap::Magic),
         };
         let (major, version_minor) = (endian.u16([v0, v1]), endian.u16([v2, v3]));
@@ -123,6 +142,7 @@ impl Pcap {
             endian,
             fraction_ns,
             record_header,
+            others,
             link_type: LinkType(network & 0x03ff_ffff),
             frame_check_bytes,
             version_minor,
@@ -158,11 +178,42 @@ impl Pcap {
         })
     }
 
-    /// What the bytes are.
-    pub(super) fn step(&mut self, bytes: &[u8]) -> Step {
+    /// Tells from the first record, which `bytes` begin with, and from the second how long their headers are; false where
+    /// more bytes are needed. It is the usual length unless that leads to no second record, and another one does.
+    fn settle_record_header(&mut self, bytes: &[u8], first: &Record, at_end: bool) -> bool {
+        let captured = first.captured as usize;
+        let behind = |length: usize| bytes.get(length + captured..);
+        let is_usual = !first.plausible
+            || match behind(self.record_header) {
+                // The file ends here; or it is a pipe whose only packet so far must not wait for another.
+                Some([]) => true,
+                Some(rest) => self.record(rest).map_or(at_end, |second| second.plausible),
+                None => at_end,
+            };
+        if !is_usual {
+            for &length in self.others {
+                match behind(length).and_then(|rest| self.record(rest)) {
+                    Some(second) if second.plausible && is_near(second.time, first.time) => {
+                        self.record_header = length;
+                        break;
+                    }
+                    None if !at_end => return false,
+                    _ => (),
+                }
+            }
+        }
+        self.others = &[];
+        true
+    }
+
+    /// What the bytes are; `at_end` if no others follow them.
+    pub(super) fn step(&mut self, bytes: &[u8], at_end: bool) -> Step {
         let Some(record) = self.record(bytes) else {
             return Step::More;
         };
+        if !self.others.is_empty() && !self.settle_record_header(bytes, &record, at_end) {
+            return Step::More;
+        }
         // A record without time and bytes is the start of a hole that was filled with zeros, as a crash leaves it behind.
         let is_hole = record.captured == 0 && record.time == 0;
         if is_hole || record.captured > MAX_FRAME_BYTES || record.wire >= MAX_WIRE_LENGTH {
@@ -200,15 +251,14 @@ impl Pcap {
             let Some(record) = self.record(here) else {
                 return false;
             };
-            let near = |time: i64, other: i64| time.abs_diff(other) <= NEAR_NS.unsigned_abs();
-            if !record.plausible || self.last_time.is_some_and(|last| !near(record.time, last)) {
+            if !record.plausible || self.last_time.is_some_and(|last| !is_near(record.time, last)) {
                 return false;
             }
             match here.get(self.record_header + record.captured as usize..) {
                 Some([]) => at_end,
                 Some(next) => self
                     .record(next)
-                    .is_some_and(|next| next.plausible && near(next.time, record.time)),
+                    .is_some_and(|next| next.plausible && is_near(next.time, record.time)),
                 None => false,
             }
         })
