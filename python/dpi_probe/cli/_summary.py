@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _FRAMES = ("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")
 _OF_FRAMES = ("packet_faults", "fragments", "datagrams_reassembled", "datagrams_lost", "icmp_errors")
 _FLOWS = ("flows_exported", "flows_active", "flows_lost")
+_SESSIONS_SHOWN = ("sessions_done", "sessions_malformed", "sessions_given_up")
+_SESSIONS = (*_SESSIONS_SHOWN, "sessions_out_of_memory", "sessions_refused")
 _WIDTH = 44
 _COUNT = 14
 # Where less than this is left beside a number, what its line means stands below it.
@@ -65,12 +67,13 @@ def _lines(books: dict[str, Any]) -> Iterator[str]:
     for account in _FRAMES:
         yield from _account(account, accounts, meanings, delivered, always=True)
     yield ""
-    for account in _OF_FRAMES:
-        yield from _account(account, accounts, meanings, 0, always=True)
+    yield from _group(_OF_FRAMES, _OF_FRAMES, accounts, meanings)
     yield ""
     yield _row("flow records", accounts["flows_opened"])
-    for account in _FLOWS:
-        yield from _account(account, accounts, meanings, 0, always=account == "flows_exported")
+    yield from _group(_FLOWS, ("flows_exported",), accounts, meanings)
+    yield ""
+    yield _row("flows looked at by layer 7", accounts["sessions_opened"])
+    yield from _group(_SESSIONS, _SESSIONS_SHOWN, accounts, meanings)
     parts = sum(_total(accounts.get(account, 0)) for account in _FRAMES)
     yield ""
     yield "the books balance" if parts == delivered else f"the books do not balance: {parts:,} of {delivered:,} frames"
@@ -82,6 +85,14 @@ def _lines(books: dict[str, Any]) -> Iterator[str]:
 
 def _total(value: int | dict[str, int]) -> int:
     return value if isinstance(value, int) else sum(value.values())
+
+
+def _group(
+    shown: tuple[str, ...], always: tuple[str, ...], accounts: dict[str, Any], meanings: dict[tuple[str, str], str]
+) -> Iterator[str]:
+    """Accounts that are no part of the frames; those that are not in `always` only where they have something."""
+    for account in shown:
+        yield from _account(account, accounts, meanings, 0, always=account in always)
 
 
 def _account(
@@ -98,7 +109,8 @@ def _account(
     if not total and not always:
         return
     share = f"{100 * total / whole:6.2f} %" if whole else ""
-    yield _row("  " + account.removeprefix("frames_").removeprefix("flows_").replace("_", " "), total, share)
+    name = account.removeprefix("frames_").removeprefix("flows_").removeprefix("sessions_").replace("_", " ")
+    yield _row(f"  {name}", total, share)
     if isinstance(value, dict):
         for reason, count in sorted(value.items(), key=lambda item: -item[1]):
             if count:

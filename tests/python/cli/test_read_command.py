@@ -213,6 +213,25 @@ def test_the_summary_of_hostile_input_names_each_reason(tmp_path):
     assert "The captured bytes end inside the IP header." in table
 
 
+def test_the_summary_tells_what_layer_7_gave_up(tmp_path):
+    path = tmp_path / "a.pcap"
+    # SSH whose first packet says that it is longer than any may be, and bytes of no protocol.
+    banner_and_packet = b"SSH-2.0-x\r\n" + bytes.fromhex("ffffffff") + bytes(8)
+    segment = struct.pack("!HHIIHHHH", 50_000, 22, 1, 1, 0x5018, 1000, 0, 0) + banner_and_packet
+    damaged = captures.ethernet(captures.ipv4("192.0.2.1", "192.0.2.9", 6, segment))
+    datagram = captures.udp(50_001, 9_999, b"\xa5" * 40)
+    unknown = captures.ethernet(captures.ipv4("192.0.2.1", "192.0.2.9", 17, datagram))
+    frames = [(captures.START + number, frame) for number, frame in enumerate([damaged, *[unknown] * 40])]
+    path.write_bytes(captures.pcap(frames))
+    accounts = json.loads(run("--summary", "--format", "ndjson", path).stdout)["accounts"]
+    assert accounts["sessions_malformed"]["bad_length"] == 1
+    assert accounts["sessions_given_up"]["unidentified"] == 1
+    text = run("--summary", path).stdout
+    assert re.search(r"layer 7 +2\n +done +0\n +malformed +1\n +bad_length +1 +\S", text), text
+    assert re.search(r"given up +1\n +unidentified +1 +\S", text), text
+    assert "refused" not in text
+
+
 def test_the_flow_key_takes_tenants_apart(tmp_path):
     path = tmp_path / "a.pcap"
 
