@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Compare the probe with the reference meter (`tests/oracle`), statistic by statistic, over foreign captures.
 
-    tools/agreement.py --corpus ../shared/corpus/visible [--count 200]
+    tools/agreement.py --corpus ../shared/corpus/visible [--count 200 | --all]
 
 Every record of every chosen capture is read with profile `full` and compared in every column that the reference
 computes. Which captures are chosen depends on their names alone: those with the smallest SHA-256 of their path below
-the corpus, among those of at most `--max-bytes`, because the reference is slow.
+the corpus, among those of at most `--max-bytes`, because the reference is slow. The next one takes the place of one
+that cannot be read, so that as many are compared as were asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
+import itertools
 import json
 import multiprocessing
 import pathlib
@@ -30,7 +32,7 @@ from dpi_probe.errors import CaptureError, CaptureWarning  # noqa: E402
 
 from tests.oracle.compare import compare, reference_of  # noqa: E402
 
-# Captures that are broken from their start are part of a corpus.
+# Captures that are broken from their start are part of a corpus; of a whole one no more than this.
 MOST_UNREADABLE = 0.1
 SUFFIXES = (".pcap", ".pcapng", ".cap", ".gz")
 
@@ -49,11 +51,11 @@ class Outcome:
     """What went wrong in the comparison itself."""
 
 
-def chosen(corpus: pathlib.Path, count: int, max_bytes: int) -> list[pathlib.Path]:
-    """The captures that are compared."""
+def in_order(corpus: pathlib.Path, max_bytes: int) -> list[pathlib.Path]:
+    """The captures in the order in which they are chosen."""
     captures = [path for path in corpus.rglob("*") if path.suffix in SUFFIXES and path.stat().st_size <= max_bytes]
     captures.sort(key=lambda path: hashlib.sha256(str(path.relative_to(corpus)).encode()).digest())
-    return captures[:count]
+    return captures
 
 
 def look(path: pathlib.Path) -> Outcome:
@@ -77,20 +79,31 @@ def look(path: pathlib.Path) -> Outcome:
     return outcome
 
 
+def look_at(captures: list[pathlib.Path], count: int) -> list[Outcome]:
+    """Compare captures in their order until so many could be read."""
+    outcomes: list[Outcome] = []
+    left = iter(captures)
+    with multiprocessing.Pool() as pool:
+        while batch := list(itertools.islice(left, count - sum(not outcome.unreadable for outcome in outcomes))):
+            outcomes += pool.map(look, batch, chunksize=1)
+    return outcomes
+
+
 def main() -> int:
     """Return 0 when there is no difference, and enough was compared to say so."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
-    parser.add_argument("--count", type=int, default=200)
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument("--count", type=int, default=200, help="compare so many captures, no less")
+    number.add_argument("--all", action="store_true", help="compare all that can be read")
     parser.add_argument("--max-bytes", type=int, default=1 << 20)
     parser.add_argument("--lines", type=int, default=5, help="differences shown of each capture")
     args = parser.parse_args()
-    captures = chosen(args.corpus, args.count, args.max_bytes)
+    captures = in_order(args.corpus, args.max_bytes)
     if not captures:
         print(f"{args.corpus}: no captures here; name a corpus with CORPUS=…", file=sys.stderr)
         return 2
-    with multiprocessing.Pool() as pool:
-        outcomes = pool.map(look, captures, chunksize=1)
+    outcomes = look_at(captures, len(captures) if args.all else args.count)
     columns: collections.Counter[str] = collections.Counter()
     for outcome in outcomes:
         for line in [line for _, line in outcome.differences][: args.lines]:
@@ -103,14 +116,21 @@ def main() -> int:
         print(f"  {count:6} {column}")
     unreadable = sum(bool(outcome.unreadable) for outcome in outcomes)
     records = sum(outcome.records for outcome in outcomes)
+    compared = len(outcomes) - unreadable
     print(
-        f"{len(outcomes)} captures, {records} records: {len(outcomes) - len(differing) - unreadable} agree in every "
-        f"column, {len(differing)} do not, {unreadable} cannot be read"
+        f"{compared} captures, {records} records: {compared - len(differing)} agree in every column, "
+        f"{len(differing)} do not; {unreadable} more cannot be read"
     )
-    compared = records > 0 and unreadable <= len(outcomes) * MOST_UNREADABLE
-    if not compared:
-        print(f"nothing can be said: more than {MOST_UNREADABLE:.0%} of the captures cannot be read", file=sys.stderr)
-    return int(bool(differing) or not compared)
+    if args.all:
+        enough = unreadable <= len(outcomes) * MOST_UNREADABLE
+        why = f"more than {MOST_UNREADABLE:.0%} of the captures cannot be read"
+    else:
+        enough = compared >= args.count
+        why = f"{compared} captures can be compared, not {args.count}"
+    enough = enough and records > 0
+    if not enough:
+        print(f"nothing can be said: {why if records else 'there are no records'}", file=sys.stderr)
+    return int(bool(differing) or not enough)
 
 
 if __name__ == "__main__":
