@@ -15,8 +15,12 @@ from tests.oracle.checksum import internet_checksum
 RAW_IP = 101
 SECOND = 1_000_000_000
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+URG, ECE, CWR = 0x20, 0x40, 0x80
 
 _FLAGS = (SYN, SYN, SYN | ACK, SYN | ACK, ACK, ACK, ACK | PSH, ACK | PSH, FIN | ACK, FIN | ACK, FIN, RST, RST | ACK, 0)
+_MORE_FLAGS = (0, 0, 0, 0, URG, ECE, CWR, ECE | CWR)
+# Few, since what is counted of windows is that they are closed, or the same as before.
+_WINDOWS = (0, 0, 1000, 1000)
 _STEPS = (0, 1, 1000, 1_000_000, SECOND, 4 * SECOND, 5 * SECOND, 5 * SECOND + 1, 29 * SECOND, 100 * SECOND)
 _LEAPS = (
     300 * SECOND,
@@ -86,8 +90,9 @@ class Traffic:
             b"\x02\x04" + struct.pack("!H", self._random.choice((536, 1460))) if self._random.random() < 0.3 else b""
         )
         offset = (20 + len(options)) // 4 << 4
-        payload = bytes(self._random.choice((0, 0, 0, 1, 4, 11)))
-        flags, window = self._random.choice(_FLAGS), self._random.randrange(1, 65_536)
+        payload = bytes(self._random.choice((0, 0, 0, 0, 1, 1, 1, 4, 11)))
+        flags = self._random.choice(_FLAGS) | self._random.choice(_MORE_FLAGS)
+        window = self._random.choice(_WINDOWS)
         head = struct.pack("!HHIIBBHHH", *self._ports(), sequence, acknowledgement, offset, flags, window, 0, 0)
         return head + options + payload
 

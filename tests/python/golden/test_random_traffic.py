@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dpi_probe
 import pytest
+from dpi_probe import _native
 
 from tests.corpus.random_traffic import Traffic
 from tests.oracle.compare import compare, reference_of
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize(
-    ("seed", "packets"), [*((seed, 60) for seed in range(60)), *((seed, 1500) for seed in (60, 61))]
-)
+CAPTURES = [*((seed, 60) for seed in range(60)), *((seed, 1500) for seed in (60, 61))]
+
+
+@pytest.mark.parametrize(("seed", "packets"), CAPTURES)
 def test_probe_and_reference_agree(seed: int, packets: int, tmp_path: Path):
     capture = tmp_path / "random.pcap"
     capture.write_bytes(Traffic(seed).capture(packets))
@@ -29,3 +31,16 @@ def test_probe_and_reference_agree(seed: int, packets: int, tmp_path: Path):
     assert outputs[0] == outputs[1]
     differences = compare([json.loads(line) for line in outputs[0].splitlines()], reference_of(capture, full=True))
     assert not differences, "\n".join(map(str, differences))
+
+
+def test_no_column_of_tcp_stays_at_zero(tmp_path: Path):
+    """What never happens in the traffic is not compared."""
+    seen = set()
+    for seed, packets in CAPTURES:
+        capture, output = tmp_path / "random.pcap", tmp_path / "random.ndjson"
+        capture.write_bytes(Traffic(seed).capture(packets))
+        dpi_probe.read(capture, profile="full").write(output, format="ndjson")
+        for record in map(json.loads, output.read_text().splitlines()):
+            seen |= {name for name, value in (record | record["features"]).items() if value}
+    columns = {column["name"] for column in _native.schema() if column["table"] in ("flow", "features")}
+    assert {name for name in columns if name.startswith("tcp_")} - seen == set()
