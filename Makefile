@@ -62,7 +62,7 @@ check-monitoring: ## Check alert rules and scrape configuration with promtool (a
 audit: .tools/bin/cargo-deny ## Check the Rust dependencies against the RustSec database (needs the network)
 	cargo deny check advisories
 
-corpus: setup ## Score over the captures below CORPUS (default ../shared/corpus/visible), and compare 200 with the reference
+corpus: setup ## Score over the captures below CORPUS (default ../shared/corpus/visible), check their books, and compare 200 with the reference
 	$(RUN) python tools/corpus.py --corpus $(CORPUS)
 	$(RUN) python tools/agreement.py --corpus $(CORPUS)
 
