@@ -58,8 +58,17 @@ class Stream:
         """Nothing was seen between the next expected number and `until`."""
         assert self.following is not None
         gap = Gap(self.following, distance(until, self.following), missed)
+        if gap.size >= MOST_WINDOW:
+            return  # The numbers begin anew.
         self.counts["missed_bytes"] += gap.size * missed
         self.gaps = [*self.gaps, gap][-MOST_GAPS:]
+
+    def move_to(self, following: int) -> None:
+        """The stream goes on: what is missing further back than a window will not come."""
+        self.following = following
+        far = [gap for gap in self.gaps if (following - gap.start - gap.size) % (1 << 32) > MOST_WINDOW]
+        self.counts["missed_bytes"] += sum(gap.size for gap in far if not gap.missed)
+        self.gaps = [gap for gap in self.gaps if gap not in far]
 
     def came_late(self, start: int, end: int) -> None:
         """Take a range out of all gaps."""
@@ -120,7 +129,7 @@ class Segments:
         else:
             own.came_late(start, end)
         if distance(end, own.following) > 0:
-            own.following = end
+            own.move_to(end)
 
     @staticmethod
     def _data(own: Stream, other: Stream, packet: Packet) -> None:
@@ -145,7 +154,7 @@ class Segments:
         else:
             own.came_late(tcp.sequence, end)
         if distance(end, own.following) > 0:
-            own.following = end
+            own.move_to(end)
 
     @staticmethod
     def _acknowledge(own: Stream, other: Stream, packet: Packet, *, pure: bool) -> None:
@@ -170,7 +179,7 @@ class Segments:
         other.missing(before=number)
         if distance(number, other.following) > 0:
             other.passed_over(number, missed=True)
-            other.following = number
+            other.move_to(number)
 
     def columns(self) -> dict[str, int]:
         """The columns of the record that ends now."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.corpus.testbed import write_pcap
 from tests.oracle.compare import compare, reference_of
-from tests.python.oracle.conversations import Conversation, conversations
+from tests.python.oracle.conversations import ACK, CLIENT, SERVER, SYN, Conversation, Segment, conversations
 
 RAW_IP = 101
 
@@ -33,6 +33,30 @@ def test_probe_and_reference_agree(made: Conversation):
         ours = read(made, Path(directory))
         differences = compare(ours, reference_of(Path(directory) / "made.pcap", full=True))
     assert not differences, "\n".join(map(str, differences))
+
+
+# 1,000 bytes are missed and known to be; what follows never fills them.
+MISSED = [
+    Segment(CLIENT, SYN),
+    Segment(SERVER, SYN | ACK),
+    Segment(CLIENT),
+    Segment(CLIENT, ACK, 100),
+    Segment(CLIENT, ACK, 100, at=1000),
+    Segment(SERVER),
+]
+
+
+def test_what_comes_two_gigabytes_later_fills_no_gap(tmp_path: Path):
+    """Half of the numbers later everything lies before the gap, modulo 2^32."""
+    far = [Segment(CLIENT, ACK, 100, at=1 << 30), Segment(CLIENT, ACK, 100, at=(1 << 30) - 1350)]
+    (record,) = read(Conversation(4, [*MISSED, *far, *[Segment(CLIENT, ACK, 100)] * 10], 0), tmp_path)
+    assert record["tcp_missed_bytes_fwd"] == 1000
+
+
+def test_a_number_across_half_of_the_space_is_no_gap_of_two_gigabytes(tmp_path: Path):
+    again = Segment(CLIENT, SYN, 10, first=0x7FFF_FFF8)
+    (record,) = read(Conversation(4, [Segment(CLIENT, SYN, first=0), again, Segment(SERVER, SYN | ACK)], 0), tmp_path)
+    assert record["tcp_missed_bytes_fwd"] == 0
 
 
 def tcp_columns() -> set[str]:

@@ -18,7 +18,8 @@ pub const ANALYSIS_BYTES: usize = size_of::<Analysis>() + size_of::<usize>();
 /// Gaps that are remembered of each direction; of older ones nothing more is learned.
 const MAX_HOLES: usize = 4;
 
-/// Beyond this distance an acknowledgement number is not believed: no window is larger (RFC 7323 §2.3).
+/// No window is larger (RFC 7323 §2.3). An acknowledgement number beyond this distance is not believed, so many numbers
+/// passed over are no bytes that are missing, and what lies further back comes no more.
 const MAX_WINDOW: u32 = 1 << 30;
 
 /// What is counted of the segments that one direction sent.
@@ -276,7 +277,22 @@ impl Side {
             self.fill(sequence, end);
         }
         if is_after(end, self.next) {
-            self.next = end;
+            self.move_to(end);
+        }
+    }
+
+    /// The stream goes on to `next`. All holes that are remembered, and whatever is sent, then lie within half of the
+    /// sequence numbers below it, so that any two of them can be compared.
+    fn move_to(&mut self, next: u32) {
+        self.next = next;
+        let (holes, count) = (self.holes, usize::from(self.hole_count));
+        self.hole_count = 0;
+        for hole in &holes[..count] {
+            if next.wrapping_sub(hole.end) <= MAX_WINDOW {
+                self.remember(*hole);
+            } else if !hole.missed {
+                self.counts.miss(hole.length());
+            }
         }
     }
 
@@ -300,7 +316,7 @@ impl Side {
         self.counts.miss(bytes);
         if is_after(number, self.next) {
             self.pass_over(number, true);
-            self.next = number;
+            self.move_to(number);
         }
     }
 
@@ -311,6 +327,9 @@ impl Side {
             end: until,
             missed,
         };
+        if hole.length() >= u64::from(MAX_WINDOW) {
+            return;
+        }
         if missed {
             self.counts.miss(hole.length());
         }
@@ -443,6 +462,35 @@ mod tests {
         }
         analysis.settle();
         assert_eq!(analysis.sides.map(|side| side.counts), [full, full]);
+    }
+
+    #[test]
+    fn what_comes_gigabytes_later_fills_no_hole() {
+        let sent = |side: &mut Side, numbers: &mut u32, passed_over: u32, bytes: u32| {
+            let start = numbers.wrapping_add(passed_over);
+            *numbers = start.wrapping_add(bytes);
+            side.sent(start, *numbers);
+        };
+        for (acknowledged, numbers_before) in [(true, 7_u32), (false, 7), (true, u32::MAX - 90)] {
+            let (mut side, mut numbers) = (Side::default(), numbers_before);
+            side.sent(numbers, numbers);
+            sent(&mut side, &mut numbers, 0, 100);
+            sent(&mut side, &mut numbers, 1000, 100);
+            if acknowledged {
+                side.acknowledged(numbers);
+            }
+            // Three times through all numbers.
+            for _ in 0..12_000 {
+                sent(&mut side, &mut numbers, 0, 1 << 20);
+            }
+            assert_eq!(side.counts.missed_bytes, 1000, "{acknowledged} {numbers_before}");
+            // Numbers that begin anew are no bytes, and what was passed over then does not come late any more.
+            sent(&mut side, &mut numbers, 1 << 30, 100);
+            sent(&mut side, &mut numbers, (1 << 30) - 1, 100);
+            sent(&mut side, &mut numbers, 0, 1 << 20);
+            side.miss_all();
+            assert_eq!(side.counts.missed_bytes, 1000 + (1 << 30) - 1);
+        }
     }
 
     #[test]
