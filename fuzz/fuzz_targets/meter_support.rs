@@ -3,7 +3,7 @@
 use probe::capture::{FrameHeader, Frames};
 use probe::counters::Counters;
 use probe::engine::Worker;
-use probe::flow::Settings;
+use probe::flow::{Profile, Settings};
 use probe::flow::meter::Event;
 use wire::decode::LinkType;
 
@@ -35,6 +35,7 @@ impl Traffic {
 /// Meters it within small limits, so that they are met.
 pub fn meter(traffic: &Traffic) {
     let settings = Settings {
+        profile: Profile::Full,
         flows: 64,
         datagrams: 3,
         datagram_bytes: 256,
