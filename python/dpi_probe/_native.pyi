@@ -1,7 +1,7 @@
 """The data plane in Rust. Private: use the names that `dpi_probe` exports."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, final, type_check_only
 
 from typing_extensions import disjoint_base
@@ -346,8 +346,13 @@ class Traffic:
     ) -> Traffic: ...
     def shape(self) -> Shape:
         """What the traffic comes out as."""
-    def write(self, path: str | os.PathLike[str], seconds: float) -> tuple[int, int]:
-        """Write the flows that begin within so many seconds to a pcap file; frames and bytes."""
+    def write(
+        self, path: str | os.PathLike[str], seconds: float, progress: Callable[[float], object] | None = None
+    ) -> tuple[int, int]:
+        """Write the flows that begin within so many seconds to a pcap file; frames and bytes.
+
+        `progress` is called with the seconds of traffic that are written. A file that is not whole does not stay.
+        """
 
 @type_check_only
 class StageCosts(TypedDict):

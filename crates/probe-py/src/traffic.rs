@@ -69,8 +69,16 @@ impl Traffic {
         shape_dict(py, &shape)
     }
 
-    /// Writes the flows that begin within so many seconds to a pcap file; returns frames and bytes.
-    fn write(&self, py: Python<'_>, path: PathBuf, seconds: f64) -> PyResult<(u64, u64)> {
+    /// Writes the flows that begin within so many seconds to a pcap file; returns frames and bytes. `progress` is called
+    /// with the seconds of traffic that are written. A file that is not whole does not stay.
+    #[pyo3(signature = (path, seconds, progress=None))]
+    fn write(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        seconds: f64,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<(u64, u64)> {
         let duration = Duration::try_from_secs_f64(seconds)
             .map_err(|error| python_error(Class::Config, format!("{seconds} s is not a time: {error}")))?;
         py.detach(|| {
@@ -82,9 +90,41 @@ impl Traffic {
                 )
             };
             let file = File::create(&path).map_err(failed)?;
+            let is_file = file.metadata().map_err(failed)?.is_file();
             let mut output = BufWriter::with_capacity(1 << 20, file);
-            let written = write_capture(cycle, duration, &mut output).map_err(failed)?;
-            Ok((written.frames, written.bytes))
+            let mut interrupted = None;
+            let written = write_capture(cycle, duration, &mut output, &mut |time| {
+                let told = Python::attach(|py| {
+                    py.check_signals()?;
+                    progress
+                        .as_ref()
+                        .map_or(Ok(()), |tell| tell.call1(py, (time.as_secs_f64(),)).map(drop))
+                });
+                told.map_err(|error| {
+                    interrupted = Some(error);
+                    std::io::ErrorKind::Interrupted.into()
+                })
+            });
+            // What is still in the buffer must not be written to a file that goes.
+            let (file, _) = output.into_parts();
+            drop(file);
+            match written {
+                Ok(written) => Ok((written.frames, written.bytes)),
+                Err(error) => {
+                    let removed = if is_file {
+                        std::fs::remove_file(&path)
+                    } else {
+                        Ok(())
+                    };
+                    Err(interrupted.unwrap_or_else(|| {
+                        let left = removed.err().map(|error| format!(", nor removed: {error}"));
+                        failed(std::io::Error::other(format!(
+                            "{error}{}",
+                            left.unwrap_or_default()
+                        )))
+                    }))
+                }
+            }
         })
     }
 }

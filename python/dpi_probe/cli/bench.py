@@ -179,7 +179,9 @@ def traffic_command(out: Path, rate: int, flows: int, frame_size: str, duration:
         bits_per_second=rate, flows_per_second=flows, frame_size=frame_size, cycle_bytes=cycle, **shares
     )
     shape = made.shape()
-    frames, size = made.write(out, duration)
+    what = f"writing some {rate / 8 * duration / 1e6:,.0f} MB"
+    with _progress() as progress:
+        frames, size = made.write(out, duration, lambda written: progress(what, min(written / duration, 1)))
     click.echo(
         f"{out}: {frames:,} frames, {size / 1e6:,.1f} MB, mean {shape['mean_frame_bytes']:.0f} B, "
         f"{shape['flows_per_second']:,.0f} new flows/s",

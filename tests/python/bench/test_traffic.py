@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import dpi_probe
 import pytest
 from click.testing import CliRunner
 from dpi_probe.cli.bench import command
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from dpi_probe.errors import DpiProbeError
+from harness.core import wait_for
 
 
 def write(path: Path, *options: str) -> str:
@@ -47,3 +49,32 @@ def test_equal_options_give_equal_files_and_seeds_differ(tmp_path: Path) -> None
 def test_impossible_traffic_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(dpi_probe.errors.ConfigError, match="too few: handshakes"):
         CliRunner().invoke(command, ["traffic", "--out", str(tmp_path / "t"), "--flows", "1M"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_file_that_is_not_whole_does_not_stay(tmp_path: Path, number: signal.Signals) -> None:
+    path = tmp_path / "long.pcap"
+    arguments = ["bench", "traffic", "--out", str(path), "--duration", "100000"]
+    program = subprocess.Popen([sys.executable, "-m", "dpi_probe", *arguments], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: path.exists() and path.stat().st_size > 1 << 20, "the file to have begun")
+    program.send_signal(number)
+    _, said = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert "writing some 1,250,000 MB" in said
+    assert "Traceback" not in said
+    assert not path.exists()
+
+
+def test_a_disk_that_is_full_is_said_in_one_line() -> None:
+    with pytest.raises(DpiProbeError, match=r"^/dev/full: cannot be written: No space left on device"):
+        CliRunner().invoke(command, ["traffic", "--out", "/dev/full"], catch_exceptions=False)
+    assert Path("/dev/full").exists()
+
+
+def test_less_than_a_frame_a_flow_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(DpiProbeError, match="0 bytes a flow are too few"):
+        CliRunner().invoke(
+            command,
+            ["traffic", "--out", str(tmp_path / "t"), "--rate", "100", "--flows", "1M"],
+            catch_exceptions=False,
+        )

@@ -83,6 +83,9 @@ pub struct Cycle {
     lanes: u64,
 }
 
+/// The shortest frame of Ethernet without check sequence: no flow has less.
+const SHORTEST_FRAME_BYTES: u64 = 60;
+
 /// The longest frame of Ethernet without a VLAN tag and check sequence.
 pub(super) const FULL_FRAME_BYTES: usize = 1514;
 
@@ -262,6 +265,12 @@ impl Cycle {
         }
         let mix = mix_of(settings.frame_size);
         let flow_bytes = settings.bits_per_second as f64 / 8.0 / settings.flows_per_second as f64;
+        if flow_bytes < SHORTEST_FRAME_BYTES as f64 {
+            return Err(TrafficError::FlowTooShort {
+                bytes: flow_bytes as u64,
+                needed: SHORTEST_FRAME_BYTES,
+            });
+        }
         let flows = ((settings.cycle_bytes as f64 / flow_bytes) as usize).max(1);
         let outline = outline(settings, &mix, flows, flow_bytes)?;
         let data_bytes = flow_bytes * flows as f64 - outline.fixed_bytes as f64;
@@ -512,6 +521,14 @@ mod tests {
         assert!(
             matches!(error, TrafficError::FlowTooShort { bytes: 125, .. }),
             "{error}"
+        );
+        let hardly_any = Settings {
+            bits_per_second: 1,
+            ..settings(FrameSize::Imix)
+        };
+        assert_eq!(
+            Cycle::build(&hardly_any).err(),
+            Some(TrafficError::FlowTooShort { bytes: 0, needed: 60 })
         );
         let none = Settings {
             bits_per_second: 0,

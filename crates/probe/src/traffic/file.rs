@@ -22,8 +22,14 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Writes the flows that begin within `duration`, each from its first frame to its last.
-pub fn write_capture(cycle: Cycle, duration: Duration, output: &mut dyn Write) -> io::Result<Written> {
+/// Writes the flows that begin within `duration`, each from its first frame to its last. `tell` hears the time of the
+/// traffic that is written, again and again; its error ends the writing.
+pub fn write_capture(
+    cycle: Cycle,
+    duration: Duration,
+    output: &mut dyn Write,
+    tell: &mut dyn FnMut(Duration) -> io::Result<()>,
+) -> io::Result<Written> {
     let books = Arc::new(OfferBooks::default());
     let end = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX - 1);
     let mut offer = Offer::new(cycle, u64::MAX, end, books);
@@ -39,6 +45,7 @@ pub fn write_capture(cycle: Cycle, duration: Duration, output: &mut dyn Write) -
     while !offer.is_over() {
         now += STEP_NS;
         offer.advance(now);
+        tell(Duration::from_nanos(now))?;
         while offer.waiting() > 0 {
             offer.take(1 << 20, usize::MAX, &mut taken);
             for due in &taken {
@@ -75,6 +82,29 @@ mod tests {
     use std::ops::ControlFlow;
     use wire::decode::Decoder;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn writing_ends_when_it_is_told_to() {
+        let cycle = Cycle::build(&Settings::default()).expect("possible");
+        let mut output = Vec::new();
+        let mut told = Vec::new();
+        let ended = write_capture(cycle, SECOND, &mut output, &mut |time| {
+            told.push(time);
+            if told.len() < 3 {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::Interrupted.into())
+            }
+        });
+        assert_eq!(
+            ended.map_err(|error| error.kind()),
+            Err(io::ErrorKind::Interrupted)
+        );
+        assert_eq!(told, [10, 20, 30].map(Duration::from_millis));
+        assert!(output.len() > 24);
+    }
+
     /// Writes a second of traffic and meters it: flows by application, and the counters.
     fn metered(size: FrameSize) -> (BTreeMap<String, u64>, Counters, Written) {
         let settings = Settings {
@@ -86,7 +116,7 @@ mod tests {
         let cycle = Cycle::build(&settings).expect("possible");
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let written =
-            write_capture(cycle, Duration::from_secs(1), &mut io::BufWriter::new(&file)).expect("written");
+            write_capture(cycle, SECOND, &mut io::BufWriter::new(&file), &mut |_| Ok(())).expect("written");
         let mut source = FileSource::new(vec![file.path().to_path_buf()]);
         let counters = Counters::new(1);
         let mut apps = BTreeMap::new();
