@@ -236,9 +236,10 @@ class Probe:
         dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0)
         if not dropped and not lost:
             return None
+        manifests = f", of {dropped} of them the manifest is there" if dropped else ""
         return (
-            f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept, "
-            f"of {dropped} of them the manifest is there; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
+            f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept{manifests}; "
+            "make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
         )
 
     def offer(self) -> _native.Offer | None:

@@ -661,6 +661,7 @@ fn what_is_no_capture_is_told_in_one_line() {
     let gzip = gzip.finish().expect("compressed");
     let nothing = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let nothing = nothing.finish().expect("compressed");
+    let zstd = zstd::encode_all(&pcap(1)[..], 3).expect("compressed");
     let directory = files.0.path().to_owned();
     let mut version = pcap(1);
     version[4] = 9;
@@ -675,6 +676,7 @@ fn what_is_no_capture_is_told_in_one_line() {
             "it looks like text;",
         ),
         (files.add("empty.gz", &nothing), "the file is empty"),
+        (files.add("cut.zst", &zstd[..12]), "reading failed at byte 0: "),
         (files.add("short", b"hi"), "it looks like text;"),
         (
             files.add("json", b"{\"a\": 1, \"b\": [1, 2, 3], \"c\": null}"),

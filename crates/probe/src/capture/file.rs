@@ -306,6 +306,13 @@ impl Reading {
                     start.truncate(filled);
                     let mut looks_like = input::looks_like(&start, input.compression);
                     if let Err(error) = more {
+                        if start.is_empty() {
+                            return Err(CaptureError::Read {
+                                path: input.name,
+                                offset: 0,
+                                source: error,
+                            });
+                        }
                         looks_like = format!("{looks_like}, and reading on fails: {error}");
                     }
                     return Err(CaptureError::NotACapture {

@@ -48,7 +48,9 @@ impl Certificate {
     /// Reads a certificate in DER.
     pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
         let malformed = |reason: String| CertificateError::Malformed(reason);
-        let (rest, parsed) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        // Why in terms of the parser tells nobody what to mend.
+        let (rest, parsed) = X509Certificate::from_der(der)
+            .map_err(|_| malformed("it does not parse as DER (RFC 5280)".to_owned()))?;
         if !rest.is_empty() {
             return Err(malformed(format!("{} bytes follow it", rest.len())));
         }
