@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dpi_probe._throwaway import RunningCore, make_authority, running_core, wait
 from dpi_probe.bench import machine, processes, veth
 from dpi_probe.bench.children import child_of
+from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +62,15 @@ class Observation:
 
 @contextmanager
 def work_folder(keep: Path | None = None) -> Iterator[Path]:
-    """A folder for authority, Core and spool; it goes with the block unless it is to be kept."""
+    """A folder for authority, Core and spool; it goes with the block unless it is to be kept.
+
+    Raises:
+        ConfigError: there is something in the folder that is to be kept.
+    """
+    # An archive of another run would be counted as this one's.
+    if keep is not None and keep.is_dir() and any(keep.iterdir()):
+        msg = f"--keep {keep}: it exists and is not empty; the folder must be new"
+        raise ConfigError(msg)
     folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-bench-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:

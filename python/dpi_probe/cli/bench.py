@@ -84,7 +84,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--without-core", is_flag=True, help="Seal and spool only."),
         click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file."),
         click.option("--keep", type=click.Path(path_type=Path, file_okay=False),
-                     help="Leave keys, spool and archive in this folder."),
+                     help="Leave keys, spool and archive in this new folder."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

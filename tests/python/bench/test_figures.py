@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from dpi_probe.bench import books, compare, machine, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
-from dpi_probe.bench.run import Moment, Observation
+from dpi_probe.bench.run import Moment, Observation, work_folder
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
 from dpi_probe.bench.search import bisect, limit_of, most_attempts
 from dpi_probe.cli import bench
@@ -517,3 +517,20 @@ def test_a_capture_that_is_too_small_to_tell_anything_is_warned_of(
     console = Console(record=True, width=120, file=io.StringIO())
     bench._show_peers(console, result)
     assert ("take a capture of 100,000 packets or more" in " ".join(console.export_text().split())) is expected
+
+
+@pytest.mark.parametrize("verb", ["low", "search"])
+def test_a_kept_folder_of_another_run_is_not_used_again(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    done = CliRunner().invoke(command, [verb, "--keep", str(tmp_path)])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == f"--keep {tmp_path}: it exists and is not empty; the folder must be new"
+    assert [one.name for one in tmp_path.iterdir()] == ["core"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_new_or_empty_folder_is_kept(tmp_path: Path, *, exists: bool) -> None:
+    keep = tmp_path if exists else tmp_path / "new" / "folder"
+    with work_folder(keep) as folder:
+        (folder / "made").touch()
+    assert (keep / "made").exists()
