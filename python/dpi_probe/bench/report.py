@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from dpi_probe.bench import machine
-from dpi_probe.bench.show import value, word
+from dpi_probe.bench.show import measured, target, value, word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,8 +64,7 @@ def _section(result: Result) -> str:
     scenario = plan["scenario"]
     rows = "".join(
         f"<tr><td>{_text(criterion['what'])}</td>"
-        f"<td>{_text(criterion['relation'])} {_text(value(criterion['target'], criterion['unit']))}</td>"
-        f"<td>{_text(value(criterion['value'], criterion['unit']))}</td>"
+        f"<td>{_text(target(criterion))}</td><td>{_text(measured(criterion))}</td>"
         f"<td class='{word(criterion).replace('/', '').replace(' ', '-')}'>{word(criterion)}</td></tr>"
         for criterion in result["criteria"]
     )

@@ -39,6 +39,19 @@ def _seconds(number: float) -> str:
     return f"{number * 1e6:.3g} µs"
 
 
+def target(criterion: dict[str, Any]) -> str:
+    """What the measured value is held against."""
+    return f"{criterion['relation']} {value(criterion['target'], criterion['unit'])}"
+
+
+def measured(criterion: dict[str, Any]) -> str:
+    """The measured value, or what is known of it."""
+    number = criterion["value"]
+    said = value(number, criterion["unit"])
+    is_bound = criterion.get("value_is_upper_bound") and number is not None and math.isfinite(number)
+    return f"<= {said}" if is_bound else said
+
+
 def word(criterion: dict[str, Any]) -> str:
     """PASS, FAIL, or that a criterion does not apply or was not measured."""
     if not criterion["applies"]:
@@ -102,8 +115,8 @@ def _criteria(console: Console, result: Result) -> None:
         said = word(criterion)
         table.add_row(
             criterion["what"],
-            f"{criterion['relation']} {value(criterion['target'], criterion['unit'])}",
-            value(criterion["value"], criterion["unit"]),
+            target(criterion),
+            measured(criterion),
             f"[{colours[said]}]{said}[/{colours[said]}]",
         )
     console.print(table)

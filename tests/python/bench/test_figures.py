@@ -324,6 +324,23 @@ def test_what_was_not_measured_neither_passes_nor_fails() -> None:
     assert (words["export"], words["drops"]) == ("not measured", "FAIL")
 
 
+@pytest.mark.parametrize(
+    ("p99", "shown", "passes"),
+    [
+        (0.05, "<= 50 ms", "PASS"),
+        (0.1, "<= 100 ms", "FAIL"),
+        (math.inf, "beyond the last bucket", "FAIL"),
+        (None, "not measured", "not measured"),
+    ],
+)
+def test_a_quantile_meets_a_budget_that_is_its_buckets_bound(p99: float | None, shown: str, passes: str) -> None:
+    criteria = verdict._criteria(Plan(scenario=SCENARIOS["low"]), {**FIGURES, "wire_latency_p99": p99}, [], 2)
+    (wire,) = (one for one in criteria if one["name"] == "transmission")
+    assert (show.target(wire), show.measured(wire), show.word(wire)) == ("<= 50 ms", shown, passes)
+    (mean,) = (one for one in criteria if one["name"] == "latency_mean")
+    assert (show.target(mean), show.measured(mean)) == ("< 1 ms", "100 µs"), "a mean is no bound"
+
+
 def test_work_that_is_left_out_is_lost_too() -> None:
     samples = [
         {"time": float(time), "degradations": {"capture_queue": level, "storage": 3}}
