@@ -59,12 +59,17 @@ def _text(content: object) -> str:
     return html.escape(str(content))
 
 
+def _planned(criterion: dict[str, Any]) -> str:
+    """Beside a limit that lies below what was planned: the plan."""
+    return f" of {_text(value(criterion['planned'], criterion['unit']))}" if "planned" in criterion else ""
+
+
 def _section(result: Result) -> str:
     plan, figures = result["plan"], result["figures"]
     scenario = plan["scenario"]
     rows = "".join(
         f"<tr><td>{_text(criterion['what'])}</td>"
-        f"<td>{_text(target(criterion))}</td><td>{_text(measured(criterion))}</td>"
+        f"<td>{_text(target(criterion))}{_planned(criterion)}</td><td>{_text(measured(criterion))}</td>"
         f"<td class='{word(criterion).replace('/', '').replace(' ', '-')}'>{word(criterion)}</td></tr>"
         for criterion in result["criteria"]
     )

@@ -26,7 +26,8 @@ def value(number: float | None, unit: str) -> str:
         "ratio": f"{100 * number:.3g} %",
         "s": _seconds(number),
         "B": f"{number / (1 << 20):,.0f} MiB",
-        "bit/s": f"{number / 1e9:,.3f} Gbit/s",
+        # Of a hundred Mbit/s, a thousandth must show.
+        "bit/s": f"{number / 1e9:,.{3 if number >= 1e9 else 4}f} Gbit/s",
         "1/s": f"{number:,.0f}/s",
     }
     return shown.get(unit, f"{number:,.0f} {unit}")

@@ -341,6 +341,27 @@ def test_a_quantile_meets_a_budget_that_is_its_buckets_bound(p99: float | None, 
     assert (show.target(mean), show.measured(mean)) == ("< 1 ms", "100 µs"), "a mean is no bound"
 
 
+@pytest.mark.parametrize(
+    ("scenario", "rate", "flows"),
+    [
+        ("low", ">= 0.0995 Gbit/s", ">= 980/s"),
+        ("medium", ">= 0.9950 Gbit/s", ">= 9,800/s"),
+        ("peak", ">= 39.600 Gbit/s", ">= 392,000/s"),
+    ],
+)
+def test_the_target_that_is_shown_is_the_one_that_is_applied(scenario: str, rate: str, flows: str) -> None:
+    plan = Plan(scenario=SCENARIOS[scenario])
+    for beside, passes in ((0, True), (-1e-9, False)):
+        criteria = verdict._criteria(plan, FIGURES, [], 2)[:2]
+        assert [show.target(one) for one in criteria] == [rate, flows]
+        limits = {
+            figure: one["target"] * (1 + beside)
+            for figure, one in zip(("bits_per_second", "flows_per_second"), criteria, strict=True)
+        }
+        assert [one["passed"] for one in verdict._criteria(plan, {**FIGURES, **limits}, [], 2)[:2]] == [passes] * 2
+    assert report._planned(criteria[1]) == f" of {plan.scenario.flows_per_second:,}/s"
+
+
 def test_work_that_is_left_out_is_lost_too() -> None:
     samples = [
         {"time": float(time), "degradations": {"capture_queue": level, "storage": 3}}
