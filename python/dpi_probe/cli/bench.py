@@ -216,7 +216,6 @@ def search_command(
     New flows grow with the rate as in the scenarios: one for 12.5 KB. A rate holds if no frame and no record was
     dropped and the books balance; one that lost less than 1 % is tried again.
     """
-    from dpi_probe.bench import machine
     from dpi_probe.bench.run import work_folder
     from dpi_probe.bench.scenarios import SCENARIOS as LOADS
     from dpi_probe.bench.search import Trial, search
@@ -236,7 +235,15 @@ def search_command(
             plan, folder, progress, low=low, high=high, tolerance=tolerance, command=_command_line(), tell=tell
         )
     _write(json_file, json.dumps(result, indent=1) + "\n")
-    console = _console()
+    _show_search(_console(), result, low=low, high=high)
+    if result["highest_bits_per_second"] is None:
+        sys.exit(1)
+
+
+def _show_search(console: Console, result: dict[str, Any], *, low: int, high: int) -> None:
+    from dpi_probe.bench import machine
+    from dpi_probe.bench.show import value
+
     console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
     for trial in result["trials"]:
         said = "[green]held[/green]" if trial["held"] else "[red]lost[/red]"
@@ -256,8 +263,14 @@ def search_command(
         console.print(f"at {at} limited by [bold]{result['limit']}[/bold]")
     if best is None:
         console.print(f"[red]{value(low, 'bit/s')} is too much for this machine[/red]")
-        sys.exit(1)
-    console.print(f"highest rate without loss: [bold]{value(best, 'bit/s')}[/bold] (within {100 * tolerance:g} %)")
+    elif best >= high:
+        console.print(
+            f"even --high, [bold]{value(best, 'bit/s')}[/bold], was without loss: the highest rate lies above it; "
+            "give a higher one"
+        )
+    else:
+        within = f"(within {100 * result['tolerance']:g} %)"
+        console.print(f"highest rate without loss: [bold]{value(best, 'bit/s')}[/bold] {within}")
 
 
 @command.command("reader", context_settings=CONTEXT)

@@ -572,3 +572,21 @@ def test_a_new_or_empty_folder_is_kept(tmp_path: Path, *, exists: bool) -> None:
     with work_folder(keep) as folder:
         (folder / "made").touch()
     assert (keep / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        (None, "0.1000 Gbit/s is too much for this machine"),
+        (500_000_000, "highest rate without loss: 0.5000 Gbit/s (within 5 %)"),
+        (10**9, "even --high, 1.000 Gbit/s, was without loss: the highest rate lies above it; give a higher one"),
+    ],
+)
+def test_a_search_does_not_take_its_end_for_the_machines(best: int | None, said: str) -> None:
+    result = {
+        "machine": machine.fingerprint(), "trials": [], "limit": None, "tolerance": 0.05,
+        "highest_bits_per_second": best,
+    }  # fmt: skip
+    console = Console(record=True, width=120, file=io.StringIO())
+    bench._show_search(console, result, low=10**8, high=10**9)
+    assert console.export_text().splitlines()[-1] == said
