@@ -14,8 +14,8 @@ import click
 
 from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
-from dpi_probe.cli._output import OutputFile
-from dpi_probe.errors import ConfigError
+from dpi_probe.cli._output import OutputFile, writing
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,10 +132,8 @@ def _scenario(name: str) -> click.Command:
         _need("plotext")
         plan = _plan(LOADS[name], options)
         result = _run(plan, keep)
-        # First what is to be kept: the terminal may have gone away meanwhile.
-        _write(json_file, json.dumps(result, indent=1) + "\n")
-        _write(html_file, report.page([result]))
-        show.show(_console(), result)
+        with _keeping((json_file, _json(result)), (html_file, report.page([result]))):
+            show.show(_console(), result)
         unmeasured = [one["what"] for one in result["criteria"] if one["applies"] and one["passed"] is None]
         if unmeasured:
             said = f"not measured, so not shown to hold: {', '.join(unmeasured)}; --duration measures longer"
@@ -234,8 +232,8 @@ def search_command(
         result = search(
             plan, folder, progress, low=low, high=high, tolerance=tolerance, command=_command_line(), tell=tell
         )
-    _write(json_file, json.dumps(result, indent=1) + "\n")
-    _show_search(_console(), result, low=low, high=high)
+    with _keeping((json_file, _json(result))):
+        _show_search(_console(), result, low=low, high=high)
     if result["highest_bits_per_second"] is None:
         sys.exit(1)
 
@@ -337,8 +335,8 @@ def reader_command(
     veth.enter_namespace(MTU[sizes[0]])
     with work_folder() as folder, _progress() as progress:
         result = reader.measure(sizes, captures, setting, folder, progress, command=_command_line())
-    _write(json_file, json.dumps(result, indent=1) + "\n")
-    show_reader.show(_console(), result)
+    with _keeping((json_file, _json(result))):
+        show_reader.show(_console(), result)
     if result["passed"] is None and "af_packet" not in captures:
         said = "nothing was judged: on a veth pair AF_XDP has no card's help; --capture af_packet, beside it, is judged"
         click.echo(f"dpi-probe: {said}", err=True)
@@ -378,10 +376,8 @@ def stages_command(
     All stages run over the same frames on one thread; the cost of a stage is what a run with it takes longer than a run
     without. CPU time, but for the spool, which waits for the disk.
     """
-    from rich.table import Table
-
     from dpi_probe._throwaway import make_authority
-    from dpi_probe.bench import machine, stages
+    from dpi_probe.bench import stages
     from dpi_probe.bench.run import PROBE_NAME, work_folder
     from dpi_probe.bench.scenarios import make_traffic
 
@@ -394,8 +390,15 @@ def stages_command(
             traffic, folder, pki, progress,
             size=size_mb << 20, repeat=repeat, memory_mb=max_buffer_size_mb, command=_command_line(),
         )  # fmt: skip
-    _write(json_file, json.dumps(result, indent=1) + "\n")
-    console = _console()
+    with _keeping((json_file, _json(result))):
+        _show_stages(_console(), result, repeat)
+
+
+def _show_stages(console: Console, result: dict[str, Any], repeat: int) -> None:
+    from rich.table import Table
+
+    from dpi_probe.bench import machine
+
     console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
     console.print(
         f"{result['frames']:,} frames of {result['traffic']['mean_frame_bytes']:.0f} B on average, "
@@ -424,8 +427,6 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
     For each figure: the means, and the interval of the ratio at a confidence of 95 %. Where the interval holds 1, no
     difference was shown.
     """
-    from rich.table import Table
-
     from dpi_probe.bench import compare
 
     one, other = _load(before), _load(after)
@@ -436,12 +437,17 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
     except (AttributeError, KeyError, TypeError) as error:
         msg = f"{before} or {after}: not a whole result of a bench ({error!r}); write one with --json"
         raise ConfigError(msg) from None
-    _write(json_file, json.dumps(lines, indent=1) + "\n")
-    console = _console()
+    with _keeping((json_file, _json(lines))):
+        _show_comparison(_console(), lines, doubts, (before.name, after.name))
+
+
+def _show_comparison(console: Console, lines: list[dict[str, Any]], doubts: list[str], names: tuple[str, str]) -> None:
+    from rich.table import Table
+
     for warning in doubts:
         console.print(f"[yellow]warning:[/yellow] {warning}")
     table = Table(header_style="bold")
-    for name in ("figure", before.name, after.name, "ratio", ""):
+    for name in ("figure", *names, "ratio", ""):
         table.add_column(name, justify="left" if name in ("figure", "") else "right")
     for line in lines:
         ratio = line["ratio"]
@@ -468,7 +474,7 @@ def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: 
     packet) is taken off its CPU time. Tools that are not installed are named with how to install them. The environment
     variable DPI_PROBE_PEER_NAME says where one is.
     """
-    from dpi_probe.bench import machine, peers
+    from dpi_probe.bench import peers
 
     known = {peer.name for peer in peers.PEERS}
     if unknown := [name for name in only if name not in known]:
@@ -476,17 +482,16 @@ def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: 
         raise ConfigError(msg)
     with _progress() as progress:
         result = peers.compare(capture, progress, repeat=repeat, only=only, command=_command_line())
-    _write(json_file, json.dumps(result, indent=1) + "\n")
-    console = _console()
-    console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
-    _show_peers(console, result)
+    with _keeping((json_file, _json(result))):
+        _show_peers(_console(), result)
 
 
 def _show_peers(console: Console, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from dpi_probe.bench import peers
+    from dpi_probe.bench import machine, peers
 
+    console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
     table = Table(
         title=f"{result['capture']['name']}: {result['capture']['packets']:,} packets, median of {result['repeat']}",
         title_justify="left",
@@ -604,14 +609,32 @@ def _figure(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
-def _write(path: Path | None, content: str) -> None:
-    if path is None:
-        return
+def _json(result: Any) -> str:
+    return json.dumps(result, indent=1) + "\n"
+
+
+@contextmanager
+def _keeping(*files: tuple[Path | None, str]) -> Iterator[None]:
+    """Write what is to be kept; within the block it is shown, and what could not be written is told after that.
+
+    Raises:
+        DpiProbeError: a file could not be written.
+    """
+    failures = []
+    # Before it is shown: the terminal may have gone away meanwhile.
+    for path, content in files:
+        if path is None:
+            continue
+        try:
+            with writing(path):
+                path.write_text(content, encoding="utf-8")
+        except DpiProbeError as error:
+            failures.append(str(error))
     try:
-        path.write_text(content, encoding="utf-8")
-    except OSError as error:
-        msg = f"{path}: cannot be written: {error.strerror}"
-        raise ConfigError(msg) from None
+        yield
+    finally:
+        if failures:
+            raise DpiProbeError("\n".join(failures))
 
 
 def _console() -> Console:

@@ -397,6 +397,21 @@ def test_the_exit_status_says_whether_all_was_shown(
     assert ("not measured" in done.stderr) == (figure is None)
 
 
+def test_a_result_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    criteria = verdict._criteria(Plan(scenario=SCENARIOS["low"]), FIGURES, [], 2)
+    result = {"criteria": criteria, "passed": True}
+    monkeypatch.setattr(bench, "_run", lambda _plan, _keep: result)
+    monkeypatch.setattr(show, "show", lambda _console, _result: print("the table"))
+    monkeypatch.setattr(report, "page", lambda _results: "the page")
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(command, ["low", "--json", "/dev/full", "--html", str(page)])
+    assert done.stdout == "the table\n"
+    assert page.read_text() == "the page"
+    assert isinstance(done.exception, DpiProbeError)
+    assert str(done.exception) == "cannot write /dev/full: No space left on device"
+    assert done.exception.exit_status == 1
+
+
 def test_the_busiest_stage_is_named_and_the_source_is_told_apart() -> None:
     before = Use(threads={"dpi-worker-0": 1.0, "seal": 1.0, "link": 0.0})
     after = Use(threads={"dpi-worker-0": 1.9, "seal": 1.2, "link": 0.0})
@@ -551,7 +566,13 @@ def test_a_capture_that_is_too_small_to_tell_anything_is_warned_of(
     runs = peers.Runs("tool", "flows", start=start, uses=[peers.Use(one, one, 1, 5, "") for one in cpu])
     assert runs.within_noise is expected
     tool = peers._summary(runs, 1000, runs)
-    result = {"capture": {"name": "x", "packets": 1000}, "repeat": 3, "tools": [tool], "missing": []}
+    result = {
+        "machine": machine.fingerprint(),
+        "capture": {"name": "x", "packets": 1000},
+        "repeat": 3,
+        "tools": [tool],
+        "missing": [],
+    }
     console = Console(record=True, width=120, file=io.StringIO())
     bench._show_peers(console, result)
     assert ("take a capture of 100,000 packets or more" in " ".join(console.export_text().split())) is expected
