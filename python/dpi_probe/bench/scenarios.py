@@ -98,7 +98,11 @@ def make_traffic(
     vlan_share: float = 0.1,
     cycle_bytes: int | None = None,
 ) -> _native.Traffic:
-    """Traffic with the bench's defaults."""
+    """Traffic with the bench's defaults.
+
+    Raises:
+        ConfigError: there can be no such traffic.
+    """
     if cycle_bytes is None:
         cycle_bytes = SUPER_FRAMES_CYCLE_BYTES if frame_size == "super" else CYCLE_BYTES
     return _native.Traffic(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -37,6 +38,11 @@ CAPTURES = ("auto", "af_packet", "af_xdp")
 BUSY = 0.2
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9}
+HIGHEST_RATE = 10**12
+# In seconds: a week.
+LONGEST = 7 * 86_400
+# As the settings FLOW_TIMEOUT_SECONDS and MAX_BUFFER_SIZE_MB allow.
+LONGEST_TIMEOUT, LARGEST_BUFFER_MB = 86_400, 1_048_576
 
 
 class Rate(click.ParamType[int]):
@@ -52,14 +58,29 @@ class Rate(click.ParamType[int]):
         factor = FACTORS.get(text[-1:], 1)
         try:
             number = round(float(text.rstrip("kmg")) * factor)
-        except ValueError:
+        except (OverflowError, ValueError):
             self.fail(f"{value!r} is not a rate such as 500M or 10G", param, ctx)
         if number <= 0:
             self.fail(f"{value!r} is not above zero", param, ctx)
+        if number > HIGHEST_RATE:
+            self.fail(f"{value!r} is more than 1000G", param, ctx)
+        return number
+
+
+class Number(click.FloatRange):
+    """A number within bounds; click lets `nan` pass, which is neither below nor above any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
         return number
 
 
 RATE = Rate()
+SEED = click.IntRange(0, 2**64 - 1)
+MEMORY_MB = click.IntRange(128, LARGEST_BUFFER_MB)
 OUTPUT = OutputFile()
 
 
@@ -72,15 +93,15 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
                      help="How frames are taken from the veth pair."),
         click.option("--frame-size", type=click.Choice(FRAME_SIZES), default="1000", show_default=True,
                      help="Smallest frames, IMIX, 1000 B on average, jumbo frames, or super-frames of 64 KB."),
-        click.option("--warm-up", type=click.FloatRange(min=0), metavar="S",
+        click.option("--warm-up", type=Number(0, LONGEST), metavar="S",
                      help="Seconds before measuring; default: the flow timeout and 3."),
-        click.option("--flow-timeout", type=click.FloatRange(min=0.1), default=5.0, show_default=True, metavar="S",
+        click.option("--flow-timeout", type=Number(0.1, LONGEST_TIMEOUT), default=5.0, show_default=True, metavar="S",
                      help="Idle timeout of the probe; it takes as long until as many flows end as begin."),
-        click.option("--max-buffer-size-mb", type=click.IntRange(min=128), default=1024, show_default=True,
+        click.option("--max-buffer-size-mb", type=MEMORY_MB, default=1024, show_default=True,
                      help="The probe's bound of resident memory."),
         click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
                      help="Workers of the probe."),
-        click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic."),
+        click.option("--seed", type=SEED, default=1, show_default=True, help="Another seed, other traffic."),
         click.option("--without-core", is_flag=True, help="Seal and spool only."),
         click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file."),
         click.option("--keep", type=click.Path(path_type=Path, file_okay=False),
@@ -120,7 +141,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _scenario(name: str) -> click.Command:
     @click.command(name, context_settings=CONTEXT, help=f"The whole path at {SCENARIOS[name]}.")
-    @click.option("--duration", type=click.FloatRange(min=0.5), default=10.0, show_default=True, metavar="S",
+    @click.option("--duration", type=Number(0.5, LONGEST), default=10.0, show_default=True, metavar="S",
                   help="Seconds that are measured.")  # fmt: skip
     @click.option("--html", "html_file", type=OUTPUT, help="Write a report with charts to this file.")
     @_common
@@ -155,13 +176,11 @@ for _name in SCENARIOS:
 @click.option(
     "--frame-size", type=click.Choice(FRAME_SIZES), default="1000", show_default=True, help="As of a scenario."
 )
-@click.option("--duration", type=click.FloatRange(min=0.001), default=10.0, show_default=True, metavar="S",
+@click.option("--duration", type=Number(0.001, LONGEST), default=10.0, show_default=True, metavar="S",
               help="Seconds in which flows begin; each goes on to its end.")  # fmt: skip
-@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic.")
-@click.option("--ipv6-share", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Flows over IPv6.")
-@click.option(
-    "--vlan-share", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Flows with a VLAN tag."
-)
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Another seed, other traffic.")
+@click.option("--ipv6-share", type=Number(0, 1), default=0.3, show_default=True, help="Flows over IPv6.")
+@click.option("--vlan-share", type=Number(0, 1), default=0.1, show_default=True, help="Flows with a VLAN tag.")
 def traffic_command(out: Path, rate: int, flows: int, frame_size: str, duration: float, **shares: Any) -> None:
     """Write the traffic of a bench to a capture file.
 
@@ -192,14 +211,14 @@ def traffic_command(out: Path, rate: int, flows: int, frame_size: str, duration:
 @click.option("--high", type=RATE, default="40G", show_default=True, help="Highest rate to try.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0.001, 1),
+    type=Number(0.001, 1),
     default=0.05,
     show_default=True,
     help="How near, as a share of the rate.",
 )
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0.5),
+    type=Number(0.5, LONGEST),
     default=5.0,
     show_default=True,
     metavar="S",
@@ -282,16 +301,16 @@ def _show_search(console: Console, result: dict[str, Any], *, low: int, high: in
     type=RATE,
     help="New flows a second; default: one for 12.5 KB, as in the scenarios, or 500 KB with super-frames.",
 )
-@click.option("--duration", type=click.FloatRange(min=0.5), default=4.0, show_default=True, metavar="S",
+@click.option("--duration", type=Number(0.5, LONGEST), default=4.0, show_default=True, metavar="S",
               help="Seconds that each run is measured.")  # fmt: skip
-@click.option("--warm-up", type=click.FloatRange(min=0), metavar="S",
+@click.option("--warm-up", type=Number(0, LONGEST), metavar="S",
               help="Seconds before the probe is measured; default: the flow timeout and 3.")  # fmt: skip
-@click.option("--flow-timeout", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="S",
+@click.option("--flow-timeout", type=Number(0.1, LONGEST_TIMEOUT), default=2.0, show_default=True, metavar="S",
               help="Idle timeout of the probe.")  # fmt: skip
 @click.option("--repeat", type=click.IntRange(1, 100), default=3, show_default=True, help="Turns; the median counts.")
-@click.option("--max-buffer-size-mb", type=click.IntRange(min=128), default=1024, show_default=True,
+@click.option("--max-buffer-size-mb", type=MEMORY_MB, default=1024, show_default=True,
               help="The probe's bound of resident memory; all receivers have the ring that goes with it.")  # fmt: skip
-@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Another seed, other traffic.")
 @click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file.")
 def reader_command(
     sizes: tuple[str, ...],
@@ -354,12 +373,12 @@ def reader_command(
 @click.option("--repeat", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs; the median counts.")
 @click.option(
     "--max-buffer-size-mb",
-    type=click.IntRange(min=128),
+    type=MEMORY_MB,
     default=1024,
     show_default=True,
     help="Bound of memory, as of a probe, which gives flows their share of it.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Another seed, other traffic.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Another seed, other traffic.")
 @click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file.")
 def stages_command(
     frame_size: str,

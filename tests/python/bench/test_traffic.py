@@ -48,7 +48,9 @@ def test_equal_options_give_equal_files_and_seeds_differ(tmp_path: Path) -> None
 
 def test_impossible_traffic_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(dpi_probe.errors.ConfigError, match="too few: handshakes"):
-        CliRunner().invoke(command, ["traffic", "--out", str(tmp_path / "t"), "--flows", "1M"], catch_exceptions=False)
+        CliRunner().invoke(
+            command, ["traffic", "--out", str(tmp_path / "t"), "--flows", "100k"], catch_exceptions=False
+        )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -71,10 +73,41 @@ def test_a_disk_that_is_full_is_said_in_one_line() -> None:
     assert Path("/dev/full").exists()
 
 
-def test_less_than_a_frame_a_flow_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    with pytest.raises(DpiProbeError, match="0 bytes a flow are too few"):
+def test_flows_without_a_frame_are_refused_before_they_are_prepared(tmp_path: Path) -> None:
+    with pytest.raises(dpi_probe.errors.ConfigError, match="0 bytes a flow are too few"):
         CliRunner().invoke(
-            command,
-            ["traffic", "--out", str(tmp_path / "t"), "--rate", "100", "--flows", "1M"],
+            command, ["traffic", "--out", str(tmp_path / "t"), "--rate", "1M", "--flows", "1000G"],
             catch_exceptions=False,
-        )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--duration=inf", "--duration=nan", "--duration=1e30", "--rate=1e30", "--rate=inf", "--rate=nan",
+        "--flows=1001G", "--seed=-1", f"--seed={2**64}", "--ipv6-share=nan",
+    ],
+)  # fmt: skip
+def test_a_number_without_bounds_is_a_usage_error(option: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, ["traffic", "--out", str(tmp_path / "t"), option])
+    assert done.exit_code == 2, done.output
+    assert f"Invalid value for '{option.split('=', maxsplit=1)[0]}'" in done.output
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("verb", ["low", "search", "reader"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--duration=inf", "--duration=nan", "--warm-up=inf", "--warm-up=nan", "--flow-timeout=inf",
+        "--flow-timeout=nan", "--seed=-1", f"--seed={2**64}", "--max-buffer-size-mb=99999999999999",
+    ],
+)  # fmt: skip
+def test_a_run_without_bounds_is_a_usage_error(verb: str, option: str) -> None:
+    done = CliRunner().invoke(command, [verb, option])
+    assert done.exit_code == 2, done.output
+    assert f"Invalid value for '{option.split('=', maxsplit=1)[0]}'" in done.output
+
+
+def test_the_highest_seed_is_one(tmp_path: Path) -> None:
+    write(tmp_path / "t", "--seed", str(2**64 - 1))
