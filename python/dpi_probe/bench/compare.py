@@ -6,6 +6,8 @@ import random
 import statistics
 from typing import Any
 
+from dpi_probe.bench import verdict
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 # What is compared of a run's series, and whether more is better.
@@ -19,6 +21,9 @@ RUN_SERIES = (
 )
 # Samples are taken four times a second and depend on their neighbours: they are resampled second by second.
 BLOCK = 4
+UNSURE = "unsure: the machine was busy"
+# A load of this share of the CPUs before a run says that something else ran.
+LOADED = 0.5
 
 
 def interval(before: list[float], after: list[float], seed: int = 1) -> tuple[float, float] | None:
@@ -53,9 +58,20 @@ def _resample(values: list[float], dice: random.Random) -> list[float]:
 def compare(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     """One line for each figure: what it was, what it is, and the interval of the ratio.
 
+    Nothing is better or worse where the machine was busy: the interval does not know of what ran beside.
+
     Raises:
         ValueError: the results are of different kinds.
     """
+    lines = _lines(before, after)
+    if _busy(before) or _busy(after):
+        for line in lines:
+            if line["verdict"] in ("better", "worse"):
+                line["verdict"] = UNSURE
+    return lines
+
+
+def _lines(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     if before.get("kind") != after.get("kind"):
         msg = f"a result of kind {before.get('kind')!r} cannot be compared with one of kind {after.get('kind')!r}"
         raise ValueError(msg)
@@ -110,14 +126,37 @@ def warnings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         changed = [name for name in ("cpu", "cpus", "memory_mb", "kernel", "hypervisor") if one[name] != other[name]]
         found.append(f"the machines differ ({', '.join(changed)})")
     for name, result in (("first", before), ("second", after)):
-        if result["machine"]["load_before"][0] > 0.5 * result["machine"]["cpus"]:
-            found.append(f"the machine was busy before the {name} ({result['machine']['load_before'][0]:.1f} load)")
-    if before.get("plan") != after.get("plan"):
-        found.append("the plans differ")
-    if before.get("setting") != after.get("setting"):
-        found.append("the settings differ")
-    if before.get("capture") != after.get("capture"):
-        found.append("the captures differ")
+        found += [f"the machine was busy {when} the {name} ({how_much})" for when, how_much in _busy(result)]
+    for name in ("plan", "setting", "capture"):
+        if changed := _differences(before.get(name) or {}, after.get(name) or {}):
+            found.append(f"the {name}s differ ({', '.join(changed)})")
+    return found
+
+
+def _busy(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """When something else ran on the machine, and how much."""
+    found = []
+    cpus, load = result["machine"]["cpus"], result["machine"]["load_before"][0]
+    if load > LOADED * cpus:
+        found.append(("before", f"load {load:.1f} of {cpus} CPUs"))
+    if "figures" in result:
+        others = verdict.other_cores(result["figures"])
+        if others >= verdict.OTHERS * cpus:
+            found.append(("during", f"other programs took {others:.2f} of {cpus} cores"))
+    return found
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs, and how."""
+    found = []
+    for name in dict.fromkeys((*before, *after)):
+        one, other = before.get(name), after.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            # A scenario of another name has other rates: the name says it all.
+            is_named = one.get("name") != other.get("name")
+            found += [f"{name} {one.get('name')} and {other.get('name')}"] if is_named else _differences(one, other)
+        elif one != other:
+            found.append(f"{name} {one} and {other}")
     return found
 
 
@@ -147,15 +186,15 @@ def _line(title: str, before: list[float], after: list[float], *, more_is_better
     ratio = interval(before, after)
     if ratio is None:
         is_same = before and after and {*before, *after} == {0.0}
-        verdict = "no difference shown" if is_same else "cannot be told"
+        said = "no difference shown" if is_same else "cannot be told"
     elif ratio[0] <= 1 <= ratio[1]:
-        verdict = "no difference shown"
+        said = "no difference shown"
     else:
-        verdict = "better" if (ratio[0] > 1) == more_is_better else "worse"
+        said = "better" if (ratio[0] > 1) == more_is_better else "worse"
     return {
         "what": title,
         "before": statistics.fmean(before) if before else None,
         "after": statistics.fmean(after) if after else None,
         "ratio": ratio,
-        "verdict": verdict,
+        "verdict": said,
     }

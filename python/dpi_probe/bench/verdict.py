@@ -361,7 +361,7 @@ def _limit(name: str, observation: Observation, figures: dict[str, Any], wrong: 
     to_record = name not in ("cpu", "transmission")
     source = observation.plan.source
     stage, share = busiest(figures["probe_threads"], figures["source_cores"], source, to_record=to_record)
-    others = _others(figures)
+    others = other_cores(figures)
     if name == "transmission" and figures["seal_duration_mean"] is not None:
         stage = "seal" if figures["seal_duration_mean"] > 0.02 else "deliver"
         said = (
@@ -409,11 +409,11 @@ def saturation(figures: dict[str, Any], cpus: int) -> str:
     return (
         f"; the machine had no CPU left: of {cpus} cores the probe took {figures['probe_cores']:.2f}, the source "
         f"{figures['source_cores']:.2f}, the Core with its indexer {figures['core_cores']:.2f}, others "
-        f"{_others(figures):.2f}"
+        f"{other_cores(figures):.2f}"
     )
 
 
-def _others(figures: dict[str, Any]) -> float:
+def other_cores(figures: dict[str, Any]) -> float:
     """Cores that programs beside the bench took."""
     taken: float = figures["probe_cores"] + figures["source_cores"] + figures["core_cores"]
     return float(figures["machine_cores"]) - taken

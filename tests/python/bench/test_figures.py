@@ -120,7 +120,7 @@ def test_runs_of_tools_are_compared_tool_by_tool() -> None:
             {"name": name, "cpu_seconds": list(seconds), "start_cpu_seconds": 0.5},
             {"name": "dpi-probe", "cpu_seconds": [1.5, 1.5, 1.5], "start_cpu_seconds": None},
         ]
-        return {"kind": "peers", "capture": {"packets": 1000}, "tools": tools}
+        return {"kind": "peers", "machine": IDLE, "capture": {"packets": 1000}, "tools": tools}
 
     before, after = result("argus", 1.5, 1.6, 1.4), result("argus", 2.5, 2.6, 2.4)
     argus, ours = compare.compare(before, after)
@@ -132,6 +132,9 @@ def test_runs_of_tools_are_compared_tool_by_tool() -> None:
     assert [line["what"] for line in compare.compare(before, result("tshark", 1.0))] == [ours["what"]]
 
 
+IDLE = {**machine.fingerprint(), "cpus": 2, "load_before": [0.0, 0.0, 0.0]}
+
+
 def run_result(**series: list[float | None]) -> dict[str, object]:
     """A run whose figures are steady but for those that are given; the first second is the warm-up."""
     steady = [1.0, 1.1, 0.9, 1.0] * 4
@@ -139,7 +142,7 @@ def run_result(**series: list[float | None]) -> dict[str, object]:
     times = [number / 4 - 1 for number in range(4 + len(steady))]
     warm_up = [1000.0] * 4
     return {
-        "format": verdict.FORMAT, "kind": "run", "machine": {**machine.fingerprint(), "load_before": [0.0, 0.0, 0.0]},
+        "format": verdict.FORMAT, "kind": "run", "machine": IDLE,
         "plan": Plan(scenario=SCENARIOS["low"]).to_json(),
         "series": {"time": times, **{name: [*warm_up, *values] for name, values in known.items()}},
     }  # fmt: skip
@@ -175,9 +178,35 @@ def test_two_runs_are_compared_by_what_was_measured_after_the_warm_up(tmp_path: 
     assert 1.8 < low <= 2 <= high < 2.2
     assert "before.json" in done.output
     assert "warning" not in done.output
-    after["plan"] = Plan(scenario=SCENARIOS["medium"]).to_json()
+    after["plan"] = Plan(scenario=SCENARIOS["medium"], duration=15).to_json()
     files[1].write_text(json.dumps(after))
-    assert "warning: the plans differ" in CliRunner().invoke(command, ["compare", *map(str, files)]).output
+    said = CliRunner().invoke(command, ["compare", *map(str, files)]).output
+    assert "warning: the plans differ (scenario low and medium, duration 10.0 and 15)" in said
+
+
+QUIET = {"machine_cores": 1.0, "probe_cores": 0.5, "source_cores": 0.2, "core_cores": 0.2}
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+@pytest.mark.parametrize(
+    ("load", "machine_cores", "warning"),
+    [
+        (0.9, 1.3, None),
+        (1.6, 1.0, "the machine was busy before the {} (load 1.6 of 2 CPUs)"),
+        (0.0, 1.9, "the machine was busy during the {} (other programs took 1.00 of 2 cores)"),
+    ],
+)
+def test_nothing_is_better_or_worse_on_a_busy_machine(
+    which: str, load: float, machine_cores: float, warning: str | None
+) -> None:
+    quiet, busy = {**run_result(), "figures": QUIET}, {**run_result(gbps=[4.0, 4.4, 3.6, 4.0] * 4), "figures": QUIET}
+    busy |= {"machine": {**IDLE, "load_before": [load]}, "figures": {**QUIET, "machine_cores": machine_cores}}
+    results = (busy, quiet) if which == "first" else (quiet, busy)
+    rate, cores, *_ = compare.compare(*results)
+    sure = "worse" if which == "first" else "better"
+    assert rate["verdict"] == (compare.UNSURE if warning else sure)
+    assert cores["verdict"] == "no difference shown"
+    assert compare.warnings(*results) == ([warning.format(which)] if warning else [])
 
 
 def test_nothing_dropped_before_and_after_is_no_difference() -> None:

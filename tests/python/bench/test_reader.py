@@ -145,7 +145,8 @@ def test_results_are_compared_receiver_by_receiver_and_size_by_size() -> None:
         small = row([(1000, 900, frames), (1010, 910, frames + 10), (990, 890, frames - 10)])
         large = {**row([(500, 400, 300)]), "frame_size": "9000"}
         setting = {"duration": duration}
-        return {"kind": "reader", "sizes": [small, large], "machine": machine.fingerprint(), "setting": setting}
+        idle = {**machine.fingerprint(), "load_before": [0.0, 0.0, 0.0]}
+        return {"kind": "reader", "sizes": [small, large], "machine": idle, "setting": setting}
 
     before, after = result(800), result(400)
     lines = compare.compare(before, after)
@@ -157,7 +158,7 @@ def test_results_are_compared_receiver_by_receiver_and_size_by_size() -> None:
     assert [line["verdict"] for line in lines[:3]] == ["no difference shown", "no difference shown", "worse"]
     assert (lines[2]["before"], lines[2]["after"]) == (800, 400)
     assert lines[3]["verdict"] == "cannot be told", "one turn has no interval"
-    assert "the settings differ" in compare.warnings(before, result(800, duration=1))
+    assert "the settings differ (duration 4 and 1)" in compare.warnings(before, result(800, duration=1))
     after["sizes"].pop()
     assert len(compare.compare(before, after)) == 3
 
