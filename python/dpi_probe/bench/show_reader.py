@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dpi_probe._counted import counted
 from dpi_probe.bench import machine
-from dpi_probe.bench.show import value
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 def show(console: Console, result: dict[str, Any]) -> None:
     """A table of all sizes and receivers, and what limited the probe."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     setting = result["setting"]
@@ -25,20 +26,21 @@ def show(console: Console, result: dict[str, Any]) -> None:
         else "sender and receivers share one CPU"
     )
     console.print(f"ratio: of the frames/s of the {result['base']}; target {100 * result['target']:.0f} %")
-    console.print(f"median of {setting['repeat']} turns of {setting['duration']:g} s; {cpus}")
-    table = Table(header_style="bold")
-    headings = ("frames", "receiver", "sent/s", "received/s", "Gbit/s", "dropped", "flows/s", "cores", "ratio", "")
+    console.print(f"median of {counted(setting['repeat'], 'turn')} of {setting['duration']:g} s; {cpus}")
+    # Narrow, so that all of it stands on a terminal of 80 columns.
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    headings = ("receiver", "sent\nk/s", "received\nk/s", "Gbit/s", "dropped", "flows/s", "cores", "ratio", "")
     for name in headings:
-        table.add_column(name, justify="left" if name in ("frames", "receiver", "") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("receiver", "") else "right", vertical="bottom")
     for row in result["sizes"]:
+        table.add_row(f"[bold]{row['frame_size']} ({row['receivers'][0]['mean_frame_bytes']:.0f} B)[/bold]")
         for number, line in enumerate(row["receivers"]):
             table.add_row(
-                f"{row['frame_size']} ({line['mean_frame_bytes']:.0f} B)" if number == 0 else "",
                 line["receiver"] + (", af_xdp" if line["capture"] == "af_xdp" else ""),
-                f"{line['sent_frames_per_second']:,.0f}",
-                f"{line['frames_per_second']:,.0f}",
+                f"{line['sent_frames_per_second'] / 1e3:,.1f}",
+                f"{line['frames_per_second'] / 1e3:,.1f}",
                 f"{line['bits_per_second'] / 1e9:.2f}",
-                value(line["drop_ratio"], "ratio"),
+                _percent(line["drop_ratio"]),
                 "" if line["flows_per_second"] is None else f"{line['flows_per_second']:,.0f}",
                 f"{line['cores']:.2f}",
                 "-" if line["ratio"] is None else f"{100 * line['ratio']:.0f} %",
@@ -46,6 +48,12 @@ def show(console: Console, result: dict[str, Any]) -> None:
                 end_section=number == len(row["receivers"]) - 1,
             )
     console.print(table)
+    lines = [line for row in result["sizes"] for line in row["receivers"]]
+    if any(line["frames_per_second"] > line["sent_frames_per_second"] for line in lines):
+        console.print(
+            "received may be a little above sent: sender and receiver are sampled each at its own times, and what "
+            "waited in the ring when measuring began is received too"
+        )
     for row in result["sizes"]:
         for line in row["receivers"]:
             if "limit" in line:
@@ -53,6 +61,10 @@ def show(console: Console, result: dict[str, Any]) -> None:
                 console.print(f"[yellow]{row['frame_size']}, {way}[/yellow]: limited by {line['limit']}", markup=True)
             for fault in dict.fromkeys(line["wrong"]):
                 console.print(f"[red]the books do not balance:[/red] {fault}", markup=True)
+
+
+def _percent(ratio: float) -> str:
+    return "<0.01 %" if 0 < ratio < 0.0001 else f"{100 * ratio:.2f} %"
 
 
 def _word(line: dict[str, Any]) -> str:

@@ -131,13 +131,38 @@ def test_the_table_names_rates_verdict_and_limit(capsys: pytest.CaptureFixture[s
     for text in (
         "no C compiler",
         "sender on CPU 0, the receivers on 1",
-        "1,000,000",
-        "500,000",
+        "1,000.0",
+        "500.0",
         "50 %",
         "FAIL",
         "limited by",
     ):
         assert text in shown
+
+
+@pytest.mark.parametrize(("dropped", "shown"), [(0.0, "0.00 %"), (0.00001, "<0.01 %"), (0.5, "50.00 %")])
+def test_the_table_is_whole_on_a_terminal_of_80_columns(
+    dropped: float, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = [
+        row([(1_234_567, 990_000, 1_240_000)], receiver, dropped=dropped)
+        for receiver in (RECEIVERS[2], Receiver(WHOLE, "af_xdp"))
+    ]
+    for number, passed in enumerate((False, None)):
+        sizes[number]["receivers"][0]["sent_frames_per_second"] -= 0.0 if dropped else 10.0
+        sizes[number]["receivers"][-1] |= {"flows_per_second": 123_456.0, "passed": passed, "capture": "af_packet"}
+    sizes[1]["receivers"][0]["capture"] = "af_xdp"
+    result = {
+        "machine": machine.fingerprint(), "target": 0.85, "base": BARE, "no_bare_ring": None, "passed": False,
+        "setting": {"repeat": 3, "duration": 1, "sender_cpus": [0], "receiver_cpus": [1]}, "sizes": sizes,
+    }  # fmt: skip
+    show_reader.show(Console(width=80, highlight=False), result)
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= 80
+    for text in ("FAIL", "not shown", "1,234.6", "1,240.0", "received", "dropped", "flows/s", "123,456", shown):
+        assert text in said
+    assert ("received may be a little above sent" in said) == (dropped == 0)
 
 
 def test_results_are_compared_receiver_by_receiver_and_size_by_size() -> None:
