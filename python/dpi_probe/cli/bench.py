@@ -140,7 +140,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _scenario(name: str) -> click.Command:
-    @click.command(name, context_settings=CONTEXT, help=f"The whole path at {SCENARIOS[name]}.")
+    load, *_ = SCENARIOS[name].partition(";")
+
+    @click.command(
+        name,
+        context_settings=CONTEXT,
+        help=f"The whole path at {SCENARIOS[name]}.",
+        short_help=f"The whole path at {load}.",
+    )
     @click.option("--duration", type=Number(0.5, LONGEST), default=10.0, show_default=True, metavar="S",
                   help="Seconds that are measured.")  # fmt: skip
     @click.option("--html", "html_file", type=OUTPUT, help="Write a report with charts to this file.")
@@ -324,12 +331,12 @@ def reader_command(
     seed: int,
     json_file: Path | None,
 ) -> None:
-    """Compare the whole probe with a bare capture ring on a veth pair (root).
+    """Compare the whole probe with a bare capture ring (root).
 
-    The sender sends as fast as it can, on a CPU of its own where there are two. In turns receive: a TPACKET_V3 ring
-    whose frames are counted and nothing else (a C program, for which a C compiler is needed), the probe's capture
-    alone, and the whole probe without a Core. The probe is to reach 85 % of the frames that the bare ring reaches; ends
-    with status 1 if it does not, or if that was not shown.
+    The sender sends over a veth pair as fast as it can, on a CPU of its own where there are two. In turns receive: a
+    TPACKET_V3 ring whose frames are counted and nothing else (a C program, for which a C compiler is needed), the
+    probe's capture alone, and the whole probe without a Core. The probe is to reach 85 % of the frames that the bare
+    ring reaches; ends with status 1 if it does not, or if that was not shown.
     """
     from dpi_probe.bench import reader, show_reader, veth
     from dpi_probe.bench.run import work_folder
@@ -506,19 +513,26 @@ def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: 
 
 
 def _show_peers(console: Console, result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from dpi_probe.bench import machine, peers
 
     console.print(f"[dim]{machine.one_line(result['machine'])}[/dim]")
+    # Narrow, so that no word is cut on a terminal of 80 columns.
     table = Table(
         title=f"{result['capture']['name']}: {result['capture']['packets']:,} packets, median of {result['repeat']}",
         title_justify="left",
         header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
     )
-    headings = ("tool", "does", "packets a CPU second", "peak memory", "flows", "we are faster by")
+    headings = ("tool", "does", "packets a\nCPU second", "peak\nmemory", "flows", "we are\nfaster by")
     for name in headings:
-        table.add_column(name, justify="left" if name in headings[:2] else "right")
+        table.add_column(
+            name, justify="left" if name in headings[:2] else "right", no_wrap=name != "does", vertical="top"
+        )
     for tool in sorted(result["tools"], key=lambda tool: -(tool["packets_per_cpu_second"] or 0)):
         if tool["failure"]:
             table.add_row(tool["name"], tool["does"], "failed", "", "", "")

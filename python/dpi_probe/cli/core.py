@@ -79,7 +79,9 @@ def command(context: click.Context, /, **flags: Any) -> None:
 @click.option("--probe", help="Only this probe's.")
 @click.pass_obj
 def export(parent: dict[str, Any], /, out: Path, probe: str | None, **flags: Any) -> None:
-    """Write sealed batches, receipts, certificates and signed chain heads to a directory.
+    """Write sealed batches and all that proves them to a directory.
+
+    That is receipts, certificates and signed chain heads.
 
     The Core may be running. `dpi-probe verify DIRECTORY` checks the result without it.
     """
@@ -108,7 +110,9 @@ def export(parent: dict[str, Any], /, out: Path, probe: str | None, **flags: Any
 @_common
 @click.pass_obj
 def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
-    """Rebuild the database from the archive; every batch is verified again.
+    """Rebuild the database from the archive.
+
+    Every batch is verified again.
 
     With `--database` of another database, a running Core is not disturbed.
     """

@@ -48,7 +48,10 @@ def command() -> None:
 @click.option("--ip", multiple=True, help="An address under which probes reach the Core (repeatable).")
 @click.option("--probe", "probes", multiple=True, help="Also issue a certificate for this probe (repeatable).")
 def init(directory: Path, core_name: str, dns: tuple[str, ...], ip: tuple[str, ...], probes: tuple[str, ...]) -> None:
-    """Make an authority, the Core's certificate and those of probes in DIRECTORY."""
+    """Make an authority with certificates for Core and probes.
+
+    All of it is written to DIRECTORY.
+    """
     _authority().init(directory, core=core_name, dns=dns, ip=ip, probes=probes)
     click.echo(f"{directory}/ca.pem")
     click.echo(f"{directory}/core.pem")
@@ -68,7 +71,10 @@ def init(directory: Path, core_name: str, dns: tuple[str, ...], ip: tuple[str, .
 def issue(
     name: str, directory: Path, renew: bool, is_core: bool, dns: tuple[str, ...], ip: tuple[str, ...], days: int
 ) -> None:
-    """Make a key and certificate for the probe NAME (RSA-4096, client authentication)."""
+    """Make a key and certificate for the probe NAME.
+
+    RSA-4096, for client authentication.
+    """
     if (dns or ip) and not is_core:
         raise click.UsageError("--dns and --ip belong to --core; a probe's certificate names no host")
     authority = _authority()(directory)
@@ -83,7 +89,10 @@ def issue(
 @DIRECTORY
 @click.option("--earlier-only", is_flag=True, help="Keep the present certificate; revoke those that it replaced.")
 def revoke(name: str, directory: Path, earlier_only: bool) -> None:
-    """Revoke the certificates of the probe NAME; what the Core archived before stays valid."""
+    """Revoke the certificates of the probe NAME.
+
+    What the Core archived before stays valid.
+    """
     for serial in _authority()(directory).revoke(name, earlier_only=earlier_only):
         click.echo(f"revoked {name} {serial:x}")
 

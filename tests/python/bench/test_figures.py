@@ -640,3 +640,25 @@ def test_a_search_does_not_take_its_end_for_the_machines(best: int | None, said:
     console = Console(record=True, width=120, file=io.StringIO())
     bench._show_search(console, result, low=10**8, high=10**9)
     assert console.export_text().splitlines()[-1] == said
+
+
+def test_no_word_of_the_peers_is_cut_on_a_terminal_of_80_columns() -> None:
+    tools = [
+        {
+            "name": peer.name, "does": peer.does, "packets_per_cpu_second": 1_234_567.0, "ratio": 12.34,
+            "peak_bytes": 1 << 30, "flows": None, "makes_flows": False, "within_noise": False, "failure": None,
+        }
+        for peer in (peers.ours(), *peers.PEERS)
+    ]  # fmt: skip
+    result = {
+        "machine": machine.fingerprint(), "capture": {"name": "x", "packets": 1000}, "repeat": 3, "tools": tools,
+        "missing": [],
+    }  # fmt: skip
+    console = Console(record=True, width=80, file=io.StringIO())
+    bench._show_peers(console, result)
+    said = console.export_text()
+    assert "…" not in said
+    for tool in tools:
+        assert set(str(tool["does"]).split()) <= set(said.split())
+    for text in ("ndpireader", "1,234,567", "1,024 MiB", "makes none", "12.34x", "CPU second", "faster by"):
+        assert text in said

@@ -21,3 +21,13 @@ def test_examples_stand_on_lines_of_their_own(words):
 def test_the_first_example_is_whole():
     done = CliRunner().invoke(cli, ["pki", "--help"], prog_name="dpi-probe")
     assert "\n  dpi-probe pki init pki --dns core.example.net --probe sensor1\n" in done.output
+
+
+def test_no_short_help_is_cut(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    cut = []
+    for words in ([], *([verb] for verb in VERBS)):
+        done = CliRunner().invoke(cli, [*words, "--help"], prog_name="dpi-probe", terminal_width=80)
+        _, _, commands = done.output.partition("\nCommands:\n")
+        cut += [line for line in commands.splitlines() if line.endswith("...")]
+    assert cut == []
