@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dpi_probe.bench.verdict import Result
 
 PLOT_LINES = 11
+# Markers of plotext.
+LINE, DOTS = "hd", "·"
 
 
 def value(number: float | None, unit: str) -> str:
@@ -130,11 +132,11 @@ def _plots(console: Console, series: dict[str, list[Any]]) -> None:
     if len(series["time"]) < 2:
         return
     for title, names in (
-        ("rate, Gbit/s (0 s: measuring begins)", {"offered_gbps": "offered", "gbps": "processed"}),
-        ("dropped frames, %", {"drops_percent": "dropped"}),
-        ("packet latency, ms", {"latency_p99_ms": "p99", "latency_mean_ms": "mean"}),
+        ("rate, Gbit/s: dots offered, line processed (0 s: measuring begins)", ("offered_gbps", "gbps")),
+        ("dropped frames, %", ("drops_percent",)),
+        ("packet latency, ms: dots p99, line mean", ("latency_p99_ms", "latency_mean_ms")),
     ):
-        if names.keys() == {"drops_percent"} and not any(series["drops_percent"]):
+        if names == ("drops_percent",) and not any(series["drops_percent"]):
             # Its axis would reach below zero.
             console.print("no frame was dropped at any time", justify="center", width=min(console.width, 100))
             continue
@@ -142,11 +144,12 @@ def _plots(console: Console, series: dict[str, list[Any]]) -> None:
         figure.clear()
         figure.plot_size(min(console.width, 100), PLOT_LINES)
         figure.title(title)
-        for name, label in names.items():
+        # The title says which is which, for a legend would cover the warm-up.
+        for name, marker in zip(names, (DOTS, LINE)[-len(names) :], strict=True):
             points = [
                 (time, number) for time, number in zip(series["time"], series[name], strict=True) if number is not None
             ]
             if points:
-                signal = figure.signal([time for time, _ in points], [number for _, number in points])
-                figure.draw(signal.label(label).lines())
+                times, numbers = [time for time, _ in points], [number for _, number in points]
+                figure.draw(figure.signal(times, numbers, marker=marker).lines())
         console.print(figure.build().string(colorless=True), markup=False, highlight=False)

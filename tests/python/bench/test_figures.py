@@ -245,6 +245,24 @@ def test_drops_are_drawn_where_there_are_any(
     assert ("dropped frames, %" in said, "no frame was dropped at any time" in said) == (drawn, not drawn)
 
 
+def test_nothing_covers_the_beginning_of_a_chart(capsys: pytest.CaptureFixture[str]) -> None:
+    high, low = [3.0] * 8, [1.0] * 8
+    series = {
+        "time": [float(time) for time in range(8)], "offered_gbps": high, "gbps": low, "drops_percent": [0.0] * 8,
+        "latency_p99_ms": high, "latency_mean_ms": low,
+    }  # fmt: skip
+    show._plots(Console(width=80), series)
+    said = capsys.readouterr().out
+    rows = [line.partition("┤")[2].removesuffix("│") for line in said.splitlines() if "┤" in line]
+    # From edge to edge, in both charts.
+    assert [set(row) for row in rows if "·" in row] == [{"·"}] * 2
+    lines = [row for row in rows if row.strip() and "·" not in row]
+    assert len(lines) == 2
+    assert not any(" " in row for row in lines)
+    for name in ("dots offered, line processed", "dots p99, line mean"):
+        assert name in said
+
+
 def test_a_capture_without_packets_compares_no_tools(tmp_path: Path) -> None:
     empty = tmp_path / "empty.pcap"
     empty.write_bytes(peers.SHORTEST[:24])
