@@ -468,13 +468,16 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
 
 
 def _show_comparison(console: Console, lines: list[dict[str, Any]], doubts: list[str], names: tuple[str, str]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     for warning in doubts:
         console.print(f"[yellow]warning:[/yellow] {warning}")
-    table = Table(header_style="bold")
-    for name in ("figure", *names, "ratio", ""):
-        table.add_column(name, justify="left" if name in ("figure", "") else "right")
+    console.print(f"before: {names[0]}, after: {names[1]}", markup=False)
+    table = Table(header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in ("figure", "before", "after", "ratio", ""):
+        is_text = name in ("figure", "")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not is_text)
     for line in lines:
         ratio = line["ratio"]
         table.add_row(

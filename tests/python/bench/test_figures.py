@@ -680,3 +680,14 @@ def test_no_word_of_the_peers_is_cut_on_a_terminal_of_80_columns() -> None:
         assert set(str(tool["does"]).split()) <= set(said.split())
     for text in ("ndpireader", "1,234,567", "1,024 MiB", "makes none", "12.34x", "CPU second", "faster by"):
         assert text in said
+
+
+def test_no_name_of_a_comparison_is_cut_on_a_terminal_of_80_columns() -> None:
+    line = {"what": "CPU of the probe's process, cores", "before": 1234.0, "after": 0.1234, "ratio": (0.515, 0.723)}
+    names = ("before-a-change-of-the-flow-table.json", "after-a-change-of-the-flow-table.json")
+    console = Console(record=True, width=80, file=io.StringIO())
+    bench._show_comparison(console, [{**line, "verdict": compare.UNSURE}], [], names)
+    said = " ".join(console.export_text().split())
+    assert "…" not in said
+    for text in (*names, "0.515 to 0.723", "1,234", "0.1234"):
+        assert text in said
