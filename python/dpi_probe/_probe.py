@@ -238,8 +238,8 @@ class Probe:
             return None
         manifests = f", of {dropped} of them the manifest is there" if dropped else ""
         return (
-            f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept{manifests}; "
-            "make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
+            f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept"
+            f"{manifests}; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
         )
 
     def offer(self) -> _native.Offer | None:
