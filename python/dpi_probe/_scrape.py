@@ -7,6 +7,7 @@ import os
 import time
 import urllib.error
 import urllib.parse
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from dpi_probe import _direct
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
 STATE_DIRECTORY = Path("/var/lib/dpi-probe")
@@ -27,9 +29,12 @@ class NoAnswerError(DpiProbeError):
 
 
 def find_endpoint(where: str | None) -> str:
-    """The base URL of a probe's endpoint: of its URL, HOST:PORT or interface; without any, of the only probe."""
-    from dpi_probe._control import default_port
+    """The base URL of a probe's endpoint: of its URL, HOST:PORT or interface; without any, of the only probe.
 
+    Raises:
+        NoAnswerError: no probe of the interface answers; what answers instead.
+        DpiProbeError: it is not known which probe is meant.
+    """
     if where is None:
         found = sorted(STATE_DIRECTORY.glob("*/metrics.json"))
         if len(found) != 1:
@@ -40,16 +45,48 @@ def find_endpoint(where: str | None) -> str:
             )
             raise DpiProbeError(msg)
         return _written(found[0])
-    if (url := url_of(where)) is not None:
-        return url
-    directories = [STATE_DIRECTORY / where]
+    return url_of(where) or _of_interface(where)
+
+
+def _of_interface(name: str) -> str:
+    """The base URL of the probe that captures from this interface, wherever its endpoint had to go.
+
+    Two names may have the same default port, and a file of a probe that was killed may name a port that another one
+    has now: what answers must say that it is of this interface.
+    """
+    from dpi_probe._control import TRIES, default_port
+
+    first = default_port(name)
+    places = [*_places_written(name), *(f"http://127.0.0.1:{port}" for port in range(first, first + TRIES))]
+    silent: list[NoAnswerError] = []
+    others: list[str] = []
+    for base in dict.fromkeys(places):
+        try:
+            scrape = Scrape.of(base)
+        except NoAnswerError as error:
+            silent.append(error)
+        except DpiProbeError as error:
+            others.append(str(error))
+        else:
+            if scrape.label("dpi_probe_info", "interface") == name:
+                return base
+            probe, interface = (scrape.label("dpi_probe_info", label) for label in ("probe", "interface"))
+            others.append(f"at {base} is the probe {probe} of {interface or 'capture files'}")
+    if others:
+        raise NoAnswerError("; ".join(others))
+    raise silent[0]
+
+
+def _places_written(name: str) -> Iterator[str]:
+    """Where the files of spools say that a probe of this interface is."""
+    files = [STATE_DIRECTORY / name / "metrics.json"]
     if own := os.environ.get("BUFFER_DIR"):
-        directories.insert(0, Path(own))
-    for directory in directories:
-        file = directory / "metrics.json"
-        if file.exists():
-            return _written(file)
-    return f"http://127.0.0.1:{default_port(where)}"
+        files.insert(0, Path(own) / "metrics.json")
+    for file in files:
+        # One that may not be looked at leaves the ports to ask.
+        with suppress(PermissionError):
+            if file.exists():
+                yield _written(file)
 
 
 def url_of(where: str) -> str | None:

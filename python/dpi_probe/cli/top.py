@@ -50,7 +50,7 @@ FULL = 0.8
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("probe", required=False, metavar="[URL|IFACE]")
+@click.argument("probe", required=False, metavar="[PROBE]")
 @click.option(
     "-d", "--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, metavar="S",
     help="Seconds between two looks; rates and latencies are of that time.",
@@ -75,11 +75,15 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
     from dpi_probe._scrape import Between, NoAnswerError, Scrape, find_endpoint
 
     console = Console(highlight=False)
-    base = find_endpoint(probe)
     try:
+        base = find_endpoint(probe)
         before = Scrape.of(base)
     except NoAnswerError as error:
         raise DpiProbeError(f"{_advice(probe)} ({error})") from None
+    except DpiProbeError as error:
+        if probe is None:
+            raise
+        raise DpiProbeError(f"{error}; give the URL of a probe, which `dpi-probe run` prints at its start") from None
     if not console.is_terminal or console.is_dumb_terminal:
         for _ in range(count or 1):
             time.sleep(interval)
@@ -101,7 +105,7 @@ def _advice(probe: str | None) -> str:
         return f"no probe answers there: start one with `dpi-probe run`, or give {url}"
     if not Path("/sys/class/net", probe).exists():
         return f"{probe}: there is no such interface here, and no probe on it answers; give another one, or {url}"
-    return f"{probe}: no probe answers there: start one with `dpi-probe run -i {probe}`, or give {url}"
+    return f"{probe}: no probe of it answers: start one with `dpi-probe run -i {probe}`, or give {url}"
 
 
 def _watch(console: Console, base: str, last: Between, interval: float, count: int | None) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dpi_probe import _scrape
-from dpi_probe._scrape import Between, Scrape, find_endpoint
+from dpi_probe._control import TRIES, default_port
+from dpi_probe._scrape import Between, NoAnswerError, Scrape, find_endpoint
 from dpi_probe._throwaway import RunningCore
 from dpi_probe.cli import top
 from dpi_probe.errors import DpiProbeError
@@ -137,13 +138,20 @@ def test_an_interface_that_is_away_goes_before_everything_else() -> None:
         assert said in capture.get()
 
 
+def probe_of(interface: str) -> bytes:
+    return f'dpi_probe_info{{version="1",probe="sensor/{interface}",interface="{interface}"}} 1\n'.encode()
+
+
 @pytest.fixture
 def stranger() -> Iterator[str]:
-    """A web server that is no probe."""
+    """A web server that is no probe; below /eth7 and /eth8 it answers as probes do."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = {"/binary/metrics": b"\xff\xfe{", "/other/metrics": b"up 1\n"}.get(self.path)
+            body = {
+                "/binary/metrics": b"\xff\xfe{", "/other/metrics": b"up 1\n",
+                "/eth7/metrics": probe_of("eth7"), "/eth8/metrics": probe_of("eth8"),
+            }.get(self.path)  # fmt: skip
             self.send_response(404 if body is None else 200)
             self.end_headers()
             self.wfile.write(body or b"")
@@ -165,8 +173,11 @@ def stranger() -> Iterator[str]:
     [("", "answers 404"), ("/binary", "does not answer with metrics"), ("/other", "is not a probe's endpoint")],
 )
 def test_what_is_no_probe(stranger: str, path: str, said: str) -> None:
-    with pytest.raises(DpiProbeError, match=said):
-        Scrape.of(stranger + path)
+    done = dpi_probe("top", stranger + path, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert said in line
+    assert line.endswith("give the URL of a probe, which `dpi-probe run` prints at its start")
 
 
 def test_a_proxy_for_the_way_out_is_not_asked_for_a_probe(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +234,52 @@ def test_where_a_probe_is(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("BUFFER_DIR", str(tmp_path))
     assert find_endpoint("http://10.0.0.1:9/metrics") == "http://10.0.0.1:9"
     assert find_endpoint("127.0.0.1:9") == "http://127.0.0.1:9"
-    assert find_endpoint("eth7").startswith("http://127.0.0.1:20")
-    (tmp_path / "metrics.json").write_text('[{"targets": ["127.0.0.1:7"], "labels": {}}]')
-    assert find_endpoint("eth7") == "http://127.0.0.1:7"
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DpiProbeError, match="not what a probe writes"):
         find_endpoint("eth7")
+
+
+@pytest.mark.parametrize(("places", "found"), [(["", "/other", "/eth8", "/eth7"], 3), (["/eth7", "/eth8"], 0)])
+def test_an_interface_is_asked_for_until_its_own_probe_answers(
+    stranger: str, monkeypatch: pytest.MonkeyPatch, places: list[str], found: int
+) -> None:
+    monkeypatch.setattr(_scrape, "_places_written", lambda _: [stranger + place for place in places])
+    assert find_endpoint("eth7") == stranger + places[found]
+
+
+def test_the_next_ports_are_asked_as_the_probe_takes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("BUFFER_DIR", raising=False)
+    monkeypatch.setattr(_scrape, "STATE_DIRECTORY", tmp_path)
+    (tmp_path / "eth7").mkdir()
+    # Of a probe that was killed.
+    (tmp_path / "eth7/metrics.json").write_text('[{"targets": ["127.0.0.1:1"], "labels": {}}]')
+    first = default_port("eth7")
+    of = {1: "eth8", first: "eth8", first + TRIES - 1: "eth7", first + TRIES: "eth7"}
+    asked = []
+
+    def answer(base: str) -> Scrape:
+        port = int(base.rpartition(":")[2])
+        asked.append(port)
+        if port not in of:
+            raise NoAnswerError(f"no answer from {base}")
+        return Scrape(0.0, {"dpi_probe_info": [({"probe": f"s/{of[port]}", "interface": of[port]}, 1.0)]})
+
+    monkeypatch.setattr(_scrape.Scrape, "of", answer)
+    assert find_endpoint("eth7") == f"http://127.0.0.1:{first + TRIES - 1}"
+    assert asked == [1, *range(first, first + TRIES)]
+    del of[first + TRIES - 1]
+    with pytest.raises(NoAnswerError, match=f"at http://127.0.0.1:{first} is the probe s/eth8 of eth8"):
+        find_endpoint("eth7")
+
+
+def test_what_answers_instead_of_the_probe_is_told_with_what_to_do(
+    stranger: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = stranger.removeprefix("http://")
+    (tmp_path / "metrics.json").write_text(f'[{{"targets": ["{place}/eth8"], "labels": {{}}}}]')
+    monkeypatch.setenv("BUFFER_DIR", str(tmp_path))
+    done = dpi_probe("top", "lo", check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "lo: no probe of it answers: start one with `dpi-probe run -i lo`, or give its URL" in line
+    assert f"at {stranger}/eth8 is the probe sensor/eth8 of eth8" in line
