@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dpi_probe.config import ProbeSettings
 
 _PATIENCE_SECONDS = 0.05
+INTERRUPTED = 130
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,7 +123,8 @@ def command(
 
     Every setting can be given as a flag, as an environment variable (the name in brackets), or in a TOML file, in this
     order of precedence; docs/reference/config.md lists them all. SIGTERM and Ctrl-C end the probe cleanly: open flows
-    are exported, sealed and delivered, and what no receipt has come for stays in the spool. SIGHUP reads the file
+    are exported, sealed and delivered, and what no receipt has come for stays in the spool; of FILES that Ctrl-C breaks
+    off, the status is 130. SIGHUP reads the file
     again: timeouts, profile and filter change at once, also back from what was PUT, without losing a packet (but for a
     new filter with --capture pcap: libpcap then misses for a moment what comes, uncounted).
 
@@ -136,7 +138,12 @@ def command(
 
     probe = Probe(files=files, count=count, settings=_settings(files, flags, config_file))
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    reading, interrupted = bool(files), threading.Event()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        # A live probe has no end of its own, and SIGTERM is how whoever feeds a pipe ends it.
+        if number == signal.SIGINT and reading:
+            interrupted.set()
         probe.stop()
 
     hangup = threading.Event()
@@ -151,14 +158,16 @@ def command(
                 if hangup.is_set():
                     hangup.clear()
                     _reload(probe, files, flags, config_file)
-                if bar is not None and not capturing:
+                if not capturing:
                     # Everything is read; it may take a while until everything is delivered.
-                    bar.stop()
+                    reading = False
+                    if bar is not None:
+                        bar.stop()
         probe.join()
     except DpiProbeError as error:
         failures.append(error)
     finally:
-        failures += _write_report(report, probe)
+        failures += _interruption(interrupted, probe) + _write_report(report, probe)
         click.echo(probe.summary(), err=True)
     if failures:
         raise _FailedError(failures)
@@ -174,12 +183,31 @@ def _moments(probe: Probe) -> Iterator[bool]:
         time.sleep(_PATIENCE_SECONDS)
 
 
+class _InterruptedError(DpiProbeError):
+    """Ctrl-C came before the files were read."""
+
+    exit_status = INTERRUPTED
+
+    def __init__(self, probe: Probe) -> None:
+        read, total, _ = probe.progress()
+        of = f" of {total:,}" if total is not None else ""
+        super().__init__(f"interrupted: {read:,}{of} bytes read; the records so far are sealed and kept")
+
+
+def _interruption(interrupted: threading.Event, probe: Probe) -> list[DpiProbeError]:
+    return [_InterruptedError(probe)] if interrupted.is_set() else []
+
+
 class _FailedError(DpiProbeError):
-    """Several things went wrong: a line for each, and the status of the worst, which is the lowest one."""
+    """Several things went wrong: a line for each, and the status of the worst.
+
+    A failure goes before the interruption, and that before what could not be read, as with `read`.
+    """
 
     def __init__(self, failures: list[DpiProbeError]) -> None:
         super().__init__("\n".join(map(str, failures)))
-        self.exit_status = min(failure.exit_status for failure in failures)
+        statuses = {failure.exit_status for failure in failures}
+        self.exit_status = INTERRUPTED if INTERRUPTED in statuses and 1 not in statuses else min(statuses)
 
 
 def _write_report(path: Path | None, probe: Probe) -> list[DpiProbeError]:

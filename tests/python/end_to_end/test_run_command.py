@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import termios
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +24,18 @@ from harness.programs import Probe, dpi_probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedWriter
 
 CORPUS = Path(__file__).parents[2] / "corpus"
 CAPTURE = CORPUS / "http1-keep-alive/input.pcap"
+
+
+def wait_until_read(pipe: BufferedWriter) -> None:
+    """Until the reader has taken everything that is in the pipe."""
+    left = array.array("i", [1])
+    while left[0]:
+        fcntl.ioctl(pipe, termios.FIONREAD, left)
+        time.sleep(0.01)
 
 
 def said(probe: Probe) -> list[str]:
@@ -67,6 +79,27 @@ def test_records_of_a_pipe_that_falls_silent_do_not_wait_for_its_end(
         assert probe.process.poll() is None
     accounts = probe.finish()
     assert total(accounts, "events_sealed") > 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_an_interrupt_keeps_what_was_metered_and_says_how_far_it_came(
+    number: signal.Signals, status: int, shared_pki: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "-r", pipe, "-r", tmp_path / "none").start()
+    with pipe.open("wb") as writer:
+        content = CAPTURE.read_bytes()
+        writer.write(content)
+        writer.flush()
+        wait_until_read(writer)
+        assert probe.process is not None
+        probe.process.send_signal(number)
+        accounts = probe.finish(status)
+    assert total(accounts, "flows_exported") > 0
+    assert total(accounts, "batches_spooled") == len(probe.pending()) > 0
+    kept = f"dpi-probe: interrupted: {2 * len(content):,} bytes read; the records so far are sealed and kept"
+    assert said(probe) == ([kept] if number == signal.SIGINT else [])
 
 
 def test_files_go_before_an_interface_of_environment_or_settings(
