@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import operator
 import os
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # Frames longer than this are cut before a filter sees them; 256 KiB is also libpcap's default.
 SNAPLEN = 262_144
+# What the data plane takes: `flow::MAX_WORKERS`, and any number of packets that it can count.
+MAX_WORKERS = 256
+MAX_COUNT = 2**64 - 1
 _PREVIEW_PACKETS = 10_000
 _PREVIEW_ROWS = 10
 _PREVIEW_COLUMNS = (
@@ -69,6 +73,16 @@ def nanoseconds(setting: str, seconds: float) -> int:
     return max(1, round(seconds * 1e9))
 
 
+def check_whole(setting: str, number: int, most: int) -> None:
+    """ConfigError unless the number is one from 1 to `most`: others the data plane could not even be told of."""
+    try:
+        is_allowed = 1 <= operator.index(number) <= most
+    except TypeError:
+        is_allowed = False
+    if not is_allowed:
+        raise ConfigError(f"{setting}: {number!r} is not allowed; give 1 to {most}")
+
+
 def open_reader(
     paths: Sequence[str],
     *,
@@ -94,6 +108,9 @@ def open_reader(
         raise ConfigError(
             f"idle_timeout: {idle_timeout!r} is above active_timeout ({active_timeout!r}); give at most it"
         )
+    check_whole("workers", workers, MAX_WORKERS)
+    if count is not None:
+        check_whole("count", count, MAX_COUNT)
     try:
         parts = key_parts(flow_key if isinstance(flow_key, str) else ",".join(flow_key))
     except ValueError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dpi_probe import _bpf, _native
 from dpi_probe._counted import counted
-from dpi_probe._flows import compile_filter
+from dpi_probe._flows import MAX_COUNT, check_whole, compile_filter
 from dpi_probe._key import key_parts
 from dpi_probe._memory import memory
 from dpi_probe.config import CHANGEABLE, ProbeSettings, changed, load
@@ -90,6 +90,8 @@ class Probe:
         if self.settings.capture_iface is not None and self.files:
             msg = f"capture from interface {self.settings.capture_iface} or from files, not both"
             raise ConfigError(msg)
+        if count is not None:
+            check_whole("count", count, MAX_COUNT)
         self._pipeline: _native.Pipeline | None = None
         self._stop_asked = False
         self._control: ControlServer | None = None

@@ -189,7 +189,11 @@ def test_the_format_must_be_known(small, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"workers": 0}, "workers: 0 is not allowed"),
+        ({"workers": 0}, "workers: 0 is not allowed; give 1 to 256"),
+        ({"workers": -1}, "workers: -1 is not allowed; give 1 to 256"),
+        ({"workers": 257}, "workers: 257 is not allowed; give 1 to 256"),
+        ({"workers": 2**64}, "workers: 18446744073709551616 is not allowed"),
+        ({"workers": 1.5}, "workers: 1.5 is not allowed"),
         ({"idle_timeout": 0}, "idle_timeout: 0 is not allowed"),
         ({"idle_timeout": float("nan")}, "idle_timeout: nan is not allowed"),
         ({"idle_timeout": 2, "active_timeout": 1}, "idle_timeout: 2 is above active_timeout"),

@@ -433,6 +433,8 @@ def test_garbage_in_the_middle_is_told_and_passed_over(tmp_path):
     ("arguments", "words"),
     [
         (["--workers", "0"], "workers: 0 is not allowed"),
+        (["--workers", "-1"], "workers: -1 is not allowed; give 1 to 256"),
+        (["-c", "99999999999999999999"], "count: 99999999999999999999 is not allowed"),
         (["--idle-timeout", "0"], "idle_timeout: 0"),
         (["-f", "port port"], "syntax error"),
         (["--format", "xml"], "xml"),

@@ -135,6 +135,11 @@ def test_a_bad_setting_is_one_line(shared_pki: Path, tmp_path: Path) -> None:
     refused(probe, 2, "--max-buffer-size-mb='3'", "at least 128")
 
 
+def test_a_count_that_no_counter_holds_is_one_line(shared_pki: Path, tmp_path: Path) -> None:
+    probe = Probe(shared_pki, tmp_path / "spool", None, "-r", CAPTURE, "-c", "99999999999999999999")
+    refused(probe, 2, "count: 99999999999999999999 is not allowed")
+
+
 def test_an_unknown_interface_is_named(shared_pki: Path, tmp_path: Path) -> None:
     probe = Probe(shared_pki, tmp_path / "spool", None, "-i", "nosuchif0")
     refused(probe, 3, "nosuchif0")
