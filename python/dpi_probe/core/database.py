@@ -14,6 +14,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +54,10 @@ if TYPE_CHECKING:
 
 # A lost connection may leave an insert running on a server: how long to wait for it to end.
 _STRAY_INSERT_SECONDS = 600
+_STDERR = 2
+_NO_CONTROL_GROUPS = re.compile(rb"Cannot use cgroups reader: .*?\(version [^)\n]*\)\n?", re.DOTALL)
+# There is one engine in a process, and it writes that when it starts.
+_engine_starts, _engine_runs = threading.Lock(), threading.Event()
 
 
 class DatabaseError(DpiProbeError):
@@ -97,7 +104,8 @@ def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) 
     elif scheme in ("http", "https"):
         options = {"interface": scheme}
     try:
-        return clickhouse_connect.get_client(dsn=dsn, settings=settings, **options)
+        with _without_trace() if scheme == "chdb" else contextlib.nullcontext():
+            return clickhouse_connect.get_client(dsn=dsn, settings=settings, **options)
     except (ClickHouseError, OSError, ImportError) as error:
         if scheme != "chdb" and (system := _of_system(error)) is not None:
             raise DatabaseError(f"ClickHouse at {_server(dsn, options)} cannot be reached: {system}") from error
@@ -105,6 +113,35 @@ def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) 
         if scheme == "chdb" and "EmbeddedServer" in reason:
             reason = "the directory is in use by another process, or cannot be written"
         raise DatabaseError(f"database {redact(dsn)}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _without_trace() -> Iterator[None]:
+    """Within the block, what the engine writes about missing control groups does not reach standard error.
+
+    It takes them for a hint of the free memory and does without, where none are mounted; but it says so with a stack
+    trace, past its log and whatever its options are. Everything else follows when the block ends.
+    """
+    if _engine_runs.is_set():
+        yield
+        return
+    with _engine_starts:
+        sys.stderr.flush()
+        kept = os.dup(_STDERR)
+        try:
+            with os.fdopen(os.memfd_create("engine"), "w+b") as held:
+                os.dup2(held.fileno(), _STDERR)
+                try:
+                    yield
+                    _engine_runs.set()
+                finally:
+                    sys.stderr.flush()
+                    os.dup2(kept, _STDERR)
+                    held.seek(0)
+                    with open(kept, "wb", closefd=False) as told:
+                        told.write(_NO_CONTROL_GROUPS.sub(b"", held.read()))
+        finally:
+            os.close(kept)
 
 
 def _of_system(error: BaseException | None) -> str | None:
