@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import textwrap
 from typing import TYPE_CHECKING, Any, TextIO
@@ -19,6 +20,7 @@ _SESSIONS_SHOWN = ("sessions_done", "sessions_malformed", "sessions_given_up")
 _SESSIONS = (*_SESSIONS_SHOWN, "sessions_out_of_memory", "sessions_refused")
 _WIDTH = 44
 _COUNT = 14
+_SPAN = "time span   "
 # Where less than this is left beside a number, what its line means stands below it.
 _NOTE_WIDTH = 36
 
@@ -36,7 +38,11 @@ def show(books: dict[str, Any], file: TextIO, *, as_json: bool) -> None:
 def _wrapped(line: str, width: int) -> str:
     """A line of the table with what it means on several lines, where it is longer than `width`; 0: never."""
     numbers, note = line[: _WIDTH + _COUNT], line[_WIDTH + _COUNT :].strip()
-    if not width or len(line) <= width or not note or not numbers[-1].isdigit():
+    if not width or len(line) <= width:
+        return line
+    if line.startswith(_SPAN):
+        return textwrap.fill(line, width, subsequent_indent=" " * len(_SPAN), break_on_hyphens=False)
+    if not note or not re.fullmatch(r"[ \d,]*\d", numbers[_WIDTH:]):
         return line
     beside = " " * (_WIDTH + _COUNT + 2)
     if width - len(beside) >= _NOTE_WIDTH:
@@ -50,9 +56,9 @@ def _lines(books: dict[str, Any]) -> Iterator[str]:
     for number, name in enumerate(books["files"]):
         yield f"{'input' if number == 0 else '':<12}{name}"
     if books["first_time"] is None:
-        yield "time span   no frames"
+        yield f"{_SPAN}no frames"
     else:
-        yield f"time span   {books['first_time']} to {books['last_time']} ({books['duration_seconds']:,.6f} s)"
+        yield f"{_SPAN}{books['first_time']} to {books['last_time']} ({books['duration_seconds']:,.6f} s)"
     yield f"bytes read  {books['bytes_read']:,}"
     yield ""
     meanings = {(entry["name"], entry["reason"]): entry["reason_doc"] for entry in _native.account_table()}
