@@ -12,7 +12,7 @@ import click
 from dpi_probe.errors import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.text import Text
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dpi_probe.doctor.findings import Finding
 
 WIDTH_WITHOUT_TERMINAL = 140
+# What the text has at least, on however narrow a terminal.
+LEAST_WIDTH = 20
 # status -> word and style.
 WORDS = {
     "ok": ("ok", "green"),
@@ -91,23 +93,22 @@ def console() -> Console:
 
 
 def show(findings: Sequence[Finding], missing: Sequence[str] = ()) -> None:
-    """Print one table for each interface, one for the machine, and the sum; `missing` are interfaces that are not."""
-    from rich.table import Table
+    """Print what was found on each interface and the machine, and the sum; `missing` are interfaces that are not."""
     from rich.text import Text
 
     out = console()
     scopes = list(dict.fromkeys(finding.interface for finding in findings))
     for scope in scopes:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for finding in findings:
-            if finding.interface == scope:
-                word, style = WORDS[finding.status]
-                table.add_row(Text(word, style=style), finding.check.name, _text(finding))
+        own = [finding for finding in findings if finding.interface == scope]
+        words = max(len(WORDS[finding.status][0]) for finding in own) + 2
+        names = max(len(finding.check.name) for finding in own) + 2
         out.print(Text(f"interface {scope}" if scope else "this machine", style="bold"))
-        out.print(table)
+        for finding in own:
+            word, style = WORDS[finding.status]
+            head = Text.assemble((word.ljust(words), style), finding.check.name.ljust(names))
+            for line in _lines(finding, out, words + names):
+                out.print(head + line, soft_wrap=True)
+                head = Text(" " * (words + names))
         out.print()
     parts = [
         Text(f"{count} {word}{'s' if count > 1 and word in COUNTED else ''}", style=style)
@@ -115,23 +116,25 @@ def show(findings: Sequence[Finding], missing: Sequence[str] = ()) -> None:
         if (count := sum(finding.status == status for finding in findings))
     ]
     out.print(Text(", ").join(parts))
-    names = [scope for scope in scopes if scope is not None and scope not in missing]
+    shown = [scope for scope in scopes if scope is not None and scope not in missing]
     # Of interfaces that are not `tune` could show nothing, and without names it takes others.
-    if any(finding.outcome.changes for finding in findings) and (names or not missing):
-        command = " ".join(["dpi-probe tune", *names])
-        out.print(Text.assemble("`", (command, "cyan"), "` shows what it would set of this"))
+    if any(finding.outcome.changes for finding in findings) and (shown or not missing):
+        command = " ".join(["dpi-probe tune", *shown])
+        out.print(Text.assemble("`", (command, "cyan"), "` shows what it would set of this"), soft_wrap=True)
 
 
-def _text(finding: Finding) -> Text:
-    """What was found and, where something is wrong, why it matters and what mends it."""
+def _lines(finding: Finding, out: Console, indent: int) -> Iterator[Text]:
+    """What was found and, where something is wrong, why it matters and what mends it; a command is never broken."""
     from rich.text import Text
 
     outcome = finding.outcome
-    if outcome.status == "not-applicable":
-        return Text(outcome.found, style="bright_black")
-    text = Text(outcome.found)
-    if outcome.status in {"warning", "problem"}:
-        text.append(f"\n{finding.matters}", style="bright_black")
-        if outcome.command:
-            text.append("\n$ ", style="bright_black").append(outcome.command, style="cyan")
-    return text
+    texts = [Text(outcome.found, style="bright_black" if outcome.status == "not-applicable" else "")]
+    is_wrong = outcome.status in {"warning", "problem"}
+    if is_wrong:
+        texts.append(Text(finding.matters, style="bright_black"))
+    for text in texts:
+        for line in text.wrap(out, max(LEAST_WIDTH, out.width - indent), overflow="fold"):
+            line.rstrip()
+            yield line
+    if is_wrong and outcome.command:
+        yield Text.assemble(("$ ", "bright_black"), (outcome.command, "cyan"))

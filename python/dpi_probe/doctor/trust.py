@@ -67,7 +67,7 @@ def _make(settings: ProbeSettings) -> str:
         )
     return (
         "dpi-probe pki init PKI --probe NAME && "
-        f"install -m 0644 PKI/probes/NAME.pem {certificate} && install -m 0600 PKI/probes/NAME.key {key}"
+        f"install -D -m 0644 PKI/probes/NAME.pem {certificate} && install -D -m 0600 PKI/probes/NAME.key {key}"
     )
 
 
@@ -105,14 +105,19 @@ def _certificate(subject: Subject) -> Outcome:
 
 def _key(subject: Subject) -> Outcome:
     path, certificate = subject.settings.probe_key_path, subject.settings.probe_cert_path
+    # What mends a missing certificate makes its key too, and an authority is made once.
+    has_certificate = certificate is not None and certificate.exists()
     if path is None:
-        return problem("PROBE_KEY_PATH is not set", _make(subject.settings), matters=_NOT_STARTED)
+        give = "PROBE_KEY_PATH=PKI/probes/NAME.key dpi-probe run …" if has_certificate else None
+        return problem("PROBE_KEY_PATH is not set", give, matters=_NOT_STARTED)
     try:
         status = path.stat()
     except PermissionError as error:
         return Outcome("unknown", f"{path}: {error.strerror}")
     except OSError as error:
-        return problem(f"{path}: {error.strerror}", _make(subject.settings), matters=_NOT_STARTED)
+        give = f"install -D -m 0600 PKI/probes/NAME.key {path}" if has_certificate else None
+        found = f"{path}: {error.strerror}" + ("" if has_certificate else "; it is made with the certificate")
+        return problem(found, give, matters=_NOT_STARTED)
     mode = status.st_mode & 0o777
     if mode & 0o077:
         return problem(f"{path}: readable by others (mode {mode:04o})", f"chmod 600 {path}")
@@ -140,7 +145,8 @@ def _pair(path: Path, certificate: Path, renew: str) -> Outcome:
 
 
 def _authority(subject: Subject) -> Outcome:
-    path, command = subject.settings.ca_cert_path, f"cp PKI/ca.pem {subject.settings.ca_cert_path}"
+    path = subject.settings.ca_cert_path
+    command = f"install -D -m 0644 PKI/ca.pem {path}" if path else "CA_CERT_PATH=PKI/ca.pem dpi-probe run …"
     try:
         return _validity(path, _native.read_certificate(_der(path, "CA_CERT_PATH")), command)
     except _Missing as error:

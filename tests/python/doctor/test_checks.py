@@ -306,19 +306,42 @@ def test_tune_is_recommended_for_interfaces_that_there_are(missing, named, tmp_p
 
 
 def test_what_mends_a_missing_key_and_certificate_makes_them_where_the_probe_looks(tmp_path):
-    pem, key, pki = tmp_path / "probe.pem", tmp_path / "probe.key", tmp_path / "pki"
+    pem, key, pki = tmp_path / "etc/probe.pem", tmp_path / "etc/probe.key", tmp_path / "pki"
     chosen = settings(tmp_path, probe_cert_path=pem, probe_key_path=key, ca_cert_path=pki / "ca.pem")
     machine = tuned_card(tmp_path / "root")
     found = [outcome(name, machine, chosen) for name in ("certificate", "private key")]
     assert [one.status for one in found] == ["problem", "problem"]
     assert {one.matters for one in found} == {"Without it the probe does not start."}
-    (command,) = {one.command for one in found}
+    command, again = (one.command for one in found)
+    assert again is None, "a second `pki init` would be refused"
+    assert "it is made with the certificate" in found[1].found
     program = Path(sys.executable).with_name("dpi-probe")
     # The renewal mends as well.
     for shown in (command, _renew(chosen)):
         line = shown.replace("dpi-probe pki", f"{program} pki").replace("PKI", str(pki)).replace("NAME", "sensor")
         subprocess.run(["sh", "-ec", line], check=True, capture_output=True)
         assert [outcome(name, machine, chosen).status for name in ("certificate", "private key", "CA")] == ["ok"] * 3
+    key.unlink()
+    line = str(outcome("private key", machine, chosen).command)
+    line = line.replace("PKI", str(pki)).replace("NAME", "sensor")
+    subprocess.run(["sh", "-ec", line], check=True, capture_output=True)
+    assert outcome("private key", machine, chosen).status == "ok"
+
+
+@pytest.mark.parametrize("columns", ["30", "80", "200"])
+def test_a_command_is_one_line_that_can_be_pasted(columns, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("dpi_probe.cli.doctor.WIDTH_WITHOUT_TERMINAL", int(columns))
+    chosen = settings(tmp_path, probe_cert_path=tmp_path / "none/probe.pem")
+    checks = [check for check in CHECKS if check.name in {"certificate", "capabilities", "memory"}]
+    shown = list(examine(tuned_card(tmp_path), chosen, [], checks))
+    (command,) = [one.outcome.command for one in shown if one.check.name == "certificate"]
+    assert len(command) > 100
+    show(shown)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"$ {command}" in [line.strip() for line in lines]
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert max(len(line) for line in lines if "$" not in line and "`" not in line) <= max(int(columns), 60)
 
 
 def test_memory_must_suffice_for_the_bound(tmp_path):
