@@ -278,10 +278,12 @@ def _queues(last: Between) -> Table:
         ("memory", "resident_memory_bytes", "memory_budget_bytes", _bytes),
     ):
         limit = now.sum(f"dpi_probe_{capacity}")
-        share = now.sum(f"dpi_probe_{used}") / limit if limit else 0.0
+        held = now.sum(f"dpi_probe_{used}")
+        share = held / limit if limit else 0.0
         full = min(BAR, round(share * BAR))
         style = "yellow" if share > FULL else None
-        bar = "█" * full + "░" * (BAR - full)
+        # Of what waits for receipts already a small share tells something: how many there are.
+        bar = _number(held) if used == "events_outstanding" else "█" * full + "░" * (BAR - full)
         table.add_row(text, f"{bar} {share:4.0%}", show(limit) if limit else "", style=style)
     table.add_row("idle timeout", "", _seconds(now.sum("dpi_probe_idle_timeout_seconds")))
     table.add_row("wait for batches", "", _seconds(now.sum("dpi_probe_seal_linger_seconds")))

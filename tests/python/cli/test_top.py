@@ -129,6 +129,15 @@ def test_a_small_terminal_shows_less_and_cuts_no_number(width: int, height: int)
         assert any("9.82 ms" in line for line in lines)
 
 
+def test_records_without_a_receipt_are_counted() -> None:
+    now = scrape(103.0, events_outstanding=12, backpressure_threshold_events=250_000)
+    console = Console(file=io.StringIO(), width=80, height=24, highlight=False)
+    with console.capture() as capture:
+        console.print(top.screen(Between(now, now), console, "http://127.0.0.1:1"))
+    (line,) = [line for line in capture.get().splitlines() if "no receipt yet" in line]
+    assert line.partition("no receipt yet")[2].split() == ["12", "0%", "250,000"]
+
+
 def test_an_interface_that_is_away_goes_before_everything_else() -> None:
     console = Console(file=io.StringIO(), width=80, height=24, highlight=False)
     for up, said in ((0, "the interface is down or gone"), (1, "capturing; http://127.0.0.1:1")):
