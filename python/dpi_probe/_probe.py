@@ -85,7 +85,7 @@ class Probe:
         self.count = count
         self.traffic = traffic
         if self.settings.capture_iface is None and not self.files and traffic is None:
-            msg = "nothing to capture from: give an interface (CAPTURE_IFACE) or capture files"
+            msg = "nothing to capture from: give an interface (-i, CAPTURE_IFACE) or capture files (-r)"
             raise ConfigError(msg)
         if self.settings.capture_iface is not None and self.files:
             msg = f"capture from interface {self.settings.capture_iface} or from files, not both"
@@ -134,6 +134,9 @@ class Probe:
             # It may be gone again; then it is asked for once a filter needs it.
             with contextlib.suppress(CaptureError):
                 self._link_type = self._find_link_type(settings, settings.capture_iface)
+        if settings.core_api_url is None:
+            spool = settings.spool_directory
+            _native.log("info", f"no Core is set (CORE_API_URL): sealed batches stay in the spool, {spool}")
         # A signal may have come while everything was opened.
         if self._stop_asked:
             self._pipeline.stop()

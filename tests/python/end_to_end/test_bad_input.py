@@ -146,7 +146,7 @@ def test_an_unknown_interface_is_named(shared_pki: Path, tmp_path: Path) -> None
 
 
 def test_nothing_to_capture_from(shared_pki: Path, tmp_path: Path) -> None:
-    refused(Probe(shared_pki, tmp_path / "spool", None), 2, "CAPTURE_IFACE")
+    refused(Probe(shared_pki, tmp_path / "spool", None), 2, "(-i, CAPTURE_IFACE)", "(-r)")
 
 
 def test_a_spool_that_another_probe_uses_is_refused(shared_pki: Path, tmp_path: Path) -> None:

@@ -98,6 +98,9 @@ def test_an_interrupt_keeps_what_was_metered_and_says_how_far_it_came(
         accounts = probe.finish(status)
     assert total(accounts, "flows_exported") > 0
     assert total(accounts, "batches_spooled") == len(probe.pending()) > 0
+    assert (
+        probe.log.read_text().count(f"no Core is set (CORE_API_URL): sealed batches stay in the spool, {tmp_path}") == 1
+    )
     kept = f"dpi-probe: interrupted: {2 * len(content):,} bytes read; the records so far are sealed and kept"
     assert said(probe) == ([kept] if number == signal.SIGINT else [])
 
