@@ -20,6 +20,7 @@ import fcntl
 import ipaddress
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -185,6 +186,7 @@ class Authority:
         for name in (core, *probes):
             check_name(name)
         addresses = [_address(text) for text in ip]
+        hosts = [_host(text) for text in dns]
         if (directory / "ca.pem").exists() or (directory / "ca.key").exists():
             raise ConfigError(
                 f"{directory}: holds an authority already; nothing was changed "
@@ -217,7 +219,7 @@ class Authority:
             authority._write_revocations([], number=1)
         except OSError as error:
             raise _unwritten(error.filename or directory, error) from error
-        authority.issue_core(core, dns=dns, ip=[str(address) for address in addresses])
+        authority.issue_core(core, dns=hosts, ip=[str(address) for address in addresses])
         for probe in probes:
             authority.issue_probe(probe)
         return authority
@@ -255,12 +257,9 @@ class Authority:
             DpiProbeError: a file cannot be written.
         """
         check_name(name)
-        hosts = dict.fromkeys(["localhost", *dns])
+        hosts = dict.fromkeys(_host(text) for text in ["localhost", *dns])
         addresses = dict.fromkeys(_address(text) for text in ["127.0.0.1", "::1", *ip])
-        try:
-            names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
-        except ValueError as error:
-            raise ConfigError(f"DNS name: {error}") from error
+        names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
         names += [x509.IPAddress(address) for address in addresses]
         names.append(x509.UniformResourceIdentifier(CORE_URN + name))
         with self._locked():
@@ -425,11 +424,46 @@ def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
     )
 
 
+_HOST = re.compile(
+    r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*"
+)
+_HOST_LENGTH = 253
+
+
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         return ipaddress.ip_address(text)
     except ValueError as error:
         raise ConfigError(f"address {text!r}: not an IP address") from error
+
+
+def _host(text: str) -> str:
+    """The host name, if probes could look for it in a certificate."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    else:
+        raise ConfigError(f"DNS name {text!r}: is an address; give it by --ip")
+    if len(text) > _HOST_LENGTH or not _HOST.fullmatch(text):
+        raise ConfigError(
+            f"DNS name {text!r}: is none; labels of 1 to 63 letters, digits, '-' or '_' with dots between them are "
+            "allowed, as in core.example.net (others than ASCII in their xn-- form)"
+        )
+    return text
+
+
+def renewal(certificate: x509.Certificate, name: str, directory: Path) -> str:
+    """The command that makes the Core's next certificate, for all the hosts that this one is for."""
+    options = []
+    with contextlib.suppress(x509.ExtensionNotFound):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        options += [
+            f" --dns {shlex.quote(host)}" for host in names.get_values_for_type(x509.DNSName) if host != "localhost"
+        ]
+        addresses = names.get_values_for_type(x509.IPAddress)
+        options += [f" --ip {address}" for address in addresses if str(address) not in {"127.0.0.1", "::1"}]
+    return f"dpi-probe pki issue {name} --core --renew --dir {shlex.quote(str(directory))}{''.join(options)}"
 
 
 def _pem_key(key: PrivateKey) -> bytes:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 from cryptography.exceptions import InvalidSignature
 
+from dpi_probe._pki import renewal
 from dpi_probe.core.admin import Admin
 from dpi_probe.core.committer import Committer
 from dpi_probe.core.database_link import DatabaseLink
@@ -141,7 +142,7 @@ class Service:
             [settings.pki / "probes", settings.pki / "earlier"],
             self.metrics,
         )
-        _check_issued(self._signer, self.trust)
+        _check_issued(self._signer, self.trust, settings.pki)
         self.name = self._signer.name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._servers: list[asyncio.Server] = []
@@ -236,7 +237,7 @@ class Service:
         self.admin.close()
 
 
-def _check_issued(signer: CoreSigner, trust: Trust) -> None:
+def _check_issued(signer: CoreSigner, trust: Trust, pki: Path) -> None:
     try:
         signer.certificate.verify_directly_issued_by(trust.authority)
     except (ValueError, TypeError, InvalidSignature) as error:
@@ -247,7 +248,7 @@ def _check_issued(signer: CoreSigner, trust: Trust) -> None:
     if signer.certificate.not_valid_after_utc.timestamp() < time.time():
         raise ConfigError(
             f"Core certificate: expired on {signer.certificate.not_valid_after_utc:%Y-%m-%d}; "
-            f"renew it with: dpi-probe pki issue {signer.name} --core --renew"
+            f"renew it with: {renewal(signer.certificate, signer.name, pki)}"
         )
 
 

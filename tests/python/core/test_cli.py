@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
-from dpi_probe._pki import Authority
+from dpi_probe._pki import Authority, load_certificate
+from dpi_probe.core import service
 from dpi_probe.core.database import DatabaseError, connect
+from dpi_probe.core.receipt import CoreSigner
+from dpi_probe.errors import ConfigError
 from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
@@ -50,6 +55,35 @@ def test_starts_without_importing_the_collector() -> None:
     assert not [
         name for name in ("aiohttp", "chdb", "pyarrow", "cryptography", "pydantic") if f" {name}\n" in done.stderr
     ]
+
+
+def test_an_expired_certificate_is_renewed_by_the_command_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pki = tmp_path / "my pki"
+    hosts = {"dns": ["core.example"], "ip": ["192.0.2.1"]}
+    authority = Authority.init(pki, **hosts)
+
+    def check() -> None:
+        signer = CoreSigner(pki / "core.pem", pki / "core.key")
+        trust = SimpleNamespace(authority=load_certificate(pki / "ca.pem", "CA certificate"))
+        service._check_issued(signer, cast("Any", trust), pki)
+
+    names = load_certificate(pki / "core.pem", "Core certificate").extensions
+    check()
+    in_three_years = time.time() + 3 * 365 * 86_400
+    monkeypatch.setattr(service.time, "time", lambda: in_three_years)
+    with pytest.raises(ConfigError, match="expired on") as caught:
+        check()
+    told = str(caught.value).partition("renew it with: ")[2]
+    assert "--dir" in told
+    monkeypatch.undo()
+    done = run(*shlex.split(told)[1:])
+    assert done.returncode == 0, done.stderr
+    renewed = load_certificate(pki / "core.pem", "Core certificate").extensions
+    kind = x509.SubjectAlternativeName
+    assert set(renewed.get_extension_for_class(kind).value) == set(names.get_extension_for_class(kind).value)
+    assert len(authority.list()) == 2
 
 
 def test_wrong_certificates_are_one_clear_line(own_pki: Path, tmp_path: Path) -> None:

@@ -149,3 +149,24 @@ def test_command_line(tmp_path: Path) -> None:
     assert renewed.exit_code == 0
     names = load_certificate(tmp_path / "pki/core.pem", "Core").extensions
     assert "x" in names.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(x509.DNSName)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bad name", "", ".", "a..b", "a.", "-a", "a-", "a/b", "böse.example", "x" * 64, "a\n", ".".join(["abc"] * 64)],
+)
+def test_what_is_no_host_name_is_refused_before_anything_is_made(tmp_path: Path, name: str) -> None:
+    done = CliRunner().invoke(command, ["init", str(tmp_path / "pki"), "--dns", name])
+    assert isinstance(done.exception, ConfigError)
+    assert f"DNS name {name!r}: is none" in str(done.exception)
+    assert not (tmp_path / "pki").exists()
+
+
+def test_an_address_is_no_host_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give it by --ip"):
+        Authority.init(tmp_path / "pki", dns=["192.0.2.1"])
+
+
+def test_host_names_of_all_kinds(tmp_path: Path) -> None:
+    names = ["core", "core.example.net", "*.example.net", "xn--bse-sna.example", "core_1.lan", "1.example", "x" * 63]
+    Authority.init(tmp_path / "pki", dns=names)
