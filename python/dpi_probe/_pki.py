@@ -463,7 +463,10 @@ def renewal(certificate: x509.Certificate, name: str, directory: Path) -> str:
         ]
         addresses = names.get_values_for_type(x509.IPAddress)
         options += [f" --ip {address}" for address in addresses if str(address) not in {"127.0.0.1", "::1"}]
-    return f"dpi-probe pki issue {name} --core --renew --dir {shlex.quote(str(directory))}{''.join(options)}"
+    is_authority = (directory / "ca.key").exists()
+    where = shlex.quote(str(directory)) if is_authority else "PKI"
+    command = f"dpi-probe pki issue {name} --core --renew --dir {where}{''.join(options)}"
+    return command if is_authority else f"{command} (PKI is where ca.key is), and install core.pem and core.key again"
 
 
 def _pem_key(key: PrivateKey) -> bytes:
