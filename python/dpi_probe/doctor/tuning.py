@@ -32,6 +32,12 @@ _NAMESPACE = "/proc/self/ns/net"
 State = Literal["planned", "set", "unchanged", "refused", "interrupts", "undone", "gone", "left"]
 
 
+class TuningPermissionError(DpiProbeError):
+    """The process may not write how to undo what it would set."""
+
+    exit_status = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One change and what became of it."""
@@ -107,13 +113,16 @@ def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interr
     calls.
 
     Raises:
+        TuningPermissionError: this process may not use `undo_file`; nothing was changed.
         DpiProbeError: `undo_file` cannot be used; nothing was changed.
     """
+    steps = plan(machine, wanted, interrupting=interrupting)
+    if not any(step.state == "planned" for step in steps):
+        return steps
     links = _Links(machine)
     with _locked(undo_file):
+        # Somebody else may have set something since.
         steps = [_planned(machine, links, change, interrupting=interrupting) for change in wanted]
-        if not any(step.state == "planned" for step in steps):
-            return steps
         entries = _load(machine, undo_file)
         for step in steps:
             if step.state == "planned" and step.before is not None:
@@ -277,6 +286,9 @@ def _locked(undo_file: Path) -> Iterator[None]:
     try:
         undo_file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(undo_file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        message = f"{undo_file.parent}: {error.strerror}; nothing was changed: run it as root"
+        raise TuningPermissionError(message) from error
     except OSError as error:
         raise DpiProbeError(f"{undo_file.parent}: {error.strerror}; nothing was changed") from error
     try:

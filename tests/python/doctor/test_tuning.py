@@ -135,6 +135,22 @@ def test_nothing_is_changed_if_it_could_not_be_undone(machine, tmp_path):
     assert present(machine) == before
 
 
+def test_without_permission_to_write_how_to_undo_it_says_so_unless_there_is_nothing_to_set(machine, undo, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    before = present(machine)
+    with pytest.raises(tuning.TuningPermissionError, match="nothing was changed: run it as root") as caught:
+        tuning.apply(machine, wanted(machine), undo)
+    assert caught.value.exit_status == 5
+    assert present(machine) == before
+    assert tuning.apply(machine, [], undo) == []
+    steps = tuning.plan(machine, wanted(machine))
+    as_it_is = [replace(step.change, wanted=str(step.before)) for step in steps]
+    assert {step.state for step in tuning.apply(machine, as_it_is, undo)} == {"unchanged"}
+
+
 def test_a_refusal_stops_nothing_else_and_is_not_kept(machine, undo):
     machine.forbidden.add(BACKLOG)
     machine.network.refuses["rx_usecs"] = errno.EOPNOTSUPP
