@@ -161,6 +161,7 @@ def _capabilities(subject: Subject) -> Outcome:
     said = "; ".join(f"{name} is missing, which it takes to {wanted_for[name][1]}" for name in lacking)
     wanted = ",".join(name.lower() for name in wanted_for)
     command = f"setcap {wanted}=ep {Path(sys.executable).resolve()}"
+    said += "; run as root or by the systemd unit, as the command below gives them to every Python script"
     return (problem if _NEEDED in lacking else warning)(said, command)
 
 

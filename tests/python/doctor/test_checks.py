@@ -280,6 +280,8 @@ def test_a_process_kept_away_from_the_node_and_from_isolated_processors(tmp_path
     assert found["isolation"].outcome.command == "taskset -c 2-3 dpi-probe run …"
     assert found["capabilities"].status == "problem"
     assert "CAP_NET_RAW is missing" in found["capabilities"].outcome.found
+    assert "run as root or by the systemd unit" in found["capabilities"].outcome.found
+    assert "to every Python script" in found["capabilities"].outcome.found
 
 
 def test_what_may_not_be_looked_at_is_said(tmp_path):
