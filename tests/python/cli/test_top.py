@@ -292,3 +292,9 @@ def test_what_answers_instead_of_the_probe_is_told_with_what_to_do(
     (line,) = done.stderr.splitlines()
     assert "lo: no probe of it answers: start one with `dpi-probe run -i lo`, or give its URL" in line
     assert f"at {stranger}/eth8 is the probe sensor/eth8 of eth8" in line
+
+
+def test_the_help_names_its_argument_as_it_describes_it() -> None:
+    help_text = dpi_probe("top", "--help").stdout
+    assert help_text.startswith("Usage: dpi-probe top [OPTIONS] [PROBE]\n")
+    assert "PROBE is the interface" in help_text
