@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from dpi_probe._counted import counted
 from dpi_probe._throwaway import complaints, make_authority, run_command, running_core
 from dpi_probe.cli import _extras
 from dpi_probe.cli._output import writing
-from dpi_probe.errors import ConfigError, DpiProbeError
+from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,14 +53,22 @@ def command(files: tuple[Path, ...], keep: Path | None) -> None:
         folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-demo-"))
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        _show(console, folder, captures)
+        is_whole = _show(console, folder, captures)
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
     console.print(f"[dim]everything is in {folder}[/dim]" if keep else "[dim]everything that was made is removed[/dim]")
+    # Some of a checkout's captures are cut for a purpose.
+    if files and not is_whole:
+        sys.exit(CANNOT_BE_READ)
 
 
-def _show(console: Console, folder: Path, captures: list[Path]) -> None:
+def _show(console: Console, folder: Path, captures: list[Path]) -> bool:
+    """Show everything; whether all of the captures could be read.
+
+    Raises:
+        CaptureError: nothing of them could be read.
+    """
     start = time.monotonic()
     console.rule("[bold]1. an authority, a Core, a probe", align="left")
     pki = folder / "pki"
@@ -83,9 +92,11 @@ def _show(console: Console, folder: Path, captures: list[Path]) -> None:
                 # A capture that is cut is metered up to there.
                 statuses=(0, CANNOT_BE_READ),
             )
+        books = json.loads(report.read_text())
+        if done.returncode == CANNOT_BE_READ and not _sum(books, "frames_delivered"):
+            raise CaptureError("\n".join(complaints(done)))
         for complaint in complaints(done):
             console.print(f"probe: {complaint}", style="yellow", markup=False)
-        books = json.loads(report.read_text())
         size = sum(capture.stat().st_size for capture in captures)
         console.print(
             f"probe: {counted(len(captures), 'capture')}, {size / 1e6:.1f} MB, "
@@ -99,6 +110,7 @@ def _show(console: Console, folder: Path, captures: list[Path]) -> None:
         _show_database(console, core, books)
     _show_flipped_bit(console, folder, pki)
     console.print(f"[dim]{time.monotonic() - start:.1f} s[/dim]")
+    return done.returncode == 0
 
 
 def _show_database(console: Console, core: RunningCore, books: list[dict[str, Any]]) -> None:
@@ -152,8 +164,8 @@ def _show_database(console: Console, core: RunningCore, books: list[dict[str, An
         ("  undecodable", "frames_undecodable"),
         ("flows opened", "flows_opened"),
         ("  exported", "flows_exported"),
-        ("events sealed", "events_sealed"),
-        ("events dropped", "events_dropped"),
+        ("flow records sealed", "events_sealed"),
+        ("flow records dropped", "events_dropped"),
         ("batches sealed", "batches_sealed"),
         ("  acknowledged", "batches_acknowledged"),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from dpi_probe import _throwaway
 from dpi_probe.errors import DpiProbeError
+from harness.programs import dpi_probe
 
 
 def core_that_says(monkeypatch: pytest.MonkeyPatch, health: dict[str, Any]) -> _throwaway.RunningCore:
@@ -30,3 +31,14 @@ def test_waiting_in_vain_says_what_the_core_knows(monkeypatch: pytest.MonkeyPatc
     assert told[0] == "3 of 11 batches are indexed; database: starting"
     with pytest.raises(DpiProbeError, match="the Core's database to open: database: starting"):
         core.wait_until_open()
+
+
+def test_what_is_no_capture_is_told_as_by_read(tmp_path: Path) -> None:
+    text = tmp_path / "passwd"
+    text.write_text("root:x:0:0:root:/root:/bin/bash\n" * 10)
+    done = dpi_probe("demo", text, check=False)
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"dpi-probe: {text}: ")
+    assert "top talkers" not in done.stdout
+    assert dpi_probe("read", text, check=False).stderr.splitlines()[-1] == line
