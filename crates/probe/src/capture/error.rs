@@ -139,7 +139,7 @@ pub enum CaptureError {
     },
     /// The process may not open packet sockets.
     #[error(
-        "{interface}: no permission to capture: CAP_NET_RAW is missing; run as root, or give the interpreter the capability: setcap cap_net_raw+ep {program}"
+        "{interface}: no permission to capture: CAP_NET_RAW is missing; run as root or as a service (docs/guides/install.md), or give every Python script raw sockets: setcap cap_net_raw+ep {program}"
     )]
     CapturePermission {
         /// The interface.
@@ -195,7 +195,7 @@ pub enum CaptureError {
     },
     /// The process may not load and attach the program that redirects frames.
     #[error(
-        "{interface}: no permission for AF_XDP: CAP_NET_ADMIN or CAP_BPF is missing; run as root, or give the interpreter the capabilities: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+ep {program}"
+        "{interface}: no permission for AF_XDP: CAP_NET_ADMIN or CAP_BPF is missing; run as root or as a service (docs/guides/install.md), or give every Python script these capabilities: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+ep {program}"
     )]
     XdpPermission {
         /// The interface.
@@ -227,7 +227,7 @@ pub enum CaptureError {
     },
     /// The process may not load the program that shares out frames.
     #[error(
-        "{interface}: no permission to share frames out to {workers} workers: CAP_BPF is missing; run as root, give the interpreter the capability: setcap cap_net_raw,cap_bpf+ep {program}, or set WORKERS=1"
+        "{interface}: no permission to share frames out to {workers} workers: CAP_BPF is missing; run as root or as a service (docs/guides/install.md), set WORKERS=1, or give every Python script these capabilities: setcap cap_net_raw,cap_bpf+ep {program}"
     )]
     SteeringPermission {
         /// The interface.

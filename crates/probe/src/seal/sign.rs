@@ -64,11 +64,11 @@ pub enum SignerError {
         subject: String,
     },
     /// The certificate is not valid now.
-    #[error("the certificate of {subject} {what}: issue a new one with `dpi-probe pki issue`")]
+    #[error("the certificate of {subject} {what}")]
     Validity {
         /// Subject of the certificate.
         subject: String,
-        /// Expired or not yet valid, with the time.
+        /// Expired or not yet valid, with the time and what to do.
         what: String,
     },
     /// The probe id is not one of the certificate's.
@@ -128,14 +128,13 @@ impl Signer {
         }
         let (not_before, not_after) = certificate.validity();
         if now > not_after {
-            let what = format!("expired {} days ago", (now - not_after) / 86_400);
+            let ago = for_people(now - not_after);
+            let what = format!("expired {ago} ago: issue a new one with `dpi-probe pki issue`");
             return Err(SignerError::Validity { subject, what });
         }
         if now < not_before {
-            let what = format!(
-                "becomes valid in {} s; is this machine's clock right?",
-                not_before - now
-            );
+            let left = for_people(not_before - now);
+            let what = format!("becomes valid in {left}: check this machine's clock");
             return Err(SignerError::Validity { subject, what });
         }
         if !certificate.owns(probe) {
@@ -241,4 +240,50 @@ pub(crate) fn read_pem(path: &Path, what: &'static str, secret: bool) -> Result<
     let mut pem = Vec::new();
     file.take(MAX_PEM_BYTES).read_to_end(&mut pem).map_err(read)?;
     Ok(pem)
+}
+
+/// A length of time in days, or in hours where it is short.
+fn for_people(seconds: i64) -> String {
+    const HOUR: i64 = 3_600;
+    match (seconds / (24 * HOUR), seconds / HOUR) {
+        (0, 0) => "less than an hour".to_owned(),
+        (0 | 1, hours) => format!("{hours} h"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::fixtures::{PROBE, certificate, pki};
+
+    #[test]
+    fn a_certificate_is_used_while_it_is_valid() {
+        const DAY: i64 = 86_400;
+        let (from, until) = certificate(pki!("probe.pem")).validity();
+        let made = |now| {
+            let signer = Signer::new(pki!("probe.key"), certificate(pki!("probe.pem")), PROBE, now);
+            signer.map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!([made(from), made(until)], [Ok(()), Ok(())]);
+        for (now, said) in [
+            (
+                from - 1,
+                "becomes valid in less than an hour: check this machine's clock",
+            ),
+            (
+                from - DAY - 1,
+                "becomes valid in 24 h: check this machine's clock",
+            ),
+            (
+                from - 34 * DAY,
+                "becomes valid in 34 days: check this machine's clock",
+            ),
+            (until + 7_200, "expired 2 h ago: issue a new one"),
+            (until + 3 * DAY, "expired 3 days ago: issue a new one"),
+        ] {
+            let error = made(now).expect_err(said);
+            assert!(error.contains(said), "{error}");
+        }
+    }
 }
