@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -45,7 +46,6 @@ from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
 
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 _STRAY_INSERT_SECONDS = 600
 _STDERR = 2
 _NO_CONTROL_GROUPS = re.compile(rb"Cannot use cgroups reader: .*?\(version [^)\n]*\)\n?", re.DOTALL)
+# Of version 2 and version 1.
+_CONTROL_GROUPS = (Path("/sys/fs/cgroup/cgroup.controllers"), Path("/sys/fs/cgroup/memory"))
 # There is one engine in a process, and it writes that when it starts.
 _engine_starts, _engine_runs = threading.Lock(), threading.Event()
 
@@ -120,9 +122,10 @@ def _without_trace() -> Iterator[None]:
     """Within the block, what the engine writes about missing control groups does not reach standard error.
 
     It takes them for a hint of the free memory and does without, where none are mounted; but it says so with a stack
-    trace, past its log and whatever its options are. Everything else follows when the block ends.
+    trace, past its log and whatever its options are. Everything else follows when the block ends. Where there is
+    nothing to leave out nothing is held back, for what an engine says that crashes would be lost.
     """
-    if _engine_runs.is_set():
+    if _engine_runs.is_set() or any(file.exists() for file in _CONTROL_GROUPS):
         yield
         return
     with _engine_starts:
