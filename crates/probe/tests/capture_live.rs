@@ -2,6 +2,8 @@
 #![cfg(feature = "root-tests")]
 #![allow(missing_docs)]
 
+mod namespace;
+
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -10,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
+use namespace::{cable, in_namespace, ip, promiscuity};
 use probe::capture::bpf::{Instruction, Program};
 use probe::capture::lasting::LastingSource;
 use probe::capture::link::{LinkChange, LinkWatch};
@@ -24,37 +26,6 @@ const MARK: &[u8] = b"dpi-probe live test";
 
 /// How often a source may be idle before the test takes it that nothing more comes.
 const PATIENCE: u32 = 25;
-
-/// Runs `test` in a fresh network namespace. A namespace is a thread's, so that the tests do not see one another.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
-        test();
-    })
-    .join()
-    .expect("the test in the namespace");
-}
-
-fn ip(arguments: &str) {
-    let done = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .expect("iproute2 is installed");
-    assert!(
-        done.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
-/// Two ends of a cable; what is sent to 192.0.2.2 comes out at `far`, where nobody answers.
-fn cable() {
-    ip("link add near address 02:00:00:00:00:01 type veth peer name far address 02:00:00:00:00:02");
-    ip("link set near up");
-    ip("link set far up");
-    ip("address add 192.0.2.1/24 dev near");
-    ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near");
-}
 
 /// A datagram of the test as it was captured.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,7 +106,7 @@ fn send(count: usize, address: &str) {
 #[test]
 fn every_datagram_on_the_cable_comes_once_and_in_order() {
     in_namespace(|| {
-        cable();
+        cable("");
         assert_eq!(af_packet::link_type("far").expect("there"), LinkType::ETHERNET);
         let mut source = RingSource::open(
             "far",
@@ -176,7 +147,7 @@ fn every_datagram_on_the_cable_comes_once_and_in_order() {
 #[test]
 fn a_card_without_a_clock_leaves_timestamps_to_the_kernel() {
     in_namespace(|| {
-        cable();
+        cable("");
         for timestamps in [Timestamps::Kernel, Timestamps::Hardware] {
             let options = RingOptions {
                 timestamps,
@@ -194,7 +165,7 @@ fn a_card_without_a_clock_leaves_timestamps_to_the_kernel() {
 #[test]
 fn a_vlan_tag_that_the_kernel_takes_out_is_put_back() {
     in_namespace(|| {
-        cable();
+        cable("");
         let mut source = RingSource::open("far", &RingOptions::default()).expect("opens");
         // Ethernet with priority 5 and VLAN 77; IPv4 with UDP and no transport checksum.
         let total = (20 + 8 + MARK.len()) as u8;
@@ -227,7 +198,7 @@ fn a_vlan_tag_that_the_kernel_takes_out_is_put_back() {
 #[test]
 fn the_kernel_runs_the_filter_and_cuts_frames() {
     in_namespace(|| {
-        cable();
+        cable("");
         let filter = Some(to_port(10, 62));
         let mut source = RingSource::open(
             "far",
@@ -263,7 +234,7 @@ fn a_packet_on_the_loopback_counts_once() {
 #[test]
 fn a_full_ring_drops_and_counts() {
     in_namespace(|| {
-        cable();
+        cable("");
         // The kernel's own frames would drop too.
         let filter = Some(to_port(9, 65_535));
         let options = RingOptions {
@@ -289,7 +260,7 @@ fn a_full_ring_drops_and_counts() {
 #[test]
 fn the_stop_flag_ends_the_capture_with_everything_handed_over() {
     in_namespace(|| {
-        cable();
+        cable("");
         let stop = Arc::new(AtomicBool::new(false));
         let options = RingOptions {
             stop: Arc::clone(&stop),
@@ -315,7 +286,7 @@ fn the_stop_flag_ends_the_capture_with_everything_handed_over() {
 #[test]
 fn an_interface_that_goes_down_is_waited_for_and_one_that_vanishes_ends_the_capture() {
     in_namespace(|| {
-        cable();
+        cable("");
         let mut source = RingSource::open("far", &RingOptions::default()).expect("opens");
         send(1, "192.0.2.2:9");
         assert_eq!(collect(&mut source, 1).len(), 1);
@@ -339,22 +310,10 @@ fn an_interface_that_goes_down_is_waited_for_and_one_that_vanishes_ends_the_capt
     });
 }
 
-/// How many ask that the interface receive frames for other stations too.
-fn promiscuity(interface: &str) -> u32 {
-    let shown = Command::new("ip")
-        .args(["-details", "link", "show", interface])
-        .output()
-        .expect("iproute2 is installed");
-    let shown = String::from_utf8(shown.stdout).expect("text");
-    let (_, after) = shown.split_once(" promiscuity ").expect("a count");
-    let count = after.split_whitespace().next().expect("a count");
-    count.parse().expect("a number")
-}
-
 #[test]
 fn an_interface_is_promiscuous_only_where_that_is_wished_and_only_as_long_as_the_capture() {
     in_namespace(|| {
-        cable();
+        cable("");
         for (promiscuous, rings) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
             let options = RingOptions {
                 promiscuous,
@@ -417,7 +376,7 @@ fn steered_to(sources: &mut [RingSource]) -> Vec<Vec<(u64, bool)>> {
 #[test]
 fn several_rings_share_the_frames_by_the_steering_rule() {
     in_namespace(|| {
-        cable();
+        cable("");
         // Frames that come in at `far`, and frames that `far` sends itself: both directions of a conversation.
         ip("address add 198.51.100.1/24 dev far");
         for last in 10..74 {
@@ -487,7 +446,7 @@ fn several_rings_on_the_loopback_count_a_packet_once() {
 #[test]
 fn a_full_ring_is_one_worker_s_account() {
     in_namespace(|| {
-        cable();
+        cable("");
         let stop = Arc::new(AtomicBool::new(false));
         let options = RingOptions {
             bytes: 2 << 20,
@@ -550,7 +509,7 @@ fn take_until(sources: &mut [LastingSource], mut wanted: impl FnMut(&[usize]) ->
 #[test]
 fn a_vanished_interface_is_waited_for_and_captured_from_again() {
     in_namespace(|| {
-        cable();
+        cable("");
         let options = RingOptions {
             bytes: 4 << 20,
             filter: Some(to_port(9, 65_535)),
@@ -567,7 +526,7 @@ fn a_vanished_interface_is_waited_for_and_captured_from_again() {
         assert!(take_until(&mut sources, |_| true));
         ip("link delete near");
         assert!(take_until(&mut sources, |_| true));
-        cable();
+        cable("");
         assert!(take_until(&mut sources, |counts| {
             send(1, "192.0.2.2:9");
             counts.iter().sum::<usize>() > 0
@@ -594,7 +553,7 @@ fn a_vanished_interface_is_waited_for_and_captured_from_again() {
 #[test]
 fn an_interface_that_stays_away_ends_the_capture() {
     in_namespace(|| {
-        cable();
+        cable("");
         let mut sources = lasting(RingOptions::default(), 1, Duration::ZERO);
         ip("link delete near");
         let error = (0..PATIENCE * 4).find_map(|_| sources[0].next_block(&mut |_| ()).err());

@@ -2,13 +2,15 @@
 #![cfg(feature = "root-tests")]
 #![allow(missing_docs)]
 
+mod namespace;
+
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use namespace::{cable, in_namespace, ip, promiscuity};
 use probe::capture::bpf::{Instruction, Program};
 use probe::capture::{CaptureError, Next, RingOptions, Source, Way, XdpSource, af_xdp};
 use wire::decode::{Decoder, Transport};
@@ -18,39 +20,6 @@ const MARK: &[u8] = b"dpi-probe XDP test";
 
 /// How often a source may be idle before the test takes it that nothing more comes.
 const PATIENCE: u32 = 25;
-
-/// Runs `test` in a fresh network namespace. A namespace is a thread's, so that the tests do not see one another.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
-        test();
-    })
-    .join()
-    .expect("the test in the namespace");
-}
-
-fn ip(arguments: &str) {
-    let done = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .expect("iproute2 is installed");
-    assert!(
-        done.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
-/// Two ends of a cable; what is sent to 192.0.2.2 comes out at `far`, which serves capture alone.
-fn cable(options: &str) {
-    ip(&format!(
-        "link add near address 02:00:00:00:00:01 {options} type veth peer name far address 02:00:00:00:00:02"
-    ));
-    ip("link set near up");
-    ip("link set far up");
-    ip("address add 192.0.2.1/24 dev near");
-    ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev near");
-}
 
 fn send(count: usize, bytes: usize) {
     let socket = UdpSocket::bind("0.0.0.0:0").expect("a port");
@@ -366,18 +335,6 @@ fn the_stop_flag_gives_the_frames_back_to_the_host_and_hands_over_what_came() {
         assert!(frames >= 500);
         assert!(!is_attached());
     });
-}
-
-/// How many ask that the interface receive frames for other stations too.
-fn promiscuity(interface: &str) -> u32 {
-    let shown = Command::new("ip")
-        .args(["-details", "link", "show", interface])
-        .output()
-        .expect("iproute2 is installed");
-    let shown = String::from_utf8(shown.stdout).expect("text");
-    let (_, after) = shown.split_once(" promiscuity ").expect("a count");
-    let count = after.split_whitespace().next().expect("a count");
-    count.parse().expect("a number")
 }
 
 #[test]

@@ -15,23 +15,12 @@ from dpi_probe.config import load
 from dpi_probe.errors import ConfigError
 from harness.books import check_books, total
 from harness.core import wait_for
-from harness.fed import Fed
 from harness.programs import Probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from harness.fed import Fed
 
 CAPTURE = Path(__file__).parents[2] / "corpus" / "http1-keep-alive" / "input.pcap"
-
-
-@pytest.fixture
-def fed(tmp_path: Path, shared_pki: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fed]:
-    monkeypatch.setenv("METRICS_ADDRESS", "127.0.0.1:0")
-    fed = Fed(tmp_path, shared_pki)
-    yield fed
-    if fed.probe.process is not None and fed.probe.process.poll() is None:
-        fed.probe.kill()
-    fed.input.close()
 
 
 def test_every_declared_metric_is_shown_and_agrees_with_the_books(fed: Fed) -> None:

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from harness.core import COMMAND
-from harness.fed import Fed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from harness.fed import Fed
 
 WIDTH, HEIGHT = 80, 24
 ENTER_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
@@ -80,16 +78,6 @@ class Terminal:
             self.process.wait()
         os.close(self.ours)
         os.close(self.its)
-
-
-@pytest.fixture
-def fed(tmp_path: Path, shared_pki: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fed]:
-    monkeypatch.setenv("METRICS_ADDRESS", "127.0.0.1:0")
-    fed = Fed(tmp_path, shared_pki)
-    yield fed
-    if fed.probe.process is not None and fed.probe.process.poll() is None:
-        fed.probe.kill()
-    fed.input.close()
 
 
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "ctrl-c"])

@@ -356,9 +356,26 @@ mod tests {
         }
     }
 
+    /// An element of DER with two bytes of length.
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = (content.len() as u16).to_be_bytes();
+        [&[tag, 0x82], length.as_slice(), content].concat()
+    }
+
+    /// A certificate after its extension with these alternative names was read.
+    fn with_names(names: &[u8]) -> Certificate {
+        let extension = [
+            element(tag::OBJECT_IDENTIFIER, SUBJECT_ALTERNATIVE_NAME),
+            element(tag::OCTET_STRING, &element(tag::SEQUENCE, names)),
+        ]
+        .concat();
+        let mut certificate = Certificate::default();
+        assert_eq!(certificate.read_extension(&extension), Ok(()));
+        certificate
+    }
+
     #[test]
     fn alternative_names_of_four_kinds_are_listed() {
-        let element = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
         let names = [
             element(0x81, b"a@b.example"),
             element(0x82, b"*.b.example"),
@@ -368,13 +385,7 @@ mod tests {
             element(0x87, &[0x20; 16]),
         ]
         .concat();
-        let extension = [
-            element(tag::OBJECT_IDENTIFIER, SUBJECT_ALTERNATIVE_NAME),
-            element(tag::OCTET_STRING, &element(tag::SEQUENCE, &names)),
-        ]
-        .concat();
-        let mut certificate = Certificate::default();
-        assert_eq!(certificate.read_extension(&extension), Ok(()));
+        let certificate = with_names(&names);
         let expected = [
             "a@b.example",
             "*.b.example",
@@ -388,10 +399,6 @@ mod tests {
 
     #[test]
     fn names_beyond_the_limit_are_counted() {
-        let element = |tag: u8, content: &[u8]| {
-            let length = (content.len() as u16).to_be_bytes();
-            [&[tag, 0x82], length.as_slice(), content].concat()
-        };
         let mut names = element(0x82, b"a.example").repeat(MAX_NAMES);
         // Five more: one of each kind that is listed, in both lengths of addresses; and a kind and a length that are not.
         for (tag, content) in [
@@ -405,13 +412,7 @@ mod tests {
         ] {
             names.extend(element(tag, &vec![b'a'; content]));
         }
-        let extension = [
-            element(tag::OBJECT_IDENTIFIER, SUBJECT_ALTERNATIVE_NAME),
-            element(tag::OCTET_STRING, &element(tag::SEQUENCE, &names)),
-        ]
-        .concat();
-        let mut certificate = Certificate::default();
-        assert_eq!(certificate.read_extension(&extension), Ok(()));
+        let certificate = with_names(&names);
         assert_eq!(
             (certificate.names.len(), certificate.names_omitted),
             (MAX_NAMES, 5)
