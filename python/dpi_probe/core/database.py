@@ -76,18 +76,25 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """An archive entry and its rows."""
+class Indexed:
+    """An archive entry, and why its records are not in the database, if they are not."""
 
     located: Located
     manifest: Manifest
-    rows: list[Rows]
     error: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Probe, chain and seq."""
         return self.manifest.iss, self.manifest.chain.hex(), self.manifest.seq
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Archive entries in their order, and the rows of all of them."""
+
+    entries: list[Indexed]
+    rows: list[Rows]
 
 
 def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) -> Client:
@@ -230,36 +237,39 @@ class Index:
         """Put a group in, tables first and `batches` last; returns the number of rows.
 
         The group lies within one UTC day and is small enough for one part in each table. `in_doubt` says that rows of
-        it may be there already.
+        it may be there already; then each of its entries must have been decoded by itself.
 
         Raises:
             DatabaseError: an insert failed; what it left is not known, so the next try must say `in_doubt`.
         """
-        by_table: dict[str, list[tuple[tuple[str, str, int], pa.Table]]] = {}
-        for entry in group:
-            for rows in entry.rows:
-                by_table.setdefault(rows.table, []).append((entry.key, rows.data))
         if in_doubt:
             self._await_stray_inserts()
+        by_table: dict[str, list[tuple[Decoded, pa.Table]]] = {}
+        for decoded in group:
+            for rows in decoded.rows:
+                by_table.setdefault(rows.table, []).append((decoded, rows.data))
         total = 0
         for table, parts in by_table.items():
-            chosen = self._settle(table, parts) if in_doubt and table in self._tables else parts
-            for data in _merged([data for _, data in chosen]):
+            chosen = [data for _, data in parts]
+            if in_doubt and table in self._tables:
+                chosen = self._settle(table, {_only(decoded.entries).key: data for decoded, data in parts})
+            for data in _merged(chosen):
                 self._insert(table, data)
                 total += data.num_rows
-        recorded = self._recorded(group) if in_doubt else set()
-        missing = [entry for entry in group if entry.located.entry.position not in recorded]
+        entries = [entry for decoded in group for entry in decoded.entries]
+        recorded = self._recorded(entries) if in_doubt else set()
+        missing = [entry for entry in entries if entry.located.entry.position not in recorded]
         self._insert(BATCHES, _batches(missing, self._core))
         return total
 
-    def prepare(self, entry: Decoded) -> None:
-        """Make the tables and columns that the entry's rows need.
+    def prepare(self, batch: list[Rows]) -> None:
+        """Make the tables and columns that the rows need.
 
         Raises:
             UnsupportedBatchError: a column has another type than before, or there would be too many.
             DatabaseError: the database refuses.
         """
-        for rows in entry.rows:
+        for rows in batch:
             wanted = columns_of(rows)
             present = self._tables.get(rows.table)
             if present is None:
@@ -300,18 +310,16 @@ class Index:
         self._command(create_batches())
         self._read_tables()
 
-    def _settle(
-        self, table: str, parts: list[tuple[tuple[str, str, int], pa.Table]]
-    ) -> list[tuple[tuple[str, str, int], pa.Table]]:
+    def _settle(self, table: str, parts: dict[tuple[str, str, int], pa.Table]) -> list[pa.Table]:
         """Of the parts, those whose rows are not there. Rows of a part that is there by halves are taken out first."""
         counted = self._query(
             f"SELECT probe, chain, seq, count() FROM {quote(table)} WHERE core = {{core:String}} "
             "AND (probe, chain, seq) IN {keys:Array(Tuple(String, String, UInt64))} GROUP BY probe, chain, seq",
             core=self._core,
-            keys=[key for key, _ in parts],
+            keys=list(parts),
         )
         there = {(probe, chain, seq): count for probe, chain, seq, count in counted}
-        halves = [key for key, data in parts if 0 < there.get(key, 0) != data.num_rows]
+        halves = [key for key, data in parts.items() if 0 < there.get(key, 0) != data.num_rows]
         if halves:
             self._command(
                 f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} "
@@ -319,14 +327,14 @@ class Index:
                 core=self._core,
                 keys=halves,
             )
-        return [(key, data) for key, data in parts if there.get(key, 0) != data.num_rows]
+        return [data for key, data in parts.items() if there.get(key, 0) != data.num_rows]
 
-    def _recorded(self, group: list[Decoded]) -> set[int]:
+    def _recorded(self, entries: list[Indexed]) -> set[int]:
         """The positions of those entries that the table `batches` has: its insert may have been the last."""
         rows = self._query(
             "SELECT position FROM batches WHERE core = {core:String} AND position IN {positions:Array(Int64)}",
             core=self._core,
-            positions=[entry.located.entry.position for entry in group],
+            positions=[entry.located.entry.position for entry in entries],
         )
         return {position for (position,) in rows}
 
@@ -388,6 +396,11 @@ def _plain(kind: str) -> str:
     return kind.replace("`", "").replace(" ", "")
 
 
+def _only(entries: list[Indexed]) -> Indexed:
+    (entry,) = entries
+    return entry
+
+
 def _merged(tables: list[pa.Table]) -> list[pa.Table]:
     """Tables of one schema as one, in order."""
     merged: dict[pa.Schema, list[pa.Table]] = {}
@@ -396,7 +409,7 @@ def _merged(tables: list[pa.Table]) -> list[pa.Table]:
     return [pa.concat_tables(same) for same in merged.values()]
 
 
-def _batches(group: list[Decoded], core: str) -> pa.Table:
+def _batches(group: list[Indexed], core: str) -> pa.Table:
     entries = [(entry.located.entry, entry.located.place, entry.manifest, entry.error) for entry in group]
     columns = {
         "core": pa.array([core] * len(entries), pa.string()),

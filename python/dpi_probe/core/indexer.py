@@ -24,9 +24,9 @@ from dpi_probe.core.archive import (
     segments,
 )
 from dpi_probe.core.catalog import entry_manifest
-from dpi_probe.core.database import DatabaseError, Decoded, Index, Progress
+from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, Progress
 from dpi_probe.core.manifest import ManifestError
-from dpi_probe.core.schema import UnsupportedBatchError, rows_of
+from dpi_probe.core.schema import Batch, UnsupportedBatchError, read_batch, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GROUP_MAX_ENTRIES = 64
+GROUP_MAX_ENTRIES = 256
+# An insert costs a part in each table and an fsync of each, however few its rows: between two, batches gather for as
+# long, unless a whole group is there before.
+INSERT_INTERVAL_SECONDS = 1.0
 # Of sealed batches; and of the rows that they decode to.
 GROUP_MAX_BYTES = 16 << 20
 GROUP_MAX_DECODED_BYTES = 128 << 20
@@ -86,6 +89,7 @@ class Indexer(threading.Thread):
         self._stopping = False
         self._next = (0, 0)
         self._position = 0
+        self._not_before = time.monotonic()
         self._doubt_until = 0
         self._rows = self._failures = self._unindexed = 0
         self._reported: set[tuple[str, int]] = set()
@@ -155,25 +159,43 @@ class Indexer(threading.Thread):
         self._doubt_until = self._position + GROUP_MAX_ENTRIES
 
     def _work(self, index: Index) -> None:
-        """Index what is durable, then wait for more."""
+        """Wait for a group, and index it."""
+        durable = self._await_group()
+        if durable is None:
+            return
+        self._not_before = time.monotonic() + INSERT_INTERVAL_SECONDS
+        group, following = self._gather(durable)
+        if group:
+            self._say(waiting=group[0].entry.received_ns)
+            doubt = self._position < self._doubt_until
+            decoded, whole = self._decode_group(index, group, singly=doubt)
+            if decoded:
+                last = decoded[-1].entries[-1].located
+                self._rows += index.insert(decoded, in_doubt=doubt)
+                self._position = last.entry.position + 1
+                if not whole:
+                    following = (last.place.segment, last.place.end)
+        self._next = following
+        self._say()
+
+    def _await_group(self) -> Durable | None:
+        """How far to read once it is time for an insert; None at the stop."""
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or self._behind())
-            durable = self._durable
-        while not self._stopping and durable is not None and self._behind():
-            group, following = self._gather(durable)
-            if group:
-                self._say(waiting=group[0].entry.received_ns)
-                decoded, whole = self._decode_group(index, group)
-                if not whole:
-                    following = (decoded[-1].located.place.segment, decoded[-1].located.place.end)
-                if decoded:
-                    doubt = self._position < self._doubt_until
-                    self._rows += index.insert(decoded, in_doubt=doubt)
-                    self._position = decoded[-1].located.entry.position + 1
-            self._next = following
-            with self._wake:
-                durable = self._durable
-            self._say()
+            self._wake.wait_for(
+                lambda: self._stopping or self._group_is_whole(), timeout=self._not_before - time.monotonic()
+            )
+            return None if self._stopping else self._durable
+
+    def _group_is_whole(self) -> bool:
+        if self._durable is None:
+            return False
+        segment, offset = self._next
+        return (
+            self._durable.segment > segment
+            or self._durable.offset - offset >= GROUP_MAX_BYTES
+            or self._durable.position - self._position >= GROUP_MAX_ENTRIES
+        )
 
     def _behind(self) -> bool:
         return self._durable is not None and self._next < (self._durable.segment, self._durable.offset)
@@ -222,49 +244,89 @@ class Indexer(threading.Thread):
             self._unindexed += 1
             logger.error("archive %s: at offset %d: %s; not indexed", damage.path, damage.offset, damage.reason)
 
-    def _decode_group(self, index: Index, group: list[Located]) -> tuple[list[Decoded], bool]:
-        """The rows of the group's entries, or of as many as fit in memory; and whether those are all."""
-        decoded: list[Decoded] = []
-        size = 0
+    def _decode_group(self, index: Index, group: list[Located], *, singly: bool) -> tuple[list[Decoded], bool]:
+        """The rows of the group's entries, or of as many as fit in memory; and whether those are all.
+
+        Batches of one kind that follow one another are taken together, for their columns cost more than their rows;
+        `singly` says not to.
+        """
+        read: list[tuple[Indexed, Batch | None]] = []
+        size = taken = 0
         for located in group:
             if size > GROUP_MAX_DECODED_BYTES:
-                return decoded, False
-            entry = self._decode(index, located)
+                break
+            taken += 1
+            entry, batch = self._read(located)
             if entry is not None:
-                decoded.append(entry)
-                size += sum(rows.data.nbytes for rows in entry.rows)
-        return decoded, True
+                read.append((entry, batch))
+            if batch is not None:
+                size += batch.table.get_total_buffer_size()
+        decoded = [decoded for run in _runs(read, singly) for decoded in self._decode(index, run)]
+        return decoded, taken == len(group)
 
-    def _decode(self, index: Index, located: Located) -> Decoded | None:
-        """The entry's rows; an entry that gives none says why, in the log and in the table `batches`."""
+    def _read(self, located: Located) -> tuple[Indexed | None, Batch | None]:
+        """The entry and its records; an entry that gives none says why, in the log and in the table `batches`."""
         entry = located.entry
         try:
             manifest = entry_manifest(entry)
         except ManifestError as error:
             self._report_damage(Damage(located.path, located.place.offset, located.place.length, str(error)))
-            return None
+            return None, None
+        indexed = Indexed(located, manifest)
         if entry.kind is not Kind.BATCH:
-            return Decoded(located, manifest, [])
+            return indexed, None
         reason = self._check(located) if self._check else None
         try:
             if reason is None:
-                rows = rows_of(entry.body, manifest, self._core, entry.received_ns)
-                decoded = Decoded(located, manifest, rows)
-                index.prepare(decoded)
-                return decoded
+                return indexed, read_batch(entry.body, manifest, entry.received_ns)
         except UnsupportedBatchError as error:
             reason = str(error)
+        return self._refused(indexed, reason), None
+
+    def _decode(self, index: Index, run: list[tuple[Indexed, Batch | None]]) -> list[Decoded]:
+        """The rows of batches of one kind; where one of them cannot become rows, each by itself."""
+        entries = [entry for entry, _ in run]
+        batches = [batch for _, batch in run if batch is not None]
+        if not batches:
+            return [Decoded(entries, [])]
+        try:
+            rows = rows_of(batches, self._core)
+            index.prepare(rows)
+        except UnsupportedBatchError as error:
+            if len(run) > 1:
+                return [decoded for one in run for decoded in self._decode(index, [one])]
+            return [Decoded([self._refused(entries[0], str(error))], [])]
+        return [Decoded(entries, rows)]
+
+    def _refused(self, indexed: Indexed, reason: str) -> Indexed:
         self._unindexed += 1
+        located = indexed.located
         logger.error(
             "archive %s: at offset %d: chain %s seq %d: not indexed: %s",
-            located.path, located.place.offset, entry.chain.hex(), entry.seq, reason,
+            located.path, located.place.offset, located.entry.chain.hex(), located.entry.seq, reason,
         )  # fmt: skip
-        return Decoded(located, manifest, [], error=reason or "unknown")
+        return Indexed(located, indexed.manifest, reason)
 
     def _say(self, *, up: bool = True, waiting: int | None = None, error: str | None = None) -> None:
         if waiting is None and self._behind():
             waiting = time.time_ns()
         self._on_status(Status(up, self._position, waiting, self._rows, self._failures, self._unindexed, error))
+
+
+def _runs(read: list[tuple[Indexed, Batch | None]], singly: bool) -> Iterator[list[tuple[Indexed, Batch | None]]]:
+    """The entries in their order, cut where the kind of their batches changes, or after each."""
+    run: list[tuple[Indexed, Batch | None]] = []
+    for item in read:
+        if run and (singly or _kind(item[1]) != _kind(run[-1][1])):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def _kind(batch: Batch | None) -> str | None:
+    return batch.manifest.kind if batch is not None else None
 
 
 _MISMATCH = (

@@ -21,8 +21,8 @@ import pytest
 from dpi_probe._pki import Authority
 from dpi_probe.core.archive import Located, read_segment, segments
 from dpi_probe.core.catalog import entry_manifest
-from dpi_probe.core.database import Decoded, Index, connect
-from dpi_probe.core.schema import rows_of
+from dpi_probe.core.database import Decoded, Index, Indexed, connect
+from dpi_probe.core.schema import read_batch, rows_of
 from harness.core import COMMAND, Core, free_port, wait_for
 from harness.sealing import Probe, flow_table
 
@@ -212,7 +212,8 @@ def test_a_group_whose_answer_was_lost_is_there_once(
     for item in archived:
         assert isinstance(item, Located)
         manifest = entry_manifest(item.entry)
-        group.append(Decoded(item, manifest, rows_of(item.entry.body, manifest, name, item.entry.received_ns)))
+        batch = read_batch(item.entry.body, manifest, item.entry.received_ns)
+        group.append(Decoded([Indexed(item, manifest)], rows_of([batch], name)))
     # As after an insert that reached the server to its end, while the answer did not reach the Core.
     Index(connect(server.dsn(), memory_bytes=1 << 30), name).insert(group, in_doubt=True)
     each_row_once(server, 3)

@@ -1,0 +1,94 @@
+"""When the indexer inserts, and what it makes of several batches at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import pyarrow as pa
+from dpi_probe.core import indexer as module
+from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind
+from dpi_probe.core.indexer import Indexer, Status
+from dpi_probe.core.manifest import manifest_of
+from dpi_probe.core.schema import read_batch, rows_of
+from harness.core import wait_for
+from harness.sealing import flow_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+    from dpi_probe.core.database import Decoded, Index
+    from dpi_probe.core.schema import Rows
+    from harness.sealing import Probe
+
+
+class Recorder:
+    """In the database's place: the number of entries of each insert."""
+
+    def __init__(self, on_insert: Callable[[], None]) -> None:
+        self.groups: list[int] = []
+        self._on_insert = on_insert
+
+    def progress(self) -> None:
+        """Nothing is indexed."""
+
+    def prepare(self, batch: list[Rows]) -> None:
+        """There is nothing to be made."""
+
+    def insert(self, group: list[Decoded], *, in_doubt: bool) -> int:
+        assert in_doubt, "after a start it is not known what is there"
+        self.groups.append(sum(len(decoded.entries) for decoded in group))
+        self._on_insert()
+        return 0
+
+
+def test_batches_gather_between_inserts_until_a_group_is_whole(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INSERT_INTERVAL_SECONDS", 3600.0)
+    monkeypatch.setattr(module, "GROUP_MAX_ENTRIES", 4)
+    writer = ArchiveWriter(tmp_path, segment_max_bytes=1 << 20)
+
+    def archived() -> Durable:
+        body = probe.seal()
+        manifest = manifest_of(body)
+        position = writer.next_position
+        entry = Entry(
+            Kind.BATCH, position, position, manifest.iss, manifest.chain, manifest.seq, manifest.digest, body, ""
+        )
+        writer.append([entry])
+        return writer.end
+
+    first, *rest = [archived() for _ in range(7)]
+    statuses: list[Status] = []
+    # Two wait from the moment of the first insert on, which do not make a group.
+    recorder = Recorder(lambda: indexer.extend(rest[1]) if len(recorder.groups) == 1 else None)
+    indexer = Indexer(tmp_path, "core", lambda: cast("Index", recorder), statuses.append)
+    indexer.start()
+    indexer.extend(first)
+    wait_for(lambda: statuses and statuses[-1].position == 1, "the first entry, which does not wait")
+    indexer.extend(rest[-1])
+    wait_for(lambda: statuses[-1].position == 5, "a group")
+    indexer.stop()
+    writer.close()
+    assert recorder.groups == [1, 4]
+    assert [status.error for status in statuses if status.error] == []
+
+
+def test_batches_taken_together_give_the_rows_that_each_gives(probe: Probe) -> None:
+    tables = [flow_table(3), flow_table(1, base=10), flow_table(8, base=20).append_column("dscp", [range(8)])]
+    # As of a probe that met no TLS, so that its batch has no such column.
+    tables[1] = tables[1].drop_columns("tls")
+    bodies = [probe.seal(table) for table in tables]
+    batches = [read_batch(body, manifest_of(body), at * 1_000_000_000) for at, body in enumerate(bodies)]
+    together = {rows.table: rows.data for rows in rows_of(batches, "core")}
+    each: dict[str, list[pa.Table]] = {}
+    for batch in batches:
+        for rows in rows_of([batch], "core"):
+            each.setdefault(rows.table, []).append(rows.data)
+    assert list(together) == ["flows", "tls"]
+    assert together["flows"].column("seq").to_pylist() == [0] * 3 + [1] + [2] * 8
+    assert together["flows"].column("row").to_pylist() == [0, 1, 2, 0, *range(8)]
+    assert together["flows"].column("dscp").to_pylist() == [None] * 4 + list(range(8))
+    assert together == {table: pa.concat_tables(parts, promote_options="default") for table, parts in each.items()}
