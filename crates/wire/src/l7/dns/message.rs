@@ -41,6 +41,11 @@ impl Header {
         self.flags & 0x8000 != 0
     }
 
+    /// Whether it answers a question, rather than an update or a notification.
+    pub(super) fn is_answer(self) -> bool {
+        self.is_response() && self.opcode() == 0
+    }
+
     pub(super) fn opcode(self) -> u8 {
         (self.flags >> 11) as u8 & 0x0f
     }
@@ -103,6 +108,12 @@ impl Question {
         Self::behind_name(cursor)
     }
 
+    /// Passes over a question.
+    pub(super) fn skip(cursor: &mut Cursor<'_>) -> Result<(), Malformed> {
+        name::skip(cursor)?;
+        Ok(cursor.skip(4)?)
+    }
+
     fn behind_name(cursor: &mut Cursor<'_>) -> Result<Self, Unreadable> {
         Ok(Self {
             kind: cursor.u16()?,
@@ -140,13 +151,15 @@ impl Resource {
             _ => None,
         };
         texts.data.clear();
-        let own = match dialect {
-            Dialect::Netbios => netbios::data_text(kind, bytes),
-            Dialect::Dns | Dialect::Multicast => None,
+        let own = dialect == Dialect::Netbios && netbios::type_name(kind).is_some();
+        let read = if own {
+            netbios::data_text(kind, bytes)
+                .map(|text| texts.data = text)
+                .ok_or(Malformed::BadLength)
+        } else {
+            push_data(&mut texts.data, message, &mut data, kind, bytes)
         };
-        if let Some(own) = own {
-            texts.data = own;
-        } else if push_data(&mut texts.data, message, &mut data, kind, bytes).is_err() {
+        if read.is_err() {
             // Data that does not parse is shown as unknown data is (RFC 3597 §5).
             texts.data.clear();
             push_generic(&mut texts.data, bytes);
@@ -191,8 +204,23 @@ pub(super) mod kind {
 }
 
 /// Appends the presentation form (RFC 1035 §5.1) of the types that analysts read; `data` stands at the record's data in
-/// `message`.
+/// `message`, behind which it must not go on.
 fn push_data<'a>(
+    text: &mut String,
+    message: &'a [u8],
+    data: &mut Cursor<'a>,
+    kind: u16,
+    bytes: &[u8],
+) -> Result<(), Malformed> {
+    let before = data.len();
+    push_fields(text, message, data, kind, bytes)?;
+    if before.saturating_sub(data.len()) > bytes.len() {
+        return Err(Malformed::BadLength);
+    }
+    Ok(())
+}
+
+fn push_fields<'a>(
     text: &mut String,
     message: &'a [u8],
     data: &mut Cursor<'a>,

@@ -25,6 +25,7 @@ use crate::l7::value::Text;
 use message::{HEADER_BYTES, Header, Question, Resource, ResourceTexts};
 use name::{ROOT, Unreadable};
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Questions that are listed for one flow; further ones are counted. A tunnel asks hundreds, which tell it apart.
 pub const MAX_QUERIES: usize = 256;
@@ -34,7 +35,7 @@ pub const MAX_ANSWERS: usize = 64;
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Bytes of text that most names need.
 const NAME_ROOM: usize = 64;
-/// Questions and records that are read of one message; no message of 64 KiB that means well has more.
+/// Questions and answers that are read of one message, each; a transfer of a zone (RFC 5936) has more in one of 64 KiB.
 const MAX_RECORDS: u16 = 1024;
 
 crate::record! {
@@ -72,7 +73,7 @@ crate::record! {
         queries: Vec<Query>,
         /// Resource records of answer sections in order of arrival, each listed once. At most 64, and 64 KiB of text.
         answers: Vec<Answer>,
-        /// Response code of the latest response, with the upper bits of EDNS (RFC 6891): `NOERROR`, `NXDOMAIN`, ….
+        /// Response code of the latest response, with the upper bits of EDNS (RFC 6891): `NOERROR`, `NXDOMAIN`, …; `ACT_ERR` and `CFT_ERR` in NetBIOS.
         rcode: Option<Cow<'static, str>>,
         /// Operation of the first message: `QUERY`, `NOTIFY`, `UPDATE`, …; `REGISTRATION`, … in NetBIOS.
         opcode: Option<Cow<'static, str>>,
@@ -82,17 +83,17 @@ crate::record! {
         response_count: u32,
         /// Responses with a response code other than NOERROR.
         error_count: u32,
-        /// Whether a query asked for recursion.
+        /// Whether a query asked for recursion; LLMNR has no such flag.
         recursion_desired: bool,
-        /// Whether a response offered recursion.
+        /// Whether a response offered recursion; LLMNR has no such flag.
         recursion_available: bool,
-        /// Whether a response was authoritative.
+        /// Whether a response was authoritative; LLMNR has no such flag.
         authoritative: bool,
         /// Whether a message was truncated by its sender (flag TC).
         truncated: bool,
-        /// Questions that are not listed because the list is full.
+        /// Questions that are not listed because the list is full, or stand behind the first 1,024 of a message.
         queries_omitted: u32,
-        /// Resource records of answer sections that are not listed because the list is full.
+        /// Resource records of answer sections that are not listed because the list is full, or stand behind the first 1,024 of a message.
         answers_omitted: u32,
         /// Messages that could not be read, or only in part.
         malformed_count: u32,
@@ -126,6 +127,68 @@ impl Query {
     }
 }
 
+impl Query {
+    fn hash(&self) -> u32 {
+        hash_of((self.exact(), &self.r#type, &self.class))
+    }
+}
+
+impl Answer {
+    /// The same record with another age is the same record.
+    fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.r#type == other.r#type && self.data == other.data
+    }
+
+    fn hash(&self) -> u32 {
+        hash_of((&*self.name, &self.r#type, &*self.data))
+    }
+}
+
+fn hash_of(what: impl Hash) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+/// The hashes of a list's items once it is long, so that what is new is not compared with each of them.
+#[derive(Clone, Debug, Default)]
+struct Hashes(Vec<u32>);
+
+impl Hashes {
+    /// Items that are compared without.
+    const FEW: usize = 8;
+
+    /// Where the list has what is `new`.
+    fn find<T>(
+        &self,
+        items: &[T],
+        new: &T,
+        hash: impl Fn(&T) -> u32,
+        same: impl Fn(&T, &T) -> bool,
+    ) -> Option<usize> {
+        if items.len() < Self::FEW {
+            return items.iter().position(|item| same(item, new));
+        }
+        let wanted = hash(new);
+        let equal = self.0.iter().enumerate().filter(|(_, hash)| **hash == wanted);
+        equal
+            .map(|(index, _)| index)
+            .find(|&index| items.get(index).is_some_and(|item| same(item, new)))
+    }
+
+    /// An item was added.
+    fn follow<T>(&mut self, items: &[T], hash: impl Fn(&T) -> u32) {
+        if items.len() >= Self::FEW {
+            self.0
+                .extend(items.get(self.0.len()..).unwrap_or_default().iter().map(hash));
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.0.capacity().saturating_mul(size_of::<u32>())
+    }
+}
+
 /// The dissector.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dns {
@@ -135,6 +198,10 @@ pub(super) struct Dns {
     /// Bytes of text in the list of queries and in that of answers.
     query_bytes: usize,
     answer_bytes: usize,
+    query_hashes: Hashes,
+    answer_hashes: Hashes,
+    /// The bytes that are still to come of a message in each stream direction, of which a gap may take some.
+    pending: [usize; 2],
     /// The bytes of a message in each stream direction that a gap did not reach.
     skip: [usize; 2],
     /// Stream directions in which message boundaries are lost, or that are closed.
@@ -188,12 +255,21 @@ impl Dissect for Dns {
             .addresses
             .capacity()
             .saturating_mul(size_of::<(u8, Address)>());
-        self.record.heap_bytes().saturating_add(addresses)
+        let hashes = self
+            .query_hashes
+            .heap_bytes()
+            .saturating_add(self.answer_hashes.heap_bytes());
+        self.record
+            .heap_bytes()
+            .saturating_add(addresses)
+            .saturating_add(hashes)
     }
 }
 
 /// The port of multicast DNS.
 const MDNS_PORT: u16 = 5353;
+/// The port of LLMNR.
+const LLMNR_PORT: u16 = 5355;
 /// The port of the NetBIOS name service.
 const NETBIOS_PORT: u16 = 137;
 
@@ -202,6 +278,7 @@ const NETBIOS_PORT: u16 = 137;
 enum Dialect {
     Dns,
     Multicast,
+    Llmnr,
     Netbios,
 }
 
@@ -210,6 +287,8 @@ impl Dialect {
         let on = |port: u16| context.src_port == port || context.dst_port == port;
         if on(MDNS_PORT) {
             Self::Multicast
+        } else if on(LLMNR_PORT) {
+            Self::Llmnr
         } else if on(NETBIOS_PORT) && !context.stream {
             Self::Netbios
         } else {
@@ -243,6 +322,11 @@ impl Dialect {
         let own = (self == Self::Netbios).then(|| netbios::opcode_name(opcode));
         own.flatten().unwrap_or_else(|| message::opcode_name(opcode))
     }
+
+    fn code_name(self, code: u16) -> Cow<'static, str> {
+        let own = (self == Self::Netbios).then(|| netbios::code_name(code));
+        own.flatten().unwrap_or_else(|| message::code_name(code))
+    }
 }
 
 impl Dns {
@@ -259,9 +343,10 @@ impl Dns {
 
     fn stream(&mut self, side: usize, bytes: &[u8], dialect: Dialect) -> Outcome {
         let mut consumed: usize = 0;
-        if self.lost.get(side).copied().unwrap_or(true) {
+        let (Some(pending), false) = (self.pending.get_mut(side), self.lost.get(side) != Some(&false)) else {
             return Outcome::all(bytes);
-        }
+        };
+        *pending = 0;
         if let Some(skip) = self.skip.get_mut(side) {
             consumed = (*skip).min(bytes.len());
             *skip = skip.saturating_sub(consumed);
@@ -282,6 +367,9 @@ impl Dns {
             };
             let whole = usize::from(length).saturating_add(2);
             let Ok(message) = cursor.take(length.into()) else {
+                if let Some(pending) = self.pending.get_mut(side) {
+                    *pending = usize::from(length).saturating_sub(cursor.len());
+                }
                 return Outcome {
                     consumed,
                     status: Status::Need(whole),
@@ -292,15 +380,26 @@ impl Dns {
         }
     }
 
-    /// A gap that hides a length leaves the rest of the direction without boundaries.
+    /// A gap within a message takes that message; one that hides a length leaves the rest of the direction without
+    /// boundaries.
     fn gap(&mut self, side: usize, length: u64) -> Status {
-        if let (Some(skip), Some(lost)) = (self.skip.get_mut(side), self.lost.get_mut(side)) {
+        if let (Some(pending), Some(skip), Some(lost)) = (
+            self.pending.get_mut(side),
+            self.skip.get_mut(side),
+            self.lost.get_mut(side),
+        ) {
+            let begun = std::mem::take(pending);
+            let left = skip.saturating_add(begun);
             match usize::try_from(length)
                 .ok()
-                .and_then(|length| skip.checked_sub(length))
+                .and_then(|length| left.checked_sub(length))
             {
-                Some(rest) if rest > 0 => *skip = rest,
-                _ => *lost = true,
+                Some(rest) => {
+                    *skip = rest;
+                    let cut = u32::from(begun > 0);
+                    self.record.malformed_count = self.record.malformed_count.saturating_add(cut);
+                }
+                None => *lost = true,
             }
         }
         if self.lost == [true; 2] {
@@ -326,13 +425,16 @@ impl Dns {
         record.truncated |= header.is_truncated();
         if header.is_response() {
             record.response_count = record.response_count.saturating_add(1);
-            record.recursion_available |= header.is_recursion_available();
-            record.authoritative |= header.is_authoritative();
-            record.rcode = Some(message::code_name(header.code().into()));
+            // RFC 4795 §2.1.1: these bits mean something else in LLMNR, or nothing.
+            if dialect != Dialect::Llmnr {
+                record.recursion_available |= header.is_recursion_available();
+                record.authoritative |= header.is_authoritative();
+            }
+            record.rcode = Some(dialect.code_name(header.code().into()));
             record.error_count = record.error_count.saturating_add(u32::from(header.code() != 0));
         } else {
             record.query_count = record.query_count.saturating_add(1);
-            record.recursion_desired |= header.is_recursion_desired();
+            record.recursion_desired |= dialect != Dialect::Llmnr && header.is_recursion_desired();
         }
         let mut asked = None;
         let mut loops = false;
@@ -363,6 +465,12 @@ impl Dns {
             };
             asked = asked.or(index);
         }
+        for _ in MAX_RECORDS..header.questions {
+            Question::skip(&mut cursor)?;
+            self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
+        }
+        // A query may hold answers too, which nobody gave: those that it knows (mDNS), or conditions of an update.
+        let asked = asked.filter(|_| header.is_answer());
         let mut texts = ResourceTexts {
             name,
             data: String::with_capacity(if header.answers > 0 { NAME_ROOM } else { 0 }),
@@ -371,16 +479,16 @@ impl Dns {
             let resource = Resource::parse(bytes, &mut cursor, dialect, &mut texts)?;
             self.add_answer(resource, &texts, asked, dialect);
         }
+        for _ in MAX_RECORDS..header.answers {
+            Resource::skip(&mut cursor)?;
+            self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
+        }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
-        let others = header
-            .authorities
-            .saturating_add(header.additionals)
-            .min(MAX_RECORDS);
-        for _ in 0..others {
+        for _ in 0..u32::from(header.authorities).saturating_add(header.additionals.into()) {
             let (kind, upper) = Resource::skip(&mut cursor)?;
             if kind == message::kind::OPT && header.is_response() && upper != 0 {
                 let code = (u16::from(upper) << 4) | u16::from(header.code());
-                self.record.rcode = Some(message::code_name(code));
+                self.record.rcode = Some(dialect.code_name(code));
                 self.record.error_count = self
                     .record
                     .error_count
@@ -393,7 +501,7 @@ impl Dns {
     /// Lists a question unless it is listed; its index, if it is.
     fn add_query(&mut self, query: Query) -> Option<u8> {
         let queries = &mut self.record.queries;
-        if let Some(index) = queries.iter().position(|listed| *listed == query) {
+        if let Some(index) = self.query_hashes.find(queries, &query, Query::hash, Query::eq) {
             return u8::try_from(index).ok();
         }
         let exact = query.wire_name.as_ref().map_or(0, Text::byte_length);
@@ -411,6 +519,7 @@ impl Dns {
             queries.reserve_exact(queries.len().max(1));
         }
         queries.push(query);
+        self.query_hashes.follow(queries, Query::hash);
         u8::try_from(queries.len().saturating_sub(1)).ok()
     }
 
@@ -428,9 +537,11 @@ impl Dns {
             data: texts.data.as_str().into(),
         };
         let answers = &mut self.record.answers;
-        // The same record with another age is the same record.
-        let same = |a: &Answer| a.name == answer.name && a.r#type == answer.r#type && a.data == answer.data;
-        if answers.iter().any(same) {
+        let hashes = &mut self.answer_hashes;
+        if hashes
+            .find(answers, &answer, Answer::hash, Answer::is_same)
+            .is_some()
+        {
             return;
         }
         let bytes = self
@@ -440,6 +551,7 @@ impl Dns {
         if answers.len() < MAX_ANSWERS && bytes <= MAX_TEXT_BYTES {
             self.answer_bytes = bytes;
             answers.push(answer);
+            hashes.follow(answers, Answer::hash);
         } else {
             self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
         }

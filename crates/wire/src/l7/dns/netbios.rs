@@ -87,6 +87,15 @@ pub(super) fn opcode_name(opcode: u8) -> Option<Cow<'static, str>> {
     }))
 }
 
+/// The mnemonic of a response code (RFC 1002 §4.2.6), if it has not the meaning that it has in DNS.
+pub(super) fn code_name(code: u16) -> Option<Cow<'static, str>> {
+    match code {
+        6 => Some(Cow::Borrowed("ACT_ERR")),
+        7 => Some(Cow::Borrowed("CFT_ERR")),
+        _ => None,
+    }
+}
+
 /// The data of a record as text, if it is of a type of NetBIOS: addresses, or the names of a node, as far as they are
 /// whole in the bytes that are shown of any record.
 pub(super) fn data_text(kind: u16, bytes: &[u8]) -> Option<String> {

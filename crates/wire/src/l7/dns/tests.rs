@@ -88,6 +88,11 @@ fn types_of_netbios_are_read_as_such_in_its_messages_only() {
     let shown = data(32, &owners, Dialect::Netbios);
     assert_eq!(shown.split(' ').count(), 85, "512 bytes of 6 each");
     assert!(data(32, &owners, Dialect::Dns).starts_with("\\# 6000 6000c0000214"));
+    assert_eq!(
+        data(33, &[2], Dialect::Netbios),
+        "\\# 1 02",
+        "a status that is cut is no service"
+    );
 }
 
 /// Messages as on TCP.
@@ -236,6 +241,157 @@ fn several_messages_on_tcp() {
 }
 
 #[test]
+fn a_gap_within_a_message_takes_that_message_only() {
+    let bytes = framed(&[
+        query("a.test"),
+        query("lost.test"),
+        query("b.test"),
+        query("c.test"),
+    ]);
+    let second = 2 + query("a.test").len();
+    let third = second + 2 + query("lost.test").len();
+    for (from, to) in [
+        (second + 5, second + 9),
+        (second + 5, third),
+        (second + 2, third - 1),
+    ] {
+        let mut flow = Feeder::tcp(40_000, 53);
+        flow.forward(&bytes[..from]);
+        assert_eq!(
+            flow.gap(crate::flowkey::Direction::Forward, (to - from) as u64),
+            Status::Need(0)
+        );
+        // The rest of the message that was cut comes in pieces.
+        flow.forward(&bytes[to..=to]);
+        flow.forward(&bytes[to + 1..]);
+        let record = flow.record(Protocol::Dns);
+        assert_eq!(
+            field(&record, "queries"),
+            "[{a.test,A,IN,null},{b.test,A,IN,null},{c.test,A,IN,null}]",
+            "a gap from {from} to {to}"
+        );
+        assert_eq!(field(&record, "malformed_count"), "1");
+    }
+    // One byte more, and a length is lost.
+    let mut flow = Feeder::tcp(40_000, 53);
+    flow.forward(&bytes[..second + 5]);
+    flow.gap(
+        crate::flowkey::Direction::Forward,
+        (third + 1 - second - 5) as u64,
+    );
+    flow.forward(&bytes[third + 1..]);
+    assert_eq!(
+        field(&flow.record(Protocol::Dns), "queries"),
+        "[{a.test,A,IN,null}]"
+    );
+}
+
+#[test]
+fn addresses_are_learned_from_answers_to_questions_only() {
+    let with_flags = |flags: u16| {
+        let mut message = response("a.test", [192, 0, 2, 1]);
+        message[2..4].copy_from_slice(&flags.to_be_bytes());
+        message
+    };
+    let mut flow = Feeder::udp(40_000, 53);
+    // A query that holds an answer, and a dynamic update (RFC 2136) with a condition, and its response.
+    flow.forward(&with_flags(0x0100));
+    flow.forward(&with_flags(0x2800));
+    flow.reverse(&with_flags(0xa800));
+    assert_eq!(flow.session.dns_addresses(0).count(), 0);
+    flow.reverse(&with_flags(0x8180));
+    assert_eq!(
+        flow.session.dns_addresses(0).collect::<Vec<_>>(),
+        [("a.test", Address::v4([192, 0, 2, 1]))]
+    );
+}
+
+#[test]
+fn data_is_not_read_beyond_its_length() {
+    // A condition of an update (RFC 2136 §2.4): no data; behind it stands what could be taken for some.
+    let mut message = [header(0x2800, 0, 2), b"\x01a\0\0\x05\0\xfe\0\0\0\0\0\0".to_vec()].concat();
+    message.extend_from_slice(b"\x01b\0\0\x05\0\x01\0\0\0\x3c\0\x03\x01c\0");
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.forward(&message);
+    assert_eq!(
+        field(&flow.record(Protocol::Dns), "answers"),
+        "[{a,CNAME,0,\\# 0 },{b,CNAME,60,c}]"
+    );
+    // A name that goes on behind the length, and more of a service than its length says.
+    for (kind, data, end) in [
+        (2, b"\x03one\0".as_slice(), 3),
+        (33, b"\0\x01\0\x02\0\x35\x01a\0", 7),
+    ] {
+        let mut message = [header(0x8180, 0, 1), vec![0, 0, kind, 0, 1, 0, 0, 0, 60, 0, end]].concat();
+        message.extend_from_slice(data);
+        let mut flow = Feeder::udp(40_000, 53);
+        flow.reverse(&message);
+        assert!(field(&flow.record(Protocol::Dns), "answers").contains(&format!("\\# {end} ")));
+    }
+}
+
+#[test]
+fn what_stands_behind_the_records_that_are_read_is_counted() {
+    let record = |index: u16| {
+        let [high, low] = index.to_be_bytes();
+        [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, high, low]
+    };
+    let mut message = [header(0x8180, 1, 2000), wire_name("a.test"), vec![0, 252, 0, 1]].concat();
+    message[11] = 1;
+    for index in 0..2000 {
+        message.extend_from_slice(&record(index));
+    }
+    // EDNS behind all of them: BADVERS.
+    message.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+    let mut flow = Feeder::tcp(40_000, 53);
+    flow.reverse(&framed(&[message]));
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "answers_omitted"), "1936");
+    assert_eq!(field(&record, "rcode"), "BADVERS");
+    assert_eq!(field(&record, "malformed_count"), "0");
+    let mut message = header(0x0100, 1030, 0);
+    message.extend_from_slice(&b"\x01a\0\0\x01\0\x01".repeat(1030));
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.forward(&message);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(
+        (
+            field(&record, "queries"),
+            field(&record, "queries_omitted"),
+            field(&record, "malformed_count")
+        ),
+        ("[{a,A,IN,null}]", "6", "0")
+    );
+}
+
+#[test]
+fn flags_and_codes_go_by_the_protocol() {
+    let with_flags = |flags: u16| {
+        let mut message = response("host", [192, 0, 2, 1]);
+        message[2..4].copy_from_slice(&flags.to_be_bytes());
+        message
+    };
+    // RFC 4795 §2.1.1: conflict, tentative.
+    let mut flow = Feeder::udp(40_000, 5355);
+    flow.forward(&with_flags(0x0100));
+    flow.reverse(&with_flags(0x8580));
+    let record = flow.record(Protocol::Dns);
+    for name in ["authoritative", "recursion_desired", "recursion_available"] {
+        assert_eq!(field(&record, name), "false", "{name}");
+    }
+    // RFC 1002 §4.2.6: a registration that is refused, since another has the name.
+    let refused = [
+        header(0xad86, 0, 1),
+        b"\x20EPEGEGEJEDEFCACACACACACACACACACA\0\0\x20\0\x01".to_vec(),
+        vec![0, 0, 0, 0, 0, 6, 0, 0, 192, 0, 2, 20],
+    ]
+    .concat();
+    let mut flow = Feeder::udp(137, 137);
+    flow.reverse(&refused);
+    assert_eq!(field(&flow.record(Protocol::Dns), "rcode"), "ACT_ERR");
+}
+
+#[test]
 fn damaged_messages_are_counted_and_read_as_far_as_they_go() {
     let mut message = response("a.test", [192, 0, 2, 1]);
     message.truncate(message.len() - 2);
@@ -253,7 +409,10 @@ fn damaged_messages_are_counted_and_read_as_far_as_they_go() {
 fn lists_are_bounded() {
     let mut flow = Feeder::udp(40_000, 53);
     for index in 0..300_u16 {
-        flow.reverse(&response(&format!("host{index}.test"), [192, 0, 2, index as u8]));
+        // What is listed is found again, whether the list is short or long.
+        for _ in 0..2 {
+            flow.reverse(&response(&format!("host{index}.test"), [192, 0, 2, index as u8]));
+        }
     }
     let record = flow.record(Protocol::Dns);
     assert_eq!(field(&record, "queries").matches('{').count(), MAX_QUERIES);
@@ -263,7 +422,7 @@ fn lists_are_bounded() {
             field(&record, "queries_omitted"),
             field(&record, "answers_omitted")
         ),
-        ("44", "236")
+        ("88", "472")
     );
     assert_eq!(flow.session.dns_addresses(0).count(), MAX_ANSWERS);
 }
