@@ -525,8 +525,14 @@ impl Tls {
                 .map_err(|Short| Status::Malformed(Malformed::BadLength))?;
             rest = cursor.rest();
         }
-        if let (Some(side), false) = (self.sides.get_mut(index), rest.is_empty()) {
-            side.message = rest.to_vec();
+        if let Some(side) = self.sides.get_mut(index) {
+            // What is kept of a message stays in place until the message is whole: were it copied at every record, small
+            // records would take time in the square of its length. Behind a whole message only bytes of `body` are left.
+            side.message = if rest.len() == kept.len() {
+                kept
+            } else {
+                rest.to_vec()
+            };
         }
         Ok(())
     }

@@ -324,6 +324,53 @@ fn a_large_hello_over_several_records() {
     assert_eq!(flow.session.server_name(), Some("far.example.org"));
 }
 
+/// A handshake message that shows nothing.
+const KEY_UPDATE: u8 = 24;
+
+#[test]
+fn messages_are_the_same_in_records_of_any_length() {
+    let long = message(KEY_UPDATE, &[0x55; 700]);
+    let hello = |name: &[u8]| {
+        let extensions = [server_name_extension(name)];
+        message(CLIENT_HELLO, &client_hello(0x0303, &[0xc02f], &extensions))
+    };
+    let messages = [
+        hello(b"first.example"),
+        long.clone(),
+        hello(b"second.example"),
+        long,
+        hello(b"third.example"),
+    ]
+    .concat();
+    for size in (1..12).chain([300, 700, 704, 705, messages.len()]) {
+        let mut flow = Feeder::tcp(40_000, 443);
+        for chunk in messages.chunks(size) {
+            flow.forward(&record(content::HANDSHAKE, chunk));
+        }
+        let record = flow.record(Protocol::Tls);
+        assert_eq!(field(&record, "sni"), "first.example", "{size}");
+        let further = field(&record, "further_hellos");
+        assert_eq!(further.matches('{').count(), 2, "{size}: {further}");
+        assert!(further.contains("third.example"), "{size}: {further}");
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_message_is_not_copied_at_every_record() {
+    let mut tls = Tls::default();
+    let mut lengths = Vec::new();
+    let mut moves = 0;
+    for byte in message(KEY_UPDATE, &[0x55; 4096]) {
+        let before = tls.sides[0].message.capacity();
+        assert_eq!(tls.handshake(0, &[byte], &TestCrypto), Ok(()));
+        moves += usize::from(tls.sides[0].message.capacity() != before);
+        lengths.push(tls.sides[0].message.len());
+    }
+    assert_eq!(lengths, (1..4100).chain([0]).collect::<Vec<_>>());
+    assert!(moves < 20, "the buffer was made anew {moves} times");
+    assert_eq!(tls.kept_bytes(), 0, "nothing is kept of what was read");
+}
+
 /// A hello in the format of SSL 2.0, and its answer in TLS.
 pub(in crate::l7) fn ssl_2_conversation() -> Vec<(Direction, Vec<u8>)> {
     // RFC 5246 appendix E.2: length 0x802e, ClientHello, version 3.1, ciphers 21, session 0, challenge 16.
