@@ -12,6 +12,8 @@ const MAX_NAMES: usize = 64;
 const MAX_ATTRIBUTES: usize = 16;
 /// Bytes that are read of one name or attribute value.
 const MAX_VALUE_BYTES: usize = 256;
+/// Bytes that are kept of a distinguished name. Certificates in use have some 200.
+const MAX_DISTINGUISHED_NAME_BYTES: usize = 4096;
 
 /// DER tags (X.690 §8.1.2).
 mod tag {
@@ -148,7 +150,7 @@ fn address(bytes: &[u8]) -> Option<String> {
         .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
-/// A Name as in RFC 4514: the last attribute first, joined by commas.
+/// A Name as in RFC 4514: the last attribute first, joined by commas; cut between two characters.
 fn distinguished_name(name: &[u8]) -> String {
     let mut attributes = Vec::new();
     let mut sets = Cursor::new(name);
@@ -174,7 +176,14 @@ fn distinguished_name(name: &[u8]) -> String {
         }
     }
     attributes.reverse();
-    attributes.join(",")
+    let name = attributes.join(",");
+    if name.len() <= MAX_DISTINGUISHED_NAME_BYTES {
+        return name;
+    }
+    let kept = (0..=MAX_DISTINGUISHED_NAME_BYTES)
+        .rev()
+        .find_map(|end| name.get(..end));
+    kept.unwrap_or_default().to_owned()
 }
 
 /// The keyword of an attribute type (RFC 4514 §3, and those in common use), else the dotted number.
@@ -395,6 +404,35 @@ mod tests {
         ];
         assert_eq!(certificate.names, expected);
         assert_eq!(certificate.names_omitted, 0);
+    }
+
+    /// A Name of so many attributes, each an organisation of that name.
+    fn name(count: usize, organisation: &str) -> Vec<u8> {
+        const UTF8: u8 = 0x0c;
+        let pair = [
+            element(tag::OBJECT_IDENTIFIER, &[0x55, 0x04, 0x0a]),
+            element(UTF8, organisation.as_bytes()),
+        ]
+        .concat();
+        element(tag::SET, &element(tag::SEQUENCE, &pair)).repeat(count)
+    }
+
+    #[test]
+    fn distinguished_names_are_cut_between_characters() {
+        // "O=" and a comma, or the end, beside each value.
+        let whole = distinguished_name(&name(16, &"x".repeat(253)));
+        assert_eq!(whole.len(), 16 * 256 - 1);
+        let ascii = distinguished_name(&name(16, &"x".repeat(254)));
+        assert_eq!(ascii.len(), 4096);
+        // The limit lies 239 bytes behind an equals sign: within a character of two bytes, or between two of them.
+        for (first, last, length) in [("xy", "", 4095), ("x", "y", 4096)] {
+            let organisation = format!("{first}{}{last}", "ü".repeat(126));
+            let cut = distinguished_name(&name(16, &organisation));
+            let value = format!("O={organisation},");
+            assert!(value.repeat(16).starts_with(&cut), "{cut}");
+            assert_eq!(cut.len(), length, "{cut}");
+            assert!(cut.capacity() <= MAX_DISTINGUISHED_NAME_BYTES);
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ const MAX_RECORD_BYTES: u16 = 16_384 + 2_048;
 const MAX_LISTED: usize = 256;
 /// Bytes that are kept of a name.
 const MAX_NAME_BYTES: usize = 256;
+/// Bytes that are kept of a fingerprint's string. Browsers send some 200.
+const MAX_STRING_BYTES: usize = 4096;
 /// Encrypted records of one direction after which a missed hello is not waited for any longer. A client may send early
 /// data while the server's hello is on its way.
 const MAX_ENCRYPTED_RECORDS: u8 = 16;
@@ -114,21 +116,21 @@ crate::record! {
         server_key_share: Option<u16>,
         /// Whether the server asked for another ClientHello (RFC 8446 §4.1.4). Null if no ServerHello was seen.
         hello_retry_request: Option<bool>,
-        /// JA3: MD5 of `ja3_string`.
+        /// JA3: MD5 of `ja3_string`, all of it.
         ja3: Option<Digest<16>>,
-        /// Version, ciphers, extensions, groups and point formats of the ClientHello in decimal.
+        /// Version, ciphers, extensions, groups and point formats of the ClientHello in decimal. Cut at 4,096 bytes.
         ja3_string: Option<Text<22>>,
-        /// JA3S: MD5 of `ja3s_string`.
+        /// JA3S: MD5 of `ja3s_string`, all of it.
         ja3s: Option<Digest<16>>,
-        /// Version, cipher and extensions of the ServerHello in decimal.
+        /// Version, cipher and extensions of the ServerHello in decimal. Cut at 4,096 bytes.
         ja3s_string: Option<Text<38>>,
         /// JA4 of the ClientHello, by the specification of `FoxIO`.
         ja4: Option<Text<38>>,
         /// Hellos of the client after the first, such as the one that answers a HelloRetryRequest; at most 4.
         further_hellos: Vec<FurtherHello>,
-        /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear). Of the certificates that a server sends only its own is read, which comes first (RFC 5246 §7.4.2); those of the authorities behind it and of the client are not.
+        /// Subject of the server's certificate as in RFC 4514 (TLS 1.2 and before, where certificates are in the clear). Cut at 4,096 bytes. Of the certificates that a server sends only its own is read, which comes first (RFC 5246 §7.4.2); those of the authorities behind it and of the client are not.
         certificate_subject: Option<String>,
-        /// Issuer of the server's certificate as in RFC 4514.
+        /// Issuer of the server's certificate as in RFC 4514. Cut at 4,096 bytes.
         certificate_issuer: Option<String>,
         /// DNS names, IP addresses, e-mail addresses and URIs in the certificate's subjectAltName; at most 64, the first 256 bytes of each.
         certificate_names: Vec<String>,
@@ -166,7 +168,7 @@ impl Record {
             }
             return;
         }
-        let ja3_string = Text::from_ascii(&scratch);
+        let ja3_string = fingerprint_text(&scratch);
         let ja4 = fingerprint::ja4(hello, carrier, crypto, &mut scratch);
         (self.sni, self.ja3, self.ja3_string, self.ja4) = (sni, Some(ja3), Some(ja3_string), Some(ja4));
         self.alpn_offered = Names::from_wire(hello.alpn, MAX_LISTED);
@@ -189,7 +191,7 @@ impl Record {
         self.hello_retry_request = Some(hello.retry || self.hello_retry_request == Some(true));
         let ja3s = fingerprint::ja3s_string(hello);
         self.ja3s = Some(Digest(crypto.md5(&ja3s)));
-        self.ja3s_string = Some(Text::from_ascii(&ja3s));
+        self.ja3s_string = Some(fingerprint_text(&ja3s));
     }
 
     /// The server's own certificate, which comes first in the message (RFC 5246 §7.4.2).
@@ -225,6 +227,11 @@ impl Record {
     pub(super) fn has_server_hello(&self) -> bool {
         self.version.is_some()
     }
+}
+
+/// What a record shows of a fingerprint's string.
+fn fingerprint_text<const N: usize>(ascii: &[u8]) -> Text<N> {
+    Text::from_ascii(ascii.get(..MAX_STRING_BYTES).unwrap_or(ascii))
 }
 
 /// One direction of the record layer.

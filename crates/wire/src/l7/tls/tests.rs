@@ -188,6 +188,31 @@ fn ja3_and_ja3s_of_their_publication() {
     );
 }
 
+#[test]
+fn long_fingerprint_strings_are_hashed_whole_and_kept_in_part() {
+    let ciphers: Vec<u16> = (0x1000..0x1500).collect();
+    let extensions: Vec<_> = (0x1000..0x1500).map(|number| extension(number, &[])).collect();
+    let decimal = (0x1000..0x1500)
+        .map(|number| number.to_string())
+        .collect::<Vec<_>>();
+    let list = decimal.join("-");
+    let ja3_string = format!("771,{list},{list},,");
+    let ja3s_string = format!("771,47,{list}");
+    let mut record = Record::default();
+    let body = client_hello(0x0303, &ciphers, &extensions);
+    record.add_client_hello(
+        &ClientHello::parse(&body).unwrap_or_default(),
+        Carrier::Tcp,
+        &TestCrypto,
+    );
+    let body = server_hello(&[7; 32], 47, &extensions);
+    record.set_server_hello(&ServerHello::parse(&body).unwrap_or_default(), &TestCrypto);
+    assert_eq!(record.ja3, Some(Digest(TestCrypto.md5(ja3_string.as_bytes()))));
+    assert_eq!(record.ja3s, Some(Digest(TestCrypto.md5(ja3s_string.as_bytes()))));
+    assert_eq!(record.ja3_string.as_deref(), ja3_string.get(..4096));
+    assert_eq!(record.ja3s_string.as_deref(), ja3s_string.get(..4096));
+}
+
 /// The ClientHello of the example in the technical details of JA4, with GREASE as Chrome sends it.
 fn ja4_example() -> Vec<u8> {
     let numbers = [
