@@ -184,7 +184,10 @@ impl Mysql {
         cursor.skip(SSL_REQUEST_BYTES.saturating_sub(4))?;
         self.record.user = Some(text::from_wire(string(&mut cursor)?, MAX_VALUE_BYTES));
         // The proof of the password is passed over.
-        if flags & (capability::SECURE_CONNECTION | capability::PLUGIN_AUTH_LENENC) != 0 {
+        if flags & capability::PLUGIN_AUTH_LENENC != 0 {
+            let length = encoded_length(&mut cursor)?;
+            cursor.skip(length)?;
+        } else if flags & capability::SECURE_CONNECTION != 0 {
             let length = cursor.u8()?;
             cursor.skip(length.into())?;
         } else {
@@ -216,6 +219,20 @@ fn packet(bytes: &[u8]) -> Result<(Option<Packet<'_>>, usize), Short> {
         Some(Packet { sequence, body }),
         length.saturating_add(HEADER_BYTES),
     ))
+}
+
+/// A length-encoded integer. 0xfb and 0xff begin something else, and the eight bytes behind 0xfe would be a length of which
+/// there is no packet.
+fn encoded_length(cursor: &mut Cursor<'_>) -> Result<usize, Short> {
+    match cursor.u8()? {
+        short @ 0..=0xfa => Ok(short.into()),
+        0xfc => Ok(u16::from_le_bytes(cursor.array()?).into()),
+        0xfd => {
+            let [a, b, c] = cursor.array()?;
+            Ok(u32::from_le_bytes([a, b, c, 0]) as usize)
+        }
+        0xfb | 0xfe | 0xff => Err(Short),
+    }
 }
 
 /// Text that ends with a zero byte.
@@ -304,6 +321,42 @@ pub(super) mod tests {
         for (name, value) in expected {
             assert_eq!(field(&record, name), value, "{name}");
         }
+    }
+
+    #[test]
+    fn proofs_of_any_length_are_passed_over() {
+        let login = |flags: u32, proof: &[u8]| {
+            let mut flow = Feeder::tcp(40_000, 3306);
+            flow.reverse(&greeting());
+            let flags = capability::PROTOCOL_41 | capability::CONNECT_WITH_DB | flags;
+            let login = [fixed(flags).as_slice(), b"alice\0", proof, b"shop\0"].concat();
+            let status = flow.forward(&numbered(1, &login));
+            let record = flow.record(Protocol::Mysql);
+            assert_eq!(field(&record, "user"), "alice");
+            (status, field(&record, "database").to_owned())
+        };
+        let proof = |length: &[u8], count: usize| [length, vec![b'p'; count].as_slice()].concat();
+        let encoded = capability::PLUGIN_AUTH_LENENC | capability::SECURE_CONNECTION;
+        for (length, count) in [
+            ([0].as_slice(), 0),
+            (&[0xfa], 250),
+            (&[0xfc, 0x2c, 0x01], 300),
+            (&[0xfd, 0x2c, 0x01, 0x00], 300),
+        ] {
+            let (status, database) = login(encoded, &proof(length, count));
+            assert_eq!(
+                (status, database.as_str()),
+                (Status::Need(0), "shop"),
+                "{length:02x?}"
+            );
+        }
+        for length in [0xfb, 0xfe, 0xff] {
+            let (status, database) = login(encoded, &proof(&[length], 255));
+            assert_eq!(status, Status::Malformed(Malformed::BadLength), "{length:02x}");
+            assert_eq!(database, "null");
+        }
+        let (_, database) = login(capability::SECURE_CONNECTION, &proof(&[0xfc], 252));
+        assert_eq!(database, "shop", "one byte without the capability");
     }
 
     #[test]
