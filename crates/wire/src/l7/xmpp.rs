@@ -22,7 +22,7 @@ const IDENTIFY_BYTES: usize = 512;
 crate::record! {
     /// The opening of an XMPP stream.
     pub struct Record {
-        /// Domain that the initiating side addresses: attribute `to` of its stream. Cut at 256 bytes.
+        /// Domain that the initiating side addresses: attribute `to` of its stream; `from` of the answer where that was seen first. Cut at 256 bytes.
         domain: Option<String>,
         /// Namespace of the stream's content: `jabber:client`, `jabber:server`, ….
         namespace: Option<String>,
@@ -138,9 +138,15 @@ impl Xmpp {
     fn tag(&mut self, tag: &[u8]) {
         let text = |value: &[u8]| text::from_wire(value, MAX_DOMAIN_BYTES);
         if tag.starts_with(b"<stream:stream") {
-            // Both sides open a stream; the first to be seen is the initiating one's.
-            let (to, namespace) = (attribute(tag, b"to"), attribute(tag, b"xmlns"));
-            self.record.domain = self.record.domain.take().or(to.map(text));
+            // Both sides open a stream, and the first that is seen may be the answer: its receiver is a user, its sender the
+            // domain. RFC 6120 §4.7.3: it has an id, which the initiating side's must not have.
+            let domain: &[u8] = if attribute(tag, b"id").is_some() {
+                b"from"
+            } else {
+                b"to"
+            };
+            let (domain, namespace) = (attribute(tag, domain), attribute(tag, b"xmlns"));
+            self.record.domain = self.record.domain.take().or(domain.map(text));
             self.record.namespace = self.record.namespace.take().or(namespace.map(text));
         } else {
             // RFC 6120 §6: after authentication there is no TLS to come.
@@ -206,6 +212,27 @@ mod tests {
         assert_eq!(field(&record, "namespace"), "jabber:client");
         assert_eq!(field(&record, "tls"), "true");
         assert_eq!(field(&flow.record(Protocol::Tls), "sni"), "www.example.org");
+    }
+
+    #[test]
+    fn an_answer_names_the_domain_as_its_sender() {
+        // RFC 6120 §4.7: the answer names the user in `to`.
+        let answer =
+            b"<?xml version='1.0'?><stream:stream from='im.example.com' id='t7AMCin9zjMNwQKDnplntZPIDEI=' \
+            to='juliet@im.example.com' version='1.0' xml:lang='en' xmlns='jabber:client' \
+            xmlns:stream='http://etherx.jabber.org/streams'>";
+        let mut flow = Feeder::tcp(40_000, 5222);
+        flow.reverse(answer);
+        assert_eq!(flow.session.server_name(), Some("im.example.com"));
+        let record = flow.record(Protocol::Xmpp);
+        assert_eq!(field(&record, "domain"), "im.example.com");
+        assert_eq!(field(&record, "namespace"), "jabber:client");
+        // One without a sender says nothing; the opening says it when it is seen later.
+        let mut flow = Feeder::tcp(40_000, 5222);
+        flow.reverse(b"<stream:stream id='1' to='juliet@im.example.com'>");
+        assert_eq!(flow.session.server_name(), None);
+        flow.forward(b"<stream:stream from='juliet@im.example.com' to='im.example.com'>");
+        assert_eq!(flow.session.server_name(), Some("im.example.com"));
     }
 
     #[test]
