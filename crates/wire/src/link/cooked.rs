@@ -109,7 +109,7 @@ pub(super) fn erf(cursor: &mut Cursor<'_>) -> Result<Header, Undecodable> {
 }
 
 /// Juniper: a magic number, flags, perhaps an extension with its length; then the link layer's header, unless a flag
-/// says that it was taken off.
+/// says that it was taken off: then there are four bytes of protocol in its place.
 pub(super) fn juniper(cursor: &mut Cursor<'_>, link_type: LinkType) -> Result<Header, Undecodable> {
     if cursor.u24()? != 0x004d_4743 {
         return Err(Undecodable::NotIp);
@@ -120,6 +120,7 @@ pub(super) fn juniper(cursor: &mut Cursor<'_>, link_type: LinkType) -> Result<He
         cursor.skip(usize::from(length))?;
     }
     if flags & 0x02 != 0 {
+        cursor.skip(4)?;
         return Ok(Header::Ip(Announced::Either));
     }
     Ok(match link_type {

@@ -111,7 +111,7 @@ fn link_layers() {
             &[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 8, 0x86, 0xdd],
         ),
         (LinkType::IPOIB, &join(&[&[0; 40], &[0x86, 0xdd, 0, 0]])),
-        // Juniper's header without extension, with one, and without a link layer.
+        // Juniper's header without extension, with one, and without a link layer: a protocol of four bytes stands there.
         (
             LinkType::JUNIPER_PPP,
             &[0x4d, 0x47, 0x43, 0x01, 0xff, 0x03, 0x00, 0x57],
@@ -120,7 +120,7 @@ fn link_layers() {
             LinkType::JUNIPER_CHDLC,
             &[0x4d, 0x47, 0x43, 0x81, 0, 3, 1, 1, 2, 0x0f, 0x00, 0x86, 0xdd],
         ),
-        (LinkType::JUNIPER_ETHER, &[0x4d, 0x47, 0x43, 0x02]),
+        (LinkType::JUNIPER_ETHER, &[0x4d, 0x47, 0x43, 0x02, 6, 0, 0, 0]),
         (
             LinkType::JUNIPER_FRELAY,
             &[0x4d, 0x47, 0x43, 0x01, 0x18, 0x41, 0x03, 0x8e],
