@@ -95,10 +95,11 @@ pub(super) fn erf(cursor: &mut Cursor<'_>) -> Result<Header, Undecodable> {
         extended = first & 0x80 != 0;
     }
     match kind & 0x7f {
-        // HDLC over SONET: plain, with a hash ("colour"), and on another board.
-        1 | 10 | 15 => Ok(Header::Link(LinkType::PPP_HDLC)),
-        // Ethernet: the same three, behind an offset byte and a padding byte.
-        2 | 11 | 20 => {
+        // HDLC over SONET: plain, with a colour, with one of the stream module, with a colour and a hash. What follows the
+        // header is the same.
+        1 | 10 | 15 | 19 => Ok(Header::Link(LinkType::PPP_HDLC)),
+        // Ethernet: the same four, behind an offset byte and a padding byte.
+        2 | 11 | 16 | 20 => {
             cursor.skip(2)?;
             Ok(Header::Ethernet)
         }

@@ -263,6 +263,30 @@ fn link_layers() {
 }
 
 #[test]
+fn every_endace_record_of_hdlc_or_ethernet_is_read() {
+    let inner = inner();
+    let hdlc = [0xff, 0x03, 0x00, 0x57];
+    let ethernet = join(&[&[0, 0], &ethernet(0x86dd, &[])]);
+    let kinds = [(&hdlc[..], [1, 10, 15, 19]), (&ethernet, [2, 11, 16, 20])];
+    for (link, kinds) in kinds {
+        for kind in kinds {
+            let header = [0, 0, 0, 0, 0, 0, 0, 0, kind, 0, 0, 90, 0, 0, 0, 74];
+            check(LinkType::ERF, &join(&[&header, link, &inner]), &[], None);
+        }
+    }
+    // Cells, channels, counters, metadata and padding are not read.
+    for kind in [0, 3, 4, 12, 14, 17, 18, 27, 48] {
+        let header = [0, 0, 0, 0, 0, 0, 0, 0, kind, 0, 0, 90, 0, 0, 0, 74];
+        let frame = join(&[&header, &ethernet, &inner]);
+        assert_eq!(
+            decode(LinkType::ERF, &frame).map(|_| ()),
+            Err(Undecodable::NotIp),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
 fn vlans_and_802_3() {
     let inner = inner();
     let tags = [
