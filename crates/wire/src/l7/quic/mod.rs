@@ -53,7 +53,7 @@ crate::record! {
         scid: Option<HexText<20>>,
         /// Connection id that the server chose, in hexadecimal. Null until an Initial packet of the server was opened.
         server_scid: Option<HexText<20>>,
-        /// Versions that a Version Negotiation packet listed, GREASE (RFC 9000 §15) included; at most 16.
+        /// Versions that the first Version Negotiation packet listed, GREASE (RFC 9000 §15) included; at most 16.
         negotiated_versions: Vec<Cow<'static, str>>,
         /// Whether the server sent a Retry packet (RFC 9000 §8.1.2).
         retry: bool,
@@ -187,11 +187,13 @@ impl Quic {
     fn packet(&mut self, index: usize, header: &LongHeader<'_>, crypto: &dyn Crypto) -> Result<(), Status> {
         match (header.version, header.body) {
             (_, Body::VersionNegotiation(list)) => {
-                let mut list = Cursor::new(list);
-                while let (Ok(number), true) =
-                    (list.u32(), self.record.negotiated_versions.len() < MAX_VERSIONS)
-                {
-                    self.record.negotiated_versions.push(version::name(number));
+                // RFC 9000 §6.2: a client discards all but the first.
+                if self.record.negotiated_versions.is_empty() {
+                    let (numbers, _) = list.as_chunks();
+                    let names = numbers
+                        .iter()
+                        .map(|number| version::name(u32::from_be_bytes(*number)));
+                    self.record.negotiated_versions = names.take(MAX_VERSIONS).collect();
                 }
             }
             (_, Body::Retry) => {

@@ -370,6 +370,17 @@ fn versions_are_negotiated() {
 }
 
 #[test]
+fn versions_are_listed_once() {
+    let mut flow = Feeder::udp(40_000, 443);
+    flow.forward(&client(0x1a2a_3a4a, &DESTINATION, 0, &[1]));
+    let negotiation = unhex("80 00000000 00 08 8394c8f03e515708 00000001 6b3343cf");
+    flow.reverse(&negotiation);
+    flow.reverse(&negotiation);
+    let record = flow.record(Protocol::Quic);
+    assert_eq!(field(&record, "negotiated_versions"), "[1,2]");
+}
+
+#[test]
 fn damaged_packets_change_nothing() {
     let mut datagram = client(1, &DESTINATION, 0, &unhex(CLIENT_FRAME));
     datagram[600] ^= 1;
