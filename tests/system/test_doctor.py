@@ -142,6 +142,25 @@ def test_tune_sets_and_reverts(link: Link, environment: dict[str, str], tmp_path
     assert (again.returncode, again.stdout) == (0, b"nothing to undo\n")
 
 
+@pytest.mark.parametrize(
+    ("tie", "loosen"),
+    [
+        ("link add link {} name upper0 type macvlan", "link del upper0"),
+        ("route add 198.51.100.0/24 dev {}", "route del 198.51.100.0/24"),
+    ],
+)
+def test_what_the_host_has_on_an_interface_keeps_its_gro(
+    tie: str, loosen: str, link: Link, environment: dict[str, str], tmp_path: Path
+) -> None:
+    name = f"{link.interface}: features rx-gro"
+    plan = ("tune", "--json", f"--undo-file={tmp_path / 'undo.json'}", link.interface)
+    switch_gro(link, on=True)
+    link.host.ip(*tie.format(link.interface).split())
+    assert name not in steps(run(link, environment, *plan))
+    link.host.ip(*loosen.split())
+    assert steps(run(link, environment, *plan))[name]["state"] == "planned"
+
+
 def test_revert_survives_an_interface_that_is_gone(link: Link, environment: dict[str, str], tmp_path: Path) -> None:
     option = f"--undo-file={tmp_path / 'undo.json'}"
     switch_gro(link, on=True)

@@ -70,9 +70,17 @@ class Subject:
 
     @property
     def dedicated(self) -> bool:
-        """Whether the interface serves capture alone: no address, no port of a bridge or bond, and not loopback."""
+        """Whether the interface serves capture alone: the host has nothing that AF_XDP would call a tie, no loopback.
+
+        That is no address, no port of a bridge or bond, nothing that stands on it, and no route over it.
+
+        Raises:
+            Unseen: the routes cannot be looked at.
+        """
         link = self.link
-        return link is not None and link.addresses == 0 and link.master is None and link.kind != "loopback"
+        if link is None or link.kind == "loopback" or link.addresses or link.master is not None or link.uppers:
+            return False
+        return not self.machine.network.has_route(link.index)
 
     @property
     def sysfs(self) -> str:

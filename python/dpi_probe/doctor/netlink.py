@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 # IFF_UP and IFF_LOOPBACK of include/uapi/linux/if.h; ARPHRD_LOOPBACK of if_arp.h.
 _IFF_UP = 0x1
 _ARPHRD_LOOPBACK = 772
+# RTN_UNICAST of include/uapi/linux/rtnetlink.h: not one of the routes that an address brings with it.
+_RTN_UNICAST = 1
+# Kinds of interfaces whose IFLA_LINK is the other end of a cable, and not what they stand on.
+_CABLES = frozenset({"veth", "netkit"})
 # What a driver answers that does not know the request, or a kernel that does not know the message.
 _UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL})
 
@@ -174,6 +179,8 @@ class Link:
     """How an XDP program is attached: `native`, `generic`, `offloaded`, `several`; None without one."""
     peer: int | None = None
     """Index of the other end of a veth, if it is in this network namespace."""
+    uppers: tuple[str, ...] = ()
+    """The interfaces of this network namespace that stand on it: VLANs, macvlans and the like."""
 
 
 _XDP_MODES = {"xdp": "native", "xdpgeneric": "generic", "xdpoffload": "offloaded", "xdpmulti": "several"}
@@ -195,13 +202,32 @@ class Network:
                     # RT_SCOPE_UNIVERSE and site; a link-local address alone makes no interface a host's own.
                     if address["scope"] < 253:
                         addressed[address["index"]] = addressed.get(address["index"], 0) + 1
-                return [_link(message, addressed) for message in route.get_links()]
-        except OSError as error:
-            raise Unseen(f"netlink: {error.strerror or error}") from error
+                messages = list(route.get_links())
+        except (NetlinkError, OSError) as error:
+            raise Unseen(f"netlink: {_reason(error)}") from error
+        uppers: dict[int, list[str]] = {}
+        for message in messages:
+            if (lower := _lower(message)) is not None:
+                uppers.setdefault(lower, []).append(message.get_attr("IFLA_IFNAME"))
+        return [_link(message, addressed, uppers) for message in messages]
 
     def link(self, name: str) -> Link | None:
         """The interface of that name, or None."""
         return next((link for link in self.links() if link.name == name), None)
+
+    def has_route(self, index: int) -> bool:
+        """Whether the host sends by this interface, whichever table says so.
+
+        The link-local and multicast routes that IPv6 gives to every interface do not count.
+
+        Raises:
+            Unseen: netlink cannot be used here.
+        """
+        try:
+            with IPRoute() as route:
+                return any(_leads_over(message, index) for message in route.get_routes())
+        except (NetlinkError, OSError) as error:
+            raise Unseen(f"routes: {_reason(error)}") from error
 
     def ethtool(self, index: int, what: str) -> dict[str, Any] | None:
         """The attributes of one ethtool message in lower case, or None where driver or kernel have no such thing.
@@ -328,14 +354,50 @@ def _plain(value: Any) -> Any:
     return names
 
 
-def _link(message: Any, addressed: Mapping[int, int]) -> Link:
+def _reason(error: NetlinkError | OSError) -> str:
+    """Why a list was not to be had; one that changed while the kernel made it may lack the one entry that matters."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error.args[1])
+
+
+def _kind(message: Any) -> str | None:
     details = message.get_attr("IFLA_LINKINFO")
-    kind = details.get_attr("IFLA_INFO_KIND") if details is not None else None
+    kind: str | None = details.get_attr("IFLA_INFO_KIND") if details is not None else None
+    return kind
+
+
+def _other(message: Any) -> int | None:
+    """What IFLA_LINK says, if it is an interface of this network namespace."""
+    # Namespaces are numbered from 0.
+    is_elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
+    index: int | None = message.get_attr("IFLA_LINK")
+    return None if is_elsewhere else index
+
+
+def _lower(message: Any) -> int | None:
+    """Index of the interface that this one stands on, whatever its kind: a new kind takes frames as well."""
+    index = _other(message)
+    return None if _kind(message) in _CABLES or index == message["index"] else index
+
+
+def _leads_over(message: Any, index: int) -> bool:
+    """Whether a route is one by which the host sends over the interface."""
+    if message["type"] != _RTN_UNICAST:
+        return False
+    hops = [hop["oif"] for hop in message.get_attr("RTA_MULTIPATH") or ()]
+    if index not in (message.get_attr("RTA_OIF"), *hops):
+        return False
+    destination = message.get_attr("RTA_DST")
+    if message["family"] != socket.AF_INET6 or destination is None:
+        return True
+    address = ipaddress.IPv6Address(destination)
+    return not (address.is_link_local or address.is_multicast)
+
+
+def _link(message: Any, addressed: Mapping[int, int], uppers: Mapping[int, list[str]]) -> Link:
+    kind = _kind(message)
     if kind is None and message["ifi_type"] == _ARPHRD_LOOPBACK:
         kind = "loopback"
     xdp = message.get_attr("IFLA_XDP")
-    # Namespaces are numbered from 0.
-    is_elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
     return Link(
         name=message.get_attr("IFLA_IFNAME"),
         index=message["index"],
@@ -346,5 +408,6 @@ def _link(message: Any, addressed: Mapping[int, int]) -> Link:
         addresses=addressed.get(message["index"], 0),
         master=message.get_attr("IFLA_MASTER"),
         xdp=_XDP_MODES.get(xdp.get_attr("IFLA_XDP_ATTACHED")) if xdp is not None else None,
-        peer=message.get_attr("IFLA_LINK") if kind == "veth" and not is_elsewhere else None,
+        peer=_other(message) if kind == "veth" else None,
+        uppers=tuple(uppers.get(message["index"], ())),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -21,7 +23,9 @@ from dpi_probe.doctor.interface import is_symmetric
 from dpi_probe.doctor.machine import ClockState
 from dpi_probe.doctor.trust import _renew
 from harness.machine import SYMMETRIC_KEY, USUAL_KEY, MadeMachine, MadeNetwork, default_card, tuned_card
-from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 PKI = Path(__file__).resolve().parents[2] / "vectors" / "pki"
 DISK_AND_KEYS = {"spool space", "spool speed", "certificate", "private key", "CA"}
@@ -128,10 +132,15 @@ def test_irqbalance_would_undo_what_is_set(tmp_path):
     assert outcome.command == "systemctl disable --now irqbalance"
 
 
-def test_an_interface_that_the_host_uses_keeps_its_offloads(tmp_path):
+@pytest.mark.parametrize("tie", [{"addresses": 1}, {"master": 3}, {"uppers": ("eth0.10",)}, "a route"])
+def test_an_interface_that_the_host_uses_keeps_its_offloads(tie, tmp_path):
     machine = default_card(tmp_path)
     network: MadeNetwork = machine.network
-    network.present = [replace(network.present[0], addresses=1)]
+    (link,) = network.present
+    if tie == "a route":
+        network.routed = {link.index}
+    else:
+        network.present = [replace(link, **tie)]
     found = findings(machine, tmp_path)
     assert found["GRO"].status == "warning"
     assert not found["GRO"].outcome.changes
@@ -465,6 +474,100 @@ def test_answers_of_the_kernel_are_decoded(monkeypatch):
     answer.decode()
     monkeypatch.setattr(netlink, "_ask", lambda *_, **__: [answer])
     assert netlink.Network().ethtool(2, "rss") == {"hfunc": 1, "indir": table, "hkey": key}
+
+
+def link_message(index: int, name: str, *attributes: tuple[str, object], kind: str | None = None):
+    message = ifinfmsg()
+    message["index"], message["flags"], message["ifi_type"] = index, 1, 1
+    info = [("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})] if kind else []
+    message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_MTU", 1500), *info, *attributes]
+    message.encode()
+    decoded = ifinfmsg(message.data)
+    decoded.decode()
+    return decoded
+
+
+def route_message(*attributes: tuple[str, object], family: int = socket.AF_INET, kind: int = 1):
+    message = rtmsg()
+    message["family"], message["type"] = family, kind
+    message["attrs"] = list(attributes)
+    message.encode()
+    decoded = rtmsg(message.data)
+    decoded.decode()
+    return decoded
+
+
+class MadeRoutes:
+    """In place of pyroute2's socket."""
+
+    def __init__(self, links=(), routes=()):
+        self.links, self.routes = links, routes
+
+    def __call__(self):
+        return contextlib.nullcontext(self)
+
+    def get_addr(self):
+        return []
+
+    def get_links(self):
+        return iter(self.links)
+
+    def get_routes(self):
+        return iter(self.routes)
+
+
+def test_what_stands_on_an_interface_is_told_from_cables_and_from_other_namespaces(monkeypatch):
+    on_eth0 = ("IFLA_LINK", 2)
+    links = [
+        link_message(2, "eth0", ("IFLA_LINK", 2)),
+        link_message(3, "eth0.10", on_eth0, kind="vlan"),
+        link_message(4, "container0", on_eth0, kind="macvlan"),
+        # The kernel's own drivers (DSA ports) may have no kind.
+        link_message(5, "lan0", on_eth0),
+        link_message(6, "cable0", on_eth0, kind="veth"),
+        link_message(7, "cable1", on_eth0, kind="netkit"),
+        link_message(8, "far.10", on_eth0, ("IFLA_LINK_NETNSID", 0), kind="vlan"),
+        link_message(9, "eth1.10", ("IFLA_LINK", 10), kind="vlan"),
+    ]
+    monkeypatch.setattr(netlink, "IPRoute", MadeRoutes(links))
+    found = {link.name: link for link in netlink.Network().links()}
+    assert found.pop("eth0").uppers == ("eth0.10", "container0", "lan0")
+    assert {link.uppers for link in found.values()} == {()}
+    assert found["cable0"].peer == 2
+    assert found["far.10"].peer is None
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        (route_message(("RTA_DST", "198.51.100.0"), ("RTA_OIF", 2)), True),
+        (route_message(("RTA_OIF", 2)), True),
+        (route_message(("RTA_MULTIPATH", [{"oif": 3}, {"oif": 2}])), True),
+        (route_message(("RTA_DST", "2001:db8::"), ("RTA_OIF", 2), family=socket.AF_INET6), True),
+        (route_message(("RTA_OIF", 2), family=socket.AF_INET6), True),
+        (route_message(("RTA_DST", "198.51.100.0"), ("RTA_OIF", 3)), False),
+        (route_message(("RTA_DST", "192.0.2.1"), ("RTA_OIF", 2), kind=2), False),
+        (route_message(("RTA_DST", "fe80::"), ("RTA_OIF", 2), family=socket.AF_INET6), False),
+        (route_message(("RTA_DST", "ff00::"), ("RTA_OIF", 2), family=socket.AF_INET6), False),
+    ],
+)
+def test_which_routes_make_an_interface_the_hosts(route, expected, monkeypatch):
+    monkeypatch.setattr(netlink, "IPRoute", MadeRoutes(routes=[route]))
+    assert netlink.Network().has_route(2) is expected
+
+
+def test_lists_that_change_while_they_are_made_are_not_taken_for_whole(monkeypatch):
+    class Interrupted(MadeRoutes):
+        def get_routes(self):
+            raise NetlinkDumpInterrupted
+
+        get_links = get_routes
+
+    monkeypatch.setattr(netlink, "IPRoute", Interrupted())
+    with pytest.raises(Unseen, match="routes: dump interrupted"):
+        netlink.Network().has_route(2)
+    with pytest.raises(Unseen, match="netlink: dump interrupted"):
+        netlink.Network().links()
 
 
 @pytest.mark.parametrize("number", [95, 2, 22])

@@ -38,12 +38,18 @@ class MadeNetwork:
         self.rounds: dict[str, int] = {}
         """What the driver makes of a value, by name."""
         self.calls: list[str] = []
+        self.routed: set[int] = set()
+        """Indexes of interfaces that the host has routes over."""
 
     def links(self) -> list[Link]:
         return list(self.present)
 
     def link(self, name: str) -> Link | None:
         return next((link for link in self.present if link.name == name), None)
+
+    def has_route(self, index: int) -> bool:
+        assert any(link.index == index for link in self.present)
+        return index in self.routed
 
     def ethtool(self, index: int, what: str) -> dict[str, Any] | None:
         assert any(link.index == index for link in self.present)
