@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
-from pathlib import Path
 from typing import Any
 
 from dpi_probe._counted import counted
@@ -20,7 +18,7 @@ from dpi_probe.doctor.findings import (
 )
 from dpi_probe.doctor.netlink import HASHED_PORTS, XDP_BASIC, XDP_REDIRECT, XDP_ZERO_COPY
 from dpi_probe.doctor.processors import local_processors
-from dpi_probe.doctor.system import held
+from dpi_probe.doctor.system import GIVEN_TO_SCRIPTS, held, setcap
 
 # More descriptors take bursts of some milliseconds at 10 Gbps; beyond that they only cost cache.
 RING = 4096
@@ -241,8 +239,9 @@ def _xdp(subject: Subject) -> Outcome:
     link = subject.interface
     if link.xdp is not None:
         return warning(
-            f"a program is attached ({link.xdp}); what it drops or redirects is never captured",
-            f"ip link set dev {link.name} xdp off",
+            f"a program is attached ({link.xdp}); what it drops or redirects is never captured; the command shows "
+            "which one: the host's network or its filter may be in it, so only whoever attached it should take it off",
+            f"bpftool net show dev {link.name}",
         )
     features = subject.machine.network.xdp_features(link.index)
     if features is None:
@@ -269,8 +268,8 @@ def _timestamps(subject: Subject) -> Outcome:
         return ok(f"{said}; the kernel's are used (TIMESTAMPS=kernel)")
     if "CAP_NET_ADMIN" not in held(subject):
         return warning(
-            f"{said}, but without CAP_NET_ADMIN it cannot be told to; the kernel's are used",
-            f"setcap cap_net_raw,cap_bpf,cap_net_admin=ep {Path(sys.executable).resolve()}",
+            f"{said}, but without CAP_NET_ADMIN it cannot be told to; the kernel's are used; {GIVEN_TO_SCRIPTS}",
+            setcap(subject),
         )
     return ok(f"{said}, and does (TIMESTAMPS=hardware)")
 

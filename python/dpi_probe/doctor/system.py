@@ -26,7 +26,13 @@ _CAPABILITIES_OF_XDP = {
     "CAP_NET_ADMIN": (12, "attach the program of AF_XDP"),
     "CAP_IPC_LOCK": (14, "lock the memory of AF_XDP beyond the memlock limit"),
 }
+# And so does TIMESTAMPS=hardware, of a card that has them.
+_CAPABILITY_OF_CARD_CLOCKS = "CAP_NET_ADMIN"
 _NEEDED = "CAP_NET_RAW"
+GIVEN_TO_SCRIPTS = (
+    "run as root or by the systemd unit (docs/guides/install.md), as the command below gives its capabilities to every "
+    "Python script"
+)
 
 
 def _memory(subject: Subject) -> Outcome:
@@ -152,17 +158,26 @@ def held(subject: Subject) -> set[str]:
     return {name for name, (number, _) in every.items() if bits >> number & 1}
 
 
+def _wanted_for(subject: Subject) -> dict[str, tuple[int, str]]:
+    return _CAPABILITIES | (_CAPABILITIES_OF_XDP if subject.settings.capture == "af_xdp" else {})
+
+
+def setcap(subject: Subject) -> str:
+    """The command that gives Python what all settings together take: setcap takes away what it does not name."""
+    wanted = dict.fromkeys(_wanted_for(subject))
+    if subject.settings.timestamps == "hardware":
+        wanted[_CAPABILITY_OF_CARD_CLOCKS] = None
+    return f"setcap {','.join(wanted).lower()}=ep {Path(sys.executable).resolve()}"
+
+
 def _capabilities(subject: Subject) -> Outcome:
     have = held(subject)
-    wanted_for = _CAPABILITIES | (_CAPABILITIES_OF_XDP if subject.settings.capture == "af_xdp" else {})
+    wanted_for = _wanted_for(subject)
     lacking = [name for name in wanted_for if name not in have]
     if not lacking:
         return ok(", ".join(wanted_for))
     said = "; ".join(f"{name} is missing, which it takes to {wanted_for[name][1]}" for name in lacking)
-    wanted = ",".join(name.lower() for name in wanted_for)
-    command = f"setcap {wanted}=ep {Path(sys.executable).resolve()}"
-    said += "; run as root or by the systemd unit, as the command below gives them to every Python script"
-    return (problem if _NEEDED in lacking else warning)(said, command)
+    return (problem if _NEEDED in lacking else warning)(f"{said}; {GIVEN_TO_SCRIPTS}", setcap(subject))
 
 
 CHECKS = (

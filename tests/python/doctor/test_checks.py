@@ -181,6 +181,15 @@ def test_states_of_the_link(name, change, status, says, tmp_path):
     assert says in finding.outcome.found
 
 
+def test_of_a_program_that_is_attached_it_is_asked_whose_it_is(tmp_path):
+    # It may be the host's network or its filter, which a command that takes it off would end.
+    machine = tuned_card(tmp_path)
+    machine.network.present = [replace(machine.network.present[0], xdp="native")]
+    outcome = findings(machine, tmp_path)["XDP"].outcome
+    assert outcome.command == "bpftool net show dev eth0"
+    assert "only whoever attached it should take it off" in outcome.found
+
+
 @pytest.mark.parametrize(
     ("features", "status", "says"),
     [
@@ -291,6 +300,26 @@ def test_a_process_kept_away_from_the_node_and_from_isolated_processors(tmp_path
     assert "CAP_NET_RAW is missing" in found["capabilities"].outcome.found
     assert "run as root or by the systemd unit" in found["capabilities"].outcome.found
     assert "to every Python script" in found["capabilities"].outcome.found
+
+
+@pytest.mark.parametrize(
+    ("capture", "timestamps", "wanted"),
+    [
+        ("af_packet", "kernel", "cap_net_raw,cap_bpf"),
+        ("af_packet", "hardware", "cap_net_raw,cap_bpf,cap_net_admin"),
+        ("af_xdp", "kernel", "cap_net_raw,cap_bpf,cap_net_admin,cap_ipc_lock"),
+        ("af_xdp", "hardware", "cap_net_raw,cap_bpf,cap_net_admin,cap_ipc_lock"),
+    ],
+)
+def test_no_check_takes_away_the_capabilities_that_another_gives(capture, timestamps, wanted, tmp_path):
+    # setcap sets all of a file's capabilities at once: whichever command is the last must name them all.
+    machine = tuned_card(tmp_path)
+    machine.put("/proc/self/status", "CapEff:\t0000000000000000\nCpus_allowed_list:\t0-3")
+    found = findings(machine, tmp_path, capture=capture, timestamps=timestamps)
+    given = [found["capabilities"], *([found["time stamps"]] if timestamps == "hardware" else [])]
+    for finding in given:
+        assert finding.outcome.command == f"setcap {wanted}=ep {Path(sys.executable).resolve()}"
+        assert "gives its capabilities to every Python script" in finding.outcome.found
 
 
 def test_what_may_not_be_looked_at_is_said(tmp_path):
