@@ -36,7 +36,10 @@ WORDS = {
 @click.option("--apply", "applied", is_flag=True, help="Set what the plan says and is safe.")
 @click.option("--revert", "reverted", is_flag=True, help="Take back what --apply set.")
 @click.option(
-    "--interrupt", "interrupting", is_flag=True, help="Also set what may take the link down for a moment (rings, LRO)."
+    "--interrupt",
+    "interrupting",
+    is_flag=True,
+    help="Also set, or set back, what may take the link down for a moment (rings, LRO, hardware GRO).",
 )
 @click.option(
     "--undo-file",
@@ -67,7 +70,8 @@ def command(
 
     Alone it shows the plan and changes nothing. `--apply` sets what loses no packet and takes nothing from the host's
     own traffic; what may take the link down for a moment needs `--interrupt` besides. Everything lasts until the
-    machine restarts. Doing it twice does nothing more. `--revert` sets back what still has the value that was set.
+    machine restarts. Doing it twice does nothing more. `--revert` sets back what still has the value that was set, with
+    `--interrupt` also what may take the link down.
 
     \b
     dpi-probe tune eth0
@@ -88,7 +92,7 @@ def command(
         raise click.UsageError("--revert takes back everything that was set: name no interface")
     machine = Machine(Network())
     if reverted:
-        steps = tuning.revert(machine, undo_file)
+        steps = tuning.revert(machine, undo_file, interrupting=interrupting)
     else:
         settings = load({"capture_iface": interfaces[0] if len(interfaces) == 1 else None}, config_file)
         names = list(interfaces) or default_interfaces(machine, settings)
@@ -129,17 +133,21 @@ def _show(steps: Sequence[Step], undo_file: Path, *, applied: bool, reverted: bo
     if steps:
         out.print(table)
     states = {step.state for step in steps}
+    elsewhere = "" if undo_file == UNDO_FILE else f" --undo-file {shlex.quote(str(undo_file.absolute()))}"
+    revert = f"dpi-probe tune --revert{elsewhere}"
     if reverted:
-        said = "nothing to undo" if not steps else "everything that could be is set back"
+        safely = "safely " if "interrupts" in states else ""
+        said = f"everything that could {safely}be is set back" if steps else "nothing to undo"
     elif not states - {"unchanged"}:
         said = "nothing to set"
     elif applied:
-        elsewhere = "" if undo_file == UNDO_FILE else f" --undo-file {shlex.quote(str(undo_file.absolute()))}"
-        undoing = f"`dpi-probe tune --revert{elsewhere}` undoes it, as {undo_file} says"
-        said = undoing if "set" in states else "nothing was set"
+        done = [step for step in steps if step.state == "set"]
+        interrupting = " --interrupt" if any(step.change.interrupts for step in done) else ""
+        said = f"`{revert}{interrupting}` undoes it, as {undo_file} says" if done else "nothing was set"
     else:
         said = "nothing was changed; add --apply to set this" if "planned" in states else "nothing that is safe to set"
     # A command must stay in one line, so that it can be copied, and brackets in a path are no markup.
     out.print(said, soft_wrap=True, markup=False)
     if "interrupts" in states:
-        out.print("what is not safe may take the link down for a moment; --interrupt sets it too")
+        command = f"it is left as it is; `{revert} --interrupt` sets it back" if reverted else "--interrupt sets it too"
+        out.print(f"what is not safe may take the link down for a moment; {command}", soft_wrap=True, markup=False)

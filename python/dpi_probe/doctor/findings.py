@@ -16,6 +16,10 @@ Status = Literal["ok", "warning", "problem", "not-applicable", "unknown"]
 Scope = Literal["interface", "machine"]
 
 
+# Hardware features of which the driver may take the link down to switch them; software GRO is a flag of the kernel's.
+_INTERRUPTING_FEATURES = frozenset({"rx-lro", "rx-gro-hw"})
+
+
 class Unseen(Exception):  # noqa: N818 - it is no error of the program: the check says what it could not look at
     """Something that this process may not look at, and why."""
 
@@ -30,8 +34,11 @@ class Change:
     wanted: str
     interface: str | None = None
     """The interface that the value belongs to, also where it is a file: once it is gone there is nothing to undo."""
-    interrupts: bool = False
-    """Whether the driver may take the link down for a moment, which loses packets."""
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether the driver may take the link down for a moment, which loses packets, here and on the way back."""
+        return self.kind == "rings" or (self.kind == "features" and self.target in _INTERRUPTING_FEATURES)
 
     def __str__(self) -> str:
         """What is set, for people."""

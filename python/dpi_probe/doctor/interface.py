@@ -73,7 +73,7 @@ def _ring(subject: Subject) -> Outcome:
     if size >= wanted:
         return warning(said) if lost else ok(said)
     name = subject.interface.name
-    change = Change("rings", "rx", str(wanted), interface=name, interrupts=True)
+    change = Change("rings", "rx", str(wanted), interface=name)
     return (problem if lost else warning)(said, f"ethtool -G {name} rx {wanted}", change)
 
 
@@ -164,8 +164,7 @@ def _gro(subject: Subject) -> Outcome:
         # The host's own connections need it: only the user can weigh that.
         return warning(f"{said}; the host itself uses this interface and gains by it", command)
     changes = [
-        # Software GRO is a flag of the kernel's; hardware GRO reconfigures the device.
-        Change("features", feature, "off", interface=name, interrupts=feature == "rx-gro-hw")
+        Change("features", feature, "off", interface=name)
         for feature in on
         if feature == "rx-gro" or feature in changeable
     ]
@@ -177,7 +176,7 @@ def _lro(subject: Subject) -> Outcome:
     if "rx-lro" not in active:
         return ok("off") if "rx-lro" in changeable else _lacks(subject, "LRO")
     name = subject.interface.name
-    change = Change("features", "rx-lro", "off", interface=name, interrupts=True)
+    change = Change("features", "rx-lro", "off", interface=name)
     return problem("on", f"ethtool -K {name} rx-lro off", change)
 
 

@@ -57,8 +57,11 @@ def _huge_pages(subject: Subject) -> Outcome:
         f"transparent: {mode[1] if mode else 'none'}"
     )
     if mode is not None and mode[1] == "always":
-        change = Change("file", "/sys/kernel/mm/transparent_hugepage/enabled", "madvise")
-        return warning(said, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled", change)
+        # No change for `tune`: other programs of the machine may live by it.
+        return warning(
+            f"{said}; the command changes it for every program of the machine",
+            "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        )
     return ok(f"{said}; the probe reserves none")
 
 

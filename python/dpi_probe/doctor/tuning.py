@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 VERSION = 1
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAMESPACE = "/proc/self/ns/net"
+_INTERRUPTS = "may take the link down for a moment"
 
 State = Literal["planned", "set", "unchanged", "refused", "interrupts", "undone", "gone", "left"]
 
@@ -157,8 +158,10 @@ def apply(machine: Machine, wanted: Sequence[Change], undo_file: Path, *, interr
     return done
 
 
-def revert(machine: Machine, undo_file: Path) -> list[Step]:
-    """Set back what `apply` changed, the newest first. What cannot be set back stays in the file.
+def revert(machine: Machine, undo_file: Path, *, interrupting: bool = False) -> list[Step]:
+    """Set back what `apply` changed, the newest first; what interrupts traffic only if `interrupting`.
+
+    What cannot be set back, or was not, stays in the file.
 
     Raises:
         DpiProbeError: `undo_file` cannot be used.
@@ -170,9 +173,9 @@ def revert(machine: Machine, undo_file: Path) -> list[Step]:
     remaining: list[Entry] = []
     with _locked(undo_file):
         for entry in reversed(_load(machine, undo_file)):
-            step = _elsewhere(links, entry) or _undone(machine, links, entry)
+            step = _elsewhere(links, entry) or _undone(machine, links, entry, interrupting=interrupting)
             steps.append(step)
-            if step.state == "refused":
+            if step.state in {"refused", "interrupts"}:
                 remaining.insert(0, entry)
         _save(machine, undo_file, remaining)
     return steps
@@ -186,7 +189,7 @@ def _elsewhere(links: _Links, entry: Entry) -> Step | None:
     return Step(entry.change, "refused", None, entry.before, reason)
 
 
-def _undone(machine: Machine, links: _Links, entry: Entry) -> Step:
+def _undone(machine: Machine, links: _Links, entry: Entry, *, interrupting: bool) -> Step:
     change, index = entry.change, entry.index
     if index is not None and not links.exists(index):
         return Step(change, "gone", entry.after, entry.before, "the interface is gone")
@@ -194,14 +197,22 @@ def _undone(machine: Machine, links: _Links, entry: Entry) -> Step:
         present = current(machine, change, index)
     except Unseen as error:
         return Step(change, "refused", None, entry.before, str(error))
-    if present == entry.before:
-        return Step(change, "unchanged", present, entry.before)
-    if present is None:
-        return Step(change, "gone", None, entry.before, "there is no such value any more")
-    if present not in {entry.after, entry.earlier}:
-        return Step(change, "left", present, entry.before, f"somebody else set it to {present} since")
+    if (nothing := _nothing_to_undo(entry, present)) is not None:
+        return nothing
+    if change.interrupts and not interrupting:
+        return Step(change, "interrupts", present, entry.before, _INTERRUPTS)
     back = _set(machine, Change(entry.kind, entry.target, entry.before, interface=entry.interface), index, present)
     return back if back.state == "refused" else Step(change, "undone", present, back.after)
+
+
+def _nothing_to_undo(entry: Entry, present: str | None) -> Step | None:
+    if present == entry.before:
+        return Step(entry.change, "unchanged", present, entry.before)
+    if present is None:
+        return Step(entry.change, "gone", None, entry.before, "there is no such value any more")
+    if present not in {entry.after, entry.earlier}:
+        return Step(entry.change, "left", present, entry.before, f"somebody else set it to {present} since")
+    return None
 
 
 def current(machine: Machine, change: Change, index: int | None) -> str | None:
@@ -232,7 +243,7 @@ def _planned(machine: Machine, links: _Links, change: Change, *, interrupting: b
     if present == change.wanted:
         return Step(change, "unchanged", present, change.wanted)
     if change.interrupts and not interrupting:
-        return Step(change, "interrupts", present, change.wanted, "may take the link down for a moment")
+        return Step(change, "interrupts", present, change.wanted, _INTERRUPTS)
     return Step(change, "planned", present, change.wanted)
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dpi_probe.cli.tune import UNDO_FILE, _show
+from click.testing import CliRunner
+from dpi_probe.cli.tune import UNDO_FILE, _show, command
 from dpi_probe.config import ProbeSettings
 from dpi_probe.doctor import CHECKS, examine, tuning
 from dpi_probe.doctor.findings import Change, Unseen
@@ -77,8 +78,54 @@ def test_interrupting_changes_are_set_when_asked_for(machine, undo):
     steps = states(tuning.apply(machine, wanted(machine), undo, interrupting=True))
     assert steps["eth0: rings rx"] == steps["eth0: features rx-lro"] == "set"
     assert machine.network.answers["rings"]["rx"] == 4096
-    tuning.revert(machine, undo)
+    tuning.revert(machine, undo, interrupting=True)
     assert machine.network.answers["rings"]["rx"] == 512
+
+
+def test_what_interrupts_is_set_back_only_when_asked_for(machine, undo):
+    machine.network.answers["features"]["active"].add("rx-gro-hw")
+    machine.network.answers["features"]["hw"].add("rx-gro-hw")
+    before = present(machine)
+    tuning.apply(machine, wanted(machine), undo, interrupting=True)
+    interrupting = {"eth0: rings rx", "eth0: features rx-lro", "eth0: features rx-gro-hw"}
+    calls = len(machine.network.calls)
+    steps = tuning.revert(machine, undo)
+    assert {name for name, state in states(steps).items() if state == "interrupts"} == interrupting
+    assert {step.state for step in steps} == {"interrupts", "undone"}
+    (ring,) = [step for step in steps if step.change.kind == "rings"]
+    assert (ring.before, ring.after, ring.to_dict()["interrupts"]) == ("4096", "512", True)
+    assert sorted(machine.network.calls[calls:]) == ["coalesce rx_usecs 0", "features rx-gro True"]
+    # It is asked again by another call, and the values from before are still known.
+    assert set(states(tuning.apply(machine, wanted(machine), undo, interrupting=True)).values()) <= {"set", "unchanged"}
+    assert set(states(tuning.revert(machine, undo, interrupting=True)).values()) == {"undone"}
+    assert present(machine) == before
+    assert not undo.exists()
+
+
+def test_what_interrupts_but_need_not_be_set_back_leaves_the_file(machine, undo):
+    tuning.apply(machine, wanted(machine), undo, interrupting=True)
+    machine.network.answers["rings"]["rx"] = 1024
+    machine.network.answers["features"]["active"].add("rx-lro")
+    steps = states(tuning.revert(machine, undo))
+    assert (steps["eth0: rings rx"], steps["eth0: features rx-lro"]) == ("left", "unchanged")
+    assert not undo.exists()
+
+
+def test_huge_pages_are_set_for_every_program_and_so_by_a_command_only(machine, undo):
+    checks = [check for check in CHECKS if check.name == "huge pages"]
+    (finding,) = examine(machine, ProbeSettings(), [], checks)
+    assert finding.outcome.command == f"echo madvise > {PAGES}"
+    assert "for every program of the machine" in finding.outcome.found
+    tuning.apply(machine, wanted(machine), undo, interrupting=True)
+    assert machine.text(PAGES) == "[always] madvise never"
+
+
+def test_of_a_choice_the_chosen_one_is_the_value(machine, undo):
+    # An undo file from when `tune` set huge pages is still good.
+    assert states(tuning.apply(machine, [Change("file", PAGES, "madvise")], undo)) == {PAGES: "set"}
+    assert machine.text(PAGES) == "always [madvise] never"
+    assert states(tuning.revert(machine, undo)) == {PAGES: "undone"}
+    assert machine.text(PAGES) == "[always] madvise never"
 
 
 def test_a_second_apply_keeps_what_was_there_first(machine, undo):
@@ -111,7 +158,7 @@ def test_a_crash_while_setting_is_undone(machine, undo, monkeypatch):
     before, changes, write = present(machine), wanted(machine), machine.write
 
     def crash(path, text):
-        if path == PAGES:
+        if path == BACKLOG:
             raise KeyboardInterrupt
         write(path, text)
 
@@ -307,3 +354,28 @@ def test_a_restart_of_the_machine_has_undone_everything(machine, undo):
 def test_it_says_the_whole_command_that_undoes_it(capsys, file, command):
     _show([tuning.Step(Change("file", BACKLOG, "20000"), "set", "1000", "20000")], file, applied=True, reverted=False)
     assert command in capsys.readouterr().out
+    ring = tuning.Step(Change("rings", "rx", "4096", interface="eth0"), "set", "512", "4096")
+    _show([ring], file, applied=True, reverted=False)
+    assert f"{command[:-1]} --interrupt`" in capsys.readouterr().out
+
+
+def test_it_says_how_to_set_back_what_it_left(capsys):
+    ring = tuning.Step(Change("rings", "rx", "4096", interface="eth0"), "interrupts", "4096", "512", "may take …")
+    _show([ring], Path("/my undo.json"), applied=False, reverted=True)
+    said = capsys.readouterr().out
+    assert "everything that could safely be is set back" in said
+    assert "`dpi-probe tune --revert --undo-file '/my undo.json' --interrupt` sets it back" in said
+
+
+@pytest.mark.parametrize("options", [[], ["--interrupt"]])
+def test_only_the_option_lets_revert_interrupt(options, undo, monkeypatch):
+    asked = []
+
+    def revert(_machine, _undo_file, *, interrupting):
+        asked.append(interrupting)
+        return []
+
+    monkeypatch.setattr(tuning, "revert", revert)
+    done = CliRunner().invoke(command, ["--revert", f"--undo-file={undo}", *options])
+    assert (done.exit_code, done.output) == (0, "nothing to undo\n")
+    assert asked == [bool(options)]
