@@ -388,6 +388,57 @@ def test_a_quantile_meets_a_budget_that_is_its_buckets_bound(p99: float | None, 
     assert (show.target(mean), show.measured(mean)) == ("< 1 ms", "100 µs"), "a mean is no bound"
 
 
+def late(share: float, frames: int = 100_000) -> Distribution:
+    """Frames of which some are 50 ms late."""
+    slow = round(share * frames)
+    return Distribution({0.0001: frames - slow, 0.05: slow}, 0.0001 * (frames - slow) + 0.05 * slow)
+
+
+def over_veth(captured: Distribution, sent: Distribution) -> Observation:
+    def offer(durations: Distribution) -> dict[str, object]:
+        counted = dict.fromkeys(
+            ("frames_offered", "bytes_offered", "frames_taken", "bytes_taken", "frames_dropped"), durations.count
+        )
+        buckets = [(round(bound * 1e9), count) for bound, count in durations.counts.items()]
+        return {**counted, "latency_buckets": buckets, "latency_sum_ns": round(durations.total * 1e9)}
+
+    def sample(time: float, durations: Distribution) -> dict[str, object]:
+        lags = ("packet_latency", "export_latency", "wire_latency", "receipt_latency", "seal_duration", "sign_duration")
+        return {
+            "time": time, "offer": None, "degradations": {}, "totals": {"frames_delivered": durations.count},
+            "histograms": dict.fromkeys(lags, durations.to_json()),
+        }  # fmt: skip
+
+    nothing = Distribution()
+    return Observation(
+        Plan(scenario=SCENARIOS["low"], source="veth"), {"cpus": 2}, {}, 0.0, 1.0,
+        moments=[Moment(time, Use(), 0.0, 0.0, 0.0) for time in (0.0, 1.0)],
+        samples=[sample(0.0, nothing), sample(1.0, captured)],
+        sender_samples=[{"time": time, "offer": offer(one)} for time, one in ((0.0, nothing), (1.0, sent))],
+    )  # fmt: skip
+
+
+def test_frames_late_in_one_part_or_the_other_are_all_late() -> None:
+    # 1.8 of a hundred are 50.1 ms on their way, which the p99 of neither part shows.
+    captured, sent = late(0.009), late(0.009)
+    assert captured.quantile(0.99) == sent.quantile(0.99) == 0.0001
+    true_p99 = 0.0501
+    observation = over_veth(captured, sent)
+    series = verdict._series(observation)
+    figures = verdict._figures(observation, series)
+    assert figures["packet_latency_p99"] >= true_p99
+    assert series["latency_p99_ms"] == [pytest.approx(figures["packet_latency_p99"] * 1e3)]
+    parts = figures["packet_latency_parts"]
+    assert parts["sending_p99_5"] + parts["capture_p99_5"] == figures["packet_latency_p99"]
+
+
+def test_what_is_late_less_often_than_a_p99_tells_is_not_shown() -> None:
+    figures = verdict._figures(over_veth(late(0.004), late(0.004)), {"flows_active": []})
+    assert figures["packet_latency_p99"] == pytest.approx(0.0002)
+    # From memory there is one part, of which the p99 is known.
+    assert verdict._packet_latency_p99(late(0.009), None) == 0.0001
+
+
 @pytest.mark.parametrize(
     ("scenario", "rate", "flows"),
     [
