@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 from dpi_probe.bench import compare, machine, reader, show_reader, veth
+from dpi_probe.bench.processes import Use
 from dpi_probe.bench.reader import ALONE, BARE, WHOLE, Receiver, Setting
 from dpi_probe.cli.bench import command
 from rich.console import Console
@@ -70,6 +72,57 @@ def test_the_verdict(frames: float, dropped: float, wrong: tuple[str, ...], *, p
     result = row([(1000, 1000, frames)], dropped=dropped, wrong=wrong)
     assert result["receivers"][-1]["passed"] is passed
     assert reader._all_passed([result]) is passed
+
+
+@pytest.mark.parametrize(
+    ("came", "wrong"),
+    [
+        (90, ()),
+        (88, ("frames sent that neither came nor were counted as dropped: 2",)),
+        (93, ("frames that came or were dropped, but were not sent: 3",)),
+    ],
+)
+def test_frames_that_nobody_accounts_for_are_wrong(came: int, wrong: tuple[str, ...]) -> None:
+    def count(time: float, frames: int) -> dict[str, float]:
+        return {"time": time, "frames": frames, "dropped": 10}
+
+    def offer(time: float, frames: int) -> dict[str, Any]:
+        return {"time": time, "offer": {"frames_taken": frames, "bytes_taken": 1000 * frames}}
+
+    receiver: Any = SimpleNamespace(samples=[count(0.0, 0), count(1.0, came)])
+    sender: Any = SimpleNamespace(samples=[offer(0.0, 0), offer(1.0, 105)])
+    # Five found no room in the cable: they were not sent.
+    sent = {**offer(1.0, 105), "refused": 5}
+    figures = reader._figures(RECEIVERS[0], (0.0, 1.0), receiver, count(1.0, came), sender, sent, (Use(), Use()))
+    assert figures["wrong"] == list(wrong)
+    assert figures["frames_unaccounted"] == 90 - came
+    totals = {"frames_delivered": came, "source_frames_dropped": 10}
+    final = {
+        "time": 1.0,
+        "totals": totals,
+        "books": [{"account": "worker_panics", "reason": "", "worker": None, "value": 1}],
+    }
+    figures = reader._figures(RECEIVERS[2], (0.0, 1.0), receiver, final, sender, sent, (Use(), Use()))
+    assert figures["wrong"] == ["worker_panics = 1, a bug", *wrong]
+
+
+@pytest.mark.parametrize("receiver", [*RECEIVERS, Receiver(ALONE, "af_xdp")])
+def test_nothing_passes_where_a_receivers_books_are_off(receiver: Receiver) -> None:
+    result = row([(1000, 1000, 900), (1000, 1000, 900)])
+    assert reader._all_passed([result]) is True
+    receivers = [*RECEIVERS, Receiver(ALONE, "af_xdp")]
+    runs = [run(one, 1000.0, wrong=("off",) if one == receiver else ()) for one in receivers]
+    result = reader._row("1000", 10**9, SETTING, RECEIVERS[0], receivers, runs)
+    assert reader._all_passed([result]) is False
+
+
+def test_work_left_out_in_one_turn_of_three_is_no_pass() -> None:
+    result = row([(1000, 1000, 1000)] * 3)
+    assert result["receivers"][-1]["passed"] is True
+    result["runs"][-1]["shed_ratio"] = 0.25
+    (whole,) = reader._row("1000", 10**9, SETTING, RECEIVERS[2], RECEIVERS[2:], result["runs"])["receivers"]
+    assert whole["passed"] is False
+    assert "left out for 25 % of a turn" in whole["limit"]
 
 
 def test_a_sender_that_was_slowed_down_is_told() -> None:
