@@ -1,13 +1,14 @@
 //! HTTP/1.0 and HTTP/1.1 (RFC 9112): start lines and a few header fields of every transaction of a connection.
 //!
 //! The two directions are read apart, line by line. Bodies are passed over by their framing and never kept. Responses
-//! are matched to requests in order, so that pipelining works. After CONNECT and Upgrade the stream is handed over to
-//! the protocol that follows (RFC 9110 §7.8, §9.3.6).
+//! are matched to requests in order, so that pipelining works; `matching.rs` says what becomes of that behind a gap.
+//! After CONNECT and Upgrade the stream is handed over to the protocol that follows (RFC 9110 §7.8, §9.3.6).
 //!
 //! Lenient where servers are: a line may end in a bare LF, empty lines may stand before a start line, header fields may
 //! be folded (RFC 9112 §2.2, §5.2).
 
 mod line;
+mod matching;
 mod record;
 #[cfg(test)]
 #[allow(
@@ -27,11 +28,9 @@ use crate::l7::find_byte;
 use crate::l7::value::Text;
 use line::{RequestLine, StatusLine, field, host_of_target, token_listed, trim};
 pub(super) use line::{media_type, number};
+use matching::{Matching, Waiting};
 pub use record::{Record, Transaction};
-use std::collections::VecDeque;
 
-/// Requests that wait for their response at the same time, beyond which pipelining is not followed.
-const MAX_WAITING: usize = 128;
 /// The longest start line, field line or chunk size line.
 const MAX_LINE_BYTES: usize = 16 * 1024;
 /// The longest first line by which a flow is identified: with empty lines before it, within what the search looks at.
@@ -55,53 +54,10 @@ pub(super) struct Http {
     record_bytes: usize,
     /// Whether a line was read since that was summed up.
     read: bool,
-    /// Requests without a final response, oldest first.
-    waiting: Queue,
+    /// Requests without a final response, and which of them the next one answers.
+    matching: Matching,
     /// What follows an upgrade to `h2c`; then the record is there.
     http2: Option<Box<Http2>>,
-}
-
-/// A request that waits for its response.
-#[derive(Clone, Copy, Debug, Default)]
-struct Waiting {
-    /// Its transaction, if that is listed.
-    transaction: Option<usize>,
-    /// HEAD: its response has no body.
-    head: bool,
-    /// CONNECT: a successful response ends HTTP.
-    connect: bool,
-}
-
-/// Requests in order; of most connections one at a time.
-#[derive(Clone, Debug, Default)]
-struct Queue {
-    oldest: Option<Waiting>,
-    /// Those behind the oldest.
-    others: VecDeque<Waiting>,
-}
-
-impl Queue {
-    fn len(&self) -> usize {
-        usize::from(self.oldest.is_some()).saturating_add(self.others.len())
-    }
-
-    fn push(&mut self, waiting: Waiting) {
-        if self.oldest.is_none() {
-            self.oldest = Some(waiting);
-        } else {
-            self.others.push_back(waiting);
-        }
-    }
-
-    fn pop(&mut self) -> Option<Waiting> {
-        let oldest = self.oldest.take();
-        self.oldest = self.others.pop_front();
-        oldest
-    }
-
-    fn heap_bytes(&self) -> usize {
-        self.others.capacity().saturating_mul(size_of::<Waiting>())
-    }
 }
 
 /// One direction of the connection.
@@ -113,6 +69,10 @@ struct Side {
     /// Bytes of the unconsumed line that were already searched for its end.
     searched: usize,
     closed: bool,
+    /// Whether requests may be missing since the last one.
+    requests_missing: bool,
+    /// Whether responses may be missing to requests that wait.
+    responses_missing: bool,
 }
 
 /// Where a direction is.
@@ -226,6 +186,7 @@ impl Dissect for Http {
                 if let Some(side) = self.sides.get_mut(index) {
                     side.closed = true;
                 }
+                self.matching.end(&mut self.record);
                 Outcome::none(self.status())
             }
         };
@@ -258,14 +219,15 @@ impl Dissect for Http {
 
     fn release(&mut self) {
         self.sides = <[Side; 2]>::default();
-        self.waiting = Queue::default();
+        self.matching.end(&mut self.record);
+        self.matching = Matching::default();
         if let Some(http2) = &mut self.http2 {
             http2.release();
         }
     }
 
     fn kept_bytes(&self) -> usize {
-        let waiting = self.waiting.heap_bytes();
+        let waiting = self.matching.heap_bytes();
         let http2 = self
             .http2
             .as_ref()
@@ -316,7 +278,7 @@ impl Http {
     /// A datagram is one message, whatever came before (SSDP). Its requests are not answered in order, or not at all.
     fn datagram(&mut self, index: usize, bytes: &[u8]) -> Outcome {
         self.sides = <[Side; 2]>::default();
-        self.waiting = Queue::default();
+        self.matching = Matching::default();
         self.stream(index, bytes);
         self.sides = <[Side; 2]>::default();
         Outcome::all(bytes)
@@ -336,6 +298,13 @@ impl Http {
                 };
             }
             let count = match side.state {
+                State::Connect
+                    if self.matching.is_lost() && rest.first().is_some_and(u8::is_ascii_alphabetic) =>
+                {
+                    // No response will tell.
+                    side.state = State::Start;
+                    0
+                }
                 State::Connect if rest.first().is_some_and(u8::is_ascii_alphabetic) => {
                     // A further request after a refusal, or the first words of the tunnel: the response tells.
                     return Outcome {
@@ -443,7 +412,7 @@ impl Http {
                 // The line end behind the chunk's data is an empty line of either length: it is read as one.
                 Some(size) => side.state = State::Skip(size, AfterSkip::ChunkSize),
                 None if line.is_empty() => {}
-                None => self.resync(index, true, 0),
+                None => self.lose(index),
             },
             State::Trailer(read) => {
                 let read = read.saturating_add(line.len()).saturating_add(1);
@@ -463,9 +432,9 @@ impl Http {
     /// Takes a line as the start of a message; whether it is one.
     fn start_line(&mut self, index: usize, line: &[u8]) -> bool {
         let message = if let Some(status) = StatusLine::parse(line) {
-            self.response(status.code)
+            self.response(index, status.code)
         } else if let Some(request) = RequestLine::parse(line) {
-            self.request(&request)
+            self.request(index, &request)
         } else {
             return false;
         };
@@ -476,7 +445,7 @@ impl Http {
         true
     }
 
-    fn request(&mut self, request: &RequestLine<'_>) -> Message {
+    fn request(&mut self, index: usize, request: &RequestLine<'_>) -> Message {
         let transaction = self.record.add_transaction();
         if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
             let (host, path) = host_of_target(request.method, request.target);
@@ -488,10 +457,13 @@ impl Http {
             transaction,
             head: request.method == b"HEAD",
             connect: request.method == b"CONNECT",
+            ..Waiting::default()
         };
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push(waiting);
-        }
+        let missing = self
+            .sides
+            .get_mut(index)
+            .is_some_and(|side| std::mem::take(&mut side.requests_missing));
+        self.matching.request(waiting, missing, &mut self.record);
         Message {
             transaction,
             connect: waiting.connect,
@@ -499,24 +471,19 @@ impl Http {
         }
     }
 
-    fn response(&mut self, code: u16) -> Message {
+    fn response(&mut self, index: usize, code: u16) -> Message {
         // RFC 9110 §15.2: interim responses precede the final one, but for 101, which is final for HTTP.
         let interim = (100..200).contains(&code) && code != 101;
-        let waiting = if interim {
-            self.waiting.oldest
+        let answers = if interim {
+            Waiting::default()
         } else {
-            self.waiting.pop()
+            let missing = self
+                .sides
+                .get_mut(index)
+                .is_some_and(|side| std::mem::take(&mut side.responses_missing));
+            self.matching.response(missing, &mut self.record)
         };
-        let answers = match waiting {
-            Some(waiting) => waiting,
-            None if interim => Waiting::default(),
-            // The request was not seen.
-            None => Waiting {
-                transaction: self.record.add_transaction(),
-                ..Waiting::default()
-            },
-        };
-        let transaction = if interim { None } else { answers.transaction };
+        let transaction = answers.transaction;
         if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
             transaction.status = Some(code);
         }
@@ -553,7 +520,9 @@ impl Http {
         }
         let transaction = message
             .transaction
-            .and_then(|index| self.record.transactions.get_mut(index));
+            .and_then(|index| self.record.transactions.get_mut(index))
+            // A response may have been taken back meanwhile.
+            .filter(|transaction| request || transaction.status == message.status);
         let Some(transaction) = transaction else { return };
         let place = match (kind, request) {
             (Field::Host, true) => &mut transaction.host,
@@ -635,9 +604,26 @@ impl Http {
         match side.state {
             State::Skip(left, after) if left >= length => side.skip_to(left.saturating_sub(length), after),
             State::UntilClose | State::Stopped(_) => {}
-            // What comes next may be the inside of a line, but a start line is unmistakable.
-            _ => self.resync(index, true, 0),
+            _ => self.lose(index),
         }
+    }
+
+    /// It is not known where in a message a direction is, and whole messages may be missing.
+    fn lose(&mut self, index: usize) {
+        let waits = self.matching.waits();
+        let Some(side) = self.sides.get_mut(index) else {
+            return;
+        };
+        side.requests_missing = true;
+        // Nothing that is missing by now answers a request that is still to come.
+        side.responses_missing |= waits;
+        // Not the direction of the responses, as far as is known.
+        if side.message.status.is_none() {
+            self.matching.requests_missing(&mut self.record);
+            self.read = true;
+        }
+        // What comes next may be the inside of a line, but a start line is unmistakable.
+        self.resync(index, true, 0);
     }
 
     fn resync(&mut self, index: usize, line_start: bool, searched: usize) {

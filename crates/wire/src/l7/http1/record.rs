@@ -21,7 +21,7 @@ crate::record! {
         user_agent: Option<Text<30>>,
         /// Referer field. Cut at 1,024 bytes.
         referer: Option<Text<30>>,
-        /// Status code. Null if the final response was not seen.
+        /// Status code. Null if the final response was not seen, or if it is not known after a gap in the capture to which request a response belongs.
         status: Option<u16>,
         /// Server field of the response. Cut at 256 bytes.
         server: Option<Text<30>>,

@@ -7,6 +7,59 @@ fn transactions(flow: &Feeder) -> String {
     field(&flow.record(Protocol::Http), "transactions").to_owned()
 }
 
+/// Path and status of each transaction.
+fn pairs(flow: &Feeder) -> String {
+    let transactions = transactions(flow);
+    let listed = transactions.trim_matches(['[', ']']).split_terminator('}');
+    let pairs: Vec<_> = listed
+        .map(|transaction| {
+            let fields: Vec<_> = transaction.trim_start_matches([',', '{']).split(',').collect();
+            format!("{}={}", fields[2], fields[5])
+        })
+        .collect();
+    pairs.join(" ")
+}
+
+/// What a client and a server say, one letter each: a request `q` and a response `r` with a number; `Q` and `R` where
+/// it is missing, which is known when the next one comes.
+fn exchange(flow: &mut Feeder, messages: &str) {
+    let mut missing = [false; 2];
+    for message in messages.split(' ') {
+        let (kind, number) = message.split_at(1);
+        let (side, direction) = match kind {
+            "q" | "Q" => (0, Direction::Forward),
+            _ => (1, Direction::Reverse),
+        };
+        if matches!(kind, "Q" | "R") {
+            missing[side] = true;
+            continue;
+        }
+        if std::mem::take(&mut missing[side]) {
+            flow.gap(direction, 100);
+        }
+        match kind {
+            "q" => flow.forward(format!("GET /{number} HTTP/1.1\r\n\r\n").as_bytes()),
+            _ => flow.reverse(
+                format!("HTTP/1.1 40{number} No\r\nServer: s\r\nContent-Length: 2\r\n\r\nhi").as_bytes(),
+            ),
+        };
+    }
+}
+
+/// The pairs of a whole connection.
+fn exchanged(messages: &str) -> String {
+    let mut flow = Feeder::tcp(40_000, 80);
+    exchange(&mut flow, messages);
+    flow.end();
+    let shown = transactions(&flow);
+    assert_eq!(
+        shown.matches(",40").count(),
+        shown.matches(",s,").count(),
+        "{messages}: what a response says comes and goes with its status"
+    );
+    pairs(&flow)
+}
+
 #[test]
 fn a_request_and_its_response() {
     let mut flow = Feeder::tcp(40_000, 40_001);
@@ -129,6 +182,7 @@ fn after_a_gap_the_next_start_line_is_found() {
     let record = flow.record(Protocol::Http);
     assert_eq!(field(&record, "transaction_count"), "2");
     assert!(transactions(&flow).contains("b.test"));
+    assert_eq!(pairs(&flow), "/1=null /2=200");
     // Nothing that looks like a start line, on either side.
     let mut flow = Feeder::tcp(40_000, 80);
     flow.forward(b"GET / HTTP/1.1\r\n");
@@ -139,6 +193,209 @@ fn after_a_gap_the_next_start_line_is_found() {
         }
     }
     assert_eq!(flow.status, Status::GaveUp(Limit::Gap));
+}
+
+#[test]
+fn a_missing_message_shifts_no_status() {
+    for (messages, expected) in [
+        ("q0 r0 q1 R1 q2 r2 q3 r3", "/0=400 /1=null /2=402 /3=403"),
+        ("q0 R0 q1 R1 q2 r2 q3 r3", "/0=null /1=null /2=402 /3=403"),
+        ("q0 r0 Q1 r1 q2 r2 q3 r3", "/0=400 null=401 /2=402 /3=403"),
+        ("q0 r0 Q1 R1 q2 r2 q3 r3", "/0=400 /2=402 /3=403"),
+        ("q0 r0 q1 R1 Q2 R2 q3 r3 q4 r4", "/0=400 /1=null /3=403 /4=404"),
+        ("q0 r0 q1 R1 q2 r2 Q3 r3 q4 r4", "/0=400 /1=null /2=null /4=404"),
+        (
+            "q0 r0 q1 R1 q2 r2 q3 r3 Q4 r4 q5 r5",
+            "/0=400 /1=null /2=402 /3=403 /5=405",
+        ),
+        // No further request was seen that would tell that none is missing.
+        ("q0 r0 q1 R1 q2 r2", "/0=400 /1=null /2=null"),
+        // The response comes while the request before the missing one waits.
+        ("q0 r0 q1 R1 Q2 r2 q3 r3 q4 r4", "/0=400 /1=null /3=403 /4=404"),
+        ("q0 r0 q1 R1 Q2 r2 Q3 r3 q4 r4", "/0=400 /1=null null=403 /4=404"),
+    ] {
+        assert_eq!(exchanged(messages), expected, "{messages}");
+    }
+}
+
+/// A connection of which the capture has those messages whose bit is set in `seen`. As streams are put together, a gap
+/// is known once something behind it was seen and the other side acknowledges it: with its next message, or at once if
+/// the capture has its bare acknowledgements.
+fn captured(messages: &str, seen: u32, acknowledged_at_once: bool) -> Feeder {
+    #[derive(Default)]
+    struct Stream<'a> {
+        sent: usize,
+        acknowledged: usize,
+        fed: usize,
+        early: Vec<(usize, &'a str)>,
+    }
+    fn settle(flow: &mut Feeder, stream: &mut Stream<'_>) {
+        for (place, message) in std::mem::take(&mut stream.early) {
+            if place > stream.acknowledged.max(stream.fed) {
+                stream.early.push((place, message));
+                continue;
+            }
+            let missing = message.to_uppercase();
+            let gap = if place > stream.fed { missing.as_str() } else { "" };
+            exchange(flow, format!("{gap} {message}").trim());
+            stream.fed = place + 1;
+        }
+    }
+    let mut flow = Feeder::tcp(40_000, 80);
+    let mut streams = <[Stream<'_>; 2]>::default();
+    for (index, message) in messages.split(' ').enumerate() {
+        let [client, server] = &mut streams;
+        let (own, peer) = if message.starts_with('q') {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        if seen & 1 << index != 0 {
+            peer.acknowledged = peer.sent;
+            settle(&mut flow, peer);
+            own.early.push((own.sent, message));
+            settle(&mut flow, own);
+        }
+        own.sent += 1;
+        if acknowledged_at_once {
+            own.acknowledged = own.sent;
+            settle(&mut flow, own);
+        }
+    }
+    for stream in &mut streams {
+        stream.acknowledged = stream.sent;
+        settle(&mut flow, stream);
+    }
+    flow.end();
+    flow
+}
+
+/// Asserts that no pair is wrong; how many responses were matched to a request.
+fn matched(messages: &str, seen: u32, pairs: &str) -> usize {
+    let is_seen = |message: String| {
+        let place = messages.split(' ').position(|other| other == message);
+        place.is_some_and(|place| seen & 1 << place != 0)
+    };
+    let mut matched = 0;
+    for pair in pairs.split(' ') {
+        let right = match pair.split_once('=') {
+            Some((_, "null")) => true,
+            Some(("null", status)) => !is_seen(format!("q{}", &status[2..])),
+            Some((path, status)) => {
+                matched += 1;
+                path[1..] == status[2..]
+            }
+            None => false,
+        };
+        assert!(right, "{pair} in {pairs} of {messages}, seen: {seen:b}");
+    }
+    matched
+}
+
+#[test]
+fn whatever_is_missing_of_a_client_that_waits_no_status_is_wrong() {
+    const MESSAGES: &str = "q0 r0 q1 r1 q2 r2 q3 r3 q4 r4";
+    const ALL: u32 = (1 << 10) - 1;
+    for (seen, at_once) in (1..=ALL).flat_map(|seen| [(seen, false), (seen, true)]) {
+        let pairs = pairs(&captured(MESSAGES, seen, at_once));
+        let matched = matched(MESSAGES, seen, &pairs);
+        if seen.count_ones() >= 9 {
+            let whole = (0..5).filter(|number| seen >> (2 * number) & 3 == 3).count();
+            // Behind a missing response the last one may be that to a further request that is missing too.
+            let doubtful = usize::from(seen == ALL - (1 << 7));
+            assert_eq!(matched, whole - doubtful, "{pairs}, seen: {seen:b}");
+        }
+    }
+}
+
+#[test]
+fn one_missing_message_of_a_client_that_pipelines_makes_no_status_wrong() {
+    for messages in [
+        "q0 q1 q2 q3 r0 r1 r2 r3 q4 r4",
+        "q0 r0 q1 q2 q3 r1 r2 r3 q4 r4",
+        "q0 q1 r0 q2 r1 q3 r2 q4 r3 r4",
+    ] {
+        // The first is not missing: what is before it is not known of.
+        for (missing, at_once) in (1..10).flat_map(|missing| [(missing, false), (missing, true)]) {
+            let seen = (1 << 10) - 1 - (1 << missing);
+            matched(messages, seen, &pairs(&captured(messages, seen, at_once)));
+        }
+        let all = (1 << 10) - 1;
+        assert_eq!(matched(messages, all, &pairs(&captured(messages, all, false))), 5);
+    }
+}
+
+#[test]
+fn behind_a_gap_pipelined_requests_have_no_status() {
+    for (messages, expected) in [
+        // Seen before the gap: the response may answer any of those that wait.
+        (
+            "q0 q1 q2 r0 R1 r2 q3 r3 q4 r4",
+            "/0=400 /1=null /2=null /3=null /4=null",
+        ),
+        ("q0 q1 r0 r1 Q2 q3 r2 r3 q4 r4", "/0=400 /1=401 /3=null /4=null"),
+        ("q0 q1 r0 r1 q2 Q3 q4 r2 r3 r4", "/0=400 /1=401 /2=402 /4=null"),
+        // One that waits alone is the one that is answered.
+        ("q0 q1 r0 r1 q2 R9 r2 q3 r3", "/0=400 /1=401 /2=402 /3=403"),
+        // Seen behind the gap: what was matched is taken back.
+        ("q0 q1 q2 R0 r1 r2", "/0=null /1=null /2=null"),
+        ("q0 q1 q2 R0 r1 r2 q3 r3", "/0=null /1=null /2=null /3=403"),
+        (
+            "q0 q1 q2 R0 r1 q3 q4 r2 r3 q5 r5",
+            "/0=null /1=null /2=null /3=null /4=null /5=null",
+        ),
+        ("q0 r0 Q1 q2 r1 r2", "/0=400 /2=null"),
+        ("q0 r0 Q1 q2 q3 r1 r2 r3", "/0=400 /2=null /3=null"),
+    ] {
+        assert_eq!(exchanged(messages), expected, "{messages}");
+    }
+}
+
+#[test]
+fn a_missing_response_does_not_lend_its_framing() {
+    // That to HEAD has a length and no body, and would make a start line of the next one's body.
+    let mut flow = Feeder::tcp(40_000, 80);
+    flow.forward(b"HEAD /0 HTTP/1.1\r\n\r\n");
+    flow.forward(b"GET /1 HTTP/1.1\r\n\r\n");
+    flow.gap(Direction::Reverse, 100);
+    flow.reverse(b"HTTP/1.1 401 No\r\nContent-Length: 6\r\n\r\nA body");
+    exchange(&mut flow, "q2 r2");
+    assert_eq!(pairs(&flow), "/0=null /1=401 /2=402");
+    // That to CONNECT would end HTTP.
+    let mut flow = Feeder::tcp(40_000, 80);
+    flow.forward(b"CONNECT a.test:1 HTTP/1.1\r\n\r\n");
+    flow.gap(Direction::Forward, 100);
+    flow.forward(b"GET /1 HTTP/1.1\r\n\r\n");
+    flow.gap(Direction::Reverse, 100);
+    exchange(&mut flow, "r1 q2 r2");
+    assert_eq!(pairs(&flow), "a.test:1=null /1=401 /2=402");
+}
+
+#[test]
+fn a_response_that_is_taken_back_says_nothing_more() {
+    let mut flow = Feeder::tcp(40_000, 80);
+    exchange(&mut flow, "q0 R0 q1");
+    flow.gap(Direction::Reverse, 100);
+    flow.reverse(b"HTTP/1.1 401 No\r\n");
+    flow.gap(Direction::Forward, 100);
+    flow.reverse(b"Server: s\r\nContent-Length: 0\r\n\r\n");
+    exchange(&mut flow, "q3 r3");
+    assert_eq!(pairs(&flow), "/0=null /1=null /3=403");
+    assert_eq!(transactions(&flow).matches(",s,").count(), 1);
+}
+
+#[test]
+fn a_tunnel_is_found_where_no_response_is_matched() {
+    let mut flow = Feeder::tcp(40_000, 80);
+    exchange(&mut flow, "q0 q1 q2 r0 R1 r2");
+    flow.forward(b"CONNECT a.test:1 HTTP/1.1\r\n\r\n");
+    exchange(&mut flow, "q3");
+    flow.forward(b"CONNECT a.test:2 HTTP/1.1\r\n\r\n\x16\x03\x01");
+    let record = flow.record(Protocol::Http);
+    assert_eq!(
+        (field(&record, "transaction_count"), field(&record, "upgraded")),
+        ("6", "true")
+    );
 }
 
 #[test]
