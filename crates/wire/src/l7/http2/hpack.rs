@@ -1,7 +1,12 @@
 //! HPACK (RFC 7541): header fields of one direction, with its dynamic table.
+//!
+//! Of a name or a value only the first bytes are kept and handed out: an index of one byte may stand for a field as
+//! large as the table, again in every block, so that nothing else bounds the work that a byte on the wire makes. For the
+//! size of the table and the limit of a block they count with their whole length.
 
 use super::huffman;
 use crate::cursor::{Cursor, Short};
+use crate::l7::http1::MAX_VALUE_BYTES;
 use crate::l7::{Malformed, Status};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -14,22 +19,64 @@ const INITIAL_TABLE_BYTES: usize = 4096;
 const ENTRY_BYTES: usize = 32;
 /// Fields of one block.
 const MAX_FIELDS: usize = 1024;
-/// Names and values of one block, decoded. An index of one byte may stand for a field as large as the table, so that
-/// neither the block's length nor the number of its fields bounds the work.
+/// Names and values of one block, decoded.
 const MAX_DECODED_BYTES: usize = 64 * 1024;
+/// Bytes that are kept of a name. Every name that is looked for is shorter, so that none is what is left of another.
+const MAX_FIELD_NAME_BYTES: usize = 64;
 
-/// A name or a value, borrowed where it need not be decoded.
-type Text<'a> = Cow<'a, [u8]>;
-/// A name and a value.
-type Field = (Vec<u8>, Vec<u8>);
+/// The first bytes of a name or a value, borrowed where they need not be decoded.
+#[derive(Clone, Debug)]
+struct Text<'a> {
+    bytes: Cow<'a, [u8]>,
+    /// Its length before it was cut.
+    length: usize,
+}
+
+impl<'a> Text<'a> {
+    fn cut(mut bytes: Cow<'a, [u8]>, limit: usize) -> Self {
+        let length = bytes.len();
+        match &mut bytes {
+            Cow::Borrowed(bytes) => *bytes = bytes.get(..limit).unwrap_or(bytes),
+            Cow::Owned(bytes) => bytes.truncate(limit),
+        }
+        Self { bytes, length }
+    }
+}
+
+/// A field of the dynamic table.
+#[derive(Clone, Debug)]
+struct Entry {
+    name: Box<[u8]>,
+    value: Box<[u8]>,
+    /// Lengths before they were cut.
+    name_length: u32,
+    value_length: u32,
+}
+
+impl Entry {
+    /// What it counts for the size of the table (RFC 7541 §4.1).
+    fn size(&self) -> usize {
+        (self.name_length as usize)
+            .saturating_add(self.value_length as usize)
+            .saturating_add(ENTRY_BYTES)
+    }
+
+    /// Bytes on the heap.
+    fn heap_bytes(&self) -> usize {
+        self.name.len().saturating_add(self.value.len())
+    }
+}
 
 /// The decoder of one direction.
 #[derive(Clone, Debug)]
 pub(super) struct Decoder {
     /// Newest first.
-    table: VecDeque<Field>,
+    table: VecDeque<Entry>,
+    /// The sizes of its entries.
     table_bytes: usize,
     max_table_bytes: usize,
+    /// What its entries have on the heap.
+    kept_bytes: usize,
 }
 
 impl Default for Decoder {
@@ -38,19 +85,20 @@ impl Default for Decoder {
             table: VecDeque::new(),
             table_bytes: 0,
             max_table_bytes: INITIAL_TABLE_BYTES,
+            kept_bytes: 0,
         }
     }
 }
 
 impl Decoder {
-    /// Hands the fields of a whole block to `each`, in order. After an error the table is no longer that of the sender,
-    /// so that no further block can be read.
+    /// Hands the fields of a whole block to `each`, in order; names and values as far as they are kept. After an error
+    /// the table is no longer that of the sender, so that no further block can be read.
     pub(super) fn decode(&mut self, block: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Status> {
         let mut cursor = Cursor::new(block);
         let mut fields: usize = 0;
         let mut decoded: usize = 0;
-        let mut count = |name: &[u8], value: &[u8]| {
-            decoded = decoded.saturating_add(name.len()).saturating_add(value.len());
+        let mut count = |name: &Text<'_>, value: &Text<'_>| {
+            decoded = decoded.saturating_add(name.length).saturating_add(value.length);
             if decoded > MAX_DECODED_BYTES {
                 return Err(Status::GaveUp(crate::l7::Limit::MessageLength));
             }
@@ -65,15 +113,20 @@ impl Decoder {
                 0x80.. => {
                     let index = integer(&mut cursor, 7)?;
                     let (name, value) = self.indexed(index)?;
-                    count(name, value)?;
-                    each(name, value);
+                    count(&name, &value)?;
+                    each(&name.bytes, &value.bytes);
                 }
                 0x40..=0x7f => {
                     let (name, value) = self.literal(&mut cursor, 6)?;
                     count(&name, &value)?;
-                    each(&name, &value);
-                    let (name, value) = (name.into_owned(), value.into_owned());
-                    self.insert(name, value);
+                    each(&name.bytes, &value.bytes);
+                    let entry = Entry {
+                        name_length: name.length as u32,
+                        value_length: value.length as u32,
+                        name: name.bytes.into(),
+                        value: value.bytes.into(),
+                    };
+                    self.insert(entry);
                 }
                 0x20..=0x3f => {
                     let size = integer(&mut cursor, 5)? as usize;
@@ -86,7 +139,7 @@ impl Decoder {
                 0x00..=0x1f => {
                     let (name, value) = self.literal(&mut cursor, 4)?;
                     count(&name, &value)?;
-                    each(&name, &value);
+                    each(&name.bytes, &value.bytes);
                 }
             }
         }
@@ -95,8 +148,8 @@ impl Decoder {
 
     /// Bytes that it keeps on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
-        let slots = self.table.capacity().saturating_mul(size_of::<Field>());
-        self.table_bytes.saturating_add(slots)
+        let slots = self.table.capacity().saturating_mul(size_of::<Entry>());
+        self.kept_bytes.saturating_add(slots)
     }
 
     /// A literal field whose name is indexed or literal (RFC 7541 §6.2).
@@ -110,45 +163,50 @@ impl Decoder {
     {
         let index = integer(cursor, prefix_bits)?;
         let name = if index == 0 {
-            string(cursor)?
+            string(cursor, MAX_FIELD_NAME_BYTES)?
         } else {
-            Cow::Borrowed(self.indexed(index)?.0)
+            self.indexed(index)?.0
         };
-        Ok((name, string(cursor)?))
+        Ok((name, string(cursor, MAX_VALUE_BYTES)?))
     }
 
     /// The static table first, then the dynamic one (RFC 7541 §2.3.3).
-    fn indexed(&self, index: u32) -> Result<(&[u8], &[u8]), Malformed> {
+    fn indexed(&self, index: u32) -> Result<(Text<'_>, Text<'_>), Malformed> {
+        let text = |bytes, length| Text {
+            bytes: Cow::Borrowed(bytes),
+            length,
+        };
         let place = (index as usize).checked_sub(1).ok_or(Malformed::BadValue)?;
         if let Some((name, value)) = STATIC_TABLE.get(place) {
-            return Ok((name.as_bytes(), value.as_bytes()));
+            return Ok((
+                text(name.as_bytes(), name.len()),
+                text(value.as_bytes(), value.len()),
+            ));
         }
         let place = place.checked_sub(STATIC_TABLE.len()).ok_or(Malformed::BadValue)?;
-        let (name, value) = self.table.get(place).ok_or(Malformed::BadValue)?;
-        Ok((name, value))
+        let entry = self.table.get(place).ok_or(Malformed::BadValue)?;
+        Ok((
+            text(&entry.name, entry.name_length as usize),
+            text(&entry.value, entry.value_length as usize),
+        ))
     }
 
-    fn insert(&mut self, mut name: Vec<u8>, mut value: Vec<u8>) {
-        // What Huffman code needed as room to grow into is not to stay.
-        name.shrink_to_fit();
-        value.shrink_to_fit();
-        self.table_bytes = self.table_bytes.saturating_add(entry_bytes(&name, &value));
-        self.table.push_front((name, value));
+    fn insert(&mut self, entry: Entry) {
+        self.table_bytes = self.table_bytes.saturating_add(entry.size());
+        self.kept_bytes = self.kept_bytes.saturating_add(entry.heap_bytes());
+        self.table.push_front(entry);
         self.evict();
     }
 
     fn evict(&mut self) {
         while self.table_bytes > self.max_table_bytes {
-            let Some((name, value)) = self.table.pop_back() else {
+            let Some(entry) = self.table.pop_back() else {
                 break;
             };
-            self.table_bytes = self.table_bytes.saturating_sub(entry_bytes(&name, &value));
+            self.table_bytes = self.table_bytes.saturating_sub(entry.size());
+            self.kept_bytes = self.kept_bytes.saturating_sub(entry.heap_bytes());
         }
     }
-}
-
-fn entry_bytes(name: &[u8], value: &[u8]) -> usize {
-    name.len().saturating_add(value.len()).saturating_add(ENTRY_BYTES)
 }
 
 impl From<Malformed> for Status {
@@ -175,17 +233,17 @@ fn integer(cursor: &mut Cursor<'_>, prefix_bits: u8) -> Result<u32, Malformed> {
     Err(Malformed::BadValue)
 }
 
-/// A string, plain or in Huffman code (RFC 7541 §5.2).
-fn string<'a>(cursor: &mut Cursor<'a>) -> Result<Text<'a>, Malformed> {
+/// A string, plain or in Huffman code (RFC 7541 §5.2), of which so many bytes are kept.
+fn string<'a>(cursor: &mut Cursor<'a>, limit: usize) -> Result<Text<'a>, Malformed> {
     let huffman_coded = cursor.rest().first().ok_or(Short)? & 0x80 != 0;
     let length = integer(cursor, 7)?;
     let bytes = cursor.take(length as usize)?;
     if !huffman_coded {
-        return Ok(Cow::Borrowed(bytes));
+        return Ok(Text::cut(Cow::Borrowed(bytes), limit));
     }
     let mut decoded = Vec::with_capacity(bytes.len());
     huffman::decode(bytes, &mut decoded)?;
-    Ok(Cow::Owned(decoded))
+    Ok(Text::cut(Cow::Owned(decoded), limit))
 }
 
 /// RFC 7541 appendix A.
@@ -322,8 +380,57 @@ mod tests {
                 gave_up,
                 "{again}"
             );
-            assert_eq!(decoded, 3 * 60_000, "{again}: what is beyond is not handed out");
+            assert_eq!(
+                decoded,
+                3 * MAX_FIELD_NAME_BYTES,
+                "{again}: what is beyond is not handed out"
+            );
+            assert_eq!(
+                decoder.kept_bytes,
+                decoder.table.len() * MAX_FIELD_NAME_BYTES,
+                "{again}"
+            );
         }
+    }
+
+    #[test]
+    fn names_and_values_are_cut_and_count_whole() {
+        let mut decoder = Decoder::default();
+        // A name of 127 and a value of 2,000 bytes into a table of 4,096.
+        let long = [
+            unhex("407f00").as_slice(),
+            &[b'n'; 127],
+            &unhex("7fd10e"),
+            &[b'v'; 2000],
+        ]
+        .concat();
+        // In Huffman code: 2,000 times `0`, which is five bits without a one.
+        let coded = [unhex("000161ffe308").as_slice(), &[0; 1250]].concat();
+        let mut seen = Vec::new();
+        for block in [&long, &unhex("be"), &unhex("7e00"), &unhex("0f2f00"), &coded] {
+            let each = |name: &[u8], value: &[u8]| seen.push((name.len(), value.len()));
+            assert_eq!(decoder.decode(block, each), Ok(()));
+        }
+        assert_eq!(seen, [(64, 1024), (64, 1024), (64, 0), (64, 0), (1, 1024)]);
+        let sizes: Vec<_> = decoder.table.iter().map(Entry::size).collect();
+        assert_eq!(sizes, [127 + ENTRY_BYTES, 127 + 2000 + ENTRY_BYTES]);
+        assert_eq!(decoder.kept_bytes, 64 + 64 + 1024);
+        assert!(decoder.heap_bytes() < decoder.table_bytes);
+        // The same again: the oldest goes, as it does at the sender.
+        assert_eq!(decoder.decode(&long, |_, _| ()), Ok(()));
+        let sizes: Vec<_> = decoder.table.iter().map(Entry::size).collect();
+        assert_eq!(sizes, [127 + 2000 + ENTRY_BYTES, 127 + ENTRY_BYTES]);
+        assert_eq!(decoder.decode(&unhex("20"), |_, _| ()), Ok(()));
+        assert_eq!((decoder.table_bytes, decoder.kept_bytes), (0, 0));
+    }
+
+    #[test]
+    fn no_known_name_is_as_long_as_one_that_was_cut() {
+        assert!(
+            STATIC_TABLE
+                .iter()
+                .all(|(name, _)| name.len() < MAX_FIELD_NAME_BYTES)
+        );
     }
 
     #[test]

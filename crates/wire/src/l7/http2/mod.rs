@@ -403,11 +403,13 @@ impl Fields {
     fn add(&mut self, name: &[u8], value: &[u8]) {
         let short = || Some(Text::from_wire(value, MAX_NAME_BYTES));
         let long = || Some(Text::from_wire(value, MAX_VALUE_BYTES));
+        // What may have been cut is no number.
+        let number = || http1::number(value).filter(|_| value.len() < MAX_VALUE_BYTES);
         match name {
             b":method" => self.method = short(),
             b":authority" => self.authority = short(),
             b":path" => self.path = long(),
-            b":status" => self.status = http1::number(value).and_then(|code| u16::try_from(code).ok()),
+            b":status" => self.status = number().and_then(|code| u16::try_from(code).ok()),
             b"host" => self.host = short(),
             b"user-agent" => self.user_agent = long(),
             b"referer" => self.referer = long(),
@@ -415,7 +417,7 @@ impl Fields {
             b"content-type" => {
                 self.content_type = Some(Text::from_wire(http1::media_type(value), MAX_NAME_BYTES));
             }
-            b"content-length" => self.content_length = http1::number(value),
+            b"content-length" => self.content_length = number(),
             _ => {}
         }
     }
@@ -542,6 +544,22 @@ pub(super) mod tests {
             transactions(&flow),
             "[{GET,b.test,/a,null,null,200,x,null,null,null,null},{GET,www.example.com,/,null,null,null,null,null,null,null,null}]"
         );
+    }
+
+    #[test]
+    fn long_values_are_shown_as_far_as_they_are_kept() {
+        let mut flow = Feeder::tcp(40_000, 80);
+        // A path of 1,500 bytes into the table and from it again; a number that is no number where it was cut.
+        let path = [unhex("82 44 7f dd0a").as_slice(), &[b'p'; 1500]].concat();
+        let length = [unhex("82 bf 0f0d 7f cd07").as_slice(), &[b'0'; 1099], b"5"].concat();
+        let headers = |stream, block: &[u8]| frame(frame::HEADERS, flag::END_HEADERS, stream, block);
+        flow.forward(&[PREFACE, &headers(1, &path), &headers(3, &[0x82, 0xbe])].concat());
+        flow.forward(&headers(5, &[unhex("4001610162").as_slice(), &length].concat()));
+        let row = format!(
+            "{{GET,null,{},null,null,null,null,null,null,null,null}}",
+            "p".repeat(1024)
+        );
+        assert_eq!(transactions(&flow), format!("[{row},{row},{row}]"));
     }
 
     #[test]
