@@ -2,6 +2,9 @@
 
 use crate::l7::find_byte;
 
+/// Bytes of a line without an end that are looked at again with every segment.
+const MAX_BEGINNING_BYTES: usize = 512;
+
 /// `HTTP/1.1 200 OK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StatusLine {
@@ -52,9 +55,10 @@ fn version(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether bytes without a line end may begin a start line: whatever passes [`StatusLine::parse`] or
-/// [`RequestLine::parse`] passes here at every length.
+/// Whether bytes without a line end may begin a start line, by the first of them: whatever passes [`StatusLine::parse`]
+/// or [`RequestLine::parse`] passes here at every length.
 pub(super) fn may_begin_start_line(bytes: &[u8]) -> bool {
+    let bytes = bytes.get(..MAX_BEGINNING_BYTES).unwrap_or(bytes);
     let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     let status = line
         .iter()
@@ -216,6 +220,32 @@ mod tests {
         assert_eq!(StatusLine::parse(b"HTTP/2 200"), None);
         assert!(may_begin_start_line(b"GE") && may_begin_start_line(b"GET /x") && may_begin_start_line(b""));
         assert!(!may_begin_start_line(b"\x16\x03") && !may_begin_start_line(b"GET /\x00"));
+    }
+
+    #[test]
+    fn what_is_a_start_line_may_begin_one_at_every_length() {
+        let target = "/x".repeat(1000);
+        for line in [
+            format!("{} {target} HTTP/1.1\r", "M".repeat(32)),
+            format!("GET \t{target}\t{target} HTTP/1.0\r"),
+            format!("GET {}HTTP/1.1\r", " ".repeat(1000)),
+            format!("HTTP/1.1 200 {target}\0\r"),
+        ] {
+            let line = line.as_bytes();
+            let whole = line.strip_suffix(b"\r").unwrap_or_default();
+            let parses = StatusLine::parse(whole).is_some() || RequestLine::parse(whole).is_some();
+            let passes = |length| line.get(..length).is_some_and(may_begin_start_line);
+            let refused = (0..=line.len()).find(|&length| !passes(length));
+            assert_eq!((parses, refused), (true, None), "{:?}", line.get(..12));
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_long_line_is_not_looked_at() {
+        let line = [b"GET /".as_slice(), &[b'x'; MAX_BEGINNING_BYTES - 6], b"\0x"].concat();
+        assert!(!may_begin_start_line(&line), "the last byte that is");
+        let line = [b"GET /".as_slice(), &[b'x'; MAX_BEGINNING_BYTES - 5], b"\0x"].concat();
+        assert!(may_begin_start_line(&line), "the first that is not");
     }
 
     #[test]
