@@ -60,7 +60,7 @@ pub(super) struct Postgresql {
     client_side: Option<usize>,
     /// Answers of one byte that are expected of the server: to requests for TLS and GSSAPI encryption.
     answers_due: u8,
-    /// The server's first bytes came when no request was known: a single letter may be an answer.
+    /// Whether anything was seen of the server: then it is more than what a client asks for.
     server_spoke: bool,
 }
 
