@@ -79,7 +79,7 @@ const fn split_mix(state: u64) -> (u64, u64) {
 ///
 /// The NH hash (RFC 4418 §5.2) over the key's six words, then a multilinear reduction to 64 bits. Both are universal:
 /// whoever does not know the seed cannot choose keys that collide more often than by chance (about 2^-63 a pair).
-/// A live probe takes a random seed; files take [`KeyHasher::FIXED_SEED`], so that a replay is the same each time.
+/// So a probe takes a random seed, live and for files: who has made a file is as little trusted. No result depends on it.
 #[derive(Clone, Debug)]
 pub struct KeyHasher {
     words: [u64; 6],
@@ -87,7 +87,7 @@ pub struct KeyHasher {
 }
 
 impl KeyHasher {
-    /// The seed for capture files.
+    /// A seed that everybody knows: for tests and measurements, and for packets whose hash leads to no table.
     pub const FIXED_SEED: u64 = 0;
 
     /// A hasher with the given seed.

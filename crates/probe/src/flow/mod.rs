@@ -34,9 +34,11 @@
 //! flow id, then part. The frame number stands before the flow id so that a clock that stands still, as in a capture
 //! whose timestamps are all alike, does not make the probe hold every record back until the clock moves on.
 
+use std::hash::{BuildHasher as _, RandomState};
+
 use wire::column::{Sink, Type, Value};
 use wire::decode::Decoder;
-use wire::flowkey::FlowKey;
+use wire::flowkey::{FlowKey, KeyHasher};
 use wire::l7::Session;
 
 /// The flow record: every column declared once, with its definition.
@@ -290,9 +292,12 @@ impl Settings {
         }
     }
 
-    /// A decoder that makes the keys that are asked for.
+    /// A decoder that makes the keys that are asked for. Each call takes another seed for their hash, one that nobody
+    /// knows: whoever sends packets, or a capture file, must not choose which keys collide. Nothing that leaves the
+    /// probe depends on it.
     pub fn decoder(&self) -> Decoder {
         Decoder {
+            hasher: KeyHasher::new(RandomState::new().hash_one(())),
             key_vlan: self.key_vlan,
             key_tunnel: self.key_tunnel,
             ..Decoder::default()
@@ -354,6 +359,19 @@ mod tests {
         assert_eq!(settings.validate(), Ok(()));
         assert!(settings.share().flows * 3 <= settings.flows);
         assert_eq!(settings.share().validate(), Ok(()));
+    }
+
+    #[test]
+    fn no_two_runs_hash_alike() {
+        let address = |last| wire::column::Address::v4([192, 0, 2, last]);
+        let (key, _) = FlowKey::new(4, 6, (address(1), 1234), (address(2), 443));
+        let hash = || Settings::default().decoder().hasher.hash(&key);
+        assert_ne!(hash(), hash());
+        assert_ne!(
+            hash(),
+            Decoder::default().hasher.hash(&key),
+            "a seed that everybody knows"
+        );
     }
 
     #[test]

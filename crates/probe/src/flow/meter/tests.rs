@@ -2,7 +2,7 @@
 
 use wire::column::{Address, Mac};
 use wire::decode::{Fragment, Packet, Tcp, Transport};
-use wire::flowkey::FlowKey;
+use wire::flowkey::{FlowKey, KeyHasher};
 use wire::malformed::Fault;
 
 use super::*;
@@ -623,6 +623,48 @@ fn memory_is_shared_as_it_is_needed() {
     );
     bench.flush();
     assert_eq!(bench.flows().len(), 30);
+}
+
+#[test]
+fn the_hash_of_keys_shows_in_no_event() {
+    let events_with = |seed| {
+        let hasher = KeyHasher::new(seed);
+        let mut bench = Bench::new(|settings| settings.flows = 8);
+        let mut events = Vec::new();
+        for number in 0..300_u16 {
+            let time = i64::from(number) * SECOND;
+            let mut frame = match number % 3 {
+                0 => Frame::udp(1, 2),
+                1 => Frame::tcp([SYN, ACK, FIN | ACK, RST][usize::from(number / 3 % 4)], 1, 1),
+                _ => fragment(&Frame::udp(1, 2), number % 2 == 0),
+            };
+            frame.source.1 += number * 7 % 20;
+            let packet = frame.packet();
+            let seen = Seen {
+                time,
+                clock: time,
+                frame: u64::from(number),
+                wire_length: 100,
+            };
+            let packet = Packet {
+                hash: hasher.hash(&packet.key),
+                ..packet
+            };
+            bench
+                .meter
+                .packet(&packet, seen, &mut |event| events.push(format!("{event:?}")));
+        }
+        bench
+            .meter
+            .flush(300 * SECOND, &mut |event| events.push(format!("{event:?}")));
+        events
+    };
+    assert!(
+        events_with(1)
+            .iter()
+            .any(|event| event.contains("LackOfResources"))
+    );
+    assert!(events_with(1) == events_with(2));
 }
 
 #[test]
