@@ -84,8 +84,8 @@ impl Expiry {
         self.cancel(slot);
         let generation = self.links[slot as usize].generation;
         let bin = deadline >> BIN_SHIFT;
-        // The first timer says where time begins; a bin that is being worked off, or is over, is the heap's.
-        let current = *self.current_bin.get_or_insert(bin - 1);
+        let current = self.reach(bin);
+        // A bin that is being worked off, or is over, is the heap's.
         if bin <= current {
             self.heap.push(Reverse(Timer {
                 deadline,
@@ -112,6 +112,19 @@ impl Expiry {
             generation,
         };
         self.in_wheel += 1;
+    }
+
+    /// Where time stands, for a timer that is put into this bin. Without timers nobody has let time pass: however far
+    /// ahead the first one is, it comes up within one turn of the wheel.
+    fn reach(&mut self, bin: i64) -> i64 {
+        let farthest = bin - BINS as i64;
+        let current = match self.current_bin {
+            Some(current) if self.in_wheel > 0 || !self.heap.is_empty() => return current,
+            Some(current) => current.max(farthest),
+            None => farthest,
+        };
+        self.current_bin = Some(current);
+        current
     }
 
     /// Whether the slot has a timer.
@@ -370,6 +383,24 @@ mod tests {
         assert_eq!(expiry.first(1, |_| (SECOND * 60, 0), |_| true), Some(1));
     }
 
+    #[test]
+    fn a_timer_far_ahead_of_an_empty_wheel_is_one_turn_away() {
+        for begins in [None, Some(SECOND)] {
+            let mut expiry = Expiry::new(1);
+            if let Some(deadline) = begins {
+                expiry.schedule(0, deadline, 0);
+                assert_eq!(
+                    expiry.next_due(2 * SECOND, |_| (deadline, 0)),
+                    Some((0, deadline))
+                );
+                assert_eq!(expiry.next_due(2 * SECOND, |_| (deadline, 0)), None);
+            }
+            expiry.schedule(0, i64::MAX, 0);
+            expiry.turn(i64::MAX >> BIN_SHIFT, |_| (i64::MAX, 0));
+            assert!(!expiry.heap.is_empty(), "{begins:?}");
+        }
+    }
+
     proptest! {
         /// Random schedules, postponements, cancellations and steps in time against a sorted map.
         #[test]
@@ -406,7 +437,7 @@ mod tests {
                             oracle.remove(&slot);
                         }
                         prop_assert_eq!(expiry.next_due(now, |slot| (oracle[&slot], u64::from(slot))), None);
-                        prop_assert!(oracle.values().all(|deadline| *deadline >= expiry.quiet_until() || *deadline >= now));
+                        prop_assert!(oracle.values().all(|deadline| *deadline >= expiry.quiet_until()));
                     }
                 }
             }
