@@ -3,7 +3,7 @@
 //! A DNS answer that a client got gives its name to later flows of that client to that address, where these carry no
 //! name themselves. Answers are taken at the moment when they pass, and applied after the ordered merge, to flows that
 //! began later: so the result is the same with any number of workers, though the two flows may belong to different
-//! ones. Bounded: of one client and address the latest few answers are kept, and the oldest pairs go first.
+//! ones. Bounded in memory: of one client and address the latest few answers are kept, and the oldest pairs go first.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
@@ -17,8 +17,11 @@ use super::icmp_error::{self, IcmpError, IcmpErrors};
 use super::{EndedFlow, Order};
 use crate::counters::{Published, Tally};
 
-/// What one name takes in memory, about.
+/// What a client and address take in memory, about, without their names.
 pub const NAME_BYTES: usize = 256;
+
+/// What a name takes beside its bytes, about: its place, and what the allocator adds.
+const NAME_OVERHEAD_BYTES: usize = 64;
 
 /// Names kept of one client and address.
 const NAMES_OF_A_PAIR: usize = 4;
@@ -66,24 +69,39 @@ struct Names {
     earlier: Vec<(i64, Arc<str>)>,
 }
 
+impl Names {
+    /// What they take in memory, about. Answers of one message share their name: it is counted for each.
+    fn bytes(&self) -> usize {
+        let names = std::iter::once(&self.latest).chain(&self.earlier);
+        NAME_BYTES + names.map(|(_, name)| bytes_of(name)).sum::<usize>()
+    }
+}
+
+fn bytes_of(name: &str) -> usize {
+    NAME_OVERHEAD_BYTES + name.len()
+}
+
 /// The names that are known.
 #[derive(Debug)]
 pub struct Facts {
     names: HashMap<Pair, Names, BuildGiven>,
     /// Pairs in the order in which they were first learned.
     order: VecDeque<Pair>,
-    capacity: usize,
+    /// What all of them take. A name of 255 bytes is up to four times as long as text.
+    bytes: usize,
+    max_bytes: usize,
     /// With a seed that nobody knows, for the senders of answers choose the addresses.
     hasher: KeyHasher,
 }
 
 impl Facts {
-    /// Room for this many clients and addresses.
+    /// Memory for `capacity` times [`NAME_BYTES`]; the last that was learned is kept in any case.
     pub fn new(capacity: usize) -> Self {
         Self {
             names: HashMap::default(),
             order: VecDeque::new(),
-            capacity: capacity.max(1),
+            bytes: 0,
+            max_bytes: capacity.saturating_mul(NAME_BYTES),
             hasher: KeyHasher::new(RandomState::new().hash_one(())),
         }
     }
@@ -113,22 +131,32 @@ impl Facts {
                 return;
             }
             if names.earlier.len() + 1 >= NAMES_OF_A_PAIR {
-                names.earlier.remove(0);
+                let (_, oldest) = names.earlier.remove(0);
+                self.bytes -= bytes_of(&oldest);
                 tally.names_forgotten += 1;
             }
+            self.bytes += bytes_of(&latest.1);
             names.earlier.push(std::mem::replace(&mut names.latest, latest));
         } else {
-            if self.names.len() >= self.capacity
-                && let Some(oldest) = self.order.pop_front()
-            {
-                let forgotten = self.names.remove(&oldest);
-                tally.names_forgotten += forgotten.map_or(0, |names| names.earlier.len() as u64 + 1);
-            }
             self.order.push_back(pair);
             let earlier = Vec::new();
-            self.names.insert(pair, Names { latest, earlier });
+            let names = Names { latest, earlier };
+            self.bytes += names.bytes();
+            self.names.insert(pair, names);
         }
         tally.names_learned += 1;
+        while self.bytes > self.max_bytes && self.order.len() > 1 {
+            self.forget_oldest(tally);
+        }
+    }
+
+    fn forget_oldest(&mut self, tally: &mut Tally) {
+        if let Some(oldest) = self.order.pop_front()
+            && let Some(names) = self.names.remove(&oldest)
+        {
+            self.bytes -= names.bytes();
+            tally.names_forgotten += names.earlier.len() as u64 + 1;
+        }
     }
 
     /// Gives a record the name that its client last got for its server before it began, if it has none.
@@ -168,7 +196,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SharedFacts {
-    /// Room for this many clients and addresses together.
+    /// As [`Facts::new`], for all workers together.
     pub fn new(capacity: usize, page: Arc<Published>) -> Self {
         Self {
             shards: (0..SHARDS)
@@ -288,7 +316,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten() {
-        let (mut facts, mut tally) = (Facts::new(2), Tally::default());
+        let (mut facts, mut tally) = (Facts::new(3), Tally::default());
         for server in 1..=3 {
             facts.learn(answer(1, 1, server, "x.example"), &mut tally);
         }
@@ -300,14 +328,44 @@ mod tests {
         assert_eq!(name_of(&facts, 1, 1, 3, None), None);
         assert_eq!(
             (tally.names_forgotten, facts.names.len(), facts.order.len()),
-            (2, 2, 2)
+            (3, 1, 1)
         );
+    }
+
+    #[test]
+    fn long_names_take_the_place_of_several() {
+        let (mut facts, mut tally) = (Facts::new(20), Tally::default());
+        for server in 1..=10 {
+            facts.learn(answer(1, 1, server, "x.example"), &mut tally);
+        }
+        assert_eq!((tally.names_forgotten, facts.bytes), (0, 10 * (256 + 64 + 9)));
+        // What a name of 255 bytes that are no text is, and another one each time.
+        let long = "\\001".repeat(255);
+        for server in 11..=40 {
+            for number in 0..6 {
+                facts.learn(
+                    answer(2 + number, 1, server, &format!("{number}{long}")),
+                    &mut tally,
+                );
+                let bytes: usize = facts.names.values().map(Names::bytes).sum();
+                assert_eq!(facts.bytes, bytes);
+                assert!(bytes <= 20 * NAME_BYTES);
+            }
+        }
+        assert_eq!(facts.names.len(), facts.order.len());
+        assert!(name_of(&facts, 9, 1, 40, None).is_some());
+        // One alone is kept, however long.
+        let mut facts = Facts::new(1);
+        facts.learn(answer(1, 1, 1, &long), &mut tally);
+        facts.learn(answer(1, 1, 2, &long), &mut tally);
+        assert_eq!(name_of(&facts, 9, 1, 1, None), None);
+        assert!(name_of(&facts, 9, 1, 2, None).is_some());
     }
 
     #[test]
     fn workers_learn_for_each_other() {
         let page = Arc::new(Published::default());
-        let facts = SharedFacts::new(SHARDS * 4, Arc::clone(&page));
+        let facts = SharedFacts::new(SHARDS * 8, Arc::clone(&page));
         std::thread::scope(|scope| {
             for client in 1..=8 {
                 let facts = &facts;

@@ -3,7 +3,7 @@
 //! Only the first fragment of a datagram has ports. Fragments that come after it are counted for its flow at once;
 //! fragments that come before it wait, without their bytes but for UDP, and are counted in the order of their arrival
 //! just before the first. If it does not come within [`TIMEOUT_NS`], they count for a flow with ports 0. The table is
-//! bounded in datagrams, fragments of a datagram, and bytes; what is given up is counted by reason.
+//! bounded in datagrams, fragments of a datagram, fragments that wait, and bytes; what is given up is counted by reason.
 //!
 //! A TCP segment in fragments goes on with each of them: what they carry has sequence numbers ([`Part`]), which count for
 //! gaps and missed bytes, and those that come after the first are read by layer 7 as the stream that they are.
@@ -32,9 +32,16 @@ const MAX_DATAGRAM: u32 = 65_535;
 
 const UDP: u8 = 17;
 
+/// Fragments that may wait, for each datagram that there is room for: one datagram may have more, all together not.
+const WAITING_PER_DATAGRAM: usize = 4;
+
 /// Memory of a datagram without its bytes, with a few waiting fragments.
-pub const DATAGRAM_BYTES: usize =
-    size_of::<(Id, Datagram)>() + 2 * size_of::<((i64, u64), Id)>() + 4 * size_of::<Waiting>();
+pub const DATAGRAM_BYTES: usize = size_of::<(Id, Datagram)>()
+    + 2 * size_of::<((i64, u64), Id)>()
+    + WAITING_PER_DATAGRAM * size_of::<Waiting>();
+
+/// What a fragment that is kept for reassembly takes beside its bytes: its place, and what the allocator adds.
+pub const PIECE_BYTES: usize = size_of::<(u32, Vec<u8>)>() + 32;
 
 wire::reasons! {
     /// Why a datagram's fragments could not be brought together.
@@ -45,7 +52,7 @@ wire::reasons! {
         TableFull = "table_full",
         /// More fragments than one datagram may have.
         TooManyFragments = "too_many_fragments",
-        /// More bytes than may be kept.
+        /// More bytes than may be kept, or more fragments than may wait.
         Memory = "memory",
         /// Fragments overlap or go beyond the end of the datagram.
         Overlap = "overlap",
@@ -208,7 +215,10 @@ pub struct Fragments {
     /// Deadline and serial number of every datagram, the earliest first.
     deadlines: BTreeMap<(i64, u64), Id>,
     serial: u64,
+    /// Memory of the fragments that are kept for reassembly.
     bytes: usize,
+    /// Fragments that wait.
+    waiting: usize,
     max_datagrams: usize,
     max_bytes: usize,
 }
@@ -221,6 +231,7 @@ impl Fragments {
             deadlines: BTreeMap::new(),
             serial: 0,
             bytes: 0,
+            waiting: 0,
             max_datagrams: max_datagrams.max(1),
             max_bytes,
         }
@@ -286,6 +297,7 @@ impl Fragments {
         match datagram.endpoints {
             Some(endpoints) => {
                 let released = std::mem::take(&mut datagram.waiting);
+                self.waiting -= released.len();
                 tally.frames_waiting -= released.len() as u64;
                 // Where others have waited, all up to the last of them.
                 let from = fragment.offset.max(if is_first { fragment.length } else { 0 });
@@ -312,6 +324,7 @@ impl Fragments {
                     },
                     seen,
                 });
+                self.waiting += 1;
                 tally.frames_waiting += 1;
                 Verdict::Waits
             }
@@ -324,12 +337,18 @@ impl Fragments {
         }
     }
 
-    /// Forgets the oldest datagram if the table is full. Its waiting fragments count for a flow with ports 0.
+    /// Forgets the oldest datagram if the table is full, and the oldest ones up to the first with waiting fragments if
+    /// no more may wait. Their waiting fragments count for a flow with ports 0.
     pub fn make_room(&mut self, tally: &mut Tally) -> Vec<Waiting> {
-        if self.datagrams.len() < self.max_datagrams {
-            return Vec::new();
+        let mut forgotten = if self.datagrams.len() < self.max_datagrams {
+            Vec::new()
+        } else {
+            self.forget_oldest(FragmentLoss::TableFull, tally)
+        };
+        while self.waiting >= WAITING_PER_DATAGRAM * self.max_datagrams {
+            forgotten.extend(self.forget_oldest(FragmentLoss::Memory, tally));
         }
-        self.forget_oldest(FragmentLoss::TableFull, tally)
+        forgotten
     }
 
     /// When the next datagram times out; `i64::MAX` if there is none.
@@ -382,7 +401,8 @@ impl Fragments {
     fn remove(&mut self, id: &Id) -> Option<Datagram> {
         let datagram = self.datagrams.remove(id)?;
         self.deadlines.remove(&(datagram.deadline, datagram.serial));
-        self.bytes -= datagram.bytes();
+        self.bytes -= datagram.memory();
+        self.waiting -= datagram.waiting.len();
         Some(datagram)
     }
 }
@@ -390,6 +410,11 @@ impl Fragments {
 impl Datagram {
     fn bytes(&self) -> usize {
         self.pieces.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// What its pieces take.
+    fn memory(&self) -> usize {
+        self.bytes() + self.pieces.len() * PIECE_BYTES
     }
 
     /// Keeps a fragment's bytes; returns the payload once it is whole.
@@ -453,10 +478,11 @@ impl Datagram {
         if self.pieces.len() >= MAX_FRAGMENTS {
             return Err(FragmentLoss::TooManyFragments);
         }
-        if bytes.saturating_add(packet.payload.len()) > max_bytes {
+        let memory = packet.payload.len() + PIECE_BYTES;
+        if bytes.saturating_add(memory) > max_bytes {
             return Err(FragmentLoss::Memory);
         }
-        *bytes += packet.payload.len();
+        *bytes += memory;
         self.pieces.push((position, packet.payload.to_vec()));
         self.payload_offset = payload_offset;
         let is_whole = self
@@ -467,7 +493,7 @@ impl Datagram {
             return Ok(None);
         }
         self.pieces.sort_unstable_by_key(|(at, _)| *at);
-        *bytes -= self.bytes();
+        *bytes -= self.memory();
         self.given_up = true;
         Ok(Some(self.pieces.drain(..).flat_map(|(_, piece)| piece).collect()))
     }
@@ -479,7 +505,7 @@ impl Datagram {
     }
 
     fn drop_pieces(&mut self, bytes: &mut usize) {
-        *bytes -= self.bytes();
+        *bytes -= self.memory();
         self.pieces = Vec::new();
         self.given_up = true;
     }

@@ -236,7 +236,7 @@ impl Sessions {
                 })
             }
         };
-        tally.stream_bytes_buffered = self.budget.used() as u64;
+        tally.stream_bytes_buffered = self.budget.stream_bytes() as u64;
         if result.is_ok() && !fed {
             return Wish::More;
         }
@@ -261,7 +261,7 @@ impl Sessions {
                 Wish::NoMore
             }
         };
-        tally.stream_bytes_buffered = self.budget.used() as u64;
+        tally.stream_bytes_buffered = self.budget.stream_bytes() as u64;
         wish
     }
 
@@ -293,7 +293,7 @@ impl Sessions {
             self.give_back(streams);
         }
         tally.sessions_active = self.entries.len() as u64;
-        tally.stream_bytes_buffered = self.budget.used() as u64;
+        tally.stream_bytes_buffered = self.budget.stream_bytes() as u64;
         layer7.session.protocol().map(|_| Box::new(layer7.session))
     }
 

@@ -225,15 +225,15 @@ pub struct Settings {
     pub sessions: usize,
     /// Bytes that layer-7 sessions take with what they have learned and what they keep of unfinished messages.
     pub session_bytes: usize,
-    /// Bytes of TCP streams kept for layer 7.
+    /// Bytes that TCP streams kept for layer 7 take.
     pub stream_bytes: usize,
-    /// Bytes of one direction of one TCP stream kept for layer 7.
+    /// Bytes that one direction of one TCP stream kept for layer 7 takes.
     pub stream_bytes_per_direction: usize,
     /// Datagrams whose fragments are kept track of.
     pub datagrams: usize,
-    /// Bytes of fragments kept to put datagrams together for layer 7.
+    /// Bytes that fragments take that are kept to put datagrams together for layer 7.
     pub datagram_bytes: usize,
-    /// Names of servers remembered from DNS answers.
+    /// Memory for names of servers that DNS answers tell, in multiples of [`facts::NAME_BYTES`].
     pub names: usize,
 }
 

@@ -29,31 +29,40 @@ wire::reasons! {
     }
 }
 
-/// Bytes that streams of one worker keep.
+/// Memory that streams of one worker take.
 #[derive(Debug)]
 pub struct Budget {
-    used: usize,
+    /// Bytes of the streams.
+    bytes: usize,
+    /// Segments that came too early.
+    segments: usize,
     limit: usize,
     per_direction: usize,
 }
 
 impl Budget {
-    /// At most `limit` bytes in all, and `per_direction` in one direction of one stream.
+    /// At most `limit` bytes of memory in all, and `per_direction` for one direction of one stream.
     pub fn new(limit: usize, per_direction: usize) -> Self {
         Self {
-            used: 0,
+            bytes: 0,
+            segments: 0,
             limit,
             per_direction,
         }
     }
 
-    /// Bytes kept.
+    /// Bytes of streams that are kept.
+    pub fn stream_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What they take in memory.
     pub fn used(&self) -> usize {
-        self.used
+        memory_of(self.bytes, self.segments)
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.used.saturating_add(bytes) <= self.limit
+        self.used().saturating_add(bytes) <= self.limit
     }
 }
 
@@ -96,6 +105,18 @@ struct Early {
     bytes: Vec<u8>,
     /// Bytes after `bytes` that the capture cut off.
     missing: u32,
+}
+
+/// What a segment that waits takes in memory beside its bytes: its place in the queue, and what the allocator adds. A peer
+/// may send segments of one byte.
+pub const EARLY_BYTES: usize = size_of::<Early>() + 32;
+
+/// Places in the queue of a stream whose memory stays for the next one.
+const EARLY_PLACES_KEPT: usize = 16;
+
+/// Memory of bytes, and of segments that wait.
+fn memory_of(bytes: usize, segments: usize) -> usize {
+    bytes.saturating_add(segments.saturating_mul(EARLY_BYTES))
 }
 
 impl Early {
@@ -220,13 +241,15 @@ impl Stream {
 
     /// Forgets everything that is kept; the memory stays for the next use.
     pub fn reset(&mut self, budget: &mut Budget) {
-        budget.used -= self.unread.len() + self.early_bytes;
+        budget.bytes -= self.unread.len() + self.early_bytes;
+        budget.segments -= self.early.len();
         let mut unread = std::mem::take(&mut self.unread);
         unread.clear();
-        // Of what one long message needed nothing stays.
+        // Of what one long message, or many early segments, needed nothing stays.
         unread.shrink_to(4096);
         let mut early = std::mem::take(&mut self.early);
         early.clear();
+        early.shrink_to(EARLY_PLACES_KEPT);
         *self = Self {
             unread,
             early,
@@ -282,7 +305,8 @@ impl Stream {
             return Ok(());
         };
         self.early_bytes -= early.bytes.len();
-        sinks.budget.used -= early.bytes.len();
+        sinks.budget.bytes -= early.bytes.len();
+        sinks.budget.segments -= 1;
         self.continues(early.sequence, &early.bytes, early.missing, sinks)
     }
 
@@ -302,9 +326,12 @@ impl Stream {
             if ahead <= 0 {
                 return self.continues(sequence, payload, missing, sinks);
             }
-            let room = self.early_bytes.saturating_add(payload.len()) <= sinks.budget.per_direction
-                && self.early.len() < MAX_SEGMENTS
-                && sinks.budget.has_room(payload.len());
+            let pieces = self.most_pieces(sequence, (payload.len() as u32).wrapping_add(missing));
+            let segments = self.early.len() + pieces;
+            let room = segments <= MAX_SEGMENTS
+                && memory_of(self.early_bytes.saturating_add(payload.len()), segments)
+                    <= sinks.budget.per_direction
+                && sinks.budget.has_room(memory_of(payload.len(), pieces));
             if room {
                 self.keep(sequence, payload, missing, sinks.budget);
                 return Ok(());
@@ -318,6 +345,13 @@ impl Stream {
             }
             self.drain(sinks)?;
         }
+    }
+
+    /// How many pieces of a segment are kept at most: where others are that begin within it, those before, between and
+    /// behind them.
+    fn most_pieces(&self, sequence: u32, total: u32) -> usize {
+        let within = |early: &&Early| (1..total).contains(&early.sequence.wrapping_sub(sequence));
+        1 + self.early.iter().filter(within).count()
     }
 
     /// Keeps the parts of an early segment that are not there yet.
@@ -360,7 +394,8 @@ impl Stream {
             .to_vec();
         let missing = (to - from) as u32 - bytes.len() as u32;
         self.early_bytes += bytes.len();
-        budget.used += bytes.len();
+        budget.bytes += bytes.len();
+        budget.segments += 1;
         self.early.insert(
             place,
             Early {
@@ -431,7 +466,7 @@ impl Stream {
     {
         sinks.tally.stream_gaps.add(reason, 1);
         sinks.tally.stream_gap_bytes.add(reason, u64::from(length));
-        sinks.budget.used -= self.unread.len();
+        sinks.budget.bytes -= self.unread.len();
         self.unread.clear();
         self.need = 0;
         self.next = self.next.map(|next| next.wrapping_add(length));
@@ -455,7 +490,7 @@ impl Stream {
             let (consumed, need) = call(sinks, Input::Stream(&self.unread))?;
             self.need = need;
             self.unread.drain(..consumed);
-            sinks.budget.used -= consumed;
+            sinks.budget.bytes -= consumed;
         }
         Ok(())
     }
@@ -467,7 +502,7 @@ impl Stream {
             return Err(Stop::Memory);
         }
         self.unread.extend_from_slice(bytes);
-        budget.used += bytes.len();
+        budget.bytes += bytes.len();
         Ok(())
     }
 }

@@ -175,7 +175,7 @@ fn what_waits_too_long_is_given_back() {
 #[test]
 fn overlaps_cuts_and_floods_are_given_up_and_counted() {
     let lost = |pieces: &[(&'static [u8], u32, bool)], loss| {
-        let (mut fragments, mut tally) = (Fragments::new(8, 100), Tally::default());
+        let (mut fragments, mut tally) = (Fragments::new(8, 100 + 2 * PIECE_BYTES), Tally::default());
         for (payload, offset, more) in pieces {
             let frame = Frame::udp(10, 20).payload(payload);
             assert_eq!(
@@ -212,7 +212,7 @@ fn overlaps_cuts_and_floods_are_given_up_and_counted() {
     fragments.push(&cut, seen(1), &mut tally);
     assert_eq!(tally.datagrams_lost.get(FragmentLoss::Cut), 1);
 
-    let (mut fragments, mut tally) = (Fragments::new(8, 1 << 20), Tally::default());
+    let (mut fragments, mut tally) = (Fragments::new(40, 1 << 20), Tally::default());
     for offset in 1..=MAX_FRAGMENTS as u32 {
         let verdict = fragments.push(&fragment(&frame, offset * 8 + 8, true), seen(1), &mut tally);
         assert!(matches!(verdict, Verdict::Waits));
@@ -221,6 +221,36 @@ fn overlaps_cuts_and_floods_are_given_up_and_counted() {
     assert!(matches!(verdict, Verdict::Counts { .. }), "no more wait");
     assert_eq!(tally.datagrams_lost.get(FragmentLoss::TooManyFragments), 1);
     assert_eq!(tally.frames_waiting, MAX_FRAGMENTS as u64);
+}
+
+#[test]
+fn fragments_that_wait_are_bounded_together() {
+    let (mut fragments, mut tally) = (Fragments::new(3, 1 << 20), Tally::default());
+    let frame = Frame::udp(10, 20).payload(b"01234567");
+    let of = |identification, offset: u32| {
+        let packet = fragment(&frame, offset, true);
+        let fragment = packet.fragment.map(|fragment| Fragment {
+            identification,
+            ..fragment
+        });
+        Packet { fragment, ..packet }
+    };
+    let mut push = |packet: &Packet<'_>, clock| {
+        let forgotten = fragments.make_room(&mut tally).len();
+        fragments.push(packet, seen(clock), &mut tally);
+        (forgotten, fragments.waiting)
+    };
+    // The oldest has none that waits: its first fragment came first.
+    assert_eq!(push(&of(1, 0), 1), (0, 0));
+    for place in 1..=12 {
+        assert_eq!(push(&of(2, place * 8 + 8), 2), (0, place as usize));
+    }
+    assert_eq!(push(&of(3, 16), 3), (12, 1), "four for each of three datagrams");
+    assert_eq!(push(&of(3, 0), 3), (0, 0), "released");
+    assert_eq!(tally.frames_waiting, 0);
+    assert_eq!(tally.datagrams_lost.get(FragmentLoss::Memory), 2);
+    assert_eq!(fragments.datagrams.len(), 1);
+    assert_eq!(fragments.bytes, 2 * (8 + PIECE_BYTES));
 }
 
 #[test]

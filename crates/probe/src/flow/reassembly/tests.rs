@@ -162,7 +162,9 @@ fn early_segments_wait_and_the_first_bytes_count() {
     harness.segment(103, b"dXXg");
     harness.segment(103, b"Y");
     assert_eq!(harness.text(), "ab");
-    assert_eq!(harness.budget.used(), 4);
+    // "ef", and what it leaves of the other: "d" and "g".
+    assert_eq!(harness.budget.stream_bytes(), 4);
+    assert_eq!(harness.budget.used(), 4 + 3 * EARLY_BYTES);
     harness.segment(102, b"c");
     assert_eq!(harness.text(), "abcdefg");
     assert_eq!(harness.budget.used(), 0);
@@ -197,7 +199,7 @@ fn a_cut_segment_is_a_gap() {
 
 #[test]
 fn limits_make_gaps() {
-    let mut harness = Harness::new(1 << 20, 8, Recorder::new(4, 0));
+    let mut harness = Harness::new(1 << 20, EARLY_BYTES + 8, Recorder::new(4, 0));
     harness.segment(100, b"a");
     harness.segment(110, b"01234567");
     harness.segment(120, b"z");
@@ -214,6 +216,36 @@ fn limits_make_gaps() {
     }
     assert_eq!(harness.stream.early.len(), MAX_SEGMENTS);
     assert_eq!(harness.text(), "a?b");
+}
+
+#[test]
+fn segments_of_one_byte_take_what_they_take_in_memory() {
+    let waiting = |limit, per_direction| {
+        let mut harness = Harness::new(limit, per_direction, Recorder::new(4, 0));
+        harness.segment(0, b"a");
+        for segment in 1..=10 {
+            harness.segment(segment * 2, b"b");
+        }
+        assert!(harness.budget.used() <= limit.min(per_direction));
+        let waiting = harness.stream.early.len();
+        harness.stream.reset(&mut harness.budget);
+        assert_eq!(harness.budget.used(), 0);
+        waiting
+    };
+    assert_eq!(waiting(4 * (EARLY_BYTES + 1), 1 << 20), 4);
+    assert_eq!(waiting(1 << 20, 3 * (EARLY_BYTES + 1)), 3);
+    // One that fills all holes between them is as many segments as there are holes.
+    let mut harness = Harness::new(1 << 20, 5 * EARLY_BYTES + 20, Recorder::new(4, 0));
+    harness.segment(0, b"a");
+    for segment in 1..=3 {
+        harness.segment(segment * 2, b"b");
+    }
+    harness.segment(2, b"BCBCBC");
+    assert_eq!(
+        (harness.text().as_str(), harness.budget.used()),
+        ("a?bCbCbC", 0),
+        "the hole before them is given up"
+    );
 }
 
 #[test]
@@ -300,7 +332,8 @@ proptest! {
         steps in prop::collection::vec((any::<u8>(), 0_u32..300, 0_usize..20, 0_u32..5), 1..80),
         share in 0_usize..5,
     ) {
-        let mut harness = Harness::new(64, 48, Recorder::new(share, 0));
+        let (limit, per_direction) = (5 * EARLY_BYTES, 4 * EARLY_BYTES);
+        let mut harness = Harness::new(limit, per_direction, Recorder::new(share, 0));
         for (action, offset, length, missing) in steps {
             let payload = vec![offset as u8; length];
             let segment = Segment {
@@ -315,9 +348,10 @@ proptest! {
             } else {
                 harness.run(|stream, sinks| stream.segment(segment, sinks))
             };
-            prop_assert!(harness.budget.used() <= 64);
-            prop_assert!(harness.stream.early_bytes <= 48 && harness.stream.unread.len() <= 48);
-            prop_assert_eq!(harness.budget.used(), harness.stream.early_bytes + harness.stream.unread.len());
+            let Stream { early, early_bytes, unread, .. } = &harness.stream;
+            prop_assert!(harness.budget.used() <= limit);
+            prop_assert!(memory_of(*early_bytes, early.len()) <= per_direction && unread.len() <= per_direction);
+            prop_assert_eq!(harness.budget.used(), memory_of(*early_bytes + unread.len(), early.len()));
             if result.is_err() {
                 prop_assert_eq!(result, Err(Stop::Memory));
                 break;

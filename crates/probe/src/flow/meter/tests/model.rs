@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::flow::fragment::PIECE_BYTES;
+use crate::flow::reassembly::EARLY_BYTES;
 
 /// UDP flows of the model: packets in order, split by the two timeouts.
 fn expected(packets: &[(i64, u16, bool)], idle: i64, active: i64) -> Vec<(i64, u16, &'static str, u64, i64)> {
@@ -100,10 +102,10 @@ proptest! {
         let mut bench = Bench::new(|settings| {
             settings.flows = flows;
             settings.sessions = 3;
-            settings.stream_bytes = 64;
-            settings.stream_bytes_per_direction = 32;
+            settings.stream_bytes = 3 * EARLY_BYTES;
+            settings.stream_bytes_per_direction = 2 * EARLY_BYTES;
             settings.datagrams = 2;
-            settings.datagram_bytes = 40;
+            settings.datagram_bytes = 2 * PIECE_BYTES + 20;
         });
         let mut time = 0;
         let count = steps.len() as u64;
