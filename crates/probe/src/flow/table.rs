@@ -67,7 +67,7 @@ pub trait FlowTable {
     /// Does a bounded part of the work that [`FlowTable::set_timeouts`] left.
     fn settle(&mut self);
 
-    /// Memory of the flows in bytes, also of places that are free.
+    /// Memory of the flows and of their timers in bytes, also of places that are free.
     fn bytes(&self) -> usize;
 
     /// From now on takes at most so many bytes more, and never more than at the start.
@@ -82,8 +82,7 @@ pub trait FlowTable {
     }
 }
 
-/// How many flows whose deadline was postponed an eviction passes over in search of one that is silent: bounds the
-/// time that one packet can take.
+/// How many flows an eviction looks at in search of one that is silent: bounds the time that one packet can take.
 const EVICTION_PATIENCE: usize = 64;
 
 /// Slots whose timers [`FlowTable::settle`] sets anew in one call: a fraction of a millisecond.
@@ -299,7 +298,7 @@ impl FlowTable for Local {
     }
 
     fn bytes(&self) -> usize {
-        self.hot.len() * FLOW_BYTES
+        self.hot.len() * FLOW_BYTES + self.expiry.heap_bytes()
     }
 
     fn limit_growth(&mut self, bytes: usize) {
@@ -308,5 +307,33 @@ impl FlowTable for Local {
 
     fn len(&self) -> usize {
         self.hot.len() - self.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::meter::tests::Frame;
+
+    #[test]
+    fn timers_that_are_to_be_sorted_count_as_memory() {
+        let timeouts = Timeouts {
+            idle: 10,
+            active: 10,
+            since: 0,
+        };
+        let mut table = Local::new(4, timeouts);
+        let frame = Frame::udp(1, 2);
+        let packet = frame.packet();
+        let visit = |mut flow: Flow<'_>, _| {
+            flow.begin(&packet, 1);
+            flow.hot.seen = 5;
+            ((), Next::Keep)
+        };
+        assert_eq!(table.with(&packet.key, packet.hash, visit), Ok(()));
+        assert_eq!(table.bytes(), FLOW_BYTES);
+        // The present bin is worked off, and nothing in it is due yet.
+        table.expire(1, |_, _| panic!("it is not due"));
+        assert!(table.bytes() > FLOW_BYTES);
     }
 }
