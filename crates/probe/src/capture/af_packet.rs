@@ -22,7 +22,7 @@ use super::cores::{self, Place};
 use super::device::Device;
 use super::ebpf::steering::{self, Link};
 use super::ebpf::{LoadedProgram, self_test};
-use super::{Accounts, CaptureError, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source, Way};
+use super::{Accounts, CaptureError, FrameClock, FrameHeader, Frames, MAX_FRAME_BYTES, Next, Source, Way};
 use crate::clock;
 
 /// Size of a ring block, a power of two (the kernel allocates no other). At low rates every millisecond with traffic uses up
@@ -202,11 +202,23 @@ pub fn link_type(interface: &str) -> Result<LinkType, CaptureError> {
     Ok(link_of(hardware).0)
 }
 
-/// How the steering program reads frames of a link type; `None` where it cannot.
-fn steering_link(link_type: LinkType) -> Option<Link> {
-    match link_type {
-        LinkType::ETHERNET => Some(Link::Ethernet),
-        LinkType::RAW => Some(Link::Ip),
+/// `ARPHRD_RAWIP` and `ARPHRD_IP6GRE` (`linux/if_arp.h`).
+const ARPHRD_RAWIP: u16 = 519;
+const ARPHRD_IP6GRE: u16 = 823;
+
+/// How the steering program reads frames of an interface; `None` where it cannot. It sees them before the kernel leaves
+/// the link layer out, and a frame that is sent begins with it: only where there is none do both directions meet.
+fn steering_link(hardware: u16) -> Option<Link> {
+    match hardware {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(Link::Ethernet),
+        libc::ARPHRD_NONE
+        | ARPHRD_RAWIP
+        | libc::ARPHRD_PPP
+        | libc::ARPHRD_TUNNEL
+        | libc::ARPHRD_TUNNEL6
+        | libc::ARPHRD_SIT
+        | libc::ARPHRD_IPGRE
+        | ARPHRD_IP6GRE => Some(Link::Ip),
         _ => None,
     }
 }
@@ -271,7 +283,7 @@ fn open_rings_with(
     let (link_type, cooked) = link_of(hardware);
     let is_loopback = hardware == libc::ARPHRD_LOOPBACK;
     let program = if places.len() > 1 {
-        Some(steering_program(interface, link_type, places.len())?)
+        Some(steering_program(interface, hardware, places.len())?)
     } else {
         None
     };
@@ -381,6 +393,12 @@ fn is_stamped_by_hardware(interface: &str) -> bool {
     }
 }
 
+/// The last timestamp of a block that is the card's; frames that this host sends have the kernel's.
+fn last_by_card(headers: &[FrameHeader]) -> Option<i64> {
+    let by_card = |header: &&FrameHeader| header.clock == Some(FrameClock::Hardware);
+    headers.iter().rfind(by_card).map(|header| header.time)
+}
+
 /// Records are in UTC: a card's clock that is not must be told.
 fn compare_clocks(interface: &str, card: i64) {
     let difference = Duration::from_nanos(card.abs_diff(clock::utc_now()));
@@ -394,15 +412,11 @@ fn compare_clocks(interface: &str, card: i64) {
 }
 
 /// Loads the program that shares frames out to `workers` sockets, and tries it.
-fn steering_program(
-    interface: &str,
-    link_type: LinkType,
-    workers: usize,
-) -> Result<LoadedProgram, CaptureError> {
-    let Some(link) = steering_link(link_type) else {
+fn steering_program(interface: &str, hardware: u16, workers: usize) -> Result<LoadedProgram, CaptureError> {
+    let Some(link) = steering_link(hardware) else {
         return Err(CaptureError::NotSteerable {
             interface: interface.to_owned(),
-            link_type: link_type.0,
+            hardware,
         });
     };
     let count = workers as u32;
@@ -465,14 +479,17 @@ impl RingSource {
                     first_number,
                 });
             }
-            (headers.len() as u64, whole, headers.last().map(|last| last.time))
+            (headers.len() as u64, whole)
         });
-        let Some((count, whole, last)) = taken else {
+        let Some((count, whole)) = taken else {
             return false;
         };
         if let Some([by_card, by_kernel, _]) = &mut self.accounts.stamped {
-            if hardware > 0 && *by_card == 0 {
-                compare_clocks(&self.interface, last.unwrap_or_default());
+            if *by_card == 0
+                && hardware > 0
+                && let Some(card) = last_by_card(&self.headers)
+            {
+                compare_clocks(&self.interface, card);
             }
             *by_card += hardware;
             *by_kernel += count - hardware;
@@ -668,6 +685,43 @@ mod tests {
             [1 << 19, 1 << 20, (2 << 20) - 1, 64 << 20].map(most_rings),
             [0, 1, 1, 64]
         );
+    }
+
+    #[test]
+    fn only_frames_that_begin_alike_in_both_directions_are_shared_out() {
+        assert!(matches!(
+            steering_link(libc::ARPHRD_LOOPBACK),
+            Some(Link::Ethernet)
+        ));
+        assert!(matches!(steering_link(libc::ARPHRD_NONE), Some(Link::Ip)));
+        // IP over InfiniBand: what is sent begins with a header, what is received does not.
+        assert!(steering_link(libc::ARPHRD_INFINIBAND).is_none());
+        let error = steering_program("ib0", libc::ARPHRD_INFINIBAND, 2)
+            .map(|_| ())
+            .unwrap_err();
+        assert!(error.to_string().contains("hardware type 32 "), "{error}");
+        assert!(steering_link(libc::ARPHRD_IEEE80211_RADIOTAP).is_none());
+    }
+
+    #[test]
+    fn the_clock_of_the_card_is_read_from_a_frame_that_it_stamped() {
+        let frame = |time, clock| FrameHeader {
+            time,
+            offset: 0,
+            captured_length: 0,
+            wire_length: 0,
+            link_type: LinkType::ETHERNET,
+            stripped_vlan: None,
+            checksum_offloaded: false,
+            clock: Some(clock),
+        };
+        let headers = [
+            frame(1, FrameClock::Hardware),
+            frame(2, FrameClock::Hardware),
+            frame(3, FrameClock::Kernel),
+        ];
+        assert_eq!(last_by_card(&headers), Some(2));
+        assert_eq!(last_by_card(&headers[2..]), None);
     }
 
     /// Runs `test` in a network namespace of its own, with a source for its loopback that hands a block over after

@@ -239,13 +239,13 @@ pub enum CaptureError {
     },
     /// Frames of this interface cannot be shared out.
     #[error(
-        "{interface}: frames with link type {link_type} cannot be shared out to several workers; set WORKERS=1"
+        "{interface}: frames of interfaces of hardware type {hardware} (linux/if_arp.h) cannot be shared out to several workers; set WORKERS=1"
     )]
     NotSteerable {
         /// The interface.
         interface: String,
-        /// LINKTYPE number.
-        link_type: u32,
+        /// ARPHRD number.
+        hardware: u16,
     },
     /// Frames cannot be shared out to several workers.
     #[error("{interface}: {action} failed: {source}; set WORKERS=1")]
