@@ -5,7 +5,8 @@ use probe::counters::Counters;
 use probe::engine::Worker;
 use probe::flow::{Profile, Settings};
 use probe::flow::meter::Event;
-use wire::decode::LinkType;
+use wire::decode::{Decoder, LinkType};
+use wire::flowkey::KeyHasher;
 
 /// IP packets with their times.
 #[derive(Default)]
@@ -38,11 +39,16 @@ pub fn meter(traffic: &Traffic) {
         profile: Profile::Full,
         flows: 64,
         datagrams: 3,
-        datagram_bytes: 256,
+        datagram_bytes: 1024,
         ..Settings::for_memory(1 << 20)
     };
     let counters = Counters::new(1);
-    let mut worker = Worker::new(&settings, settings.decoder(), counters.worker(0).unwrap_or_default());
+    // A finding must be found again by the same input.
+    let decoder = Decoder {
+        hasher: KeyHasher::new(KeyHasher::FIXED_SEED),
+        ..settings.decoder()
+    };
+    let mut worker = Worker::new(&settings, decoder, counters.worker(0).unwrap_or_default());
     let mut packets = 0;
     let mut sink = |event: Event| {
         if let Event::Flow(flow) = event {

@@ -240,7 +240,7 @@ fn room_of(suffix: &[u8], container: &[u8], length: u32) -> u32 {
 /// Reads frames: the settings that are the same for all frames of a worker.
 #[derive(Clone, Debug)]
 pub struct Decoder {
-    /// Hashes the keys; the flow stage uses it for keys that it changes (fragments of a known datagram).
+    /// Hashes the keys.
     pub hasher: KeyHasher,
     /// Whether VLAN ids join the flow key.
     pub key_vlan: bool,
