@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat};
 use serde::Deserialize;
 
 use crate::seal::receipt::{Authority, Receipt, ReceiptError};
@@ -19,6 +20,8 @@ pub struct Answer {
     pub retry_after: Option<String>,
     /// Value of `X-Backpressure`.
     pub backpressure: Option<String>,
+    /// Value of `Date`: the clock of whoever answered.
+    pub date: Option<String>,
     /// The body, at most [`MAX_ANSWER_BYTES`].
     pub body: Vec<u8>,
 }
@@ -120,10 +123,26 @@ pub fn judge(answer: &Answer, entry: &Entry, loaded: &Loaded, authority: &Author
         },
         429 => back_off(Cause::Backpressure, "the Core is overloaded".to_owned()),
         _ if asked => back_off(Cause::Backpressure, "the Core is overloaded".to_owned()),
-        400 | 409 | 413 | 422 => Verdict::Rejected {
+        // The clocks differ, and nothing says that it is this one that is wrong: time or the operator mends it, and evidence
+        // that was put away would not come back.
+        422 if body.is_final("REJECTED") && body.error == "future" && loaded.claims.iat <= now => {
+            back_off(Cause::Server, clocks(answer, &body, loaded.claims.iat, now))
+        }
+        400 | 413 | 422 if body.is_final("REJECTED") => Verdict::Rejected {
             reason: describe(answer.code, &body),
-            fork: answer.code == 409,
+            fork: false,
         },
+        409 if body.is_final("FORK") => Verdict::Rejected {
+            reason: describe(answer.code, &body),
+            fork: true,
+        },
+        400 | 409 | 413 | 422 => back_off(
+            Cause::Server,
+            format!(
+                "{}, without the status that makes it final; did something between answer in the Core's place?",
+                describe(answer.code, &body)
+            ),
+        ),
         401 | 403 => Verdict::Refused {
             reason: describe(answer.code, &body),
         },
@@ -133,6 +152,33 @@ pub fn judge(answer: &Answer, entry: &Entry, loaded: &Loaded, authority: &Author
             format!("the Core answered {code}, which is not part of the protocol; is CORE_API_URL right?"),
         ),
     }
+}
+
+impl Body {
+    /// Whether this is the Core's word that it will never take the batch. A code alone is not: a proxy sends those too.
+    fn is_final(&self, status: &str) -> bool {
+        self.status == status
+    }
+}
+
+/// What to say of a batch that the Core takes to be from the future, and this probe does not.
+fn clocks(answer: &Answer, body: &Body, iat: i64, now: i64) -> String {
+    let time = |seconds| {
+        DateTime::from_timestamp(seconds, 0).map_or_else(
+            || format!("{seconds} s after 1970"),
+            |time| time.to_rfc3339_opts(SecondsFormat::Secs, true),
+        )
+    };
+    let theirs = answer
+        .date
+        .as_deref()
+        .map_or_else(|| "an earlier time, which it does not name".to_owned(), clean);
+    format!(
+        "the batch was sealed at {}; this probe's clock says {}, the Core's {theirs}: set the one that is wrong ({})",
+        time(iat),
+        time(now),
+        describe(answer.code, body)
+    )
 }
 
 fn check(
@@ -147,14 +193,13 @@ fn check(
     Ok(receipt)
 }
 
-/// One line for people, of bounded length and without control characters: the text comes from the network.
+/// Text from the network: of bounded length and without control characters.
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// One line for people.
 fn describe(code: u16, body: &Body) -> String {
-    let clean = |text: &str| {
-        text.chars()
-            .filter(|c| !c.is_control())
-            .take(300)
-            .collect::<String>()
-    };
     match (clean(&body.error), clean(&body.detail)) {
         (error, detail) if error.is_empty() && detail.is_empty() => format!("the Core answered {code}"),
         (error, detail) if error.is_empty() => format!("the Core answered {code}: {detail}"),

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 pub use counters::{DeliverCounters, DeliverState};
@@ -107,6 +108,13 @@ impl DeliverSettings {
 /// Receives what an operator should know; it becomes an event batch.
 pub type Alarm = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Does the work, and leaves behind what the runtime's own threads are at: a name server that does not answer holds
+/// `getaddrinfo` for longer than a probe may take to end.
+fn drive(runtime: Runtime, work: impl Future<Output = ()>) {
+    runtime.block_on(work);
+    runtime.shutdown_background();
+}
+
 /// The delivery thread.
 pub struct Delivery {
     stop: oneshot::Sender<Duration>,
@@ -134,7 +142,7 @@ impl Delivery {
             .build()?;
         let thread = std::thread::Builder::new()
             .name("deliver".to_owned())
-            .spawn(move || runtime.block_on(worker.run(stopped)))?;
+            .spawn(move || drive(runtime, worker.run(stopped)))?;
         Ok(Self {
             stop,
             thread,

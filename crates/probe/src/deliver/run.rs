@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER};
 use reqwest::{Body, Client, Response, Url};
 use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
@@ -25,6 +25,8 @@ use crate::spool::{Disk, Entry, Form, Loaded, NotLoaded, Spool};
 const BACKPRESSURE: HeaderName = HeaderName::from_static("x-backpressure");
 /// Without news the loop looks at the spool again after this time.
 const IDLE: Duration = Duration::from_secs(3600);
+/// An entry that the disk does not give so many times in a row is put away, so that the others can go.
+const UNREADABLE_TRIES: u32 = 3;
 
 /// What every request needs.
 struct Wire {
@@ -46,6 +48,8 @@ pub(super) struct Worker<D: Disk> {
     backoff: Backoff,
     /// Nothing is sent before.
     wait_until: Option<Instant>,
+    /// The entry that the disk did not give last, and how many times in a row.
+    unreadable: Option<(Entry, u32)>,
     requests: JoinSet<Verdict>,
     entries: HashMap<Id, (Entry, Departure)>,
 }
@@ -103,6 +107,7 @@ impl<D: Disk + 'static> Worker<D> {
             counters,
             state,
             wait_until: None,
+            unreadable: None,
             requests: JoinSet::new(),
             entries: HashMap::new(),
         })
@@ -113,13 +118,14 @@ impl<D: Disk + 'static> Worker<D> {
         let mut deadline: Option<Instant> = None;
         let spool = Arc::clone(&self.spool);
         loop {
-            self.launch();
+            // One moment for both: a wait that ended between two looks at the clock would be slept through.
+            let now = Instant::now();
+            self.launch(now);
             let idle = self.requests.is_empty();
             if deadline.is_some() && idle && (self.spool.pending_entries() == 0 || self.state.is_refused()) {
                 break;
             }
-            let now = Instant::now();
-            let until = self.wait_until.filter(|until| *until > now).unwrap_or(now + IDLE);
+            let until = self.wakes_at(now);
             tokio::select! {
                 Some(ended) = self.requests.join_next_with_id(), if !idle => match ended {
                     Ok((id, verdict)) => self.settle(id, verdict),
@@ -141,9 +147,14 @@ impl<D: Disk + 'static> Worker<D> {
         self.abandon();
     }
 
+    /// When to look at the spool again without news, after [`Self::launch`] at `now`.
+    fn wakes_at(&self, now: Instant) -> Instant {
+        self.wait_until.unwrap_or(now + IDLE)
+    }
+
     /// Starts as many requests as are allowed now.
-    fn launch(&mut self) {
-        if self.wait_until.is_some_and(|until| until > Instant::now()) {
+    fn launch(&mut self, now: Instant) {
+        if self.wait_until.is_some_and(|until| until > now) {
             return;
         }
         self.wait_until = None;
@@ -159,8 +170,12 @@ impl<D: Disk + 'static> Worker<D> {
             let loaded = match self.spool.load(&entry) {
                 Ok(loaded) => loaded,
                 Err(NotLoaded::Gone) => continue,
-                Err(NotLoaded::Unreadable) => return self.wait(None),
+                Err(NotLoaded::Unreadable) => {
+                    self.not_given(entry);
+                    return self.wait(None);
+                }
             };
+            self.unreadable = None;
             DeliverCounters::add(&self.counters.requests, 1);
             DeliverCounters::add(&self.counters.in_flight, 1);
             DeliverCounters::add(&self.counters.bytes_sent, loaded.bytes.len() as u64);
@@ -171,6 +186,24 @@ impl<D: Disk + 'static> Worker<D> {
                 .spawn(Arc::clone(&self.wire).send(entry, loaded, gone));
             self.entries.insert(task.id(), (entry, departure));
         }
+    }
+
+    /// The disk did not give an entry. It comes first, so it is tried again first; that it goes on failing must not keep back
+    /// the others.
+    fn not_given(&mut self, entry: Entry) {
+        let times = match self.unreadable {
+            Some((last, times)) if last == entry => times + 1,
+            _ => 1,
+        };
+        if times < UNREADABLE_TRIES {
+            self.unreadable = Some((entry, times));
+            return;
+        }
+        self.unreadable = None;
+        let reason = format!("the disk did not give it {UNREADABLE_TRIES} times in a row");
+        self.spool.give_up(&entry, &reason);
+        let detail = format!("{} is put away: {reason}", named(&entry));
+        self.alarms.raise(Severity::Error, "batch_unreadable", detail);
     }
 
     /// What is to be noted when the request goes out.
@@ -210,14 +243,7 @@ impl<D: Disk + 'static> Worker<D> {
             Verdict::Rejected { reason, fork } => {
                 let counters = &self.counters;
                 DeliverCounters::add(if fork { &counters.forks } else { &counters.rejected }, 1);
-                let what = match entry.form {
-                    Form::Batch => "batch",
-                    Form::Manifest => "manifest",
-                };
-                let detail = format!(
-                    "{what} {} of chain {} is refused for good: {reason}",
-                    entry.seq, entry.chain
-                );
+                let detail = format!("{} is refused for good: {reason}", named(&entry));
                 self.alarms.raise(
                     Severity::Error,
                     if fork { "batch_forked" } else { "batch_rejected" },
@@ -251,6 +277,9 @@ impl<D: Disk + 'static> Worker<D> {
                 self.wait(retry_after);
             }
         }
+    }
+
+    fn show_failures(&self) {
         self.state
             .failures_in_a_row
             .store(u64::from(self.backoff.failures()), Ordering::Relaxed);
@@ -267,6 +296,7 @@ impl<D: Disk + 'static> Worker<D> {
     fn recovered(&mut self) {
         if self.wait_until.is_none() && self.backoff.failures() > 0 {
             self.backoff.reset();
+            self.show_failures();
             self.resumed();
         }
     }
@@ -289,6 +319,7 @@ impl<D: Disk + 'static> Worker<D> {
         // Without random bytes there is no jitter; nothing else depends on it.
         let random = aws_lc_rs::rand::fill(&mut random).map_or(u32::MAX, |()| u32::from_ne_bytes(random));
         self.wait_until = Some(now + self.backoff.next(random, retry_after));
+        self.show_failures();
     }
 
     /// Puts back what is still in flight.
@@ -300,6 +331,15 @@ impl<D: Disk + 'static> Worker<D> {
             self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// An entry as people are told of it.
+fn named(entry: &Entry) -> String {
+    let what = match entry.form {
+        Form::Batch => "batch",
+        Form::Manifest => "manifest",
+    };
+    format!("{what} {} of chain {}", entry.seq, entry.chain)
 }
 
 fn core_url(text: &str) -> Result<Url, DeliverError> {
@@ -391,6 +431,7 @@ async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
         code: response.status().as_u16(),
         retry_after: header(RETRY_AFTER),
         backpressure: header(BACKPRESSURE),
+        date: header(DATE),
         body: Vec::new(),
     };
     while let Some(chunk) = response.chunk().await? {
@@ -441,5 +482,35 @@ impl Alarms {
             name: event,
             detail,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::fixtures::{authority, certificate, pki};
+    use crate::spool::{SpoolSettings, Sync, WhenFull};
+
+    #[tokio::test]
+    async fn a_wait_that_ends_after_the_look_at_the_spool_is_not_slept_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = SpoolSettings {
+            max_bytes: 1 << 20,
+            when_full: WhenFull::DropOldest,
+            sync: Sync::Never,
+        };
+        let spool = Arc::new(Spool::open(directory.path(), spool).unwrap());
+        let identity = Identity::new(authority(), certificate(pki!("probe.pem")), pki!("probe.key")).unwrap();
+        let settings = DeliverSettings::new("https://127.0.0.1:1");
+        let (clock, alarm): (Clock, Alarm) = (Arc::new(|| 0), Arc::new(|_| {}));
+        let mut worker = Worker::new(spool, &identity, settings, clock, alarm, Default::default()).unwrap();
+        let now = Instant::now();
+        let end = now + Duration::from_millis(1);
+        worker.wait_until = Some(end);
+        worker.launch(now);
+        // However late it is by now.
+        assert_eq!(worker.wakes_at(now + Duration::from_millis(2)), end);
+        worker.launch(end);
+        assert_eq!(worker.wakes_at(end), end + IDLE);
     }
 }

@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::answer::{Answer, Cause, Verdict, judge};
-use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, DeliverState, Delivery, Identity};
+use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, DeliverState, Delivery, Identity, drive};
 use crate::counters::LedgerEntry;
 use crate::seal::fixtures::{NOW, PROBE, authority, certificate, chains, pki};
 use crate::seal::ipc::Frame;
@@ -230,7 +230,7 @@ fn read_request(stream: &mut impl BufRead) -> Option<Request> {
 // --- a probe ----------------------------------------------------------------------------------------------------------
 
 struct Probe {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     spool: Arc<Spool<OsDisk>>,
     alarms: Arc<Mutex<Vec<(&'static str, String)>>>,
     delivery: Option<Delivery>,
@@ -263,7 +263,7 @@ impl Probe {
             assert!(matches!(spool.store(sealed), Stored::Batch));
         }
         Self {
-            _directory: directory,
+            directory,
             spool,
             alarms: Arc::default(),
             delivery: None,
@@ -423,8 +423,8 @@ fn manifests_of_dropped_batches_go_their_own_way() {
         assert!(matches!(spool.store(sealed), Stored::Batch));
     }
     let probe = Probe {
+        directory,
         spool,
-        _directory: directory,
         ..Probe::new(0)
     }
     .deliver(settings(core.url()));
@@ -457,8 +457,8 @@ fn refused_for_good_is_put_away_and_the_rest_goes_on() {
             r#"{"status":"REJECTED","error":"signature","detail":"it does\nnot hold"}"#,
         ),
         2 => answer(409, r#"{"status":"FORK"}"#),
-        3 => answer(400, "no json"),
-        4 => answer(413, ""),
+        3 => answer(400, r#"{"status":"REJECTED","error":"malformed"}"#),
+        4 => answer(413, r#"{"status":"REJECTED","error":"too_large"}"#),
         _ => archived(request),
     });
     let mut probe = Probe::new(6).deliver(settings(core.url()));
@@ -489,6 +489,12 @@ fn a_failing_core_is_tried_until_it_works() {
         || answer(202, r#"{"status":"BACKPRESSURE"}"#),
         || Reply::Answer(200, "X-Backpressure: true\r\n", String::new()),
         || answer(404, "what?"),
+        // What a proxy says, or a Core that did not get the whole body.
+        || answer(400, "no json"),
+        || answer(413, "<html>413 Request Entity Too Large</html>"),
+        || answer(400, r#"{"status":"ERROR","error":"slow"}"#),
+        || answer(409, ""),
+        || answer(422, r#"{"detail":"no status"}"#),
         || Reply::Hang,
     ] {
         let core = Core::start(move |request| {
@@ -783,6 +789,90 @@ fn only_the_right_receipt_deletes() {
     assert_eq!(verdict(&manifest, &signed(&good), NOW), accepted);
     refused(&verdict(&entry, "e30.e30.AQ", NOW), "malformed");
     assert_eq!(sealed.claims.iss, PROBE);
+}
+
+#[test]
+fn a_core_whose_clock_is_behind_destroys_nothing() {
+    let sealed = &chains()[0][1];
+    let entry = Entry {
+        chain: sealed.claims.chain,
+        seq: 1,
+        form: Form::Batch,
+    };
+    let loaded = Loaded {
+        bytes: sealed.bytes.clone(),
+        claims: sealed.claims.clone(),
+        head: sealed.head(),
+    };
+    let body = br#"{"status":"REJECTED","error":"future","detail":"sealed 7200 s in the future"}"#;
+    let answer = Answer {
+        code: 422,
+        date: Some("Mon, 21 Sep 2026 12:13:20 GMT".to_owned()),
+        body: body.to_vec(),
+        ..Answer::default()
+    };
+    let verdict = |now| judge(&answer, &entry, &loaded, &authority(), now);
+    let Verdict::BackOff {
+        cause: Cause::Server,
+        reason,
+        ..
+    } = verdict(NOW + 60)
+    else {
+        panic!("{:?}", verdict(NOW + 60))
+    };
+    for clock in [
+        "sealed at 2026-09-21T14:13:20Z",
+        "this probe's clock says 2026-09-21T14:14:20Z",
+        "the Core's Mon, 21 Sep 2026 12:13:20 GMT",
+    ] {
+        assert!(reason.contains(clock), "{reason}");
+    }
+    // The probe's own clock agrees that it comes from the future.
+    assert!(matches!(verdict(NOW - 60), Verdict::Rejected { fork: false, .. }));
+}
+
+#[test]
+fn a_name_server_that_does_not_answer_does_not_hold_up_the_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (started, starts) = std::sync::mpsc::channel();
+    let (_answer, lookup) = std::sync::mpsc::channel::<()>();
+    let began = crate_now();
+    drive(runtime, async move {
+        // As the HTTP client's resolver has it, and nobody waits for it any more.
+        drop(tokio::task::spawn_blocking(move || {
+            started.send(()).unwrap();
+            lookup.recv_timeout(Duration::from_secs(10))
+        }));
+        starts.recv().unwrap();
+    });
+    assert!(crate_now() - began < Duration::from_secs(5));
+}
+
+#[test]
+fn a_batch_that_the_disk_does_not_give_keeps_back_no_other() {
+    let core = Core::start(archived);
+    let probe = Probe::new(4);
+    let pending = probe.directory.path().join("buffer/pending");
+    let mut names: Vec<_> = std::fs::read_dir(&pending)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    names.sort();
+    // Reading a directory as a file fails, for root too.
+    std::fs::remove_file(&names[0]).unwrap();
+    std::fs::create_dir(&names[0]).unwrap();
+    let mut probe = probe.deliver(settings(core.url()));
+    probe.wait_until_empty();
+    let detail = probe.alarm("batch_unreadable").unwrap();
+    assert!(
+        detail.contains("batch 0 of chain") && detail.contains("3 times"),
+        "{detail}"
+    );
+    probe.shutdown(Duration::ZERO);
+    let entries = probe.spool.counters().ledger_entries();
+    assert_eq!(value(&entries, "batches_rejected", "unreadable"), 1);
+    assert_eq!(value(&entries, "batches_acknowledged", ""), 3);
+    assert!(!names[0].exists(), "it is in rejected/");
 }
 
 #[test]

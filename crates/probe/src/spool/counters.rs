@@ -28,7 +28,7 @@ accounts! {
         /// Batches that were put away: they will not be delivered.
         Counter batches_rejected:
             rejected = "refused", "The Core refused them for good.",
-            rejected_unreadable = "unreadable", "The manifest of the file could not be read.";
+            rejected_unreadable = "unreadable", "The file or its manifest could not be read.";
         /// Batches of which nothing is left.
         Counter batches_lost:
             lost = "disk_error", "Not even the manifest could be kept.",
