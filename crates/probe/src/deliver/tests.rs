@@ -442,10 +442,12 @@ fn manifests_of_dropped_batches_go_their_own_way() {
     );
     let mut seqs: Vec<u64> = requests.iter().map(|request| request.claims().seq).collect();
     seqs.sort_unstable();
+    seqs.dedup();
+    let lost = value(&probe.spool.counters().ledger_entries(), "manifests_lost", "");
     assert_eq!(
-        seqs,
-        (0..chains()[0].len() as u64).collect::<Vec<_>>(),
-        "the chain is whole"
+        seqs.len() as u64 + lost,
+        chains()[0].len() as u64,
+        "each came, or is counted"
     );
 }
 

@@ -25,9 +25,10 @@ mod model;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -47,8 +48,10 @@ const PREFIX_BYTES: u64 = 64 * 1024;
 /// Most batches that are dropped to make room for one on a full disk: beyond that the disk is full of something else.
 const MAX_EVICTIONS: usize = 64;
 
-/// One part in this many of the bound is for manifests of dropped batches alone.
+/// One part in this many of the bound is for manifests of dropped batches alone, and is the most that they keep from a batch.
 const MANIFEST_SHARE: u64 = 16;
+/// Ledgers and events stay longest, but beyond one part in this many of the bound the oldest of them go first.
+const LEDGER_SHARE: u64 = 4;
 /// Refused files take at most one part in this many of the bound.
 const REJECTED_SHARE: u64 = 4;
 
@@ -157,11 +160,31 @@ pub struct Spool<D: Disk = OsDisk> {
     changed: Notify,
     counters: SpoolCounters,
     temporary: AtomicU64,
-    /// The disk has no space left: said once, not for every file.
-    disk_full: AtomicBool,
+    /// What the disk refused since it last took a batch: each is said once, not for every file.
+    said: Mutex<Vec<DiskTrouble>>,
+    shown: Shown,
     head: Option<Head>,
     /// Held as long as this lives.
     lock_file: Option<File>,
+}
+
+/// A kind of file operation that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DiskTrouble {
+    /// There is no space, on the disk or in the user's quota.
+    Full,
+    /// Another error, with its number where it has one: kinds are few.
+    Other(io::ErrorKind, Option<i32>),
+}
+
+impl DiskTrouble {
+    fn of(error: &io::Error) -> Self {
+        if is_disk_full(error) {
+            Self::Full
+        } else {
+            Self::Other(error.kind(), error.raw_os_error())
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -174,6 +197,8 @@ struct State {
     pending_bytes: u64,
     /// The part of `pending_bytes` that manifests take.
     manifest_bytes: u64,
+    /// The part of `pending_bytes` that batches without flow records take: ledgers and events.
+    ledger_bytes: u64,
     pending_events: u64,
     /// A chain's rank among all: older chains are delivered first.
     ranks: HashMap<ChainId, u32>,
@@ -203,6 +228,47 @@ impl State {
             Form::Batch => &mut self.batches,
             Form::Manifest => &mut self.manifests,
         }
+    }
+}
+
+/// The state as it was when its lock was last let go of, for those who must not wait: the lock is held over file operations,
+/// and a disk may hang.
+#[derive(Debug, Default)]
+struct Shown {
+    total_bytes: AtomicU64,
+    pending_events: AtomicU64,
+    pending_entries: AtomicU64,
+}
+
+/// The lock on the state.
+struct Held<'a> {
+    state: MutexGuard<'a, State>,
+    shown: &'a Shown,
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let (state, shown) = (&self.state, self.shown);
+        shown.total_bytes.store(state.total_bytes(), Ordering::Relaxed);
+        shown
+            .pending_events
+            .store(state.pending_events, Ordering::Relaxed);
+        let entries = (state.batches.len() + state.manifests.len()) as u64;
+        shown.pending_entries.store(entries, Ordering::Relaxed);
     }
 }
 
@@ -246,7 +312,8 @@ impl<D: Disk> Spool<D> {
             changed: Notify::new(),
             counters: SpoolCounters::default(),
             temporary: AtomicU64::new(0),
-            disk_full: AtomicBool::new(false),
+            said: Mutex::default(),
+            shown: Shown::default(),
             head: None,
             lock_file: None,
         };
@@ -282,25 +349,30 @@ impl<D: Disk> Spool<D> {
         &self.changed
     }
 
-    /// Flow records in the spool that are not acknowledged.
+    /// Flow records in the spool that are not acknowledged. Never waits for the disk.
     pub fn pending_events(&self) -> u64 {
-        self.lock().pending_events
+        self.shown.pending_events.load(Ordering::Relaxed)
     }
 
-    /// Batches and manifests that wait for their receipt.
-    pub fn pending_entries(&self) -> usize {
-        let state = self.lock();
-        state.batches.len() + state.manifests.len()
+    /// Batches and manifests that wait for their receipt. Never waits for the disk.
+    pub fn pending_entries(&self) -> u64 {
+        self.shown.pending_entries.load(Ordering::Relaxed)
     }
 
-    /// Bytes on disk that count against the bound, and the bound.
+    /// Bytes on disk that count against the bound, and the bound. Never waits for the disk.
     pub fn fill(&self) -> (u64, u64) {
-        (self.lock().total_bytes(), self.settings.max_bytes)
+        (
+            self.shown.total_bytes.load(Ordering::Relaxed),
+            self.settings.max_bytes,
+        )
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is changed after the file operation succeeded, by single assignments: it holds after a panic too.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Held<'_> {
+        Held {
+            // The state is changed after the file operation succeeded, by single assignments: it holds after a panic too.
+            state: self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            shown: &self.shown,
+        }
     }
 
     fn list(&self, part: &str) -> Result<Vec<FileFacts>, SpoolError> {
@@ -322,12 +394,14 @@ impl<D: Disk> Spool<D> {
         counter.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Counts and logs a file operation that failed. That the disk is full is said once, until it takes batches again.
+    /// Counts a file operation that failed, and logs it. Each kind of error is said once, until the disk takes batches again:
+    /// a disk that has become read-only refuses every file.
     fn note_disk_error(&self, what: &str, path: &Path, error: &io::Error) {
         Self::count(&self.counters.disk_errors, 1);
-        if !is_disk_full(error) {
-            tracing::warn!(path = %path.display(), %error, "spool: {what} failed");
-        } else if !self.disk_full.swap(true, Ordering::Relaxed) {
+        if !self.is_news(error) {
+            return;
+        }
+        if is_disk_full(error) {
             let kept = match self.settings.when_full {
                 WhenFull::DropOldest => "the oldest batches make room",
                 WhenFull::DropNewest => "new batches are not kept",
@@ -337,16 +411,39 @@ impl<D: Disk> Spool<D> {
                  free space there, or give another BUFFER_DIR",
                 self.directory.display()
             );
+        } else {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "spool: {what} failed; the next failures of this kind are only counted, until the disk takes batches again"
+            );
         }
     }
 
-    /// A batch was stored at once: if the disk was full, it is so no more.
-    fn note_disk_has_space(&self) {
-        if self.disk_full.swap(false, Ordering::Relaxed) {
+    /// Whether an error of this kind was not said since the disk last took a batch. It is now.
+    fn is_news(&self, error: &io::Error) -> bool {
+        let trouble = DiskTrouble::of(error);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = !said.contains(&trouble);
+        if is_news {
+            said.push(trouble);
+        }
+        is_news
+    }
+
+    /// A batch was stored at once: the disk is not full, or works again.
+    fn note_disk_works(&self) {
+        let said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        if said.contains(&DiskTrouble::Full) {
             tracing::info!(
                 dropped = self.counters.dropped_disk.load(Ordering::Relaxed),
                 lost = self.counters.lost.load(Ordering::Relaxed),
                 "{}: the disk has space again",
+                self.directory.display()
+            );
+        } else if !said.is_empty() {
+            tracing::info!(
+                errors = self.counters.disk_errors.load(Ordering::Relaxed),
+                "{}: the disk takes batches again",
                 self.directory.display()
             );
         }
@@ -554,8 +651,10 @@ impl<D: Disk> Spool<D> {
         let events = if form == Form::Batch { events } else { 0 };
         state.pending_bytes += size;
         state.pending_events += events;
-        if form == Form::Manifest {
-            state.manifest_bytes += size;
+        match form {
+            Form::Manifest => state.manifest_bytes += size,
+            Form::Batch if events == 0 => state.ledger_bytes += size,
+            Form::Batch => {}
         }
         state.map(form).insert(
             key,
@@ -580,8 +679,10 @@ impl<D: Disk> Spool<D> {
         };
         state.pending_bytes -= sizes.size;
         state.pending_events -= sizes.events;
-        if form == Form::Manifest {
-            state.manifest_bytes -= sizes.size;
+        match form {
+            Form::Manifest => state.manifest_bytes -= sizes.size,
+            Form::Batch if sizes.events == 0 => state.ledger_bytes -= sizes.size,
+            Form::Batch => {}
         }
         let counter = match form {
             Form::Batch => &self.counters.spooled,

@@ -9,9 +9,16 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::disk::{Disk, FileFacts};
-use super::{Entry, Form, NotLoaded, Spool, SpoolSettings, Stored, Sync, WhenFull};
+use super::entry::accounted;
+use super::{
+    Entry, Form, LEDGER_SHARE, MANIFEST_SHARE, NotLoaded, Spool, SpoolSettings, Stored, Sync, WhenFull,
+};
+use crate::counters::LedgerEntry;
 use crate::seal::SealedBatch;
-use crate::seal::fixtures::chains;
+use crate::seal::batch::Chain;
+use crate::seal::fixtures::{NOW, batch, chains, signer};
+use crate::seal::ledger::ledger_batch;
+use crate::seal::manifest::Kind;
 
 /// What a directory operation that is not yet durable did.
 #[derive(Clone, Debug)]
@@ -46,6 +53,8 @@ struct Memory {
     capacity: Option<usize>,
     /// Operations until one fails with `EIO`.
     fail_in: Option<u32>,
+    /// A file that can neither be read nor renamed.
+    bad: Option<PathBuf>,
 }
 
 impl Memory {
@@ -74,6 +83,13 @@ impl Memory {
             }
             None => Ok(()),
         }
+    }
+
+    fn may_use(&self, path: &Path) -> io::Result<()> {
+        if self.bad.as_deref() == Some(path) {
+            return Err(io::Error::other("bad"));
+        }
+        Ok(())
     }
 }
 
@@ -114,7 +130,8 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<FileFacts>> {
-        let memory = self.0.lock().unwrap();
+        let mut memory = self.0.lock().unwrap();
+        memory.may_fail()?;
         let of_directory = memory
             .names
             .iter()
@@ -129,7 +146,9 @@ impl Disk for MemoryDisk {
     }
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        let memory = self.0.lock().unwrap();
+        let mut memory = self.0.lock().unwrap();
+        memory.may_fail()?;
+        memory.may_use(path)?;
         let file = memory.names.get(path).ok_or(ErrorKind::NotFound)?;
         Ok(memory.files[*file]
             .0
@@ -169,6 +188,7 @@ impl Disk for MemoryDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut memory = self.0.lock().unwrap();
         memory.may_fail()?;
+        memory.may_use(from)?;
         let file = *memory.names.get(from).ok_or(ErrorKind::NotFound)?;
         memory.change(Change::Link(to.to_owned(), file));
         memory.change(Change::Unlink(from.to_owned()));
@@ -254,6 +274,35 @@ fn sealed_of(entry: &Entry) -> ((usize, usize), &'static SealedBatch) {
     ((chain, entry.seq as usize), &chains()[chain][entry.seq as usize])
 }
 
+/// What an account holds: of one reason, or of all.
+fn counted(spool: &Spool<MemoryDisk>, account: &str, reason: Option<&str>) -> u64 {
+    let entries = spool.counters().ledger_entries();
+    let of_it =
+        |entry: &&LedgerEntry| entry.account == account && reason.is_none_or(|reason| entry.reason == reason);
+    entries
+        .iter()
+        .filter(of_it)
+        .map(|entry| entry.value.unwrap())
+        .sum()
+}
+
+/// A spool in memory that makes room by dropping the oldest.
+fn spool_on(disk: &MemoryDisk, max_bytes: u64) -> Spool<MemoryDisk> {
+    let settings = SpoolSettings {
+        max_bytes,
+        when_full: WhenFull::DropOldest,
+        sync: Sync::EveryBatch,
+    };
+    Spool::open_on(disk.clone(), Path::new("/spool"), settings).unwrap()
+}
+
+/// What is left in a spool, from the oldest on.
+fn left(spool: &Spool<MemoryDisk>) -> Vec<(Entry, Kind)> {
+    std::iter::from_fn(|| spool.take_oldest())
+        .map(|entry| (entry, spool.load(&entry).unwrap().claims.kind))
+        .collect()
+}
+
 struct Model {
     disk: MemoryDisk,
     settings: SpoolSettings,
@@ -261,7 +310,7 @@ struct Model {
     chain: usize,
     next: usize,
     fates: BTreeMap<(usize, usize), Fate>,
-    /// Whether the disk has failed since: then more may be lost than the policy says, but never uncounted.
+    /// Whether the disk has failed since: then more may be damaged than the policy says, but never uncounted.
     disturbed: bool,
     /// Entries that left by the policy or were lost: by the counters of all lives so far.
     gone_before: u64,
@@ -288,15 +337,10 @@ impl Model {
 
     /// Batches that are no longer whole although `store` said so: dropped, damaged or lost, all counted.
     fn gone(&self) -> u64 {
-        let entries = self.spool.counters().ledger_entries();
-        let of = |account: &str| -> u64 {
-            entries
-                .iter()
-                .filter(|e| e.account == account)
-                .map(|e| e.value.unwrap())
-                .sum()
-        };
-        self.gone_before + of("batches_dropped") + of("batches_lost") + of("manifests_lost")
+        let dropped = counted(&self.spool, "batches_dropped", None);
+        let lost = counted(&self.spool, "batches_lost", None);
+        let unreadable = counted(&self.spool, "batches_rejected", Some("unreadable"));
+        self.gone_before + dropped + lost + unreadable
     }
 
     fn step(&mut self, step: &Step) {
@@ -346,12 +390,18 @@ impl Model {
             return;
         };
         let (place, sealed) = sealed_of(&entry);
-        let Ok(loaded) = self.spool.load(&entry) else {
-            assert!(
-                self.disturbed || self.settings.sync == Sync::Never,
-                "an entry was damaged on a sound disk"
-            );
-            return;
+        let loaded = match self.spool.load(&entry) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                assert!(
+                    self.disturbed || self.settings.sync == Sync::Never,
+                    "an entry was damaged on a sound disk"
+                );
+                if error == NotLoaded::Unreadable && verdict == Verdict::Reject {
+                    self.spool.give_up(&entry, "the disk does not give it");
+                }
+                return;
+            }
         };
         let expected = if entry.form == Form::Batch {
             &sealed.bytes[..]
@@ -376,6 +426,7 @@ impl Model {
             self.spool.counters()
         );
         let (bytes, _) = self.spool.fill();
+        assert_eq!(bytes, self.spool.lock().total_bytes());
         assert!(bytes <= self.allowed, "{bytes} of {}", self.allowed);
     }
 
@@ -407,7 +458,7 @@ impl Model {
         if self.settings.sync == Sync::EveryBatch {
             let (missing, gone) = (missing.count() as u64, self.gone());
             assert!(
-                missing <= gone || self.disturbed,
+                missing <= gone,
                 "{missing} batches are missing, {gone} are accounted for"
             );
         }
@@ -460,25 +511,206 @@ fn a_chain_of_which_only_manifests_are_left_stays_the_older_one() {
 
 #[test]
 fn a_flood_leaves_manifests_of_what_it_pushed_out() {
-    let settings = SpoolSettings {
-        max_bytes: 160 * 1024,
-        when_full: WhenFull::DropOldest,
-        sync: Sync::EveryBatch,
-    };
-    let spool = Spool::open_on(MemoryDisk::default(), Path::new("/spool"), settings).unwrap();
+    let spool = spool_on(&MemoryDisk::default(), 160 << 10);
     for sealed in &chains()[0] {
         assert!(matches!(spool.store(sealed), Stored::Batch));
     }
-    let mut forms = Vec::new();
-    while let Some(entry) = spool.take_oldest() {
-        let loaded = spool.load(&entry).unwrap();
-        assert_eq!(loaded.head.seq, forms.len() as u64, "the chain is whole");
-        forms.push(entry.form);
-        spool.acknowledge(&entry);
+    let left = left(&spool);
+    let seqs: Vec<u64> = left.iter().map(|(entry, _)| entry.seq).collect();
+    let manifest = left.iter().find(|(entry, _)| entry.form == Form::Manifest);
+    let oldest = manifest.unwrap().0.seq;
+    assert!(
+        (oldest..chains()[0].len() as u64).eq(seqs.iter().copied().filter(|seq| *seq >= oldest)),
+        "the chain has no hole from the oldest manifest on: {seqs:?}"
+    );
+    assert_eq!(
+        (chains()[0].len() - left.len()) as u64,
+        counted(&spool, "manifests_lost", None)
+    );
+    assert_eq!(left.last().unwrap().0.form, Form::Batch);
+}
+
+#[test]
+fn manifests_do_not_push_out_the_evidence() {
+    let max = 128 << 10;
+    let spool = spool_on(&MemoryDisk::default(), max);
+    let sealed: Vec<_> = chains().iter().flatten().collect();
+    for one in &sealed {
+        assert!(matches!(spool.store(one), Stored::Batch));
     }
-    assert_eq!(forms.len(), chains()[0].len());
-    assert_eq!(forms.last(), Some(&Form::Batch));
-    assert!(forms.contains(&Form::Manifest), "{forms:?}");
+    // More manifests than would fill the spool.
+    assert!(counted(&spool, "batches_dropped", None) > max / 4096);
+    let left = left(&spool);
+    let manifests = left
+        .iter()
+        .filter(|(entry, _)| entry.form == Form::Manifest)
+        .count() as u64;
+    assert!(
+        (1..=max / MANIFEST_SHARE / 4096 + 1).contains(&manifests),
+        "{manifests} manifests"
+    );
+    assert_eq!(
+        manifests + counted(&spool, "manifests_lost", None),
+        counted(&spool, "batches_dropped", None),
+        "each that had to go too is counted"
+    );
+    // The newest batches of flow records, without a hole, take most of the room.
+    let has_records = |sealed: &&&SealedBatch| sealed.claims.kind == Kind::Flow;
+    let newest = sealed.iter().rev().filter(has_records);
+    let survived = |sealed: &&&SealedBatch| {
+        left.iter().any(|(entry, _)| {
+            entry.form == Form::Batch && (entry.chain, entry.seq) == (sealed.claims.chain, sealed.claims.seq)
+        })
+    };
+    let bytes: u64 = newest
+        .take_while(survived)
+        .map(|sealed| accounted(sealed.bytes.len() as u64))
+        .sum();
+    assert!(bytes > max / 2, "{bytes} bytes of the newest evidence");
+}
+
+#[test]
+fn ledgers_stay_longest_within_their_share() {
+    let (signer, mut chain) = (signer(), Chain::start(None).unwrap());
+    let ledger: Vec<_> = (0..300)
+        .map(|value| LedgerEntry::of_probe("frames_lost", "ring", Some(value * 7919)))
+        .collect();
+    let ledger = ledger_batch(NOW * 1_000_000_000, &ledger).unwrap();
+    let max = 128 << 10;
+    let spool = spool_on(&MemoryDisk::default(), max);
+    for round in 0..24 {
+        let (kind, rows) = if round % 12 == 0 {
+            (Kind::Ledger, ledger.clone())
+        } else {
+            (Kind::Flow, batch(3, 2800))
+        };
+        let sealed = chain.seal(kind, &rows, NOW, &signer).unwrap();
+        assert!(
+            accounted(sealed.bytes.len() as u64) > accounted(1),
+            "larger than a manifest"
+        );
+        assert!(matches!(spool.store(&sealed), Stored::Batch));
+    }
+    assert!(counted(&spool, "batches_dropped", None) > 0);
+    let first = spool.take_oldest().unwrap();
+    assert_eq!(
+        (first.seq, first.form),
+        (0, Form::Batch),
+        "the oldest ledger stays while records go"
+    );
+    spool.release(&first);
+    // A long outage: ledgers alone would fill the spool.
+    for _ in 0..24 {
+        let sealed = chain.seal(Kind::Ledger, &ledger, NOW, &signer).unwrap();
+        assert!(matches!(spool.store(&sealed), Stored::Batch));
+    }
+    let (ledgers, bytes) = {
+        let state = spool.lock();
+        (state.ledger_bytes, state.total_bytes())
+    };
+    assert!(ledgers <= 2 * max / LEDGER_SHARE, "{ledgers} of {bytes}");
+    assert!(
+        left(&spool)
+            .iter()
+            .any(|(entry, kind)| *kind == Kind::Flow && entry.form == Form::Batch)
+    );
+}
+
+#[test]
+fn what_cannot_be_read_when_it_must_go_is_put_away() {
+    let stored = || {
+        let disk = MemoryDisk::default();
+        let spool = spool_on(&disk, 160 << 10);
+        let mut rest = chains()[0].iter();
+        while counted(&spool, "batches_dropped", None) == 0 {
+            spool.store(rest.next().unwrap());
+        }
+        (disk, spool, rest)
+    };
+    let oldest = |spool: &Spool<MemoryDisk>| {
+        let key = *spool.lock().batches.keys().next().unwrap();
+        Entry {
+            chain: key.chain,
+            seq: key.seq,
+            form: Form::Batch,
+        }
+    };
+    let pending = |entry: &Entry| Path::new("/spool/pending").join(entry.file_name());
+    let rejected = |entry: &Entry| Path::new("/spool/rejected").join(entry.file_name());
+    let is_there = |disk: &MemoryDisk, path: &Path| disk.0.lock().unwrap().names.contains_key(path);
+    let drop_one = |spool: &Spool<MemoryDisk>| {
+        let _ = spool.drop_oldest(&mut spool.lock(), &spool.counters.dropped_full);
+    };
+
+    // The disk does not give it, this once.
+    let (disk, spool, _) = stored();
+    let batch = oldest(&spool);
+    disk.0.lock().unwrap().fail_in = Some(0);
+    drop_one(&spool);
+    assert_eq!(counted(&spool, "batches_rejected", Some("unreadable")), 1);
+    assert_eq!(counted(&spool, "batches_lost", None), 0);
+    assert!(is_there(&disk, &rejected(&batch)) && !is_there(&disk, &pending(&batch)));
+    assert_eq!(spool.counters().imbalance(), 0);
+
+    // There is no manifest in it.
+    let (disk, spool, _) = stored();
+    let batch = oldest(&spool);
+    disk.write(&pending(&batch), b"no batch", true).unwrap();
+    drop_one(&spool);
+    assert_eq!(counted(&spool, "batches_rejected", Some("unreadable")), 1);
+    assert!(is_there(&disk, &rejected(&batch)));
+
+    // It vanished.
+    let (disk, spool, _) = stored();
+    disk.remove(&pending(&oldest(&spool))).unwrap();
+    drop_one(&spool);
+    assert_eq!(counted(&spool, "batches_lost", Some("vanished")), 1);
+
+    // It can neither be read nor put away: it stays, and the next makes room.
+    let (disk, spool, mut rest) = stored();
+    let (batch, dropped) = (oldest(&spool), counted(&spool, "batches_dropped", None));
+    disk.0.lock().unwrap().bad = Some(pending(&batch));
+    for _ in 0..4 {
+        assert!(matches!(spool.store(rest.next().unwrap()), Stored::Batch));
+    }
+    assert!(counted(&spool, "batches_dropped", None) > dropped);
+    assert_eq!(oldest(&spool), batch);
+    assert!(is_there(&disk, &pending(&batch)));
+    assert_eq!(spool.counters().imbalance(), 0);
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_who_only_looks() {
+    let spool = spool_on(&MemoryDisk::default(), 1 << 20);
+    spool.store(&chains()[0][0]);
+    let busy = spool.lock();
+    let expected = (busy.total_bytes(), busy.pending_events, 1);
+    let (done, looked) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let seen = (spool.fill().0, spool.pending_events(), spool.pending_entries());
+            done.send(seen).unwrap();
+        });
+        let seen = looked.recv_timeout(std::time::Duration::from_secs(5));
+        drop(busy);
+        assert_eq!(seen, Ok(expected));
+    });
+}
+
+#[test]
+fn each_kind_of_disk_error_is_said_once() {
+    let spool = spool_on(&MemoryDisk::default(), 1 << 20);
+    let news = |kind: ErrorKind| spool.is_news(&kind.into());
+    assert!(news(ErrorKind::ReadOnlyFilesystem) && news(ErrorKind::StorageFull));
+    assert!(!news(ErrorKind::ReadOnlyFilesystem) && !news(ErrorKind::StorageFull));
+    assert!(!news(ErrorKind::QuotaExceeded), "there is no space, as was said");
+    let of_number = |number| spool.is_news(&io::Error::from_raw_os_error(number));
+    assert!(of_number(libc::EIO) && of_number(libc::EMFILE) && !of_number(libc::EIO));
+    spool.store(&chains()[0][0]);
+    assert!(
+        news(ErrorKind::ReadOnlyFilesystem),
+        "the disk had taken a batch again"
+    );
 }
 
 #[test]

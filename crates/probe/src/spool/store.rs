@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use super::entry::{HeadFile, Key, Sizes, accounted};
 use super::{
-    Disk, Entry, Form, MANIFEST_SHARE, MAX_EVICTIONS, REJECTED_SHARE, Spool, SpoolError, State, Stored,
-    WhenFull, is_disk_full,
+    Disk, Entry, Form, LEDGER_SHARE, MANIFEST_SHARE, MAX_EVICTIONS, REJECTED_SHARE, Spool, SpoolError, State,
+    Stored, WhenFull, is_disk_full,
 };
 use crate::seal::manifest::{Head, Kind};
 use crate::seal::{SealedBatch, ipc};
@@ -49,7 +49,7 @@ impl<D: Disk> Spool<D> {
                     }
                     drop(state);
                     if attempt == 0 {
-                        self.note_disk_has_space();
+                        self.note_disk_works();
                     }
                     return Stored::Batch;
                 }
@@ -142,29 +142,53 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// Makes one step of room: the oldest batch becomes its manifest where that helps; else the oldest manifest goes; else
-    /// a batch that is no larger than a manifest. So the small ledger batches stay longest. `Break`: nothing is left.
-    fn drop_oldest(&self, state: &mut State, reason: &AtomicU64) -> ControlFlow<()> {
-        let free =
-            |(key, sizes): (&Key, &Sizes)| (!state.in_flight.contains(key)).then_some((*key, sizes.size));
-        let large = state
-            .batches
-            .iter()
-            .filter_map(free)
-            .find(|(_, size)| *size > accounted(1));
-        if let Some((key, _)) = large {
-            self.replace_by_manifest(state, &key, reason);
+    /// Makes one step of room: manifests beyond their share go first, or they would push out all evidence in time. Then the
+    /// oldest batch of flow records becomes its manifest; then the oldest manifest goes; then the oldest of the other
+    /// batches becomes its manifest, so that ledgers stay longest, but within their share. `Break`: nothing is left.
+    pub(super) fn drop_oldest(&self, state: &mut State, reason: &AtomicU64) -> ControlFlow<()> {
+        let max = self.settings.max_bytes;
+        if state.manifest_bytes > max / MANIFEST_SHARE && self.drop_oldest_manifest(state).is_continue() {
             return ControlFlow::Continue(());
         }
-        let small = state.batches.iter().find_map(free);
-        if self.drop_oldest_manifest(state).is_continue() {
+        let has_records = |sizes: &Sizes| sizes.events > 0;
+        if state.ledger_bytes > max / LEDGER_SHARE
+            && self
+                .replace_oldest(state, |sizes| !has_records(sizes), reason)
+                .is_continue()
+        {
             return ControlFlow::Continue(());
         }
-        let Some((key, _)) = small else {
-            return ControlFlow::Break(());
-        };
-        self.replace_by_manifest(state, &key, reason);
-        ControlFlow::Continue(())
+        if self.replace_oldest(state, has_records, reason).is_continue()
+            || self.drop_oldest_manifest(state).is_continue()
+        {
+            return ControlFlow::Continue(());
+        }
+        self.replace_oldest(state, |sizes| !has_records(sizes), reason)
+    }
+
+    /// The oldest of these batches that is not in flight becomes its manifest. One that can neither be read nor put away
+    /// stays where it is, and the next is tried. `Break`: there is none.
+    fn replace_oldest(
+        &self,
+        state: &mut State,
+        is_of_these: impl Fn(&Sizes) -> bool,
+        reason: &AtomicU64,
+    ) -> ControlFlow<()> {
+        let mut stuck = Vec::new();
+        // A disk that gives nothing is not asked for every file.
+        while stuck.len() < MAX_EVICTIONS {
+            let oldest = state.batches.iter().find(|(key, sizes)| {
+                is_of_these(sizes) && !state.in_flight.contains(key) && !stuck.contains(*key)
+            });
+            let Some((key, sizes)) = oldest.map(|(key, sizes)| (*key, *sizes)) else {
+                break;
+            };
+            if self.replace_by_manifest(state, &key, sizes.size, reason) {
+                return ControlFlow::Continue(());
+            }
+            stuck.push(key);
+        }
+        ControlFlow::Break(())
     }
 
     pub(super) fn remove_oldest_rejected(&self, state: &mut State) {
@@ -176,28 +200,43 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    fn replace_by_manifest(&self, state: &mut State, key: &Key, reason: &AtomicU64) {
+    /// Returns whether the batch is no longer there.
+    fn replace_by_manifest(&self, state: &mut State, key: &Key, size: u64, reason: &AtomicU64) -> bool {
         let batch = Entry {
             chain: key.chain,
             seq: key.seq,
             form: Form::Batch,
         };
         let path = self.pending_path(&batch);
-        let manifest = self
-            .disk
-            .read(&path, ipc::MAX_STREAM_BYTES as u64)
-            .ok()
-            .and_then(|bytes| {
-                ipc::Frame::open(&bytes)
-                    .and_then(|frame| frame.manifest().map(str::to_owned))
-                    .ok()
-            });
-        self.forget(state, key, Form::Batch);
-        let Some(manifest) = manifest else {
-            self.try_remove(&path);
-            Self::count(&self.counters.vanished, 1);
-            return;
+        let manifest = match self.disk.read(&path, ipc::MAX_STREAM_BYTES as u64) {
+            Ok(bytes) => ipc::Frame::open(&bytes)
+                .and_then(|frame| frame.manifest().map(str::to_owned))
+                .map_err(|error| error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget(state, key, Form::Batch);
+                Self::count(&self.counters.vanished, 1);
+                return true;
+            }
+            Err(error) => {
+                self.note_disk_error("reading a batch", &path, &error);
+                Err(error.to_string())
+            }
         };
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            // There may be a batch in it all the same: it is put away, and not deleted.
+            Err(reason) => {
+                if !self.move_to_rejected(&batch) {
+                    return false;
+                }
+                self.forget(state, key, Form::Batch);
+                Self::count(&self.counters.rejected_unreadable, 1);
+                let reason = format!("it had to make room, and its manifest cannot be read: {reason}");
+                self.enter_rejected(state, &batch, size, &reason);
+                return true;
+            }
+        };
+        self.forget(state, key, Form::Batch);
         let entry = Entry {
             form: Form::Manifest,
             ..batch
@@ -226,6 +265,7 @@ impl<D: Disk> Spool<D> {
                 self.try_remove(&target);
             }
         }
+        true
     }
 
     fn drop_oldest_manifest(&self, state: &mut State) -> ControlFlow<()> {

@@ -174,13 +174,27 @@ impl<D: Disk> Spool<D> {
 
     /// Moves a file of `pending/` to `rejected/`, with the reason beside it.
     pub(super) fn put_away(&self, state: &mut State, entry: &Entry, length: u64, reason: &str) {
-        let name = entry.file_name();
-        let from = self.pending_path(entry);
-        let to = self.directory.join("rejected").join(&name);
-        if let Err(error) = self.disk.rename(&from, &to) {
-            self.note_disk_error("putting a batch away", &from, &error);
-            return;
+        if self.move_to_rejected(entry) {
+            self.enter_rejected(state, entry, length, reason);
         }
+    }
+
+    /// Moves a file of `pending/` to `rejected/`; returns whether it is there.
+    pub(super) fn move_to_rejected(&self, entry: &Entry) -> bool {
+        let from = self.pending_path(entry);
+        let to = self.directory.join("rejected").join(entry.file_name());
+        match self.disk.rename(&from, &to) {
+            Ok(()) => true,
+            Err(error) => {
+                self.note_disk_error("putting a batch away", &from, &error);
+                false
+            }
+        }
+    }
+
+    /// Books a file that was moved to `rejected/`, writes the reason beside it, and keeps `rejected/` within its share.
+    pub(super) fn enter_rejected(&self, state: &mut State, entry: &Entry, length: u64, reason: &str) {
+        let name = entry.file_name();
         let reason_name = format!("{name}.reason");
         let line = format!("{}\n", reason.replace(['\n', '\r'], " "));
         let path = self.directory.join("rejected").join(&reason_name);
