@@ -11,7 +11,7 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::Schema;
 use arrow::ipc::convert::try_fb_to_schema;
 use arrow::ipc::reader::read_record_batch;
-use arrow::ipc::{CompressionType, Message, MetadataVersion, root_as_message_with_opts};
+use arrow::ipc::{CompressionType, Endianness, Message, MetadataVersion, root_as_message_with_opts};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -230,6 +230,10 @@ impl<'a> Frame<'a> {
         const PART: &str = "RecordBatch message";
         let schema = message(self.data, 0, "Schema message")?;
         let schema = schema.message.header_as_schema().ok_or(FrameError::NoManifest)?;
+        // A reader that heeds the mark sees other values than one that does not, and what was signed are these.
+        if schema.endianness() != Endianness::Little {
+            return Err(malformed("Schema message", "its byte order is not little-endian"));
+        }
         let schema =
             try_fb_to_schema(schema).map_err(|error| malformed("Schema message", one_line(&error)))?;
         let columns = describe(&schema)?;

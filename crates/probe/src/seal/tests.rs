@@ -7,14 +7,19 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray, UInt64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, UInt64Type};
 use arrow::ipc::reader::StreamReader;
+use arrow::ipc::{
+    BoolBuilder, Endianness, FieldBuilder, KeyValueBuilder, MessageBuilder, MessageHeader, MetadataVersion,
+    SchemaBuilder, Type,
+};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flatbuffers::FlatBufferBuilder;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::batch::{Draft, Leaves, Position, Press, leaf_hashes, row_cbor, seal};
 use super::fixtures::{NOW, PROBE, batch, certificate, chains, pki, signer};
-use super::ipc::{Frame, FrameError, MAX_ROWS, MAX_STREAM_BYTES};
+use super::ipc::{Frame, FrameError, MANIFEST_KEY, MAX_ROWS, MAX_STREAM_BYTES};
 use super::ledger::{Event, Severity, event_batch, ledger_batch};
 use super::manifest::{ChainId, Head, Kind};
 use super::merkle::{audit_path, root};
@@ -479,6 +484,53 @@ fn declared_sizes_are_bounded_before_anything_is_decoded() {
     assert!(matches!(error, FrameError::Excessive { .. }), "{error}");
     bytes[place..place + 8].copy_from_slice(&(-2i64).to_le_bytes());
     assert!(Frame::open(&bytes).unwrap().contents().is_err());
+}
+
+/// A stream of nothing but a Schema message of one column.
+fn schema_message(order: Endianness) -> Vec<u8> {
+    let mut fbb = FlatBufferBuilder::new();
+    let data_type = BoolBuilder::new(&mut fbb).finish().as_union_value();
+    let name = fbb.create_string("flag");
+    let mut field = FieldBuilder::new(&mut fbb);
+    field.add_name(name);
+    field.add_type_type(Type::Bool);
+    field.add_type_(data_type);
+    let field = field.finish();
+    let fields = fbb.create_vector(&[field]);
+    let (key, value) = (fbb.create_string(MANIFEST_KEY), fbb.create_string("a.b.c"));
+    let mut pair = KeyValueBuilder::new(&mut fbb);
+    pair.add_key(key);
+    pair.add_value(value);
+    let pair = pair.finish();
+    let metadata = fbb.create_vector(&[pair]);
+    let mut schema = SchemaBuilder::new(&mut fbb);
+    schema.add_endianness(order);
+    schema.add_fields(fields);
+    schema.add_custom_metadata(metadata);
+    let schema = schema.finish().as_union_value();
+    let mut message = MessageBuilder::new(&mut fbb);
+    message.add_version(MetadataVersion::V5);
+    message.add_header_type(MessageHeader::Schema);
+    message.add_header(schema);
+    let message = message.finish();
+    fbb.finish(message, None);
+    let mut metadata = fbb.finished_data().to_vec();
+    metadata.resize(metadata.len().next_multiple_of(8), 0);
+    let length = u32::try_from(metadata.len()).unwrap();
+    [&[0xff; 4][..], &length.to_le_bytes(), &metadata].concat()
+}
+
+#[test]
+fn a_stream_marked_big_endian_is_refused() {
+    let error = |order| {
+        let bytes = schema_message(order);
+        Frame::open(&bytes).unwrap().contents().unwrap_err().to_string()
+    };
+    assert_eq!(
+        error(Endianness::Big),
+        "its Schema message is malformed: its byte order is not little-endian"
+    );
+    assert!(error(Endianness::Little).contains("inside the RecordBatch message"));
 }
 
 #[test]
