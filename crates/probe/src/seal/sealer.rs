@@ -200,7 +200,8 @@ impl Intake {
 
     fn give_up(&self, job: &Job, reason: &AtomicU64) -> bool {
         self.counters.leaves_queue(job);
-        self.counters.settle(job, reason);
+        self.counters.settle(job.events(), reason);
+        self.counters.waits_no_more();
         false
     }
 }
@@ -211,10 +212,10 @@ impl SealCounters {
         self.batches_waiting() > threads
     }
 
-    /// Moves a whole job from waiting to `account`.
-    fn settle(&self, job: &Job, account: &AtomicU64) {
-        add(account, job.events());
-        self.waits_no_more(job);
+    /// Moves events from waiting to `account`: both at once, so that books that are read meanwhile balance.
+    fn settle(&self, events: u64, account: &AtomicU64) {
+        add(account, events);
+        self.events_waiting.fetch_sub(events, Ordering::Relaxed);
     }
 
     /// Takes room in the queue; refuses where there is too little, but never while the queue is empty.
@@ -237,8 +238,7 @@ impl SealCounters {
         self.batch_bytes_waiting.fetch_sub(job.bytes, Ordering::Relaxed);
     }
 
-    fn waits_no_more(&self, job: &Job) {
-        self.events_waiting.fetch_sub(job.events(), Ordering::Relaxed);
+    fn waits_no_more(&self) {
         self.batches_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -392,8 +392,8 @@ impl Shared {
                 None => self.lost_by_panic(&job, job.batch.num_rows()),
             }
             drop(mine);
-            // Its rows were booked one part at a time; only the waiting side is left.
-            self.counters.waits_no_more(&job);
+            // Its rows were booked one part at a time.
+            self.counters.waits_no_more();
         }
     }
 
@@ -468,13 +468,16 @@ impl Shared {
                     self.latency.sealing.observe(took + clock::elapsed(began));
                     self.latency.signing.observe(sealed.signing);
                     sealed.given = Some(job.given);
-                    add(&self.counters.events_sealed, job.events_of(rows.len()));
-                    add(&self.counters.batches_sealed, 1);
-                    add(&self.counters.bytes_sealed, sealed.bytes.len() as u64);
+                    let bytes = sealed.bytes.len() as u64;
                     // What stands behind it counts what it cannot store; here a panic only must not end the thread.
                     if catch(|| (turn.output)(sealed)).is_none() {
                         tracing::error!("storing a sealed batch panicked: a bug; the chain has a hole here");
                     }
+                    // Storing takes as long as the disk does; until then they wait.
+                    self.counters
+                        .settle(job.events_of(rows.len()), &self.counters.events_sealed);
+                    add(&self.counters.batches_sealed, 1);
+                    add(&self.counters.bytes_sealed, bytes);
                 }
                 // It was at the limit, and its manifest has come out longer than expected.
                 Some(Err(SealError::TooLarge(_))) if rows.len() > 1 => {
@@ -506,13 +509,14 @@ impl Shared {
             SealError::TooLarge(_) => &self.counters.dropped_too_large,
             _ => &self.counters.dropped_failed,
         };
-        add(reason, job.events_of(rows));
+        self.counters.settle(job.events_of(rows), reason);
         add(&self.counters.failures, 1);
         tracing::error!(kind = job.kind.name(), rows, %error, "a batch was not sealed, its records are lost");
     }
 
     fn lost_by_panic(&self, job: &Job, rows: usize) {
-        add(&self.counters.dropped_failed, job.events_of(rows));
+        self.counters
+            .settle(job.events_of(rows), &self.counters.dropped_failed);
         add(&self.counters.failures, 1);
         tracing::error!(
             kind = job.kind.name(),

@@ -1,7 +1,9 @@
 //! The sealing threads: order, accounts, and what they do with what cannot be sealed.
 
+use std::sync::OnceLock;
+
 use super::*;
-use crate::seal::sealer::SealerSettings;
+use crate::seal::sealer::{SealCounters, SealerSettings};
 use crate::seal::{Intake, SealedBatch, jws};
 
 struct Collected {
@@ -92,6 +94,38 @@ fn from_a_file_nothing_is_dropped() {
             .zip(0..)
             .all(|(sealed, seq)| sealed.claims.seq == seq)
     );
+}
+
+#[test]
+fn the_books_balance_while_a_batch_is_stored() {
+    let shown = Arc::new(OnceLock::<Arc<SealCounters>>::new());
+    let books = Arc::new(Mutex::new(Vec::new()));
+    let (counters, seen) = (Arc::clone(&shown), Arc::clone(&books));
+    let settings = SealerSettings {
+        threads: 1,
+        queue_batches: 8,
+        queue_bytes: 1 << 30,
+        clock: Arc::new(|| NOW * 1_000_000_000),
+    };
+    let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, move |_| {
+        let entries = counters.get().unwrap().ledger_entries();
+        let of = |account: &str| {
+            let entry = entries.iter().find(|entry| entry.account == account);
+            entry.unwrap().value.unwrap()
+        };
+        let settled = (of("events_sealed"), of("events_waiting"));
+        seen.lock().unwrap().push(settled);
+    })
+    .unwrap();
+    let intake = sealer.intake();
+    assert!(shown.set(Arc::clone(intake.counters())).is_ok());
+    // In two parts.
+    let rows = MAX_ROWS + 2;
+    assert!(intake.submit(Kind::Flow, batch(rows, 0)));
+    drop(intake);
+    sealer.finish();
+    let half = rows as u64 / 2;
+    assert_eq!(*books.lock().unwrap(), [(0, 2 * half), (half, half)]);
 }
 
 #[test]
