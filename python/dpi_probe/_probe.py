@@ -238,10 +238,17 @@ class Probe:
     def _loss(self) -> str | None:
         """What of the batches could not be kept, in one line."""
         totals = self._totals()
-        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0)
+        # A file that could not be read when it had to make room is in rejected/, but will not be delivered.
+        unreadable = sum(
+            entry["value"] or 0
+            for entry in self.accounts()
+            if (entry["account"], entry["reason"]) == ("batches_rejected", "unreadable")
+        )
+        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0) + unreadable
         if not dropped and not lost:
             return None
-        manifests = f", of {dropped} of them the manifest is there" if dropped else ""
+        kept = max(0, dropped - totals.get("manifests_lost", 0))
+        manifests = f", of {kept} of them the manifest is there" if kept else ""
         return (
             f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept"
             f"{manifests}; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
