@@ -37,7 +37,8 @@ def verify_paths(
     Args:
         paths: sealed batches, manifests, proofs, spool, archive and export directories.
         ca: the CA certificate (PEM) that must have issued every certificate. Without it, certificates that are given
-            are trusted as they are, and what lies with an archive or export is trusted under the CA that lies there.
+            are trusted as they are, and no others; without those either, what lies with an archive or export is trusted
+            under the CA that lies there.
         certificates: certificates of probes (PEM files, or directories of them).
         progress: is told the size of each piece that was checked, in bytes.
 
@@ -179,8 +180,11 @@ class _Verifier:
             self.chains.damaged(*place)
 
     def _hint(self, error: VerificationError | None) -> str:
-        wanted = error is None or _check(error) == "certificate"
-        return "; give the probe's certificate with --certificate" if wanted and not self.trust.certificates else ""
+        if error is not None and _check(error) != "certificate":
+            return ""
+        if self.source.certificates and self.trust.authority is None:
+            return "; give the probe's certificate with --certificate, or the CA with --ca"
+        return "" if self.trust.certificates else "; give the probe's certificate with --certificate"
 
     def _proof(self, piece: Piece) -> None:
         self.report.proofs += 1

@@ -75,11 +75,16 @@ class Trust:
         return trust
 
     def beside(self, ca: Path | None, certificates: Sequence[Path]) -> Trust:
-        """This trust, with what lies beside the evidence where nothing else was given."""
+        """This trust, with what lies beside the evidence.
+
+        With certificates that were given and no CA, those alone count: nobody could say who issued the others.
+        """
+        if self.authority is None and self.certificates:
+            return self
         wider = Trust(self.authority, list(self.certificates), list(self.because), dict(self._by_fingerprint))
         for path in certificates:
             wider.add(load_certificates(path))
-        if certificates and self.authority is None and not self.certificates:
+        if certificates and self.authority is None:
             if ca is not None:
                 wider.authority = load_certificates(ca)[0]
             shown = _native.read_certificate(wider.authority)["fingerprint"] if wider.authority else "none"

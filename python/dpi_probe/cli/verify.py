@@ -41,7 +41,8 @@ def command(paths: tuple[Path, ...], ca: Path | None, certificates: tuple[Path, 
     r"""Check sealed batches, spools, archives, exports and proofs.
 
     Checks the signature, chain, Merkle root and every record, and prints which batch or record is wrong and how, one
-    line each. Archives and exports bring their certificates; for all else name them.
+    line each. Archives and exports bring their certificates; for all else name them. Without --ca only the certificates
+    that are named count, or, where none is, those that the evidence brings.
 
     \b
     dpi-probe verify --certificate probe.pem BUFFER_DIR

@@ -61,6 +61,24 @@ def test_evidence_brings_its_certificates_but_says_so(evidence, chain, tmp_path)
     assert {name for name, _ in faults(verify_paths([path]))} >= {"certificate", "receipt", "head"}
 
 
+@pytest.mark.parametrize("layout", ["archive", "export"])
+def test_certificates_beside_forged_evidence_do_not_count_when_one_was_given(evidence, tmp_path, layout):
+    # Under a second authority, which has a probe of the same name.
+    stated = {"iss": "probe-1/eth0", "kind": "flow", "chain": CHAIN, "seq": 0, "iat": 1_790_000_000}
+    forged = evidence.one(_one_row(), "other-probe", **stated)
+    path = tmp_path / "evidence"
+    if layout == "archive":
+        evidence.archive(path, [evidence.entry(forged, 0)])
+    else:
+        evidence.export(path, [forged])
+    (path / "ca.pem").write_bytes((PKI / "other-ca.pem").read_bytes())
+    (path / "certificates" / "probe.pem").write_bytes((PKI / "other-probe.pem").read_bytes())
+    assert verify_paths([path], certificates=[PKI / "other-probe.pem"]).exit_status == 0
+    report = verify_paths([path], certificates=[PKI / "probe.pem"])
+    only(report, "certificate", "give the probe's certificate with --certificate, or the CA with --ca")
+    only(verify_paths([path], ca=PKI / "ca.pem", certificates=[PKI / "probe.pem"]), "certificate", "not accepted")
+
+
 def test_without_a_certificate_it_says_what_to_do(evidence, chain, tmp_path):
     report = verify_paths([evidence.spool(tmp_path / "spool", chain[:1])])
     only(report, "certificate", "give the probe's certificate with --certificate")
