@@ -156,10 +156,11 @@ class Ingest:
         try:
             async with asyncio.timeout(self._settings.body_timeout_seconds):
                 return await request.content.readexactly(length)
+        # A link that is slow or breaks says nothing of the batch: what a probe is answered 4xx it never sends again.
         except TimeoutError as error:
-            raise _RefusalError(400, "slow", f"the body did not come within its time ({length} bytes)") from error
-        except asyncio.IncompleteReadError as error:
-            raise _RefusalError(400, "cut", f"the body ended after {len(error.partial)} of {length} bytes") from error
+            raise _RefusalError(503, "slow", f"the body did not come within its time ({length} bytes)") from error
+        except (asyncio.IncompleteReadError, ConnectionError, web.RequestPayloadError) as error:
+            raise _RefusalError(503, "cut", f"the body broke off before its {length} bytes were there") from error
 
     def _verify(self, peer: Peer, body: bytes, whole: bool) -> Arrival:
         """Check a body in every respect but its place in the chain. Runs on a thread of the pool."""

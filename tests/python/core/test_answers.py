@@ -286,7 +286,7 @@ def test_damaged_revocation_list_leaves_the_one_before_in_force(make_core: Calla
     assert core.metric("dpi_core_revocation_list_stale") == 1
 
 
-def test_overload_429_and_slow_body_400(make_core: Callable[..., Core], probe: Probe) -> None:
+def test_overload_429_and_slow_body_503(make_core: Callable[..., Core], probe: Probe) -> None:
     core = make_core(CORE_MAX_REQUESTS_IN_FLIGHT="1", CORE_BODY_TIMEOUT_SECONDS="2")
     batch = probe.seal()
     with core.client() as slow, core.client() as quick:
@@ -296,9 +296,25 @@ def test_overload_429_and_slow_body_400(make_core: Callable[..., Core], probe: P
         assert (answer.code, answer.body["status"]) == (429, "BACKPRESSURE")
         assert answer.headers["x-backpressure"] == "true"
         assert int(answer.headers["retry-after"]) >= 1
+        # The link is to blame, not the batch: the probe tries again.
         answer = slow.answer()
-        assert (answer.code, answer.body["error"]) == (400, "slow")
+        assert (answer.code, answer.body["status"], answer.body["error"]) == (503, "ERROR", "slow")
+        assert int(answer.headers["retry-after"]) >= 1
     with core.client() as client:
+        assert client.post("/v1/batches", batch).code == 201
+
+
+def test_body_that_breaks_off_is_no_bug_of_the_core(lasting_core: Core, probe: Probe) -> None:
+    batch = probe.seal()
+    before = lasting_core.metric("dpi_core_answers_total")
+    with lasting_core.client() as client:
+        head = f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: {len(batch)}\r\n\r\n"
+        client.socket.sendall(head.encode() + batch[:-1])
+        wait_for(lambda: lasting_core.metric("dpi_core_requests_in_flight") == 1, "the request")
+    wait_for(lambda: lasting_core.metric("dpi_core_answers_total") == before + 1, "the end of the request")
+    assert lasting_core.metric('dpi_core_answers_total{code="503",error="cut",request="batches"}') == 1
+    assert "Traceback" not in lasting_core.log
+    with lasting_core.client() as client:
         assert client.post("/v1/batches", batch).code == 201
 
 
