@@ -10,7 +10,6 @@ import ipaddress
 import json
 import socket
 import threading
-import urllib.parse
 import zlib
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +21,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from dpi_probe import _native
+from dpi_probe._loopback import is_loopback
 from dpi_probe.config import CHANGEABLE
 from dpi_probe.errors import ConfigError, DpiProbeError
 
@@ -277,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _configuration(self) -> Answer:
         """Only for programs on this machine, and not for web pages in their browsers (DNS rebinding)."""
         peer = ipaddress.ip_address(self.client_address[0])
-        if not peer.is_loopback or not _is_loopback(self.headers.get("Host", "")):
+        if not peer.is_loopback or not is_loopback(self.headers.get("Host", "")):
             return _json(HTTPStatus.FORBIDDEN, {"error": f"{CONFIG_PATH} is for this machine's loopback only"})
         if self.command in ("GET", "HEAD"):
             return self.server.control.configuration(None)
@@ -294,15 +294,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
         _native.log("debug", f"{self.address_string()} {format % args}")
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether a Host header names the loopback."""
-    try:
-        name = urllib.parse.urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(address: Address | None, interface: str) -> Listener:

@@ -1,7 +1,7 @@
 """The operators' door, on a loopback port: queries, state, health, metrics (docs/reference/core-api.md).
 
 In: GET requests without credentials, which is why it listens on loopback only. Out: JSON and Prometheus text.
-Never: changes anything.
+Never: changes anything, or answers a web page that made its name one of the loopback (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from dpi_probe._loopback import is_loopback
 from dpi_probe.core.catalog import Catalog, CatalogError, Chain
 from dpi_probe.core.database_link import DatabaseLink, DatabaseUnavailableError
 from dpi_probe.core.jose import b64url
@@ -45,7 +46,7 @@ class Admin:
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        application = web.Application(middlewares=[_errors])
+        application = web.Application(middlewares=[_for_loopback, _errors])
         application.router.add_get("/v1/flows", self._question("flows"))
         for name in _QUESTIONS[1:]:
             application.router.add_get(f"/v1/query/{name}", self._question(name))
@@ -170,6 +171,18 @@ def _single(request: web.Request) -> dict[str, str]:
     if len(set(request.query)) != len(request.query):
         raise BadQueryError("a parameter occurs twice")
     return dict(request.query)
+
+
+@web.middleware
+async def _for_loopback(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    # Browsers always send one; simple health checks by HTTP/1.0 may send none.
+    host = request.headers.get("Host")
+    if host is not None and not is_loopback(host):
+        detail = "Host names another machine; ask by 127.0.0.1 or localhost"
+        return web.json_response({"status": "FORBIDDEN", "detail": detail}, status=403)
+    return await handler(request)
 
 
 @web.middleware

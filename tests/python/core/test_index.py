@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,37 @@ def test_another_method_is_told_what_there_is(filled: Core) -> None:
     body = json.loads(answer.read())
     connection.close()
     assert body == {"status": "METHOD_NOT_ALLOWED", "detail": "/v1/flows takes GET, HEAD"}
+
+
+@pytest.mark.parametrize("path", ["/v1/flows", "/v1/probes", "/v1/health", "/metrics", "/v1/nothing"])
+def test_a_web_page_under_another_name_reads_nothing(filled: Core, path: str) -> None:
+    """DNS rebinding: its name is an address of the loopback now, and that name is what the browser sends."""
+    for host in ("evil.example", f"evil.example:{filled.admin_port}", "localhost.evil.example", "192.0.2.1", ""):
+        assert ask_as(filled, path, host) == (403, "FORBIDDEN"), host
+
+
+def test_health_and_metrics_are_answered_by_every_name_of_the_loopback(filled: Core) -> None:
+    for path in ("/v1/health", "/metrics"):
+        for host in (f"127.0.0.1:{filled.admin_port}", "localhost", "LOCALHOST:1", "[::1]:8444", "127.0.0.2"):
+            assert ask_as(filled, path, host)[0] == 200, host
+        # A simple health check.
+        with socket.create_connection(("127.0.0.1", filled.admin_port), timeout=30) as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            assert connection.makefile("rb").readline().split()[1] == b"200"
+
+
+def ask_as(core: Core, path: str, host: str) -> tuple[int, str | None]:
+    """Code and status of the answer to a request with this `Host`."""
+    connection = http.client.HTTPConnection("127.0.0.1", core.admin_port, timeout=30)
+    try:
+        connection.putrequest("GET", path, skip_host=True)
+        connection.putheader("Host", host)
+        connection.endheaders()
+        answer = connection.getresponse()
+        body = answer.read()
+        return answer.status, json.loads(body)["status"] if body.startswith(b'{"status') else None
+    finally:
+        connection.close()
 
 
 def test_sums(filled: Core) -> None:
