@@ -97,7 +97,9 @@ class Decoded:
     rows: list[Rows]
 
 
-def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) -> Client:
+def connect(
+    dsn: str, *, memory_bytes: int, query_seconds: float | None = None, result_bytes: int | None = None
+) -> Client:
     """Open the database that the DSN names: `chdb:///PATH`, `clickhouse://HOST/DATABASE`, `http(s)://…`.
 
     Raises:
@@ -106,6 +108,8 @@ def connect(dsn: str, *, memory_bytes: int, query_seconds: float | None = None) 
     settings: dict[str, Any] = {"async_insert": 0, "max_memory_usage": memory_bytes, "max_insert_threads": 1}
     if query_seconds is not None:
         settings |= {"max_execution_time": query_seconds, "max_threads": 2}
+    if result_bytes is not None:
+        settings |= {"max_result_bytes": result_bytes, "result_overflow_mode": "throw"}
     scheme, _, rest = dsn.partition("://")
     options: dict[str, Any] = {}
     if scheme == "clickhouses":

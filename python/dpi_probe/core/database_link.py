@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from dpi_probe.core.queries import BadQueryError
+from dpi_probe.core.queries import MAX_ANSWER_BYTES, BadQueryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_LINE_BYTES = 64 << 20
 RESTART_SECONDS = (0.5, 30.0)
 # An insert that is going on may finish; it fsyncs, so not at once.
 STOP_SECONDS = 60.0
@@ -145,7 +144,7 @@ class DatabaseLink:
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
             )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_ANSWER_BYTES)
         self._seen = {"rows": 0, "failures": 0}
         self._send(self._hello)
         if self._durable is not None:

@@ -26,10 +26,13 @@ from typing import Any
 
 from dpi_probe.core.archive import Durable
 from dpi_probe.core.log import set_up_logging
+from dpi_probe.core.queries import MAX_ANSWER_BYTES, TOO_LARGE
 
 logger = logging.getLogger(__name__)
 
 QUERY_THREADS = 2
+# The name of ClickHouse's error for a result above max_result_bytes.
+_OVERFLOW = "TOO_MANY_ROWS_OR_BYTES"
 
 
 class _Link:
@@ -41,17 +44,28 @@ class _Link:
         self._lock = threading.Lock()
 
     def send(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        data = _line(message)
+        if len(data) > MAX_ANSWER_BYTES:
+            # The service would give up the link, and with it this process.
+            data = _line({"id": message["id"], "failed": TOO_LARGE})
         with self._lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             # A service that is gone is noticed where the reader ends.
             self._connection.sendall(data)
 
     def receive(self) -> dict[str, Any] | None:
-        line = self._reader.readline()
+        try:
+            line = self._reader.readline()
+        except ConnectionResetError:
+            # The service ended before it had read everything.
+            return None
         if not line.endswith(b"\n"):
             return None
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 class _Answers:
@@ -83,13 +97,14 @@ class _Answers:
             else:
                 if not hasattr(self._local, "questions"):
                     dsn, memory, seconds = self._options
-                    self._local.questions = Questions(connect(dsn, memory_bytes=memory, query_seconds=seconds))
+                    client = connect(dsn, memory_bytes=memory, query_seconds=seconds, result_bytes=MAX_ANSWER_BYTES)
+                    self._local.questions = Questions(client)
                 reply["answer"] = self._local.questions.ask(message["ask"], message["arguments"])
         except BadQueryError as error:
             reply["bad"] = str(error)
         except (ClickHouseError, DatabaseError, OSError) as error:
             logger.warning("question %s: %s", message["ask"], error)
-            reply["failed"] = str(error).splitlines()[0][:500]
+            reply["failed"] = TOO_LARGE if _OVERFLOW in str(error) else str(error).splitlines()[0][:500]
         except Exception as error:
             # Every question gets an answer, or its caller would wait for ever.
             logger.exception("question %s", message["ask"])

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
+# What the link from the database carries in one piece.
+MAX_ANSWER_BYTES = 64 << 20
+TOO_LARGE = f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB; ask for fewer flows"
 _MAX_TEXT = 512
 _NS = 1_000_000_000
 _MAC_BYTES = 6

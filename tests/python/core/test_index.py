@@ -373,3 +373,24 @@ def test_database_process_that_dies_is_started_again(make_core: Callable[..., Co
     core.indexed()
     page = core.get("/v1/flows")
     assert len(page["flows"]) == 6
+
+
+def test_an_answer_that_is_too_large_is_told_and_nothing_ends(make_core: Callable[..., Core], probe: Probe) -> None:
+    """Long text packs into a batch of a few kilobytes, and JSON writes one such byte as six."""
+    table = flow_table(2)
+    # The first alone is too much as JSON, both together are for the database.
+    names = ["\x01" * (12 << 20), "x" * (60 << 20)]
+    core = make_core()
+    with core.client() as client:
+        for at, name in enumerate(names):
+            row = table.slice(at, 1)
+            column = row.schema.get_field_index("server_name")
+            post(client, probe.seal(row.set_column(column, "server_name", pa.array([name]))))
+    core.indexed()
+    detail = "the answer is larger than 64 MiB; ask for fewer flows"
+    for query in ({"app": "dns"}, {}):
+        assert core.ask("/v1/flows", **query) == (503, {"status": "UNAVAILABLE", "detail": detail})
+    (flow,) = core.get("/v1/flows", app="tls")["flows"]
+    assert flow["server_name"] == names[1]
+    assert core.metric("dpi_core_database_restarts_total") == 0
+    assert "Traceback" not in core.log
