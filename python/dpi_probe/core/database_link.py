@@ -121,30 +121,37 @@ class DatabaseLink:
         delay = RESTART_SECONDS[0]
         while True:
             started = time.monotonic()
-            code = await self._run_once()
+            try:
+                outcome = f"ended with status {await self._run_once()}"
+            except OSError as error:
+                # No process, memory or descriptor was to be had; there may be one later.
+                outcome = f"cannot be started: {error.strerror or error}"
             if self._stopping:
                 return
             self._metrics.database_restarts.inc()
-            self.status = {**self.status, "up": False, "error": f"the database process ended with status {code}"}
+            self.status = {**self.status, "up": False, "error": f"the database process {outcome}"}
             self._metrics.database_up.set(0)
             if time.monotonic() - started > RESTART_SECONDS[1]:
                 delay = RESTART_SECONDS[0]
-            logger.error("database process ended with status %s; starting it again in %.1f s", code, delay)
+            logger.error("database process %s; starting it again in %.1f s", outcome, delay)
             await asyncio.sleep(delay)
             delay = min(2 * delay, RESTART_SECONDS[1])
 
     async def _run_once(self) -> int | None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "dpi_probe.core.database_process",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_ANSWER_BYTES)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.enter_context(ours)
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "dpi_probe.core.database_process",
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                )
+            reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_ANSWER_BYTES)
+            on_failure.pop_all()
         self._seen = {"rows": 0, "failures": 0}
         self._send(self._hello)
         if self._durable is not None:
