@@ -6,10 +6,12 @@ never enters Python, does not notice. What a client may cost is bounded: a numbe
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import socket
 import threading
+import time
 import zlib
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +45,8 @@ PORTS = 1_000
 TRIES = 20
 MAX_CONNECTIONS = 16
 REQUEST_SECONDS = 10.0
+# How long a connection may last, whatever comes on it: a byte now and then would keep a place for ever.
+CONNECTION_SECONDS = 3 * REQUEST_SECONDS
 # Where the address is written below the spool's directory, in the form that Prometheus reads (file_sd_configs).
 ADDRESS_FILE = "metrics.json"
 CONFIG_PATH = "/v1/config"
@@ -221,14 +225,25 @@ class Listener(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        end = threading.Timer(CONNECTION_SECONDS, _shut, (request,))
+        end.daemon = True
         try:
+            end.start()
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
         # A client that went away or was too slow; the next request starts anew.
         _native.log("debug", f"a request from {client_address[0]} broke off")
+
+
+def _shut(connection: socket.socket) -> None:
+    """Let whoever reads from the connection or writes to it find its end."""
+    # It may have ended by itself just now.
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -237,6 +252,10 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "dpi-probe"
     sys_version = ""
     timeout = REQUEST_SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self._last_from = time.monotonic() + CONNECTION_SECONDS / 3
 
     def do_GET(self) -> None:
         self._serve()
@@ -266,6 +285,9 @@ class _Handler(BaseHTTPRequestHandler):
             _native.log("error", f"{self.command} {path} failed, a bug: {error!r}")
             status, content_type, body = _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a bug; the log has it"})
         self.send_response(status)
+        if time.monotonic() > self._last_from:
+            # A client that asks again and again is told in time, so that no answer is cut off.
+            self.send_header("Connection", "close")
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         if status is HTTPStatus.METHOD_NOT_ALLOWED:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,9 @@ class Ingest:
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(settings.verify_threads, thread_name_prefix="verify")
         self._requests = 0
+        self._requests_of: Counter[str] = Counter()
+        # However slow its requests are, one probe leaves most of the places to others.
+        self._share = max(4, settings.max_requests_in_flight // 4)
         self._bytes = 0
         self._max_bytes = settings.max_in_flight_mb << 20
 
@@ -121,7 +125,12 @@ class Ingest:
             or self._bytes + length > max(self._max_bytes, length)
         ):  # fmt: skip
             raise _RefusalError(429, "busy", "more requests are being handled than the Core may take at a time")
+        if self._requests_of[peer.name] >= self._share:
+            raise _RefusalError(
+                429, "share", f"{self._share} requests of probe {peer.name} are being handled: its share"
+            )
         self._requests += 1
+        self._requests_of[peer.name] += 1
         self._bytes += length
         self._metrics.in_flight.set(self._requests)
         self._metrics.in_flight_bytes.set(self._bytes)
@@ -134,6 +143,7 @@ class Ingest:
             raise _RefusalError(503, "archive", str(error)) from error
         finally:
             self._requests -= 1
+            self._requests_of[peer.name] -= 1
             self._bytes -= length
             self._metrics.in_flight.set(self._requests)
             self._metrics.in_flight_bytes.set(self._bytes)

@@ -45,7 +45,11 @@ class CoreSettings(BaseSettings):
         300, ge=0, le=86400, description="How far in the future a probe's clock may be before its batches are refused."
     )
     max_requests_in_flight: int = Field(
-        64, ge=1, le=4096, description="Requests handled at a time; more are answered 429."
+        64,
+        ge=1,
+        le=4096,
+        description="Requests handled at a time; more are answered 429, and so are those of one probe above a quarter "
+        "of it, but for 4.",
     )
     max_in_flight_mb: int = Field(64, ge=1, le=65536, description="Bytes of their bodies; more are answered 429.")
     body_timeout_seconds: float = Field(30, gt=0, le=600, description="How long a probe may take to send a body.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from typing import TYPE_CHECKING
@@ -302,6 +303,23 @@ def test_overload_429_and_slow_body_503(make_core: Callable[..., Core], probe: P
         assert int(answer.headers["retry-after"]) >= 1
     with core.client() as client:
         assert client.post("/v1/batches", batch).code == 201
+
+
+def test_slow_bodies_of_one_probe_leave_places_to_others(make_core: Callable[..., Core], shared_pki: Path) -> None:
+    core = make_core(CORE_MAX_REQUESTS_IN_FLIGHT="6")
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            slow = stack.enter_context(core.client())
+            slow.socket.sendall(b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        wait_for(lambda: core.metric("dpi_core_requests_in_flight") == 4, "the slow requests")
+        answer = stack.enter_context(core.client()).post("/v1/batches", Probe("sensor", shared_pki).seal())
+        assert (answer.code, answer.body["status"], answer.body["error"]) == (429, "BACKPRESSURE", "share")
+        other = stack.enter_context(core.client("other"))
+        assert other.post("/v1/batches", Probe("other", shared_pki).seal()).code == 201
+    # The places come back.
+    wait_for(lambda: core.metric("dpi_core_requests_in_flight") == 0, "the slow requests to end")
+    with core.client() as client:
+        assert client.post("/v1/batches", Probe("sensor", shared_pki).seal()).code == 201
 
 
 def test_body_that_breaks_off_is_no_bug_of_the_core(lasting_core: Core, probe: Probe) -> None:

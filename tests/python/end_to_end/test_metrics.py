@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+import threading
+import time
 import urllib.parse
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from dpi_probe import _native
-from dpi_probe._control import FIRST_PORT, MAX_CONNECTIONS, PORTS, Address, default_port
+from dpi_probe import _control, _native
+from dpi_probe._control import FIRST_PORT, MAX_CONNECTIONS, PORTS, Address, Listener, default_port
 from dpi_probe.config import load
 from dpi_probe.errors import ConfigError
 from harness.books import check_books, total
@@ -18,6 +22,8 @@ from harness.core import wait_for
 from harness.programs import Probe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness.fed import Fed
 
 CAPTURE = Path(__file__).parents[2] / "corpus" / "http1-keep-alive" / "input.pcap"
@@ -100,6 +106,72 @@ def test_hostile_clients_cost_nothing(fed: Fed) -> None:
     assert fed.endpoint.request("/healthz")[0] == 200
     fed.finish(empty=True)
     assert "Traceback" not in fed.probe.log.read_text()
+
+
+class Silent:
+    """In place of a probe: answers everything with nothing."""
+
+    def answer(self, *_: str) -> tuple[HTTPStatus, str, bytes]:
+        return HTTPStatus.OK, "text/plain", b""
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
+    """An endpoint without a probe, whose connections may last 1.5 s."""
+    monkeypatch.setattr(_control, "CONNECTION_SECONDS", 1.5)
+    listener = Listener(Address("127.0.0.1", 0))
+    monkeypatch.setattr(listener, "control", Silent(), raising=False)
+    thread = threading.Thread(target=listener.serve_forever)
+    thread.start()
+    yield listener
+    listener.shutdown()
+    listener.server_close()
+    thread.join()
+
+
+def test_a_client_that_sends_a_byte_now_and_then_is_put_out(listener: Listener) -> None:
+    with contextlib.ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(listener.server_address[:2], timeout=5))
+            for _ in range(MAX_CONNECTIONS)
+        ]
+        for connection in slow:
+            connection.settimeout(0.05)
+
+        def put_out() -> bool:
+            try:
+                for connection in slow:
+                    connection.send(b"x")
+                return slow[0].recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        wait_for(put_out, "the end of their connections", seconds=20, pause=0.2)
+
+        def answered() -> bool:
+            connection = http.client.HTTPConnection(*listener.server_address[:2], timeout=5)
+            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/metrics")
+                return connection.getresponse().status == 200
+            return False
+
+        wait_for(answered, "a place", seconds=20)
+
+
+def test_a_client_that_asks_again_and_again_is_told_of_the_end(listener: Listener) -> None:
+    connection = http.client.HTTPConnection(*listener.server_address[:2], timeout=5)
+    with contextlib.closing(connection):
+        # Every answer is whole, and the last one says that it is.
+        for _ in range(100):
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b"")
+            if answer.getheader("Connection") == "close":
+                return
+            time.sleep(0.1)
+    pytest.fail("the connection may last for ever")
 
 
 def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, shared_pki: Path) -> None:
