@@ -9,7 +9,8 @@ DIR/                      0700; every file in it 0600
 └── earlier/NAME.SERIAL.pem   certificates that a newer one replaced; what they signed stays verifiable
 ```
 
-Nothing is ever overwritten: files are made with O_EXCL, and a certificate that is replaced moves to `earlier/`.
+Nothing is lost: new files take no other's place, and of a certificate that is replaced a link stays in `earlier/`. What
+is to be made is on disk, under temporary names, before anything changes: a disk that is full changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 PROBE_URN = "urn:dpi-probe:probe:"
@@ -187,11 +188,12 @@ class Authority:
             check_name(name)
         addresses = [_address(text) for text in ip]
         hosts = [_host(text) for text in dns]
-        if (directory / "ca.pem").exists() or (directory / "ca.key").exists():
+        if (directory / "ca.pem").exists():
             raise ConfigError(
                 f"{directory}: holds an authority already; nothing was changed "
                 f"(add a probe with: dpi-probe pki issue NAME --dir {directory})"
             )
+        _check_lone_key(directory / "ca.key")
         try:
             for path in (directory, directory / "probes", directory / "earlier"):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,10 +215,15 @@ class Authority:
                 .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
                 .sign(key, hashes.SHA384())
             )
-            _create(directory / "ca.key", _pem_key(key))
-            _create(directory / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM))
-            authority = cls(directory)
-            authority._write_revocations([], number=1)
+            with _written_pair(directory / "ca.pem", certificate, key) as pair:
+                pair.create()
+                try:
+                    authority = cls(directory)
+                    authority._write_revocations([], number=1)
+                except BaseException:
+                    # An authority without its list is of no use, and would be in the way of the next try.
+                    pair.remove()
+                    raise
         except OSError as error:
             raise _unwritten(error.filename or directory, error) from error
         authority.issue_core(core, dns=hosts, ip=[str(address) for address in addresses])
@@ -236,9 +243,9 @@ class Authority:
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
         with self._locked():
             path = self.directory / "probes" / f"{name}.pem"
-            self._retire(path, renew=renew)
+            earlier = self._earlier(path, renew=renew)
             key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-            self._issue(path, name, key, names, usage, days)
+            self._issue(path, earlier, name, key, names, usage, days)
         return path
 
     def issue_core(
@@ -264,13 +271,17 @@ class Authority:
         names.append(x509.UniformResourceIdentifier(CORE_URN + name))
         with self._locked():
             path = self.directory / "core.pem"
-            self._retire(path, renew=renew)
+            earlier = self._earlier(path, renew=renew)
             key = ec.generate_private_key(ec.SECP256R1())
-            self._issue(path, name, key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
+            self._issue(path, earlier, name, key, names, ExtendedKeyUsageOID.SERVER_AUTH, days)
         return path
 
-    def revoke(self, name: str, *, earlier_only: bool = False) -> list[int]:
+    def revoke(
+        self, name: str, *, earlier_only: bool = False, unreadable: Callable[[ConfigError], None] | None = None
+    ) -> list[int]:
         """Put every certificate of probe `name` on the revocation list; returns the serial numbers.
+
+        Certificates that cannot be read, whosever they are, are no reason not to: `unreadable` is told of each.
 
         Raises:
             ConfigError: no certificate of that name is left to revoke.
@@ -278,7 +289,7 @@ class Authority:
         """
         check_name(name)
         with self._locked():
-            listed = [entry for entry in self.list() if entry.role == "probe" and entry.name == name]
+            listed = [entry for entry in self.list(unreadable) if entry.role == "probe" and entry.name == name]
             serials = [
                 entry.serial
                 for entry in listed
@@ -303,15 +314,25 @@ class Authority:
                 raise _unwritten(self.directory / "crl.pem", error) from error
         return serials
 
-    def list(self) -> list[Issued]:
-        """All certificates that the authority's directory holds, by role and name."""
+    def list(self, unreadable: Callable[[ConfigError], None] | None = None) -> list[Issued]:
+        """All certificates that the authority's directory holds, by role and name.
+
+        Raises:
+            ConfigError: one cannot be read, and there is no `unreadable` to be told of it.
+        """
         revocations = load_revocations(self.directory / "crl.pem", self.certificate)
         now = dt.datetime.now(dt.UTC)
         found = []
         for path in [self.directory / "core.pem", *sorted(self.directory.glob("*/*.pem"))]:
             if not path.exists():
                 continue
-            certificate = load_certificate(path, "certificate")
+            try:
+                certificate = load_certificate(path, "certificate")
+            except ConfigError as error:
+                if unreadable is None:
+                    raise
+                unreadable(error)
+                continue
             role = role_of(certificate)
             if role is None:
                 continue
@@ -340,10 +361,15 @@ class Authority:
         finally:
             os.close(descriptor)
 
-    def _retire(self, path: Path, *, renew: bool) -> None:
-        """Move the certificate at `path` to `earlier/`, if it may go; its key, which nobody needs, is removed."""
+    def _earlier(self, path: Path, *, renew: bool) -> Path | None:
+        """Where the certificate at `path` is kept when another takes its place; None if there is none.
+
+        Raises:
+            ConfigError: it may not be replaced.
+        """
         if not path.exists():
-            return
+            _check_lone_key(path.with_suffix(".key"))
+            return None
         certificate = load_certificate(path, "certificate")
         revocations = load_revocations(self.directory / "crl.pem", self.certificate)
         revoked = revocations.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
@@ -351,15 +377,12 @@ class Authority:
             raise ConfigError(f"{path}: exists and still holds; nothing was changed (add --renew to replace it)")
         role = role_of(certificate)
         name = role[1] if role else path.stem
-        try:
-            path.rename(self.directory / "earlier" / f"{name}.{certificate.serial_number:040x}.pem")
-            path.with_suffix(".key").unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritten(path, error) from error
+        return self.directory / "earlier" / f"{name}.{certificate.serial_number:040x}.pem"
 
     def _issue(
         self,
         path: Path,
+        earlier: Path | None,
         name: str,
         key: PrivateKey,
         names: Sequence[x509.GeneralName],
@@ -385,8 +408,11 @@ class Authority:
             .sign(self._key, hashes.SHA384())
         )
         try:
-            _create(path.with_suffix(".key"), _pem_key(key))
-            _create(path, certificate.public_bytes(serialization.Encoding.PEM))
+            with _written_pair(path, certificate, key) as pair:
+                if earlier is None:
+                    pair.create()
+                else:
+                    pair.replace(earlier)
         except OSError as error:
             raise _unwritten(error.filename or path, error) from error
 
@@ -404,10 +430,9 @@ class Authority:
             builder = builder.add_revoked_certificate(entry)
         signed = builder.sign(self._key, hashes.SHA384())
         # Readers see the old list or the new one, never a part of one.
-        temporary = self.directory / f".crl.{os.getpid()}.tmp"
-        temporary.unlink(missing_ok=True)
-        _create(temporary, signed.public_bytes(serialization.Encoding.PEM))
-        temporary.rename(self.directory / "crl.pem")
+        path = self.directory / "crl.pem"
+        with _written(path, signed.public_bytes(serialization.Encoding.PEM)) as temporary:
+            temporary.replace(path)
 
 
 def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
@@ -479,10 +504,68 @@ def _unwritten(path: object, error: OSError) -> DpiProbeError:
     return DpiProbeError(f"cannot write {path}: {error.strerror or error}")
 
 
-def _create(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner may read; it is on disk when this returns."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _check_lone_key(path: Path) -> None:
+    """Refuse to go on beside a key that has no certificate: somebody may need it.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if path.exists():
+        raise ConfigError(
+            f"{path}: a key without its certificate, {path.with_suffix('.pem').name}; nothing was changed (put the "
+            "certificate beside it, or remove the key if nobody needs it)"
+        )
+
+
+@contextlib.contextmanager
+def _written(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file beside `path` that only its owner may read, on disk; what is left of it in the end goes."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A certificate and its key under temporary names, and the path of the certificate to be."""
+
+    path: Path
+    certificate: Path
+    key: Path
+
+    def create(self) -> None:
+        """Put both in their places, where there is nothing."""
+        os.link(self.key, self.path.with_suffix(".key"))
+        try:
+            os.link(self.certificate, self.path)
+        except BaseException:
+            self.path.with_suffix(".key").unlink()
+            raise
+
+    def replace(self, earlier: Path) -> None:
+        """Put both in the places of those that are there; the certificate that was there stays as `earlier`."""
+        # A try that failed may have got so far.
+        with contextlib.suppress(FileExistsError):
+            os.link(self.path, earlier)
+        self.certificate.replace(self.path)
+        self.key.replace(self.path.with_suffix(".key"))
+
+    def remove(self) -> None:
+        """Take away what `create` put in its place."""
+        self.path.unlink()
+        self.path.with_suffix(".key").unlink()
+
+
+@contextlib.contextmanager
+def _written_pair(path: Path, certificate: x509.Certificate, key: PrivateKey) -> Iterator[_Pair]:
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    with _written(path.with_suffix(".key"), _pem_key(key)) as new_key, _written(path, pem) as new_certificate:
+        yield _Pair(path, new_certificate, new_key)

@@ -93,7 +93,11 @@ def revoke(name: str, directory: Path, earlier_only: bool) -> None:
 
     What the Core archived before stays valid.
     """
-    for serial in _authority()(directory).revoke(name, earlier_only=earlier_only):
+
+    def passed_over(error: Exception) -> None:
+        click.echo(f"dpi-probe: {error}; it is passed over, and not revoked if it is {name}'s", err=True)
+
+    for serial in _authority()(directory).revoke(name, earlier_only=earlier_only, unreadable=passed_over):
         click.echo(f"revoked {name} {serial:x}")
 
 

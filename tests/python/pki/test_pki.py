@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from dpi_probe.cli.pki import command
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -170,3 +173,92 @@ def test_an_address_is_no_host_name(tmp_path: Path) -> None:
 def test_host_names_of_all_kinds(tmp_path: Path) -> None:
     names = ["core", "core.example.net", "*.example.net", "xn--bse-sna.example", "core_1.lan", "1.example", "x" * 63]
     Authority.init(tmp_path / "pki", dns=names)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets after how many files that were written the disk is full."""
+    left: list[float] = [float("inf")]
+    fsync = os.fsync
+
+    def counted(descriptor: int) -> None:
+        if left[0] <= 0:
+            os.ftruncate(descriptor, 0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        fsync(descriptor)
+
+    def after(files: float) -> None:
+        left[0] = files
+
+    monkeypatch.setattr(os, "fsync", counted)
+    return after
+
+
+def contents(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_renewal_on_a_full_disk_changes_nothing(
+    tmp_path: Path, full_disk: Callable[[float], None], files: int
+) -> None:
+    authority = Authority.init(tmp_path / "pki")
+    before = contents(tmp_path)
+    full_disk(files)
+    with pytest.raises(DpiProbeError, match="No space left"):
+        authority.issue_core(renew=True)
+    assert contents(tmp_path) == before
+    full_disk(float("inf"))
+    authority.issue_core(renew=True)
+    assert sorted(entry.state for entry in authority.list()) == ["earlier", "valid"]
+    key = load_key(tmp_path / "pki/core.key", "key")
+    assert key.public_key() == load_certificate(tmp_path / "pki/core.pem", "Core").public_key()
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_a_first_certificate_on_a_full_disk_leaves_nothing(
+    tmp_path: Path, full_disk: Callable[[float], None], files: int
+) -> None:
+    authority = Authority.init(tmp_path / "pki")
+    before = contents(tmp_path)
+    full_disk(files)
+    with pytest.raises(DpiProbeError, match="No space left"):
+        authority.issue_probe("sensor")
+    assert contents(tmp_path) == before
+    full_disk(float("inf"))
+    authority.issue_probe("sensor")
+
+
+@pytest.mark.parametrize("files", [0, 1, 2])
+def test_an_authority_that_a_full_disk_kept_from_being_made_can_be_made(
+    tmp_path: Path, full_disk: Callable[[float], None], files: int
+) -> None:
+    full_disk(files)
+    with pytest.raises(DpiProbeError, match="No space left"):
+        Authority.init(tmp_path / "pki")
+    assert contents(tmp_path) == {}
+    full_disk(float("inf"))
+    assert [entry.state for entry in Authority.init(tmp_path / "pki").list()] == ["valid"]
+
+
+def test_a_key_without_its_certificate_is_told(tmp_path: Path) -> None:
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "pki/ca.key").touch()
+    with pytest.raises(ConfigError, match=r"ca\.key: a key without its certificate, ca\.pem; nothing was changed"):
+        Authority.init(tmp_path / "pki")
+    (tmp_path / "pki/ca.key").unlink()
+    authority = Authority.init(tmp_path / "pki")
+    (tmp_path / "pki/probes/a.key").touch()
+    with pytest.raises(ConfigError, match=r"a\.key: a key without its certificate"):
+        authority.issue_probe("a")
+
+
+def test_a_certificate_that_cannot_be_read_is_no_reason_not_to_revoke_another(tmp_path: Path) -> None:
+    Authority.init(tmp_path / "pki", probes=["sensor"])
+    (tmp_path / "pki/probes/x.pem").write_text("nonsense")
+    done = CliRunner().invoke(command, ["revoke", "sensor", "--dir", str(tmp_path / "pki")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "probes/x.pem: not a PEM certificate; it is passed over" in done.stderr
+    serial = load_certificate(tmp_path / "pki/probes/sensor.pem", "probe").serial_number
+    assert revoked(tmp_path / "pki") == {serial}
