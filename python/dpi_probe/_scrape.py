@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -113,6 +114,16 @@ def _written(file: Path) -> str:
         raise DpiProbeError(msg) from None
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # Raises where it could be none.
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and port != 0
+
+
 @dataclass
 class Scrape:
     """Every sample of one moment: name -> (labels, value)."""
@@ -131,7 +142,7 @@ class Scrape:
         from prometheus_client.parser import text_string_to_metric_families
 
         url = f"{base}/metrics"
-        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        if not _is_http(url):
             msg = f"{url}: an address like http://127.0.0.1:20123 is expected"
             raise DpiProbeError(msg)
         try:
@@ -146,7 +157,7 @@ class Scrape:
             reason = getattr(error, "reason", error)
             msg = f"no answer from {url}: {getattr(reason, 'strerror', None) or reason}"
             raise NoAnswerError(msg) from None
-        except ValueError:
+        except (http.client.HTTPException, ValueError):
             msg = f"{url} does not answer with metrics"
             raise DpiProbeError(msg) from None
         scrape = cls(time.monotonic())

@@ -119,7 +119,7 @@ def connect(
     try:
         with _without_trace() if scheme == "chdb" else contextlib.nullcontext():
             return clickhouse_connect.get_client(dsn=dsn, settings=settings, **options)
-    except (ClickHouseError, OSError, ImportError) as error:
+    except (ClickHouseError, OSError, ImportError, ValueError, TypeError) as error:
         if scheme != "chdb" and (system := _of_system(error)) is not None:
             raise DatabaseError(f"ClickHouse at {_server(dsn, options)} cannot be reached: {system}") from error
         reason = str(error).splitlines()[0]

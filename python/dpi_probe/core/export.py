@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dpi_probe.core.receipt import CoreSigner
 
 logger = logging.getLogger(__name__)
+
+_MAX_NAME_BYTES = 200
 
 
 @dataclass
@@ -103,8 +106,10 @@ def _write_entry(out: Path, entry: Entry, exported: Exported) -> None:
 
 
 def _directory(probe: str) -> str:
-    """A probe id as one path component."""
+    """A probe id as one path component, which file systems take up to 255 bytes of."""
     encoded = percent_encode(probe, safe="")
+    if len(encoded) > _MAX_NAME_BYTES:
+        return f"{encoded[:_MAX_NAME_BYTES]}-{hashlib.sha256(probe.encode()).hexdigest()[:16]}"
     return encoded.replace(".", "%2E") if set(encoded) == {"."} else encoded
 
 

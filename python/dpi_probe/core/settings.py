@@ -6,6 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -84,6 +85,8 @@ class CoreSettings(BaseSettings):
         scheme = value.partition("://")[0]
         if value and scheme not in ("chdb", "clickhouse", "clickhouses", "http", "https"):
             raise ValueError("chdb:///PATH, clickhouse://HOST/DATABASE, http:// or https:// are allowed")
+        # Raises where host or port are none.
+        _ = urlsplit(value).port
         return value
 
     @property
@@ -178,7 +181,10 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> CoreS
             reason = allowed(name, CoreSettings) or reason
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{path}: [core] {name}: no such setting") from error
-        raise ConfigError(f"CORE_{name.upper()} = {str(first['input'])!r}: {reason}") from error
+        given = str(first["input"])
+        if name == "database" and "@" in given:
+            given = redact(given)
+        raise ConfigError(f"CORE_{name.upper()} = {given!r}: {reason}") from error
     except OSError as error:
         raise ConfigError(f"configuration {path}: {error.strerror}") from error
     except ConfigError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import socketserver
 import subprocess
 import threading
 import urllib.error
@@ -187,6 +188,42 @@ def test_what_is_no_probe(stranger: str, path: str, said: str) -> None:
     (line,) = done.stderr.splitlines()
     assert said in line
     assert line.endswith("give the URL of a probe, which `dpi-probe run` prints at its start")
+
+
+@pytest.fixture
+def greeter() -> Iterator[str]:
+    """A server that speaks first, and no HTTP, as SSH does."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"SSH-2.0-none\r\n")
+            self.rfile.readline()
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_what_speaks_no_http_is_one_clear_line(greeter: str) -> None:
+    done = dpi_probe("top", greeter, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"http://{greeter}/metrics does not answer with metrics" in line
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9 9", "http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:x", "ftp://127.0.0.1"]
+)
+def test_what_is_no_url_is_one_clear_line(url: str) -> None:
+    with pytest.raises(DpiProbeError) as caught:
+        Scrape.of(url)
+    assert str(caught.value) == f"{url}/metrics: an address like http://127.0.0.1:20123 is expected"
+    with pytest.raises(DpiProbeError, match="does not answer with metrics"):
+        Scrape.of("http://127.0.0.1:1/a b")
 
 
 def test_a_proxy_for_the_way_out_is_not_asked_for_a_probe(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import socket
@@ -145,6 +146,33 @@ def test_authority_of_an_archive_cannot_be_changed(make_core: Callable[..., Core
     assert core.stop() == 0
     Authority.init(tmp_path / "foreign")
     assert "not the authority of the archive" in refused("--data-dir", core.data, "--pki", tmp_path / "foreign")
+
+
+@pytest.mark.parametrize("dsn", ["clickhouse://127.0.0.1:99999/x", "clickhouse://127.0.0.1/x?port=abc"])
+def test_what_is_no_port_of_a_server_is_one_line(dsn: str) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        connect(dsn, memory_bytes=1 << 30)
+    assert str(caught.value).startswith("database clickhouse://127.0.0.1")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_export_of_a_probe_whose_name_is_too_long_for_a_file(
+    make_core: Callable[..., Core], shared_pki: Path, tmp_path: Path
+) -> None:
+    core = make_core()
+    # With the same first 200 bytes.
+    names = ["/" * 84, "/" * 83 + "x"]
+    with core.client() as client:
+        for name in names:
+            assert client.post("/v1/batches", Probe("sensor", shared_pki, suffix=name).seal()).code == 201
+    out = tmp_path / "evidence"
+    done = run("core", "export", "--data-dir", core.data, "--pki", core.pki, "--out", out)
+    assert (done.returncode, done.stderr) == (0, "")
+    cut = ("sensor" + "%2F" * 84)[:200]
+    digests = [hashlib.sha256(f"sensor{name}".encode()).hexdigest()[:16] for name in names]
+    for part in ("batches", "receipts", "heads"):
+        assert {path.name for path in (out / part).iterdir()} == {f"{cut}-{digest}" for digest in digests}
+    assert run("verify", "--ca", shared_pki / "ca.pem", out).returncode == 0
 
 
 def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], probe: Probe, tmp_path: Path) -> None:

@@ -44,6 +44,9 @@ def test_paths_follow_the_directories() -> None:
             ["CORE_QUERY_TIMEOUT_SECONDS", "'x'", "allowed: a number, more than 0, at most"],
         ),
         ({"database": "mysql://x"}, ["CORE_DATABASE", "'mysql://x'", "chdb:///PATH"]),
+        ({"database": "clickhouse://h:99999/x"}, ["CORE_DATABASE", "'clickhouse://h:99999/x'", "0-65535"]),
+        ({"database": "clickhouse://h:abc/x"}, ["CORE_DATABASE", "'clickhouse://h:abc/x'", "'abc'"]),
+        ({"database": "http://[::1/x"}, ["CORE_DATABASE", "'http://[::1/x'", "IPv6"]),
         ({"commit_delay_ms": 51}, ["CORE_COMMIT_DELAY_MS", "51", "50"]),
     ],
 )
@@ -67,3 +70,6 @@ def test_bad_file_is_one_line_that_names_it(tmp_path: Path, text: str) -> None:
 
 def test_secrets_stay_out_of_messages() -> None:
     assert redact("clickhouse://user:secret@host/db?password=x") == "clickhouse://host/db"
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"database": "clickhouse://user:secret@host:99999/db"})
+    assert "secret" not in str(caught.value)
