@@ -219,7 +219,8 @@ class Probe:
 
         Raises:
             CaptureError: an input could not be read, or not to its end, one a line. Everything else was delivered.
-            SpoolError: files were read, and not every record of them could be kept; what could not be read is told too.
+            SpoolError: files were read, and not every record of them could be kept, or the Core refused some for good;
+                what could not be read is told too.
         """
         if self._pipeline is None:
             return
@@ -230,29 +231,33 @@ class Probe:
             self._control = None
         problems = self._pipeline.join()
         # Of a file, nothing may be dropped; live, the books tell.
-        if self.files and (loss := self._loss()):
-            raise SpoolError("\n".join([*problems, loss]))
+        if self.files and (losses := self._losses()):
+            raise SpoolError("\n".join([*problems, *losses]))
         if problems:
             raise CaptureError("\n".join(problems))
 
-    def _loss(self) -> str | None:
-        """What of the batches could not be kept, in one line."""
-        totals = self._totals()
+    def _losses(self) -> list[str]:
+        """What of the batches could not be kept, and what the Core will not have, in a line each."""
+        totals, lines = self._totals(), []
+        rejected = {
+            entry["reason"]: entry["value"] or 0 for entry in self.accounts() if entry["account"] == "batches_rejected"
+        }
         # A file that could not be read when it had to make room is in rejected/, but will not be delivered.
-        unreadable = sum(
-            entry["value"] or 0
-            for entry in self.accounts()
-            if (entry["account"], entry["reason"]) == ("batches_rejected", "unreadable")
-        )
-        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0) + unreadable
-        if not dropped and not lost:
-            return None
-        kept = max(0, dropped - totals.get("manifests_lost", 0))
-        manifests = f", of {kept} of them the manifest is there" if kept else ""
-        return (
-            f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept"
-            f"{manifests}; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
-        )
+        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0) + rejected.get("unreadable", 0)
+        if dropped or lost:
+            # Those of earlier runs may have had to go too.
+            kept = max(0, dropped - totals.get("manifests_lost", 0))
+            manifests = f", of {kept} of them the manifest is there" if kept else ""
+            lines.append(
+                f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept"
+                f"{manifests}; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
+            )
+        if refused := rejected.get("refused", 0):
+            lines.append(
+                f"{self.settings.spool_directory / 'rejected'}: the Core refused "
+                f"{counted(refused, 'batch', 'batches')} for good; the .reason beside each says why"
+            )
+        return lines
 
     def offer(self) -> _native.Offer | None:
         """What the traffic of a bench has offered so far; nothing for other inputs."""

@@ -1,40 +1,57 @@
-"""What a probe says of its own books."""
+"""`dpi_probe.Probe` without a data plane: what the end of a run over files says of its batches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from dpi_probe import Probe
+from dpi_probe.config import load
+from dpi_probe.errors import SpoolError
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-
-@pytest.mark.parametrize(
-    ("books", "told"),
-    [
-        ({("batches_rejected", "refused"): 4, ("batches_acknowledged", ""): 9}, None),
-        ({("batches_dropped", "spool_full"): 3}, "3 batches could not be kept, of 3 of them the manifest is there; "),
-        (
-            {("batches_dropped", "spool_full"): 3, ("manifests_lost", ""): 2, ("batches_lost", "vanished"): 1},
-            "4 batches could not be kept, of 1 of them the manifest is there; ",
-        ),
-        ({("batches_rejected", "unreadable"): 1}, "1 batch could not be kept; "),
-    ],
-)
-def test_a_batch_of_a_file_that_will_not_be_delivered_is_told(
-    books: dict[tuple[str, str], int], told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    probe = Probe(files=["capture.pcap"], buffer_dir=tmp_path)
+def ended(*accounts: tuple[str, str, int], problems: tuple[str, ...] = ()) -> Probe:
+    """A probe that has read a file, with these in its books: account, reason and value."""
     entries = [
-        {"account": account, "reason": reason, "worker": None, "value": value}
-        for (account, reason), value in books.items()
+        {"account": account, "reason": reason, "worker": None, "value": value} for account, reason, value in accounts
     ]
-    monkeypatch.setattr(probe, "accounts", lambda: entries)
-    loss = probe._loss()
-    if told is None:
-        assert loss is None
-    else:
-        assert loss is not None
-        assert told in loss
+    pipeline = SimpleNamespace(is_finished=lambda: True, join=lambda: list(problems), accounts=lambda: entries)
+    probe = Probe(files=["x.pcap"], settings=load({"buffer_dir": Path("/spool")}, are_arguments=True))
+    probe._pipeline = cast("Any", pipeline)
+    return probe
+
+
+def said(probe: Probe) -> list[str]:
+    with pytest.raises(SpoolError) as caught:
+        probe.join()
+    assert caught.value.exit_status == 1
+    return str(caught.value).splitlines()
+
+
+def test_nothing_is_said_of_what_was_delivered() -> None:
+    ended(("batches_sealed", "", 4), ("batches_acknowledged", "", 4)).join()
+
+
+def test_manifests_that_had_to_go_too_are_not_said_to_be_there() -> None:
+    (line,) = said(ended(("batches_dropped", "spool_full", 391), ("manifests_lost", "", 138)))
+    assert line.startswith("/spool: 391 batches could not be kept, of 253 of them the manifest is there; make space")
+    (line,) = said(ended(("batches_dropped", "spool_full", 2), ("batches_lost", "disk_error", 1)))
+    assert line.startswith("/spool: 3 batches could not be kept, of 2 of them the manifest is there;")
+    (line,) = said(ended(("batches_dropped", "spool_full", 2), ("manifests_lost", "", 5)))
+    assert line.startswith("/spool: 2 batches could not be kept; make space")
+
+
+def test_a_file_that_could_not_be_read_when_it_had_to_make_room_is_a_loss() -> None:
+    (line,) = said(ended(("batches_rejected", "unreadable", 1)))
+    assert line.startswith("/spool: 1 batch could not be kept; ")
+
+
+def test_what_the_core_refused_for_good_is_no_success() -> None:
+    told = said(ended(("batches_rejected", "refused", 3), ("batches_rejected", "unreadable", 1), problems=("x: cut",)))
+    assert told[0] == "x: cut"
+    assert told[1].startswith("/spool: 1 batch could not be kept; ")
+    assert told[2:] == [
+        "/spool/rejected: the Core refused 3 batches for good; the .reason beside each says why",
+    ]
