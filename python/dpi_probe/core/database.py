@@ -62,8 +62,39 @@ _CONTROL_GROUPS = (Path("/sys/fs/cgroup/cgroup.controllers"), Path("/sys/fs/cgro
 _engine_starts, _engine_runs = threading.Lock(), threading.Event()
 
 
+# What ClickHouse says of values and types: these alone blame what was to be inserted. Whatever else it says (memory,
+# disk, too many parts, read-only, a missing table) may have passed at the next try.
+_CODES_OF_DATA = frozenset(
+    {
+        6,  # CANNOT_PARSE_TEXT
+        15,  # DUPLICATE_COLUMN
+        27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
+        41,  # CANNOT_PARSE_DATETIME
+        44,  # ILLEGAL_COLUMN
+        53,  # TYPE_MISMATCH
+        70,  # CANNOT_CONVERT_TYPE
+        72,  # CANNOT_PARSE_NUMBER
+        349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+    }
+)
+
+
 class DatabaseError(DpiProbeError):
     """The database cannot be opened or does not do what it is asked."""
+
+
+class RefusedError(DatabaseError):
+    """ClickHouse itself refused a statement, and its connection is sound."""
+
+    def __init__(self, message: str, code: int) -> None:
+        """Keep the message and ClickHouse's code of the exception."""
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def of_data(self) -> bool:
+        """Whether what was to be inserted is at fault, so that the next try ends likewise."""
+        return self.code in _CODES_OF_DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +204,13 @@ def _told(error: BaseException) -> str:
     return f"the server cannot be reached: {system}" if system is not None else str(error).splitlines()[0]
 
 
+def _error(what: str, error: BaseException) -> DatabaseError:
+    """The error to be raised for one of the client library."""
+    message = f"{what}: {_told(error)}"
+    code = error.code if isinstance(error, ClickHouseError) else None
+    return DatabaseError(message) if code is None else RefusedError(message, code)
+
+
 def _server(dsn: str, options: dict[str, Any]) -> str:
     """HOST:PORT of a DSN."""
     parts = urlsplit(dsn)
@@ -244,6 +282,7 @@ class Index:
         it may be there already; then each of its entries must have been decoded by itself.
 
         Raises:
+            RefusedError: the database refused an insert; others before it may have succeeded.
             DatabaseError: an insert failed; what it left is not known, so the next try must say `in_doubt`.
         """
         if in_doubt:
@@ -271,10 +310,14 @@ class Index:
 
         Raises:
             UnsupportedBatchError: a column has another type than before, or there would be too many.
-            DatabaseError: the database refuses.
+            RefusedError: the database refuses a table or column.
+            DatabaseError: the database cannot be asked.
         """
         for rows in batch:
             wanted = columns_of(rows)
+            for name, kind in NEVER_NULL.items():
+                if wanted.get(name, f"Nullable({kind})") != f"Nullable({kind})":
+                    raise UnsupportedBatchError(f"column {rows.table}.{name} is {kind}, and here {wanted[name]}")
             present = self._tables.get(rows.table)
             if present is None:
                 if len(self._tables) >= MAX_TABLES:
@@ -294,6 +337,16 @@ class Index:
                     present[name] = self._columns(rows.table)[name]
                 elif _plain(present[name]) != _plain(expected):
                     raise UnsupportedBatchError(f"column {rows.table}.{name} is {present[name]}, and here {expected}")
+
+    def withdraw(self, entry: Indexed) -> None:
+        """Take out the rows of an entry wherever there are any.
+
+        Raises:
+            DatabaseError: the database refuses.
+        """
+        for table in self._tables:
+            if table != BATCHES and self._count(table, [entry.key]):
+                self._delete(table, [entry.key])
 
     def drop(self) -> None:
         """Remove what this Core put in: whole tables where it is the only Core, else its rows.
@@ -316,22 +369,30 @@ class Index:
 
     def _settle(self, table: str, parts: dict[tuple[str, str, int], pa.Table]) -> list[pa.Table]:
         """Of the parts, those whose rows are not there. Rows of a part that is there by halves are taken out first."""
+        there = self._count(table, list(parts))
+        halves = [key for key, data in parts.items() if 0 < there.get(key, 0) != data.num_rows]
+        if halves:
+            self._delete(table, halves)
+        return [data for key, data in parts.items() if there.get(key, 0) != data.num_rows]
+
+    def _count(self, table: str, keys: list[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
+        """How many rows a table has of those keys of which it has any."""
         counted = self._query(
             f"SELECT probe, chain, seq, count() FROM {quote(table)} WHERE core = {{core:String}} "
             "AND (probe, chain, seq) IN {keys:Array(Tuple(String, String, UInt64))} GROUP BY probe, chain, seq",
             core=self._core,
-            keys=list(parts),
+            keys=keys,
         )
-        there = {(probe, chain, seq): count for probe, chain, seq, count in counted}
-        halves = [key for key, data in parts.items() if 0 < there.get(key, 0) != data.num_rows]
-        if halves:
-            self._command(
-                f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} "
-                "AND (probe, chain, seq) IN {keys:Array(Tuple(String, String, UInt64))} SETTINGS mutations_sync = 2",
-                core=self._core,
-                keys=halves,
-            )
-        return [data for key, data in parts.items() if there.get(key, 0) != data.num_rows]
+        return {(probe, chain, seq): count for probe, chain, seq, count in counted}
+
+    def _delete(self, table: str, keys: list[tuple[str, str, int]]) -> None:
+        """Take out the rows of keys."""
+        self._command(
+            f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} "
+            "AND (probe, chain, seq) IN {keys:Array(Tuple(String, String, UInt64))} SETTINGS mutations_sync = 2",
+            core=self._core,
+            keys=keys,
+        )
 
     def _recorded(self, entries: list[Indexed]) -> set[int]:
         """The positions of those entries that the table `batches` has: its insert may have been the last."""
@@ -380,19 +441,19 @@ class Index:
                 quote(table), data.combine_chunks(), settings={"query_id": f"{self._query_prefix}{time.time_ns()}"}
             )
         except (ClickHouseError, OSError) as error:
-            raise DatabaseError(f"insert into {table}: {_told(error)}") from error
+            raise _error(f"insert into {table}", error) from error
 
     def _query(self, sql: str, **parameters: Any) -> list[Any]:
         try:
             return list(self._client.query(sql, parameters=parameters).result_rows)
         except (ClickHouseError, OSError) as error:
-            raise DatabaseError(f"database: {_told(error)}") from error
+            raise _error("database", error) from error
 
     def _command(self, sql: str, **parameters: Any) -> None:
         try:
             self._client.command(sql, parameters=parameters)
         except (ClickHouseError, OSError) as error:
-            raise DatabaseError(f"database: {_told(error)}") from error
+            raise _error("database", error) from error
 
 
 def _plain(kind: str) -> str:
@@ -428,7 +489,7 @@ def _batches(group: list[Indexed], core: str) -> pa.Table:
         "prev": pa.array(
             [manifest.prev.hex().encode() if manifest.prev else None for _, _, manifest, _ in entries], pa.binary(64)
         ),
-        "sealed": pa.array([min(manifest.iat, 0xFFFFFFFF) for _, _, manifest, _ in entries], pa.uint32()),
+        "sealed": pa.array([max(0, min(manifest.iat, 0xFFFFFFFF)) for _, _, manifest, _ in entries], pa.uint32()),
         "received": pa.array([entry.received_ns // 1_000_000 for entry, *_ in entries], pa.timestamp("ms", "UTC")),
         "segment": pa.array([place.segment for _, place, _, _ in entries], pa.uint32()),
         "offset": pa.array([place.offset for _, place, _, _ in entries], pa.uint64()),

@@ -24,7 +24,7 @@ from dpi_probe.core.archive import (
     segments,
 )
 from dpi_probe.core.catalog import entry_manifest
-from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, Progress
+from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, Progress, RefusedError
 from dpi_probe.core.manifest import ManifestError
 from dpi_probe.core.schema import Batch, UnsupportedBatchError, read_batch, rows_of
 
@@ -90,7 +90,7 @@ class Indexer(threading.Thread):
         self._next = (0, 0)
         self._position = 0
         self._not_before = time.monotonic()
-        self._doubt_until = 0
+        self._doubt_until = self._alone_until = 0
         self._rows = self._failures = self._unindexed = 0
         self._reported: set[tuple[str, int]] = set()
 
@@ -167,16 +167,48 @@ class Indexer(threading.Thread):
         group, following = self._gather(durable)
         if group:
             self._say(waiting=group[0].entry.received_ns)
-            doubt = self._position < self._doubt_until
-            decoded, whole = self._decode_group(index, group, singly=doubt)
-            if decoded:
-                last = decoded[-1].entries[-1].located
-                self._rows += index.insert(decoded, in_doubt=doubt)
-                self._position = last.entry.position + 1
-                if not whole:
-                    following = (last.place.segment, last.place.end)
+            if group[0].entry.position < self._alone_until:
+                following = (group[0].place.segment, group[0].place.end)
+                del group[1:]
+                self._not_before = time.monotonic()
+            try:
+                following = self._put_in(index, group) or following
+            except RefusedError as error:
+                self._alone_until = group[-1].entry.position + 1
+                self._doubt_until = max(self._doubt_until, self._alone_until)
+                if not error.of_data:
+                    raise
+                if len(group) > 1:
+                    logger.warning("%s; the %d entries of this insert go in one by one", error, len(group))
+                    self._not_before = time.monotonic()
+                    return
+                self._pass_over(index, group[0], str(error))
         self._next = following
         self._say()
+
+    def _put_in(self, index: Index, group: list[Located]) -> tuple[int, int] | None:
+        """Decode and insert as many of the group as fit in memory; returns the point behind them if not all did."""
+        doubt = self._position < self._doubt_until
+        decoded, whole = self._decode_group(index, group, singly=doubt)
+        if not decoded:
+            return None
+        last = self._insert(index, decoded, doubt)
+        return None if whole else (last.place.segment, last.place.end)
+
+    def _insert(self, index: Index, decoded: list[Decoded], doubt: bool) -> Located:
+        """Insert and count; returns the last entry."""
+        self._rows += index.insert(decoded, in_doubt=doubt)
+        entries = [entry for one in decoded for entry in one.entries]
+        self._unindexed += sum(entry.error != "" for entry in entries)
+        last = entries[-1].located
+        self._position = last.entry.position + 1
+        return last
+
+    def _pass_over(self, index: Index, located: Located, reason: str) -> None:
+        """Keep of an entry that the database refuses only the reason: those behind it must not wait for ever."""
+        indexed = self._refused(Indexed(located, entry_manifest(located.entry)), reason)
+        index.withdraw(indexed)
+        self._insert(index, [Decoded([indexed], [])], doubt=True)
 
     def _await_group(self) -> Durable | None:
         """How far to read once it is time for an insert; None at the stop."""
@@ -299,7 +331,6 @@ class Indexer(threading.Thread):
         return [Decoded(entries, rows)]
 
     def _refused(self, indexed: Indexed, reason: str) -> Indexed:
-        self._unindexed += 1
         located = indexed.located
         logger.error(
             "archive %s: at offset %d: chain %s seq %d: not indexed: %s",

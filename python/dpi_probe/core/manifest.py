@@ -60,6 +60,8 @@ def manifest_of(data: bytes) -> Manifest:
         raise ManifestError(f"seq is above {MAX_SEQ}")
     if not 0 < len(claims["iss"]) <= MAX_PROBE_CHARACTERS or not claims["iss"].isprintable():
         raise ManifestError(f"iss is not printable text of 1 to {MAX_PROBE_CHARACTERS} characters")
+    if claims["iat"] < 0:
+        raise ManifestError("iat is before 1970")
     return Manifest(
         token=signed["manifest"],
         digest=unb64url(signed["manifest_digest"]),

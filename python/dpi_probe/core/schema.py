@@ -28,7 +28,8 @@ MAX_TABLES = 256
 MAX_COLUMNS = 1024
 # A batch is many small columns: handing them to other threads takes three times the processor time of decoding them.
 _ON_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+# A leading underscore is ClickHouse's: `_part`, `_row_exists`.
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 _ADDRESS_BYTES = 16
 # Few distinct values, asked for by name: a dictionary makes them small and fast.
 _LOW_CARDINALITY = frozenset(

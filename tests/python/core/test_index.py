@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 from dpi_probe._flows import open_reader
-from harness.core import Core, wait_for
+from harness.core import COMMAND, Core, wait_for
 from harness.sealing import START_NS, Probe, flow_table
 
 from tests.corpus.cases import cases
@@ -311,6 +311,52 @@ def test_hostile_names_stay_out_of_sql(make_core: Callable[..., Core], probe: Pr
     assert core.stop() == 0
     (rows,) = in_database(core.data / "database", "SELECT seq, row, flow_id, seq_, flow_id_, row_ FROM batches_")
     assert rows == [[2, 0, 2**63, 7, 8, 9], [2, 1, 2**63 + 1, 7, 8, 9]]
+
+
+def test_what_the_database_refuses_holds_up_nothing(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+
+    def changed(name: str, values: pa.Array) -> pa.Table:
+        table = flow_table(2)
+        at = table.schema.get_field_index(name)
+        return table.append_column(name, values) if at < 0 else table.set_column(at, name, values)
+
+    # ClickHouse takes no tuple of two members of one name; nothing before the database looks into lists.
+    twins = pa.StructArray.from_arrays([pa.array([1, 2])] * 2, ["twin", "twin"])
+    tables = [
+        changed("flow_id", pa.array(["a", "b"])),
+        changed("start_time", pa.array(["now", "then"])),
+        changed("_row_exists", pa.array([1, 0], pa.uint8())),
+        changed("twins", pa.ListArray.from_arrays([0, 1, 2], twins)),
+    ]
+    with core.client() as client:
+        # None of them stands alone, so that what is refused is a group.
+        core.indexed()
+        for table in tables:
+            post(client, probe.seal(flow_table(2)))
+            post(client, probe.seal(table))
+        post(client, probe.seal(flow_table(2)))
+    core.indexed()
+    health = core.get("/v1/health")
+    assert (health["index"]["unindexed"], health["archive"]["entries"]) == (4, 9)
+    assert core.metric("dpi_core_index_failures_total") == 0, core.log
+    assert core.stop() == 0
+    done = subprocess.run(
+        [COMMAND, "core", "reindex", "--data-dir", core.data, "--pki", core.pki],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "4 entries of the archive could not be indexed" in done.stderr, done
+    flows, errors = in_database(
+        core.data / "database",
+        "SELECT seq, count() FROM flows GROUP BY seq ORDER BY seq",
+        "SELECT seq, error FROM batches WHERE error != '' ORDER BY seq",
+    )
+    assert flows == [[seq, 2] for seq in (0, 2, 4, 6, 8)]
+    reasons = ["flow_id is UInt64", "start_time is DateTime64", "'_row_exists' cannot name", "Duplicate name"]
+    assert [seq for seq, _ in errors] == [1, 3, 5, 7]
+    assert all(reason in str(error) for reason, (_, error) in zip(reasons, errors, strict=True))
 
 
 def test_restart_goes_on_where_it_was(make_core: Callable[..., Core], probe: Probe) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
+import pytest
 from dpi_probe.core import indexer as module
 from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind
+from dpi_probe.core.database import RefusedError
 from dpi_probe.core.indexer import Indexer, Status
 from dpi_probe.core.manifest import manifest_of
 from dpi_probe.core.schema import read_batch, rows_of
@@ -17,10 +19,50 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-    from dpi_probe.core.database import Decoded, Index
+    from dpi_probe.core.database import Decoded, Index, Indexed
     from dpi_probe.core.schema import Rows
     from harness.sealing import Probe
+
+
+def archived(writer: ArchiveWriter, body: bytes) -> Durable:
+    """Behind a sealed batch that goes into the archive."""
+    manifest = manifest_of(body)
+    position = writer.next_position
+    writer.append(
+        [Entry(Kind.BATCH, position, position, manifest.iss, manifest.chain, manifest.seq, manifest.digest, body, "")]
+    )
+    return writer.end
+
+
+class Refusing:
+    """In the database's place: refuses what has rows of seq 1, with one code or one after another."""
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = list(codes)
+        self.tried: list[tuple[list[int], bool]] = []
+        self.inserted: dict[int, tuple[int, str]] = {}
+        self.withdrawn: list[int] = []
+
+    def progress(self) -> None:
+        """Nothing is indexed."""
+
+    def prepare(self, batch: list[Rows]) -> None:
+        """There is nothing to be made."""
+
+    def withdraw(self, entry: Indexed) -> None:
+        self.withdrawn.append(entry.manifest.seq)
+
+    def insert(self, group: list[Decoded], *, in_doubt: bool) -> int:
+        seqs = [entry.manifest.seq for decoded in group for entry in decoded.entries]
+        self.tried.append((seqs, in_doubt))
+        if self.codes and any(1 in rows.data.column("seq").to_pylist() for decoded in group for rows in decoded.rows):
+            code = self.codes[0] if len(self.codes) == 1 else self.codes.pop(0)
+            if code:
+                raise RefusedError(f"code {code}", code)
+        for decoded in group:
+            for entry in decoded.entries:
+                self.inserted[entry.manifest.seq] = (sum(rows.data.num_rows for rows in decoded.rows), entry.error)
+        return 0
 
 
 class Recorder:
@@ -50,17 +92,7 @@ def test_batches_gather_between_inserts_until_a_group_is_whole(
     monkeypatch.setattr(module, "GROUP_MAX_ENTRIES", 4)
     writer = ArchiveWriter(tmp_path, segment_max_bytes=1 << 20)
 
-    def archived() -> Durable:
-        body = probe.seal()
-        manifest = manifest_of(body)
-        position = writer.next_position
-        entry = Entry(
-            Kind.BATCH, position, position, manifest.iss, manifest.chain, manifest.seq, manifest.digest, body, ""
-        )
-        writer.append([entry])
-        return writer.end
-
-    first, *rest = [archived() for _ in range(7)]
+    first, *rest = [archived(writer, probe.seal()) for _ in range(7)]
     statuses: list[Status] = []
     # Two wait from the moment of the first insert on, which do not make a group.
     recorder = Recorder(lambda: indexer.extend(rest[1]) if len(recorder.groups) == 1 else None)
@@ -74,6 +106,44 @@ def test_batches_gather_between_inserts_until_a_group_is_whole(
     writer.close()
     assert recorder.groups == [1, 4]
     assert [status.error for status in statuses if status.error] == []
+
+
+def index_three(tmp_path: Path, probe: Probe, database: Refusing) -> list[Status]:
+    """What an indexer says that finds three batches of two flows on the first of which one has a `tls`."""
+    writer = ArchiveWriter(tmp_path, segment_max_bytes=1 << 20)
+    *_, end = [archived(writer, probe.seal(flow_table(2))) for _ in range(3)]
+    writer.close()
+    statuses: list[Status] = []
+    indexer = Indexer(tmp_path, "core", lambda: cast("Index", database), statuses.append)
+    indexer.extend(end)
+    indexer.start()
+    wait_for(lambda: statuses and statuses[-1].position == 3, "the end")
+    indexer.stop()
+    return statuses
+
+
+def test_an_entry_that_is_refused_for_its_data_is_passed_over(tmp_path: Path, probe: Probe) -> None:
+    database = Refusing(53)
+    statuses = index_three(tmp_path, probe, database)
+    assert database.tried == [([0, 1, 2], True), ([0], True), ([1], True), ([1], True), ([2], True)]
+    assert database.inserted == {0: (3, ""), 1: (0, "code 53"), 2: (3, "")}
+    assert database.withdrawn == [1], "the rows that went into other tables before"
+    assert [status.error for status in statuses if status.error] == []
+    assert (statuses[-1].unindexed, statuses[-1].failures) == (1, 0)
+
+
+# Memory limit, too many parts, not enough space, read-only, no such table.
+@pytest.mark.parametrize("code", [241, 252, 243, 164, 60])
+def test_an_entry_that_is_refused_for_the_state_of_the_database_is_tried_again(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.01, 0.01))
+    database = Refusing(code, code, code, 0)
+    statuses = index_three(tmp_path, probe, database)
+    alone = [([1], True)] * 3
+    assert database.tried == [([0, 1, 2], True), ([0], True), *alone, ([2], True)]
+    assert database.inserted == {0: (3, ""), 1: (3, ""), 2: (3, "")}
+    assert (statuses[-1].unindexed, statuses[-1].failures) == (0, 3)
 
 
 def test_batches_taken_together_give_the_rows_that_each_gives(probe: Probe) -> None:
