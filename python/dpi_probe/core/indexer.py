@@ -26,7 +26,7 @@ from dpi_probe.core.archive import (
 from dpi_probe.core.catalog import entry_manifest
 from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, Progress, RefusedError
 from dpi_probe.core.manifest import ManifestError
-from dpi_probe.core.schema import Batch, UnsupportedBatchError, read_batch, rows_of
+from dpi_probe.core.schema import Batch, UnsupportedBatchError, read_batch, rows_of, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -279,7 +279,7 @@ class Indexer(threading.Thread):
     def _decode_group(self, index: Index, group: list[Located], *, singly: bool) -> tuple[list[Decoded], bool]:
         """The rows of the group's entries, or of as many as fit in memory; and whether those are all.
 
-        Batches of one kind that follow one another are taken together, for their columns cost more than their rows;
+        Batches of one shape that follow one another are taken together, for their columns cost more than their rows;
         `singly` says not to.
         """
         read: list[tuple[Indexed, Batch | None]] = []
@@ -292,7 +292,7 @@ class Indexer(threading.Thread):
             if entry is not None:
                 read.append((entry, batch))
             if batch is not None:
-                size += batch.table.get_total_buffer_size()
+                size += batch.row_bytes
         decoded = [decoded for run in _runs(read, singly) for decoded in self._decode(index, run)]
         return decoded, taken == len(group)
 
@@ -316,7 +316,7 @@ class Indexer(threading.Thread):
         return self._refused(indexed, reason), None
 
     def _decode(self, index: Index, run: list[tuple[Indexed, Batch | None]]) -> list[Decoded]:
-        """The rows of batches of one kind; where one of them cannot become rows, each by itself."""
+        """The rows of batches of one shape; where one of them cannot become rows, each by itself."""
         entries = [entry for entry, _ in run]
         batches = [batch for _, batch in run if batch is not None]
         if not batches:
@@ -345,19 +345,18 @@ class Indexer(threading.Thread):
 
 
 def _runs(read: list[tuple[Indexed, Batch | None]], singly: bool) -> Iterator[list[tuple[Indexed, Batch | None]]]:
-    """The entries in their order, cut where the kind of their batches changes, or after each."""
+    """The entries in their order, cut where the shape of their batches changes, or after each."""
     run: list[tuple[Indexed, Batch | None]] = []
+    last: tuple[object, ...] | None = None
     for item in read:
-        if run and (singly or _kind(item[1]) != _kind(run[-1][1])):
+        shape = None if item[1] is None else shape_of(item[1])
+        if run and (singly or shape != last):
             yield run
             run = []
         run.append(item)
+        last = shape
     if run:
         yield run
-
-
-def _kind(batch: Batch | None) -> str | None:
-    return batch.manifest.kind if batch is not None else None
 
 
 _MISMATCH = (

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 KIND_TABLES: Mapping[Kind, str] = {"flow": "flows", "ledger": "ledger", "event": "events"}
 BATCHES = "batches"
 MAX_TABLES = 256
+# Of a row in whichever table: the key columns, which are the same for all rows of a batch and so take little in it.
+_KEY_BYTES = 128
 MAX_COLUMNS = 1024
 # A batch is many small columns: handing them to other threads takes three times the processor time of decoding them.
 _ON_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
@@ -69,6 +71,14 @@ class Batch:
     received_ns: int
     table: pa.Table
 
+    @property
+    def row_bytes(self) -> int:
+        """About how much memory its rows take."""
+        table = self.table
+        structs = [table.column(at) for at, field in enumerate(table.schema) if _is_struct(field)]
+        count = table.num_rows + sum(table.num_rows - column.null_count for column in structs)
+        return int(table.get_total_buffer_size() + count * _KEY_BYTES)
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -100,29 +110,43 @@ def read_batch(batch: bytes, manifest: Manifest, received_ns: int) -> Batch:
     return Batch(manifest, received_ns, table)
 
 
+def shape_of(batch: Batch) -> tuple[object, ...]:
+    """What batches must have in common for `rows_of`: the kind, and every column that is no struct.
+
+    A column that one of them lacks would be null for the rows of all others: gigabytes for a few small batches.
+    """
+    plain = ((field.name, field.type, field.nullable) for field in batch.table.schema if not _is_struct(field))
+    return (batch.manifest.kind, *plain)
+
+
 def rows_of(batches: Sequence[Batch], core: str) -> list[Rows]:
-    """The rows that batches of one kind give to each table; columns that a batch does not have are null.
+    """The rows that batches of one shape give to each table. They may differ in which structs they have.
 
     Raises:
         UnsupportedBatchError: no tables can be made of the schema of one of them, or two do not go together.
     """
     kind = batches[0].manifest.kind
-    try:
-        table = pa.concat_tables([batch.table for batch in batches], promote_options="default").combine_chunks()
-    except pa.ArrowException as error:
-        raise UnsupportedBatchError(f"schemas that do not go together: {error}") from error
-    if len(set(table.column_names)) != len(table.column_names):
-        raise UnsupportedBatchError("two columns have one name")
-    structs = [name for name in table.column_names if pa.types.is_struct(table.schema.field(name).type)]
-    if kind != "flow" and structs:
+    having: dict[str, list[Batch]] = {}
+    for batch in batches:
+        names = batch.table.column_names
+        if len(set(names)) != len(names):
+            raise UnsupportedBatchError("two columns have one name")
+        for field in batch.table.schema:
+            if _is_struct(field):
+                having.setdefault(field.name, []).append(batch)
+    if kind != "flow" and having:
         raise UnsupportedBatchError(f"a {kind} batch with a struct column")
-    keys = _keys(batches, core)
-    plain = {name: table.column(name) for name in table.column_names if name not in structs}
-    found = [Rows(KIND_TABLES[kind], _checked(KIND_TABLES[kind], keys, plain))]
-    for name in structs:
-        column = table.column(name).combine_chunks()
+    plain = [field.name for field in batches[0].table.schema if not _is_struct(field)]
+    counts = [batch.table.num_rows for batch in batches]
+    numbers = {count: pa.array(range(count), pa.uint32()) for count in counts}
+    rows = pa.concat_arrays([numbers[count] for count in counts])
+    own = KIND_TABLES[kind]
+    found = [Rows(own, _checked(own, _keys(batches, counts, rows, core), _joined(batches, plain)))]
+    context = [name for name in CONTEXT_COLUMNS if name in plain]
+    for name, some in having.items():
+        table = _joined(some, [*context, name])
+        column = table.pop(name).combine_chunks()
         present = column.is_valid()
-        context = {name: plain[name] for name in CONTEXT_COLUMNS if name in plain}
         members = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
         if len(members) != column.type.num_fields:
             raise UnsupportedBatchError(f"struct {name}: two members have one name")
@@ -130,15 +154,31 @@ def rows_of(batches: Sequence[Batch], core: str) -> list[Rows]:
         if own in (*KIND_TABLES.values(), BATCHES):
             own += "_"
         columns = {(key + "_" if key in context else key): value for key, value in members.items()}
-        data = _checked(own, keys, {**context, **columns}).filter(present)
-        if data.num_rows:
-            found.append(Rows(own, data))
+        # Before the keys are made: those of the rows without this struct would be most of the memory.
+        counts = [batch.table.num_rows - batch.table.column(name).null_count for batch in some]
+        rows = pa.concat_arrays([numbers[batch.table.num_rows] for batch in some]).filter(present)
+        if len(rows):
+            chosen = pa.table({**table, **columns}).filter(present)
+            keys = _keys(some, counts, rows, core)
+            found.append(Rows(own, _checked(own, keys, dict(zip(chosen.column_names, chosen.columns, strict=True)))))
     return found
 
 
-def _keys(batches: Sequence[Batch], core: str) -> dict[str, pa.ChunkedArray]:
-    """The key columns of the batches' records, in order."""
-    counts = [batch.table.num_rows for batch in batches]
+def _is_struct(field: pa.Field) -> bool:
+    return bool(pa.types.is_struct(field.type))
+
+
+def _joined(batches: Sequence[Batch], names: Sequence[str]) -> dict[str, pa.Array]:
+    """Columns that all of the batches have, one after another."""
+    try:
+        table = pa.concat_tables([batch.table.select(names) for batch in batches]).combine_chunks()
+    except pa.ArrowException as error:
+        raise UnsupportedBatchError(f"schemas that do not go together: {error}") from error
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _keys(batches: Sequence[Batch], counts: Sequence[int], rows: pa.Array, core: str) -> dict[str, Any]:
+    """The key columns of rows of the batches: how many of each, and their numbers in it."""
 
     def repeated(kind: pa.DataType, values: Iterable[object]) -> pa.ChunkedArray:
         chunks = [pa.repeat(pa.scalar(value, kind), count) for value, count in zip(values, counts, strict=True)]
@@ -149,7 +189,7 @@ def _keys(batches: Sequence[Batch], core: str) -> dict[str, pa.ChunkedArray]:
         "probe": repeated(pa.string(), (batch.manifest.iss for batch in batches)),
         "chain": repeated(pa.string(), (batch.manifest.chain.hex() for batch in batches)),
         "seq": repeated(pa.uint64(), (batch.manifest.seq for batch in batches)),
-        "row": pa.chunked_array([pa.array(range(count), pa.uint32()) for count in counts], pa.uint32()),
+        "row": rows,
         "received": repeated(pa.timestamp("ms", "UTC"), (batch.received_ns // 1_000_000 for batch in batches)),
     }
 

@@ -11,7 +11,7 @@ from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind
 from dpi_probe.core.database import RefusedError
 from dpi_probe.core.indexer import Indexer, Status
 from dpi_probe.core.manifest import manifest_of
-from dpi_probe.core.schema import read_batch, rows_of
+from dpi_probe.core.schema import UnsupportedBatchError, read_batch, rows_of
 from harness.core import wait_for
 from harness.sealing import flow_table
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dpi_probe.core.database import Decoded, Index, Indexed
     from dpi_probe.core.schema import Rows
     from harness.sealing import Probe
+
+# Lives as long as anything that was made in it.
+COUNTED = pa.proxy_memory_pool(pa.default_memory_pool())
 
 
 def archived(writer: ArchiveWriter, body: bytes) -> Durable:
@@ -146,10 +149,92 @@ def test_an_entry_that_is_refused_for_the_state_of_the_database_is_tried_again(
     assert (statuses[-1].unindexed, statuses[-1].failures) == (0, 3)
 
 
+class Joint:
+    """In the database's place: what is decoded together, and how large it is."""
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[bool, list[list[tuple[int, str]]]]] = []
+        self.bytes = 0
+        self._types: dict[tuple[str, str], pa.DataType] = {}
+
+    def progress(self) -> None:
+        """Nothing is indexed."""
+
+    def prepare(self, batch: list[Rows]) -> None:
+        for rows in batch:
+            for field in rows.data.schema:
+                if self._types.setdefault((rows.table, field.name), field.type) != field.type:
+                    raise UnsupportedBatchError(f"{rows.table}.{field.name} is {field.type}")
+
+    def insert(self, group: list[Decoded], *, in_doubt: bool) -> int:
+        taken = [[(entry.manifest.seq, entry.error) for entry in decoded.entries] for decoded in group]
+        self.groups.append((in_doubt, taken))
+        self.bytes = sum(rows.data.nbytes for decoded in group for rows in decoded.rows)
+        return 0
+
+
+def index_joint(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch, tables: list[pa.Table]
+) -> tuple[Joint, list[Status]]:
+    """Three batches in doubt, as after every start, and then a group of three that is not."""
+    monkeypatch.setattr(module, "GROUP_MAX_ENTRIES", 3)
+    writer = ArchiveWriter(tmp_path, segment_max_bytes=1 << 20)
+    *_, end = [archived(writer, probe.seal(table)) for table in [flow_table(2)] * 3 + tables]
+    writer.close()
+    database = Joint()
+    statuses: list[Status] = []
+    indexer = Indexer(tmp_path, "core", lambda: cast("Index", database), statuses.append)
+    indexer.extend(end)
+    indexer.start()
+    wait_for(lambda: statuses and statuses[-1].position == 6, "the end")
+    indexer.stop()
+    assert [status.error for status in statuses if status.error] == []
+    assert database.groups[0] == (True, [[(seq, "")] for seq in range(3)])
+    assert len(database.groups) == 2
+    return database, statuses
+
+
+def test_columns_of_one_batch_cost_the_others_nothing(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = pa.table({"flag": [True] * 8192})
+    wide = pa.table({f"column{at}": pa.array([at], pa.int64()) for at in range(200)})
+    # As nulls, 200 columns of 16,385 rows: 26 MB.
+    database, _ = index_joint(tmp_path, probe, monkeypatch, [flag, wide, flag])
+    assert database.groups[1] == (False, [[(3, "")], [(4, "")], [(5, "")]])
+    assert database.bytes < 4 << 20
+
+
+def test_a_struct_costs_only_the_rows_that_have_it(probe: Probe) -> None:
+    members = {f"member{at}": at for at in range(200)}
+    flag = pa.table({"flag": [True] * 8192})
+    wide = pa.table({"flag": [True], "wide": pa.array([members])})
+    bodies = [probe.seal(table) for table in (flag, wide, flag)]
+    batches = [read_batch(body, manifest_of(body), 0) for body in bodies]
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(COUNTED)
+    try:
+        rows = {rows.table: rows.data for rows in rows_of(batches, "core")}
+    finally:
+        pa.set_memory_pool(before)
+    assert rows["wide"].column("member7").to_pylist() == [7]
+    # As nulls, 200 members of 16,384 rows: 26 MB.
+    assert COUNTED.max_memory() < 8 << 20
+
+
+def test_rows_count_with_their_keys_in_the_memory_of_a_group(probe: Probe) -> None:
+    structs = {f"struct{at}": pa.array([{"flag": True}] * 1000) for at in range(10)}
+    table = pa.table({"flag": [True] * 1000, **structs})
+    batch = probe.seal(table)
+    assert table.nbytes < 10_000
+    assert read_batch(batch, manifest_of(batch), 0).row_bytes > 1_000_000
+
+
 def test_batches_taken_together_give_the_rows_that_each_gives(probe: Probe) -> None:
-    tables = [flow_table(3), flow_table(1, base=10), flow_table(8, base=20).append_column("dscp", [range(8)])]
-    # As of a probe that met no TLS, so that its batch has no such column.
+    tables = [flow_table(3), flow_table(1, base=10), flow_table(8, base=20), flow_table(2, base=30)]
+    # As of a probe that met no TLS, so that its batch has no such column; or other things too.
     tables[1] = tables[1].drop_columns("tls")
+    tables[2] = tables[2].add_column(3, "ssh", [[{"seq": 5, "flow_id": at} if at == 3 else None for at in range(8)]])
     bodies = [probe.seal(table) for table in tables]
     batches = [read_batch(body, manifest_of(body), at * 1_000_000_000) for at, body in enumerate(bodies)]
     together = {rows.table: rows.data for rows in rows_of(batches, "core")}
@@ -157,8 +242,15 @@ def test_batches_taken_together_give_the_rows_that_each_gives(probe: Probe) -> N
     for batch in batches:
         for rows in rows_of([batch], "core"):
             each.setdefault(rows.table, []).append(rows.data)
-    assert list(together) == ["flows", "tls"]
-    assert together["flows"].column("seq").to_pylist() == [0] * 3 + [1] + [2] * 8
-    assert together["flows"].column("row").to_pylist() == [0, 1, 2, 0, *range(8)]
-    assert together["flows"].column("dscp").to_pylist() == [None] * 4 + list(range(8))
-    assert together == {table: pa.concat_tables(parts, promote_options="default") for table, parts in each.items()}
+    assert list(together) == ["flows", "tls", "ssh"]
+    assert together["flows"].column("seq").to_pylist() == [0] * 3 + [1] + [2] * 8 + [3] * 2
+    assert together["flows"].column("row").to_pylist() == [0, 1, 2, 0, *range(8), 0, 1]
+    assert together["tls"].column("seq").to_pylist() == [0] + [2] * 4 + [3]
+    assert together["tls"].column("row").to_pylist() == [1, 1, 3, 5, 7, 1]
+    assert [together["ssh"].column(name).to_pylist() for name in ("seq", "row", "seq_", "flow_id_")] == [
+        [2],
+        [3],
+        [5],
+        [3],
+    ]
+    assert together == {table: pa.concat_tables(parts) for table, parts in each.items()}
