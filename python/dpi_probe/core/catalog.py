@@ -193,12 +193,13 @@ class Catalog:
         row = self._row(
             """SELECT count(DISTINCT probe), count(*), coalesce(sum(archived), 0), coalesce(sum(manifest_only), 0),
                       coalesce(sum(forks), 0), coalesce(sum(broken_links), 0),
-                      coalesce(sum(max(0, head_seq + 1 - archived - manifest_only)), 0), coalesce(sum(rows), 0)
+                      total(max(0, head_seq + 1 - archived - manifest_only)), coalesce(sum(rows), 0)
                FROM chains""",
             (),
         )
         names = ("probes", "chains", "archived", "manifest_only", "forks", "broken_links", "missing", "rows")
-        return dict(zip(names, row or (0,) * len(names), strict=True))
+        # `total` is a float: `sum` fails where heads far off, which any probe may state, pass 63 bits.
+        return {name: int(value) for name, value in zip(names, row or (0,) * len(names), strict=True)}
 
     def add(self, stored: Iterable[Stored], durable: Durable) -> None:
         """Take in entries that are on disk, all or none.
@@ -214,7 +215,7 @@ class Catalog:
                     "INSERT OR REPLACE INTO covered VALUES (0, ?, ?, ?)",
                     (durable.segment, durable.offset, durable.position),
                 )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise CatalogError(f"catalog {self.path}: {error}") from error
 
     @contextlib.contextmanager

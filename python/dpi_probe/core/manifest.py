@@ -11,8 +11,8 @@ from dpi_probe.errors import VerificationError
 
 Kind = Literal["flow", "ledger", "event"]
 MAX_MANIFEST_BYTES = 4096
-# The catalog and the database keep it in a signed 64-bit integer.
-MAX_SEQ = (1 << 63) - 1
+# What every JSON reader keeps exactly; sums and the position behind it fit in the catalog's signed 64-bit integers.
+MAX_SEQ = (1 << 53) - 1
 MAX_PROBE_CHARACTERS = 255
 
 

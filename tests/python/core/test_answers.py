@@ -150,6 +150,16 @@ def test_malformed_400(lasting_core: Core, path: str, body: bytes) -> None:
     assert answer.body["detail"]
 
 
+@pytest.mark.parametrize("seq", [1 << 53, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_position_that_nobody_counts_to_400_and_holds_up_nothing(lasting_core: Core, probe: Probe, seq: int) -> None:
+    batch = probe.seal(seq=seq, prev="A" * 43)
+    with lasting_core.client() as client:
+        for path, body in (("/v1/batches", batch), ("/v1/manifests", manifest_of(batch))):
+            answer = client.post(path, body)
+            assert (answer.code, answer.body["error"]) == (400, "malformed")
+        assert client.post("/v1/batches", Probe("sensor", probe.pki).seal()).code == 201
+
+
 def test_empty_400(lasting_core: Core) -> None:
     with lasting_core.client() as client:
         assert client.post("/v1/batches", b"").body["error"] == "empty"

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dpi_probe.core.manifest import ManifestError, manifest_of
+from dpi_probe.core.manifest import MAX_SEQ, ManifestError, manifest_of
 
 if TYPE_CHECKING:
     from harness.sealing import Probe
@@ -21,9 +21,17 @@ def saying(batch: bytes, **claims: Any) -> bytes:
     return f"{head}.{base64.urlsafe_b64encode(changed).rstrip(b'=').decode()}.{signature}".encode()
 
 
-@pytest.mark.parametrize(("claims", "reason"), [({"iat": -1}, "iat is before 1970")])
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"iat": -1}, "iat is before 1970"),
+        ({"seq": 1 << 53, "prev": "A" * 43}, "seq is above 9007199254740991"),
+        ({"prev": "A" * 43, "prev_chain": "0" * 32, "prev_seq": 1 << 53}, "seq is above 9007199254740991"),
+    ],
+)
 def test_what_cannot_be_kept_is_refused(probe: Probe, claims: dict[str, Any], reason: str) -> None:
     batch = probe.seal()
     assert manifest_of(saying(batch, iat=0)).iat == 0
+    assert manifest_of(saying(batch, seq=MAX_SEQ, prev="A" * 43)).seq == MAX_SEQ
     with pytest.raises(ManifestError, match=reason):
         manifest_of(saying(batch, **claims))
