@@ -354,18 +354,43 @@ class Index:
         Raises:
             DatabaseError: the database refuses.
         """
-        others = self._query("SELECT count() FROM batches WHERE core != {core:String}", core=self._core)[0][0]
-        # The batches go first: what is left after a crash in between is found in doubt, not taken for whole.
+        self._await_stray_inserts()
+        # The batches go first: what is left after a crash in between counts for nothing, and `clear` takes it.
         for table in [BATCHES, *(name for name in self._tables if name != BATCHES)]:
-            if others:
-                self._command(
-                    f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} SETTINGS mutations_sync = 2",
-                    core=self._core,
-                )
-            else:
+            own, others = self._shares(table)
+            if not others:
                 self._command(f"DROP TABLE IF EXISTS {quote(table)} SYNC")
+            elif own:
+                self._delete_own(table)
         self._command(create_batches())
         self._read_tables()
+
+    def clear(self) -> None:
+        """Take out rows of this Core where `batches` has none: a crash left them, in a first insert or in `drop`.
+
+        Unlike `drop` it removes no table, for another Core may be beginning in the same database.
+
+        Raises:
+            DatabaseError: the database refuses.
+        """
+        self._await_stray_inserts()
+        for table in self._tables:
+            if table != BATCHES and self._shares(table)[0]:
+                self._delete_own(table)
+
+    def _shares(self, table: str) -> tuple[int, int]:
+        """How many rows of a table are this Core's, and how many are others'."""
+        own, others = self._query(
+            f"SELECT countIf(core = {{core:String}}), countIf(core != {{core:String}}) FROM {quote(table)}",
+            core=self._core,
+        )[0]
+        return own, others
+
+    def _delete_own(self, table: str) -> None:
+        self._command(
+            f"ALTER TABLE {quote(table)} DELETE WHERE core = {{core:String}} SETTINGS mutations_sync = 2",
+            core=self._core,
+        )
 
     def _settle(self, table: str, parts: dict[tuple[str, str, int], pa.Table]) -> list[pa.Table]:
         """Of the parts, those whose rows are not there. Rows of a part that is there by halves are taken out first."""

@@ -24,7 +24,7 @@ from dpi_probe.core.archive import (
     segments,
 )
 from dpi_probe.core.catalog import entry_manifest
-from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, Progress, RefusedError
+from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, RefusedError
 from dpi_probe.core.manifest import ManifestError
 from dpi_probe.core.schema import Batch, UnsupportedBatchError, read_batch, rows_of, shape_of
 
@@ -116,7 +116,7 @@ class Indexer(threading.Thread):
             try:
                 if index is None:
                     index = self._open_index()
-                    self._resume(index.progress())
+                    self._resume(index)
                     self._say()
                 self._work(index)
                 delay = RETRY_SECONDS[0]
@@ -144,9 +144,12 @@ class Indexer(threading.Thread):
         with self._wake:
             self._wake.wait_for(lambda: self._stopping, timeout=seconds)
 
-    def _resume(self, progress: Progress | None) -> None:
+    def _resume(self, index: Index) -> None:
         """Go on where the database says that it is, if it is this archive's."""
+        progress = index.progress()
         if progress is None:
+            # Whatever rows are left would be inserted again, beyond those that are looked for in doubt.
+            index.clear()
             self._next, self._position = (0, 0), 0
         else:
             try:

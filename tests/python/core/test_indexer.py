@@ -49,6 +49,9 @@ class Refusing:
     def progress(self) -> None:
         """Nothing is indexed."""
 
+    def clear(self) -> None:
+        """Nothing is left over."""
+
     def prepare(self, batch: list[Rows]) -> None:
         """There is nothing to be made."""
 
@@ -77,6 +80,9 @@ class Recorder:
 
     def progress(self) -> None:
         """Nothing is indexed."""
+
+    def clear(self) -> None:
+        """Nothing is left over."""
 
     def prepare(self, batch: list[Rows]) -> None:
         """There is nothing to be made."""
@@ -159,6 +165,9 @@ class Joint:
 
     def progress(self) -> None:
         """Nothing is indexed."""
+
+    def clear(self) -> None:
+        """Nothing is left over."""
 
     def prepare(self, batch: list[Rows]) -> None:
         for rows in batch:

@@ -1,0 +1,126 @@
+"""The index on an engine in this process: what is in the tables after inserts, crashes and beside others' tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from clickhouse_connect.driver.exceptions import OperationalError
+from dpi_probe.core import indexer as module
+from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind
+from dpi_probe.core.database import DatabaseError, Index, connect
+from dpi_probe.core.indexer import Indexer, Status
+from dpi_probe.core.manifest import manifest_of
+from harness.core import wait_for
+from harness.sealing import Probe, flow_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from clickhouse_connect.driver.client import Client
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """There can be one in a process, on one directory."""
+    client = connect(f"chdb://{tmp_path_factory.mktemp('engine')}/database", memory_bytes=1 << 30)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def client(engine: Client) -> Iterator[Client]:
+    """Of a database without tables."""
+    yield engine
+    for (table,) in engine.query("SELECT name FROM system.tables WHERE database = currentDatabase()").result_rows:
+        engine.command(f"DROP TABLE `{table}` SYNC")
+
+
+def asked(client: Client, sql: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in client.query(sql).result_rows]
+
+
+def archive(directory: Path, batches: list[bytes]) -> Durable:
+    """An archive of sealed batches; returns its end."""
+    writer = ArchiveWriter(directory, segment_max_bytes=1 << 20)
+    for position, body in enumerate(batches):
+        manifest = manifest_of(body)
+        key = (manifest.iss, manifest.chain, manifest.seq)
+        writer.append([Entry(Kind.BATCH, position, 10**9 + position, *key, manifest.digest, body, "")])
+    end = writer.end
+    writer.close()
+    return end
+
+
+def index_all(directory: Path, end: Durable, index: Index, core: str) -> list[Status]:
+    """Run an indexer to the end, or until it says that something is wrong."""
+    statuses: list[Status] = []
+    indexer = Indexer(directory, core, lambda: index, statuses.append)
+    indexer.extend(end)
+    indexer.start()
+    wait_for(lambda: statuses and (statuses[-1].error or statuses[-1].position == end.position), "the end")
+    indexer.stop()
+    return statuses
+
+
+def crash_at_command(client: Client, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The connection is lost in this command, counted from 1; it is carried out before."""
+    command, count = client.command, 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        answer = command(*arguments, **options)
+        if count == number:
+            raise OperationalError("connection lost")
+        return answer
+
+    monkeypatch.setattr(client, "command", counted)
+
+
+def test_rows_are_there_once_after_a_drop_that_a_crash_cut_short(
+    tmp_path: Path, client: Client, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Fewer are looked for in doubt than are there.
+    monkeypatch.setattr(module, "GROUP_MAX_ENTRIES", 2)
+    monkeypatch.setattr(module, "INSERT_INTERVAL_SECONDS", 0.0)
+    end = archive(tmp_path, [probe.seal(flow_table(2)) for _ in range(7)])
+    index_all(tmp_path, end, Index(client, "a"), "a")
+    index = Index(client, "a")
+    with monkeypatch.context() as crash:
+        crash_at_command(client, crash, 1)
+        with pytest.raises(DatabaseError, match="connection lost"):
+            index.drop()
+    assert asked(client, "SELECT count() FROM flows") == [(14,)], "the crash came before"
+    index_all(tmp_path, end, Index(client, "a"), "a")
+    assert asked(client, "SELECT seq, row, count() FROM flows GROUP BY ALL HAVING count() > 1") == []
+    assert asked(client, "SELECT count() FROM flows") == [(14,)]
+    assert asked(client, "SELECT count() FROM tls") == [(7,)]
+
+
+def test_a_drop_leaves_the_rows_of_other_cores_also_where_batches_is_gone(
+    tmp_path: Path, client: Client, probe: Probe
+) -> None:
+    end = archive(tmp_path, [probe.seal(flow_table(2))])
+    for core in ("a", "b"):
+        index_all(tmp_path, end, Index(client, core), core)
+    client.command("DROP TABLE batches SYNC")
+    index = Index(client, "a")
+    index.drop()
+    assert asked(client, "SELECT core, count() FROM flows GROUP BY core") == [("b", 2)]
+    assert asked(client, "SELECT core, count() FROM tls GROUP BY core") == [("b", 1)]
+    Index(client, "b").drop()
+    assert asked(client, "SELECT name FROM system.tables WHERE database = currentDatabase()") == [("batches",)]
+
+
+def test_nothing_is_taken_out_of_a_database_that_has_nothing_of_this_core(
+    tmp_path: Path, client: Client, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = archive(tmp_path, [probe.seal(flow_table(2))])
+    index_all(tmp_path, end, Index(client, "a"), "a")
+    index = Index(client, "b")
+    with monkeypatch.context() as crash:
+        crash_at_command(client, crash, 1)
+        index.clear()
+    assert asked(client, "SELECT core, count() FROM flows GROUP BY core") == [("a", 2)]
