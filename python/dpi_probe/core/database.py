@@ -28,9 +28,11 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 
 from dpi_probe.core.archive import Place
-from dpi_probe.core.columns import quote
+from dpi_probe.core.columns import KEY_COLUMNS, quote
 from dpi_probe.core.schema import (
+    BATCH_COLUMNS,
     BATCHES,
+    KIND_TABLES,
     MAX_COLUMNS,
     MAX_TABLES,
     NEVER_NULL,
@@ -250,13 +252,15 @@ class Index:
         """Make sure of the table `batches` and learn what tables there are.
 
         Raises:
-            DatabaseError: the database refuses.
+            DatabaseError: the database refuses, or has a table of somebody else's by the name of `batches`.
         """
         self._client = client
         self._core = core
         self._tables: dict[str, dict[str, str]] = {}
         self._command(create_batches())
         self._read_tables()
+        if BATCHES not in self._tables:
+            raise DatabaseError(_NOT_OURS.format(BATCHES))
 
     def progress(self) -> Progress | None:
         """How far the index has come.
@@ -309,22 +313,20 @@ class Index:
         """Make the tables and columns that the rows need.
 
         Raises:
-            UnsupportedBatchError: a column has another type than before, or there would be too many.
+            UnsupportedBatchError: a column has another type than before, there would be too many, or a protocol's table
+                has the name of somebody else's.
             RefusedError: the database refuses a table or column.
-            DatabaseError: the database cannot be asked.
+            DatabaseError: the database cannot be asked, or has a table of somebody else's by the name of one that
+                every Core has.
         """
         for rows in batch:
             wanted = columns_of(rows)
             for name, kind in NEVER_NULL.items():
                 if wanted.get(name, f"Nullable({kind})") != f"Nullable({kind})":
                     raise UnsupportedBatchError(f"column {rows.table}.{name} is {kind}, and here {wanted[name]}")
-            present = self._tables.get(rows.table)
-            if present is None:
-                if len(self._tables) >= MAX_TABLES:
-                    raise UnsupportedBatchError(f"table {rows.table}: there are {MAX_TABLES} tables already")
-                self._command(create_table(rows.table, wanted))
-                self._tables[rows.table] = self._columns(rows.table)
-                present = self._tables[rows.table]
+            if rows.table not in self._tables:
+                self._make(rows.table, wanted)
+            present = self._tables[rows.table]
             for name, kind in wanted.items():
                 expected = NEVER_NULL.get(name, kind)
                 if name not in present:
@@ -337,6 +339,19 @@ class Index:
                     present[name] = self._columns(rows.table)[name]
                 elif _plain(present[name]) != _plain(expected):
                     raise UnsupportedBatchError(f"column {rows.table}.{name} is {present[name]}, and here {expected}")
+
+    def _make(self, table: str, columns: dict[str, str]) -> None:
+        """Make a table of records."""
+        if len(self._tables) >= MAX_TABLES:
+            raise UnsupportedBatchError(f"table {table}: there are {MAX_TABLES} tables already")
+        self._command(create_table(table, columns))
+        present = self._columns(table)
+        # Where there was a table, nothing was made; a struct's name, which comes from a probe, may be anything.
+        if not _is_ours(table, present):
+            if table in KIND_TABLES.values():
+                raise DatabaseError(_NOT_OURS.format(table))
+            raise UnsupportedBatchError(f"table {table} of this database is not this Core's")
+        self._tables[table] = present
 
     def withdraw(self, entry: Indexed) -> None:
         """Take out the rows of an entry wherever there are any.
@@ -449,7 +464,7 @@ class Index:
         for table, name, kind in rows:
             tables.setdefault(table, {})[name] = kind
         # Other tables of a shared database are not ours to touch.
-        self._tables = {name: columns for name, columns in tables.items() if {"core", "probe", "chain"} <= set(columns)}
+        self._tables = {name: columns for name, columns in tables.items() if _is_ours(name, columns)}
 
     def _columns(self, table: str) -> dict[str, str]:
         rows = self._query(
@@ -479,6 +494,14 @@ class Index:
             self._client.command(sql, parameters=parameters)
         except (ClickHouseError, OSError) as error:
             raise _error("database", error) from error
+
+
+def _is_ours(table: str, columns: dict[str, str]) -> bool:
+    """Whether a table is a Core's, by its columns."""
+    return (BATCH_COLUMNS if table == BATCHES else KEY_COLUMNS).keys() <= columns.keys()
+
+
+_NOT_OURS = "table {} is not this Core's; give it a database of its own"
 
 
 def _plain(kind: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import OperationalError
 from dpi_probe.core import indexer as module
@@ -124,3 +125,31 @@ def test_nothing_is_taken_out_of_a_database_that_has_nothing_of_this_core(
         crash_at_command(client, crash, 1)
         index.clear()
     assert asked(client, "SELECT core, count() FROM flows GROUP BY core") == [("a", 2)]
+
+
+def test_a_table_of_somebody_else_stays_as_it_is(tmp_path: Path, client: Client, probe: Probe) -> None:
+    client.command("CREATE TABLE users (name String) ENGINE = MergeTree ORDER BY name")
+    users = pa.array([{"name": "a"}, {"name": "b"}])
+    end = archive(tmp_path, [probe.seal(flow_table(2).append_column("users", users)), probe.seal(flow_table(2))])
+    statuses = index_all(tmp_path, end, Index(client, "a"), "a")
+    assert (statuses[-1].unindexed, statuses[-1].error) == (1, None)
+    columns = "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = 'users'"
+    assert asked(client, columns) == [("name",)]
+    assert asked(client, "SELECT seq, error FROM batches ORDER BY seq") == [
+        (0, "table users of this database is not this Core's"),
+        (1, ""),
+    ]
+    Index(client, "a").drop()
+    assert asked(client, columns) == [("name",)]
+
+
+@pytest.mark.parametrize("table", ["flows", "batches"])
+def test_a_database_in_which_a_table_of_every_core_is_taken_gets_nothing(
+    tmp_path: Path, client: Client, probe: Probe, table: str
+) -> None:
+    client.command(f"CREATE TABLE {table} (core String, probe String, chain String) ENGINE = MergeTree ORDER BY core")
+    end = archive(tmp_path, [probe.seal(flow_table(2))])
+    with pytest.raises(DatabaseError, match=f"table {table} is not this Core's; give it a database of its own"):
+        raise DatabaseError(index_all(tmp_path, end, Index(client, "a"), "a")[-1].error)
+    tables = "SELECT table, count() FROM system.columns WHERE database = currentDatabase() GROUP BY table"
+    assert dict(asked(client, tables))[table] == 3
