@@ -52,6 +52,10 @@ class ArchiveError(DpiProbeError):
         self.code = code
 
 
+class DamagedError(ArchiveError):
+    """A record could be read, and is not what was written."""
+
+
 class Kind(IntEnum):
     """What a record holds."""
 
@@ -346,14 +350,15 @@ def read_entry(directory: Path, place: Place) -> Entry:
     """Read the record at `place`.
 
     Raises:
-        ArchiveError: the segment cannot be read or the record there is damaged.
+        DamagedError: the record there is damaged.
+        ArchiveError: the segment cannot be read.
     """
     path = directory / segment_name(place.segment)
     for item in read_segment(path, place.segment, newest=False, start=place.offset, end=place.end):
         if isinstance(item, Located):
             return item.entry
         break
-    raise ArchiveError(f"{path}: the record at offset {place.offset} is damaged", errno.EIO)
+    raise DamagedError(f"{path}: the record at offset {place.offset} is damaged", errno.EIO)
 
 
 class ArchiveWriter:

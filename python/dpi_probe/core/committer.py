@@ -7,7 +7,6 @@ the first. Never: gives a receipt before the fsync returned.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import queue
@@ -17,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dpi_probe.core.archive import ArchiveError, ArchiveWriter, Durable, Entry, Kind, Place, read_entry
+from dpi_probe.core.archive import ArchiveError, ArchiveWriter, DamagedError, Durable, Entry, Kind, Place, read_entry
 from dpi_probe.core.catalog import Catalog, CatalogError, Known, Stored
 
 if TYPE_CHECKING:
@@ -252,9 +251,20 @@ class Committer(threading.Thread):
         return (Kind.BATCH if arrival.whole else Kind.MANIFEST), Outcome("archived", receipt)
 
     def _stored_receipt(self, same: list[Known]) -> str | None:
+        """The receipt that was given, or None if no copy is left.
+
+        Raises:
+            ArchiveError: a copy cannot be read now; that is no reason to archive another.
+        """
         for entry in same:
-            with contextlib.suppress(ArchiveError):
+            try:
                 return read_entry(self.directory, entry.place).receipt
+            except DamagedError as error:
+                logger.error("%s; archived again", error)
+            except ArchiveError as error:
+                if error.code != errno.ENOENT:
+                    raise
+                logger.error("%s; archived again", error)
         return None
 
     def _record(self, stored: list[Stored]) -> None:

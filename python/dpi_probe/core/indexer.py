@@ -7,6 +7,7 @@ durable in the archive, or skips an entry in silence.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from dpi_probe.core.archive import (
     ArchiveError,
     Damage,
+    DamagedError,
     Durable,
     Kind,
     Located,
@@ -155,6 +157,8 @@ class Indexer(threading.Thread):
             try:
                 entry = read_entry(self._archive, progress.place)
             except ArchiveError as error:
+                if not isinstance(error, DamagedError) and error.code != errno.ENOENT:
+                    raise
                 raise MismatchError(_MISMATCH.format(error)) from error
             if (entry.position, entry.manifest_hash) != (progress.position, progress.manifest):
                 raise MismatchError(_MISMATCH.format("its last batch is not at its place in the archive"))

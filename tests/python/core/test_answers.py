@@ -150,6 +150,27 @@ def test_malformed_400(lasting_core: Core, path: str, body: bytes) -> None:
     assert answer.body["detail"]
 
 
+def test_a_batch_whose_copy_cannot_be_opened_is_not_archived_twice(
+    make_core: Callable[..., Core], probe: Probe
+) -> None:
+    core = make_core()
+    batch = probe.seal()
+    with core.client() as client:
+        first = client.post("/v1/batches", batch)
+        assert first.code == 201
+        core.indexed()
+        (segment,) = (core.data / "archive").glob("segment-*")
+        aside = segment.rename(segment.with_suffix(".aside"))
+        # Every open of it fails, as without descriptors; the Core has it open for writing.
+        segment.symlink_to(segment.name)
+        answer = client.post("/v1/batches", batch)
+        assert (answer.code, answer.body["error"]) == (503, "archive"), answer
+        aside.rename(segment)
+        again = client.post("/v1/batches", batch)
+    assert (again.code, again.body["receipt"]) == (200, first.body["receipt"])
+    assert core.get("/v1/health")["archive"]["entries"] == 1
+
+
 @pytest.mark.parametrize("seq", [1 << 53, (1 << 63) - 1, (1 << 64) - 1])
 def test_a_position_that_nobody_counts_to_400_and_holds_up_nothing(lasting_core: Core, probe: Probe, seq: int) -> None:
     batch = probe.seal(seq=seq, prev="A" * 43)

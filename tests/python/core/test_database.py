@@ -153,3 +153,19 @@ def test_a_database_in_which_a_table_of_every_core_is_taken_gets_nothing(
         raise DatabaseError(index_all(tmp_path, end, Index(client, "a"), "a")[-1].error)
     tables = "SELECT table, count() FROM system.columns WHERE database = currentDatabase() GROUP BY table"
     assert dict(asked(client, tables))[table] == 3
+
+
+def test_an_archive_that_cannot_be_opened_now_is_no_other_archive(tmp_path: Path, client: Client, probe: Probe) -> None:
+    end = archive(tmp_path, [probe.seal(flow_table(2))])
+    index_all(tmp_path, end, Index(client, "a"), "a")
+    (segment,) = tmp_path.glob("segment-*")
+    aside = segment.rename(tmp_path / "aside")
+    segment.symlink_to(segment.name)
+    statuses: list[Status] = []
+    indexer = Indexer(tmp_path, "a", lambda: Index(client, "a"), statuses.append)
+    indexer.extend(end)
+    indexer.start()
+    wait_for(lambda: any(status.error for status in statuses), "the error")
+    aside.rename(segment)
+    wait_for(lambda: statuses[-1].error is None and statuses[-1].position == 1, "the next try")
+    indexer.stop()
