@@ -126,15 +126,9 @@ class Catalog:
             raise CatalogError(f"catalog {path}: {error}") from error
 
     def _open_writable(self) -> sqlite3.Connection:
-        with contextlib.suppress(sqlite3.DatabaseError):
-            database = self._connect()
-            try:
-                if database.execute("PRAGMA user_version").fetchone() == (VERSION,):
-                    database.execute("SELECT segment FROM covered").fetchall()
-                    return database
-            except sqlite3.DatabaseError as error:
-                logger.warning("catalog %s: %s; it is rebuilt from the archive", self.path, error)
-            database.close()
+        database = self._open_present()
+        if database is not None:
+            return database
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         database = self._connect()
@@ -142,11 +136,34 @@ class Catalog:
         self.path.chmod(0o600)
         return database
 
+    def _open_present(self) -> sqlite3.Connection | None:
+        """The catalog as it is, or None where it must be made again."""
+        database = None
+        try:
+            database = self._connect()
+            if database.execute("PRAGMA user_version").fetchone() == (VERSION,):
+                database.execute("SELECT segment FROM covered").fetchall()
+                return database
+        except sqlite3.DatabaseError as error:
+            if database is not None:
+                database.close()
+            # A full disk or a lock says nothing about the file.
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+            logger.warning("catalog %s: %s; it is rebuilt from the archive", self.path, error)
+            return None
+        database.close()
+        return None
+
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        database.execute("PRAGMA journal_mode = WAL")
-        # A power cut may take the last transactions, which are read from the archive again, but damages nothing.
-        database.execute("PRAGMA synchronous = NORMAL")
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            # A power cut may take the last transactions, which are read from the archive again, but damages nothing.
+            database.execute("PRAGMA synchronous = NORMAL")
+        except sqlite3.Error:
+            database.close()
+            raise
         return database
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,3 +44,62 @@ def test_what_it_cannot_keep_is_its_own_error_and_leaves_nothing(catalog: Catalo
         catalog.add([stored(shared_pki, 0), stored(shared_pki, (1 << 63) - 1)], Durable(0, 36, 2))
     assert catalog.chains() == []
     assert catalog.covered() is None
+
+
+@pytest.fixture
+def filled(tmp_path: Path, shared_pki: Path) -> Path:
+    """The file of a catalog that knows something."""
+    path = tmp_path / "catalog.sqlite"
+    catalog = Catalog(path, writable=True)
+    catalog.add([stored(shared_pki, 0)], Durable(0, 1036, 1))
+    catalog.close()
+    return path
+
+
+def test_a_lock_is_told_and_takes_nothing_away(filled: Path) -> None:
+    before = filled.read_bytes()
+    other = sqlite3.connect(filled, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(CatalogError, match="locked"):
+        Catalog(filled, writable=True)
+    other.execute("ROLLBACK")
+    other.close()
+    assert filled.read_bytes() == before
+    catalog = Catalog(filled, writable=True)
+    assert catalog.covered() == Durable(0, 1036, 1)
+    catalog.close()
+
+
+def test_a_full_disk_is_told_and_takes_nothing_away(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = filled.read_bytes()
+
+    class Full(sqlite3.Connection):
+        """Its disk has no room for the shared memory of the log."""
+
+        def execute(self, *_: object) -> sqlite3.Cursor:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+            raise error
+
+    with monkeypatch.context() as full:
+        full.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Full))
+        with pytest.raises(CatalogError, match="disk I/O error"):
+            Catalog(filled, writable=True)
+    assert filled.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["no database", "a page", "another version"])
+def test_what_is_damaged_or_of_another_version_is_made_again(filled: Path, damage: str) -> None:
+    content = bytearray(filled.read_bytes())
+    if damage == "no database":
+        content[:16] = b"not a database.."
+    elif damage == "a page":
+        content[100:4096] = b"\xff" * 3996
+    else:
+        content[60:64] = (99).to_bytes(4, "big")
+    filled.write_bytes(content)
+    catalog = Catalog(filled, writable=True)
+    assert catalog.covered() is None
+    assert catalog.chains() == []
+    catalog.close()
