@@ -8,8 +8,10 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
-from dpi_probe.core.archive import Durable, Kind, Place
+from dpi_probe import _native
+from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind, Place
 from dpi_probe.core.catalog import Catalog, CatalogError, Stored
+from dpi_probe.core.jose import unb64url
 from dpi_probe.core.manifest import manifest_of
 from harness.sealing import Probe
 
@@ -103,3 +105,19 @@ def test_what_is_damaged_or_of_another_version_is_made_again(filled: Path, damag
     assert catalog.covered() is None
     assert catalog.chains() == []
     catalog.close()
+
+
+def test_an_archive_with_a_position_that_it_cannot_keep_is_read_to_its_end(
+    tmp_path: Path, catalog: Catalog, probe: Probe
+) -> None:
+    batches = [probe.seal(), Probe("sensor", probe.pki).seal(seq=(1 << 63) - 1, prev="A" * 43), probe.seal()]
+    writer = ArchiveWriter(tmp_path / "archive", segment_max_bytes=1 << 20)
+    for position, body in enumerate(batches):
+        claims = _native.read_claims(body)
+        digest = unb64url(claims["manifest_digest"])
+        key = (claims["claims"]["iss"], bytes.fromhex(claims["claims"]["chain"]), claims["claims"]["seq"])
+        writer.append([Entry(Kind.BATCH, position, 1, *key, digest, body, "")])
+    writer.close()
+    assert catalog.catch_up(tmp_path / "archive") == 1, "it counts as damage"
+    assert [(chain.archived, chain.head_seq) for chain in catalog.chains()] == [(2, 1)]
+    assert catalog.covered() == writer.end

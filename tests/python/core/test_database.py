@@ -8,15 +8,17 @@ import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import OperationalError
 from dpi_probe.core import indexer as module
-from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind
-from dpi_probe.core.database import DatabaseError, Index, connect
+from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind, Located, iter_entries
+from dpi_probe.core.catalog import entry_manifest
+from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, connect
 from dpi_probe.core.indexer import Indexer, Status
 from dpi_probe.core.manifest import manifest_of
+from dpi_probe.core.schema import read_batch, rows_of
 from harness.core import wait_for
 from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
@@ -169,3 +171,50 @@ def test_an_archive_that_cannot_be_opened_now_is_no_other_archive(tmp_path: Path
     aside.rename(segment)
     wait_for(lambda: statuses[-1].error is None and statuses[-1].position == 1, "the next try")
     indexer.stop()
+
+
+def test_a_group_decoded_together_gives_the_rows_that_each_entry_gives(
+    tmp_path: Path, client: Client, probe: Probe
+) -> None:
+    tables = [flow_table(3), flow_table(1, base=10).drop_columns("tls"), flow_table(8, base=20)]
+    archive(tmp_path, [probe.seal(table) for table in tables])
+    entries, batches = [], []
+    for item in iter_entries(tmp_path):
+        assert isinstance(item, Located)
+        manifest = entry_manifest(item.entry)
+        entries.append(Indexed(item, manifest))
+        batches.append(read_batch(item.entry.body, manifest, item.entry.received_ns))
+    joint = [Decoded(entries, rows_of(batches, "joint"))]
+    single = [Decoded([entry], rows_of([batch], "single")) for entry, batch in zip(entries, batches, strict=True)]
+    for core, group in (("joint", joint), ("single", single)):
+        index = Index(client, core)
+        for decoded in group:
+            index.prepare(decoded.rows)
+        assert index.insert(group, in_doubt=False) == 12 + 5
+    for table, key, rows in (("flows", "seq, row", 12), ("tls", "seq, row", 5), ("batches", "position", 3)):
+        found = client.query(f"SELECT * EXCEPT core, core FROM {table} ORDER BY {key}").result_rows  # noqa: S608
+        of = {core: [row[:-1] for row in found if row[-1] == core] for core in ("joint", "single")}
+        assert of["joint"] == of["single"]
+        assert len(of["joint"]) == rows
+
+
+@pytest.mark.parametrize("take_out", [Index.drop, Index.clear])
+def test_nothing_is_taken_out_while_an_insert_is_running(
+    tmp_path: Path,
+    client: Client,
+    probe: Probe,
+    monkeypatch: pytest.MonkeyPatch,
+    take_out: Callable[[Index], None],
+) -> None:
+    end = archive(tmp_path, [probe.seal(flow_table(2))])
+    index_all(tmp_path, end, Index(client, "a"), "a")
+    index = Index(client, "a")
+
+    def running() -> None:
+        raise DatabaseError("an insert is still running")
+
+    monkeypatch.setattr(index, "_await_stray_inserts", running)
+    with pytest.raises(DatabaseError, match="still running"):
+        take_out(index)
+    assert asked(client, "SELECT count() FROM flows") == [(2,)]
+    assert asked(client, "SELECT count() FROM batches") == [(1,)]

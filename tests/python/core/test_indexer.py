@@ -203,6 +203,36 @@ def index_joint(
     return database, statuses
 
 
+def changed(name: str, values: pa.Array) -> pa.Table:
+    """Two flows with other values in one column."""
+    table = flow_table(2)
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (changed("app", pa.array([1, 2], pa.uint32())), "flows.app is uint32"),
+        (changed("tls", pa.array([{"sni": 1, "version": 2}, None])), "tls.sni is int64"),
+    ],
+    ids=["column", "struct"],
+)
+def test_a_group_whose_batches_do_not_go_together_is_taken_one_by_one(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch, odd: pa.Table, reason: str
+) -> None:
+    database, statuses = index_joint(tmp_path, probe, monkeypatch, [flow_table(2), odd, flow_table(2)])
+    assert database.groups[1] == (False, [[(3, "")], [(4, reason)], [(5, "")]])
+    assert statuses[-1].unindexed == 1
+
+
+def test_batches_of_one_shape_are_taken_together(tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A probe that met no TLS leaves the column out.
+    database, _ = index_joint(
+        tmp_path, probe, monkeypatch, [flow_table(2), flow_table(2).drop_columns("tls"), flow_table(4)]
+    )
+    assert database.groups[1] == (False, [[(3, ""), (4, ""), (5, "")]])
+
+
 def test_columns_of_one_batch_cost_the_others_nothing(
     tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
