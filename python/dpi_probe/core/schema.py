@@ -147,13 +147,10 @@ def rows_of(batches: Sequence[Batch], core: str) -> list[Rows]:
         table = _joined(some, [*context, name])
         column = table.pop(name).combine_chunks()
         present = column.is_valid()
-        members = dict(zip([field.name for field in column.type], column.flatten(), strict=True))
-        if len(members) != column.type.num_fields:
-            raise UnsupportedBatchError(f"struct {name}: two members have one name")
         own = _name(name)
         if own in (*KIND_TABLES.values(), BATCHES):
             own += "_"
-        columns = {(key + "_" if key in context else key): value for key, value in members.items()}
+        columns = _members(name, column, context)
         # Before the keys are made: those of the rows without this struct would be most of the memory.
         counts = [batch.table.num_rows - batch.table.column(name).null_count for batch in some]
         rows = pa.concat_arrays([numbers[batch.table.num_rows] for batch in some]).filter(present)
@@ -166,6 +163,14 @@ def rows_of(batches: Sequence[Batch], core: str) -> list[Rows]:
 
 def _is_struct(field: pa.Field) -> bool:
     return bool(pa.types.is_struct(field.type))
+
+
+def _members(name: str, column: pa.StructArray, taken: Sequence[str]) -> dict[str, pa.Array]:
+    """The members of a struct by the names of their columns, beside those that are taken."""
+    names = [f"{field.name}_" if field.name in taken else field.name for field in column.type]
+    if len(set(names)) != len(names):
+        raise UnsupportedBatchError(f"struct {name}: two members would have one name")
+    return dict(zip(names, column.flatten(), strict=True))
 
 
 def _joined(batches: Sequence[Batch], names: Sequence[str]) -> dict[str, pa.Array]:
@@ -198,6 +203,8 @@ def _checked(table: str, keys: Mapping[str, Any], columns: Mapping[str, Any]) ->
     if len(columns) > MAX_COLUMNS:
         raise UnsupportedBatchError(f"{table}: more than {MAX_COLUMNS} columns")
     named = {(f"{name}_" if name in keys else _name(name)): column for name, column in columns.items()}
+    if len(named) != len(columns):
+        raise UnsupportedBatchError(f"{table}: two columns would have one name beside the keys")
     return pa.table({**keys, **named})
 
 

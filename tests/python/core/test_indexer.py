@@ -293,3 +293,18 @@ def test_batches_taken_together_give_the_rows_that_each_gives(probe: Probe) -> N
         [3],
     ]
     assert together == {table: pa.concat_tables(parts) for table, parts in each.items()}
+
+
+def test_names_that_would_meet_are_refused(probe: Probe) -> None:
+    numbers = pa.array([1, 2], pa.uint64())
+    keys = flow_table(2).append_column("seq", numbers).append_column("seq_", numbers)
+    members = pa.array(
+        [{"flow_id": 1, "flow_id_": 2}] * 2, pa.struct([(n, pa.uint64()) for n in ("flow_id", "flow_id_")])
+    )
+    for table, what in (
+        (keys, "flows: two columns would have one name beside the keys"),
+        (flow_table(2).append_column("odd", members), "struct odd: two members would have one name"),
+    ):
+        body = probe.seal(table)
+        with pytest.raises(UnsupportedBatchError, match=what):
+            rows_of([read_batch(body, manifest_of(body), 0)], "core")
