@@ -25,8 +25,9 @@ use crate::spool::{Disk, Entry, Form, Loaded, NotLoaded, Spool};
 const BACKPRESSURE: HeaderName = HeaderName::from_static("x-backpressure");
 /// Without news the loop looks at the spool again after this time.
 const IDLE: Duration = Duration::from_secs(3600);
-/// An entry that the disk does not give so many times in a row is put away, so that the others can go.
-const UNREADABLE_TRIES: u32 = 3;
+/// An entry that the disk does not give so many times in a row is put away, so that the others can go. With the waits
+/// between them that takes half a minute or so: a probe that is short of descriptors for a moment puts nothing away.
+const UNREADABLE_TRIES: u32 = 10;
 
 /// What every request needs.
 struct Wire {
@@ -201,9 +202,10 @@ impl<D: Disk + 'static> Worker<D> {
         }
         self.unreadable = None;
         let reason = format!("the disk did not give it {UNREADABLE_TRIES} times in a row");
-        self.spool.give_up(&entry, &reason);
-        let detail = format!("{} is put away: {reason}", named(&entry));
-        self.alarms.raise(Severity::Error, "batch_unreadable", detail);
+        if self.spool.give_up(&entry, &reason) {
+            let detail = format!("{} is put away: {reason}", named(&entry));
+            self.alarms.raise(Severity::Error, "batch_unreadable", detail);
+        }
     }
 
     /// What is to be noted when the request goes out.

@@ -867,7 +867,7 @@ fn a_batch_that_the_disk_does_not_give_keeps_back_no_other() {
     probe.wait_until_empty();
     let detail = probe.alarm("batch_unreadable").unwrap();
     assert!(
-        detail.contains("batch 0 of chain") && detail.contains("3 times"),
+        detail.contains("batch 0 of chain") && detail.contains("10 times"),
         "{detail}"
     );
     probe.shutdown(Duration::ZERO);

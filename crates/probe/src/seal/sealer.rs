@@ -468,7 +468,8 @@ impl Shared {
                     self.latency.sealing.observe(took + clock::elapsed(began));
                     self.latency.signing.observe(sealed.signing);
                     sealed.given = Some(job.given);
-                    let bytes = sealed.bytes.len() as u64;
+                    add(&self.counters.batches_sealed, 1);
+                    add(&self.counters.bytes_sealed, sealed.bytes.len() as u64);
                     // What stands behind it counts what it cannot store; here a panic only must not end the thread.
                     if catch(|| (turn.output)(sealed)).is_none() {
                         tracing::error!("storing a sealed batch panicked: a bug; the chain has a hole here");
@@ -476,8 +477,6 @@ impl Shared {
                     // Storing takes as long as the disk does; until then they wait.
                     self.counters
                         .settle(job.events_of(rows.len()), &self.counters.events_sealed);
-                    add(&self.counters.batches_sealed, 1);
-                    add(&self.counters.bytes_sealed, bytes);
                 }
                 // It was at the limit, and its manifest has come out longer than expected.
                 Some(Err(SealError::TooLarge(_))) if rows.len() > 1 => {

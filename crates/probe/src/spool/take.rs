@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use super::entry::{Key, Sizes, accounted};
@@ -141,28 +140,40 @@ impl<D: Disk> Spool<D> {
 
     /// The Core refused an entry for good: it goes to `rejected/` with the reason.
     pub fn reject(&self, entry: &Entry, reason: &str) {
-        self.leave(entry, &self.counters.rejected, reason);
-    }
-
-    /// An entry that the disk does not give, however often: it goes to `rejected/`, which works on a bad sector too.
-    pub fn give_up(&self, entry: &Entry, reason: &str) {
-        self.leave(entry, &self.counters.rejected_unreadable, reason);
-    }
-
-    /// Puts an entry away; `batches` is what it counts as if it is a batch.
-    fn leave(&self, entry: &Entry, batches: &AtomicU64, reason: &str) {
         let mut state = self.lock();
         let key = state.key(entry);
         state.in_flight.retain(|other| *other != key);
         let size = state.map(entry.form).get(&key).map_or(0, |sizes| sizes.size);
         if self.forget(&mut state, &key, entry.form) {
             let counter = match entry.form {
-                Form::Batch => batches,
+                Form::Batch => &self.counters.rejected,
                 Form::Manifest => &self.counters.manifests_rejected,
             };
             Self::count(counter, 1);
             self.put_away(&mut state, entry, size, reason);
         }
+    }
+
+    /// An entry that the disk does not give, however often: it goes to `rejected/`, which works on a bad sector too.
+    /// Returns whether it is there; if the disk does not even move it, it stays and is tried again.
+    pub fn give_up(&self, entry: &Entry, reason: &str) -> bool {
+        let mut state = self.lock();
+        let key = state.key(entry);
+        state.in_flight.retain(|other| *other != key);
+        let Some(size) = state.map(entry.form).get(&key).map(|sizes| sizes.size) else {
+            return false;
+        };
+        if !self.move_to_rejected(entry) {
+            return false;
+        }
+        self.forget(&mut state, &key, entry.form);
+        let counter = match entry.form {
+            Form::Batch => &self.counters.rejected_unreadable,
+            Form::Manifest => &self.counters.manifests_rejected,
+        };
+        Self::count(counter, 1);
+        self.enter_rejected(&mut state, entry, size, reason);
+        true
     }
 
     /// Puts an entry back: it was not answered, and will be tried again.

@@ -354,9 +354,10 @@ impl Dns {
         loop {
             let mut cursor = Cursor::new(bytes.get(consumed..).unwrap_or_default());
             if cursor.is_empty() {
+                // What is to be passed over is passed over as it comes: a gap must know how much of it is left.
                 return Outcome {
                     consumed,
-                    status: Status::Need(2),
+                    status: Status::Need(0),
                 };
             }
             let Ok(length) = cursor.u16() else {
@@ -370,9 +371,10 @@ impl Dns {
                 if let Some(pending) = self.pending.get_mut(side) {
                     *pending = usize::from(length).saturating_sub(cursor.len());
                 }
+                // Not for the whole message: a gap must know how far it has come.
                 return Outcome {
                     consumed,
-                    status: Status::Need(whole),
+                    status: Status::Need(0),
                 };
             };
             self.message(message, dialect);

@@ -256,7 +256,11 @@ fn a_gap_within_a_message_takes_that_message_only() {
         (second + 2, third - 1),
     ] {
         let mut flow = Feeder::tcp(40_000, 53);
-        flow.forward(&bytes[..from]);
+        assert_eq!(
+            flow.forward(&bytes[..from]),
+            Status::Need(0),
+            "every segment is shown"
+        );
         assert_eq!(
             flow.gap(crate::flowkey::Direction::Forward, (to - from) as u64),
             Status::Need(0)
