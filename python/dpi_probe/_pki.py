@@ -290,14 +290,15 @@ class Authority:
         check_name(name)
         with self._locked():
             listed = [entry for entry in self.list(unreadable) if entry.role == "probe" and entry.name == name]
-            serials = [
-                entry.serial
-                for entry in listed
-                if entry.state != "revoked" and not (earlier_only and entry.path.parent.name == "probes")
-            ]
+            # A renewal that was cut short leaves the certificate in use in both places.
+            kept = {entry.serial for entry in listed if earlier_only and entry.path.parent.name == "probes"}
+            serials = list(
+                dict.fromkeys(entry.serial for entry in listed if entry.state != "revoked" and entry.serial not in kept)
+            )
             if not serials:
+                what = "earlier certificates" if earlier_only else "certificates"
                 raise ConfigError(
-                    f"{name}: all its certificates are revoked already"
+                    f"{name}: all its {what} are revoked already"
                     if listed
                     else f"{name}: no certificate of a probe of that name in {self.directory}"
                 )

@@ -242,8 +242,7 @@ class Probe:
         rejected = {
             entry["reason"]: entry["value"] or 0 for entry in self.accounts() if entry["account"] == "batches_rejected"
         }
-        # A file that could not be read when it had to make room is in rejected/, but will not be delivered.
-        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0) + rejected.get("unreadable", 0)
+        dropped, lost = totals.get("batches_dropped", 0), totals.get("batches_lost", 0)
         if dropped or lost:
             # Those of earlier runs may have had to go too.
             kept = max(0, dropped - totals.get("manifests_lost", 0))
@@ -251,6 +250,11 @@ class Probe:
             lines.append(
                 f"{self.settings.spool_directory}: {counted(dropped + lost, 'batch', 'batches')} could not be kept"
                 f"{manifests}; make space (MAX_SPOOL_SIZE_MB, the disk) and read again"
+            )
+        if unreadable := rejected.get("unreadable", 0):
+            lines.append(
+                f"{self.settings.spool_directory / 'rejected'}: {counted(unreadable, 'batch', 'batches')} could not be "
+                "read and will not be delivered; the .reason beside each says why"
             )
         if refused := rejected.get("refused", 0):
             lines.append(

@@ -175,13 +175,16 @@ class Committer(threading.Thread):
             logger.info("archive %s: takes batches again", self.directory)
         self.failed = None
         for (_, future), outcome in zip(group, outcomes, strict=True):
-            future.set_result(outcome)
+            if isinstance(outcome, CommitError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
 
-    def _commit(self, arrivals: list[Arrival]) -> list[Outcome]:
+    def _commit(self, arrivals: list[Arrival]) -> list[Outcome | CommitError]:
         # What is on disk but not in the catalog would be archived twice; so it goes first.
         if self._unrecorded:
             self._record([])
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome | CommitError] = []
         entries: list[Entry] = []
         manifests: list[Manifest] = []
         fresh: dict[tuple[str, bytes, int], list[tuple[Known, str]]] = {}
@@ -192,7 +195,14 @@ class Committer(threading.Thread):
             local = fresh.setdefault(key, [])
             known = [*self._catalog.find(*key), *(entry for entry, _ in local)]
             receipts = {entry.manifest: receipt for entry, receipt in local}
-            kind, outcome = self._decide(arrival, known, receipts, received_ns)
+            try:
+                kind, outcome = self._decide(arrival, known, receipts, received_ns)
+            except ArchiveError as error:
+                # Its first copy cannot be read now. That is no matter of the others'.
+                self._metrics.commit_failures.inc()
+                logger.error("%s; its probe keeps the batch", error)
+                outcomes.append(CommitError(str(error)))
+                continue
             outcomes.append(outcome)
             if kind is None:
                 continue

@@ -371,9 +371,12 @@ class Index:
         """
         self._await_stray_inserts()
         # The batches go first: what is left after a crash in between counts for nothing, and `clear` takes it.
-        for table in [BATCHES, *(name for name in self._tables if name != BATCHES)]:
-            own, others = self._shares(table)
-            if not others:
+        tables = [BATCHES, *(name for name in self._tables if name != BATCHES)]
+        shares = {table: self._shares(table) for table in tables}
+        # Another Core believes that every table which it has seen is there, also one without its rows.
+        alone = not any(others for _, others in shares.values())
+        for table, (own, _) in shares.items():
+            if alone:
                 self._command(f"DROP TABLE IF EXISTS {quote(table)} SYNC")
             elif own:
                 self._delete_own(table)

@@ -117,8 +117,10 @@ class Indexer(threading.Thread):
         while not self._stopping:
             try:
                 if index is None:
-                    index = self._open_index()
-                    self._resume(index)
+                    opened = self._open_index()
+                    # Until it is known where the index stands, nothing may go in.
+                    self._resume(opened)
+                    index = opened
                     self._say()
                 self._work(index)
                 delay = RETRY_SECONDS[0]
@@ -137,7 +139,8 @@ class Indexer(threading.Thread):
     def _wait_out(self, up: bool, error: str, delay: float) -> float:
         """Report a failure, after which it is not known what was inserted; returns the next delay."""
         self._failures += 1
-        self._doubt_until = self._position + GROUP_MAX_ENTRIES
+        # Where positions are missing, a group may reach farther than its number of entries.
+        self._doubt_until = max(self._doubt_until, self._position + GROUP_MAX_ENTRIES)
         self._say(up=up, error=error)
         self._pause(delay)
         return min(2 * delay, RETRY_SECONDS[1])

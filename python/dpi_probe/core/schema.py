@@ -150,6 +150,8 @@ def rows_of(batches: Sequence[Batch], core: str) -> list[Rows]:
         own = _name(name)
         if own in (*KIND_TABLES.values(), BATCHES):
             own += "_"
+        if any(own == other.table for other in found):
+            raise UnsupportedBatchError(f"two structs would have one table, {own}")
         columns = _members(name, column, context)
         # Before the keys are made: those of the rows without this struct would be most of the memory.
         counts = [batch.table.num_rows - batch.table.column(name).null_count for batch in some]

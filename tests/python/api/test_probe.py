@@ -43,15 +43,15 @@ def test_manifests_that_had_to_go_too_are_not_said_to_be_there() -> None:
     assert line.startswith("/spool: 2 batches could not be kept; make space")
 
 
-def test_a_file_that_could_not_be_read_when_it_had_to_make_room_is_a_loss() -> None:
+def test_a_batch_that_could_not_be_read_is_a_loss() -> None:
     (line,) = said(ended(("batches_rejected", "unreadable", 1)))
-    assert line.startswith("/spool: 1 batch could not be kept; ")
+    assert line.startswith("/spool/rejected: 1 batch could not be read and will not be delivered; ")
 
 
 def test_what_the_core_refused_for_good_is_no_success() -> None:
     told = said(ended(("batches_rejected", "refused", 3), ("batches_rejected", "unreadable", 1), problems=("x: cut",)))
     assert told[0] == "x: cut"
-    assert told[1].startswith("/spool: 1 batch could not be kept; ")
+    assert told[1].startswith("/spool/rejected: 1 batch could not be read")
     assert told[2:] == [
         "/spool/rejected: the Core refused 3 batches for good; the .reason beside each says why",
     ]

@@ -58,4 +58,5 @@ def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(database_link, "RESTART_SECONDS", (0.01, 0.02))
     link = asyncio.run(run())
     assert link.status["error"] == f"the database process cannot be started: {os.strerror(errno.EAGAIN)}"
-    assert len(set(open_at)) == 1, "descriptors are left open"
+    # Something of another test may be closed meanwhile.
+    assert open_at[-1] <= open_at[0], "descriptors are left open"

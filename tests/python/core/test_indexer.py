@@ -301,7 +301,10 @@ def test_names_that_would_meet_are_refused(probe: Probe) -> None:
     members = pa.array(
         [{"flow_id": 1, "flow_id_": 2}] * 2, pa.struct([(n, pa.uint64()) for n in ("flow_id", "flow_id_")])
     )
+    struct = pa.array([{"a": 1}] * 2, pa.struct([("a", pa.uint64())]))
+    tables = flow_table(2).append_column("flows", struct).append_column("flows_", struct)
     for table, what in (
+        (tables, "two structs would have one table, flows_"),
         (keys, "flows: two columns would have one name beside the keys"),
         (flow_table(2).append_column("odd", members), "struct odd: two members would have one name"),
     ):

@@ -117,8 +117,8 @@ class Silent:
 
 @pytest.fixture
 def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listener]:
-    """An endpoint without a probe, whose connections may last 1.5 s."""
-    monkeypatch.setattr(_control, "CONNECTION_SECONDS", 1.5)
+    """An endpoint without a probe, whose connections may last 6 s."""
+    monkeypatch.setattr(_control, "CONNECTION_SECONDS", 6.0)
     listener = Listener(Address("127.0.0.1", 0))
     monkeypatch.setattr(listener, "control", Silent(), raising=False)
     thread = threading.Thread(target=listener.serve_forever)

@@ -88,6 +88,18 @@ def test_nothing_is_overwritten(made: Path) -> None:
     assert before == {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
 
 
+def test_a_renewal_that_was_cut_short_revokes_nothing_in_use(tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "pki", probes=["a"])
+    certificate = tmp_path / "pki/probes/a.pem"
+    serial = load_certificate(certificate, "probe").serial_number
+    # As far as a renewal had come when it was killed.
+    (tmp_path / f"pki/earlier/a.{serial:040x}.pem").hardlink_to(certificate)
+    with pytest.raises(ConfigError):
+        authority.revoke("a", earlier_only=True)
+    assert revoked(tmp_path / "pki") == set()
+    assert authority.revoke("a") == [serial]
+
+
 def test_renewal_keeps_the_earlier_certificate_and_revocation_takes_all(tmp_path: Path) -> None:
     authority = Authority.init(tmp_path / "pki", probes=["a", "b"])
     first = load_certificate(tmp_path / "pki/probes/a.pem", "probe")
