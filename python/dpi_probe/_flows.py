@@ -123,7 +123,7 @@ def open_reader(
         active_timeout_ns=active,
         profile=profile,
         flow_key=parts,
-        protocols=None if protocols is None else list(protocols),
+        protocols=[protocols] if isinstance(protocols, str) else None if protocols is None else list(protocols),
         addresses=addresses,
         fixed=fixed,
         count=count,
@@ -139,7 +139,8 @@ class Flows:
 
     It is an Arrow stream: pyarrow, polars, DuckDB and pandas take it as it is, without a copy.
 
-    A file that is damaged gives all flows that can be read, then a `CaptureWarning`; `problems` says the same.
+    A file that is damaged gives all flows that can be read, then a `CaptureWarning`; `problems` says the same. Who
+    takes the Arrow stream itself gets no warning: look at `problems` afterwards.
     """
 
     def __init__(self, paths: Sequence[str], **settings: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import ssl
 import threading
 import time
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from dpi_probe._control import ControlServer, Listener
 
+# The keyword of pcap-filter(7).
+_VLAN = re.compile(r"\bvlan\b")
 _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
 # How long `join` waits at a time, so that signal handlers get their turn.
@@ -37,6 +41,16 @@ _MAKE_CERTIFICATES = (
 def _shown(value: object) -> str:
     """A setting's value in an event; a filter that is not set has none."""
     return "none" if value is None or value == "" else str(value)
+
+
+def _check_memory(settings: ProbeSettings) -> None:
+    there_is = memory()
+    if there_is is not None and settings.max_buffer_size_mb > there_is.total:
+        msg = (
+            f"MAX_BUFFER_SIZE_MB={settings.max_buffer_size_mb} is more memory than this process can have: "
+            f"{there_is.total} MiB, by the machine or its control group; lower it"
+        )
+        raise ConfigError(msg)
 
 
 class Probe:
@@ -57,7 +71,7 @@ class Probe:
         self,
         interface: str | None = None,
         *,
-        files: Sequence[str | Path] = (),
+        files: str | Path | Sequence[str | Path] = (),
         count: int | None = None,
         settings: ProbeSettings | None = None,
         traffic: _native.Traffic | None = None,
@@ -67,7 +81,7 @@ class Probe:
 
         Args:
             interface: capture from here.
-            files: read these captures instead, also where the environment names an interface.
+            files: read these captures (or this one) instead, also where the environment names an interface.
             count: end after so many packets that pass the filter.
             settings: all settings, instead of `named` and the environment.
             traffic: takes the place of an interface: for benches.
@@ -81,7 +95,7 @@ class Probe:
             if files and interface is None and "capture_iface" not in named:
                 settings = settings.without_interface()
         self.settings = settings
-        self.files = [Path(file) for file in files]
+        self.files = [Path(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files)]
         self.count = count
         self.traffic = traffic
         if self.settings.capture_iface is None and not self.files and traffic is None:
@@ -100,25 +114,22 @@ class Probe:
         self._configuring = threading.Lock()
 
     def start(self) -> None:
-        """Open everything and start the threads.
+        """Open everything and start the threads. A probe starts once; for another run make another.
 
         Raises:
             CaptureError: the interface cannot be opened.
             CapturePermissionError: this process may not capture.
-            ConfigError: key or certificate cannot be used, or the filter is wrong.
+            ConfigError: key or certificate cannot be used, the filter is wrong, or the probe was started before.
             SpoolError: the buffer directory cannot be used.
         """
+        if self._pipeline is not None:
+            msg = "this probe was started before; make another Probe for another run"
+            raise ConfigError(msg)
         settings = self.settings
         if settings.probe_cert_path is None or settings.probe_key_path is None or settings.ca_cert_path is None:
             msg = f"PROBE_CERT_PATH, PROBE_KEY_PATH and CA_CERT_PATH are needed; {_MAKE_CERTIFICATES}"
             raise ConfigError(msg)
-        there_is = memory()
-        if there_is is not None and settings.max_buffer_size_mb > there_is.total:
-            msg = (
-                f"MAX_BUFFER_SIZE_MB={settings.max_buffer_size_mb} is more memory than this process can have: "
-                f"{there_is.total} MiB, by the machine or its control group; lower it"
-            )
-            raise ConfigError(msg)
+        _check_memory(settings)
         _native.log_to_stderr(settings.log_level)
         # Before anything is captured and a chain begins: what fails here leaves nothing behind.
         listener = self._listen()
@@ -360,8 +371,9 @@ class Probe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop and wait for the end."""
-        self.stop()
+        """Wait for the end: files are read to theirs, unless the block failed; live capture is stopped."""
+        if not self.files or kind is not None:
+            self.stop()
         self.join()
 
     def _compiled_filter(self, settings: ProbeSettings) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
@@ -370,6 +382,12 @@ class Probe:
             return None
         if settings.capture_iface is None:
             return compile_filter(expression)
+        if settings.capture != "af_xdp" and _VLAN.search(expression):
+            msg = (
+                f"filter {expression!r}: the kernel takes the VLAN tag off before a live filter sees the frame, so "
+                "that `vlan` would match nothing; leave it out and select records by vlan_ids, or capture with af_xdp"
+            )
+            raise ConfigError(msg)
         if self._link_type is None:
             self._link_type = self._find_link_type(settings, settings.capture_iface)
         return [(self._link_type, _bpf.compile_filter(expression, self._link_type))]

@@ -35,7 +35,10 @@ DEFAULT_CONFIG = Path("/etc/dpi-probe/config.toml")
 class ProbeSettings(BaseSettings):
     """Settings of `dpi-probe run`. Each name is also an environment variable, in upper case."""
 
-    model_config = SettingsConfigDict(extra="forbid", validate_default=True, str_strip_whitespace=True)
+    # An empty variable is what `X=${Y:-}` makes of one that is not set.
+    model_config = SettingsConfigDict(
+        extra="forbid", validate_default=True, str_strip_whitespace=True, env_ignore_empty=True
+    )
 
     capture_iface: Annotated[
         str | None,

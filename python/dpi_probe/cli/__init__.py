@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,7 @@ _keep_lines(cli)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: runs the command line and exits with the documented status."""
     status: int | str | None
+    _replace_closed()
     _prepare_stdout()
     try:
         status = _run(arguments)
@@ -102,6 +104,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not status and not isinstance(error, BrokenPipeError):
             status = _tell(f"cannot write {STANDARD_OUTPUT}: {error.strerror}", 1)
     sys.exit(status)
+
+
+def _replace_closed() -> None:
+    """Put something in the place of standard streams that are closed, or the next file that is opened would be one.
+
+    Reading from standard input and writing to standard output fail as they should; messages go nowhere.
+    """
+    for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest that is free, and those below are not.
+            os.open(os.devnull, flags)
+    # They stay open as long as the process runs.
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _prepare_stdout() -> None:

@@ -111,6 +111,8 @@ def command(
     FILE is a pcap or pcapng file, also compressed with gzip or zstd; `-` is standard input. Several files are read one
     after another as one capture.
     """
+    if output == "-":
+        output = None
     form = output_format(chosen, output) if output is not None or not summary else summary_format(chosen)
     if output is not None:
         _flows.refuse_overwrite(output, files)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from dpi_probe import Probe
 from dpi_probe.config import load
-from dpi_probe.errors import SpoolError
+from dpi_probe.errors import ConfigError, SpoolError
 
 
 def ended(*accounts: tuple[str, str, int], problems: tuple[str, ...] = ()) -> Probe:
@@ -55,3 +55,45 @@ def test_what_the_core_refused_for_good_is_no_success() -> None:
     assert told[2:] == [
         "/spool/rejected: the Core refused 3 batches for good; the .reason beside each says why",
     ]
+
+
+def test_one_file_is_one_file() -> None:
+    settings = load({}, are_arguments=True)
+    assert Probe(files="abc.pcap", settings=settings).files == [Path("abc.pcap")]
+    assert Probe(files=Path("abc.pcap"), settings=settings).files == [Path("abc.pcap")]
+    assert Probe(files=["a.pcap", Path("b.pcap")], settings=settings).files == [Path("a.pcap"), Path("b.pcap")]
+
+
+@pytest.mark.parametrize("expression", ["vlan", "net 10.0.0.0/8 or vlan 100", "not vlan"])
+@pytest.mark.parametrize("capture", ["auto", "af_packet", "pcap"])
+def test_a_live_filter_that_would_match_nothing_is_refused(expression: str, capture: str) -> None:
+    settings = load({"capture_iface": "lo", "capture": capture, "capture_filter": expression}, are_arguments=True)
+    with pytest.raises(ConfigError, match="select records by vlan_ids"):
+        Probe(settings=settings)._compiled_filter(settings)
+
+
+def test_vlan_is_a_filter_where_the_tag_is_in_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Probe, "_find_link_type", lambda *_: 1)
+    live = load({"capture_iface": "lo", "capture": "af_xdp", "capture_filter": "vlan"}, are_arguments=True)
+    assert Probe(settings=live)._compiled_filter(live)
+    files = load({"capture_filter": "vlan"}, are_arguments=True)
+    assert Probe(files="x.pcap", settings=files)._compiled_filter(files)
+    host = load({"capture_iface": "lo", "capture_filter": "host 192.0.2.1"}, are_arguments=True)
+    assert Probe(settings=host)._compiled_filter(host)
+
+
+def test_a_probe_starts_once() -> None:
+    with pytest.raises(ConfigError, match="make another Probe"):
+        ended().start()
+
+
+def test_a_block_reads_files_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Probe, "start", lambda _: None)
+    stops: list[str] = []
+    monkeypatch.setattr(Probe, "stop", lambda _: stops.append("stop"))
+    with ended():
+        pass
+    assert stops == []
+    with pytest.raises(KeyError), ended():
+        raise KeyError
+    assert stops == ["stop"]

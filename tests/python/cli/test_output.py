@@ -186,3 +186,38 @@ def test_characters_that_an_encoding_lacks_end_nothing(encoding: str, tmp_path: 
         os.close(main)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_a_dash_is_standard_output(capture: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dpi_probe", "read", capture, "-o", "-", "--format", "ndjson"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.startswith("{")
+    assert list(tmp_path.glob("-")) == []
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [
+        (">&-", 1, "Bad file descriptor"),
+        ("2>&-", 0, ""),
+        ("<&-", 0, ""),
+        (">&- 2>&- <&-", 1, ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["--version", "read {} --format ndjson"])
+def test_closed_standard_streams(command: str, closed: str, status: int, said: str, capture: Path) -> None:
+    line = f"{sys.executable} -m dpi_probe {command.format(capture)} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.splitlines()) == len(said.splitlines())
+    assert done.stderr.rstrip().endswith(said)
+
+
+def test_no_file_takes_the_place_of_a_closed_standard_stream(capture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.ndjson"
+    line = f"{sys.executable} -m dpi_probe read {capture} {tmp_path / 'none.pcap'} -o {out} 2>&- >&-"
+    done = subprocess.run(["sh", "-c", line], check=False, timeout=60)
+    assert done.returncode == 3
+    assert all(row.startswith("{") for row in out.read_text().splitlines())

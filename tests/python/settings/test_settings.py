@@ -128,3 +128,12 @@ def test_an_argument_of_python_is_no_flag() -> None:
         Probe("lo", workers=0)
     with pytest.raises(ConfigError, match=r"^wrkers \(argument\): there is no such setting; did you mean workers"):
         Probe("lo", wrkers=2)
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BUFFER_DIR", "PROBE_CERT_PATH", "CORE_API_URL", "WORKERS"):
+        monkeypatch.setenv(name, "")
+    settings = load({"capture_iface": "eth0"})
+    assert (settings.buffer_dir, settings.core_api_url, settings.workers) == (None, None, None)
+    assert settings.spool_directory == Path("/var/lib/dpi-probe/eth0")
+    assert settings.probe_cert_path == Path("/etc/dpi-probe/probe.pem")
