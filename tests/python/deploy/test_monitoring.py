@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from dpi_probe import _native
+from dpi_probe._control import default_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,13 +82,16 @@ def test_every_alert_says_what_to_do() -> None:
         assert {"summary", "description"} <= rule["annotations"].keys(), rule["alert"]
 
 
-def test_the_scrape_configuration_reads_what_a_probe_writes() -> None:
-    document = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+def test_the_scrape_configuration_names_where_a_probe_serves() -> None:
+    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+    document = yaml.safe_load(text)
     (job,) = document["scrape_configs"]
     assert job["job_name"] == "dpi-probe", "an alert names the job"
-    (file,) = job["file_sd_configs"][0]["files"]
-    assert file == "/var/lib/dpi-probe/eth0/metrics.json"
+    (static,) = job["static_configs"]
+    port = default_port(static["labels"]["interface"])
+    assert static["targets"] == [f"127.0.0.1:{port}"]
     # What Prometheus takes for a pattern: a * in the last part of the path only.
+    (file,) = re.findall(r"# +- (/\S+)", text)
     assert re.fullmatch(r"[^*]*(\*[^/]*)?\.(json|yml|yaml)", file)
     assert document["rule_files"] == ["dpi-probe.rules.yml"]
 
