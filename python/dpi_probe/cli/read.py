@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -135,7 +136,9 @@ def command(
     )
     try:
         with graceful_interrupt(reader) as interrupted:
-            complete = drain(reader) if summary and output is None else deliver(reader, form, output)
+            # Where there is no input, what was written before stays: a name may have been mistyped.
+            is_wanted = not summary if output is None else any(map(_may_be_read, files))
+            complete = deliver(reader, form, output) if is_wanted else drain(reader)
     finally:
         status = report(reader)
     if summary:
@@ -170,6 +173,10 @@ def graceful_interrupt(reader: _native.FlowReader) -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _may_be_read(file: str) -> bool:
+    return file == "-" or (os.access(file, os.R_OK) and not Path(file).is_dir())
 
 
 def output_format(chosen: str | None, output: str | None) -> str:

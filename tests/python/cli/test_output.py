@@ -188,6 +188,19 @@ def test_characters_that_an_encoding_lacks_end_nothing(encoding: str, tmp_path: 
     assert done.returncode == 0, done.stderr
 
 
+def test_without_an_input_what_was_written_before_stays(capture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "flows.ndjson"
+    assert run("read", capture, "-o", out).returncode == 0
+    before = out.read_bytes()
+    for files in ([tmp_path / "none.pcap"], [tmp_path, tmp_path / "none.pcap"]):
+        done = run("read", *files, "-o", out)
+        assert done.returncode == 3, done.stderr
+        assert out.read_bytes() == before != b""
+    # One that can be read is enough.
+    assert run("read", tmp_path / "none.pcap", capture, "-o", out).returncode == 3
+    assert out.read_bytes() == before
+
+
 def test_a_dash_is_standard_output(capture: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dpi_probe", "read", capture, "-o", "-", "--format", "ndjson"],
