@@ -64,7 +64,7 @@ class Probe:
     ```
 
     Every setting of docs/reference/config.md can be given by its name in lower case; what is not given comes from the
-    environment or has its default.
+    environment, from /etc/dpi-probe/config.toml if it is there, or has its default.
     """
 
     def __init__(

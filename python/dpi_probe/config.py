@@ -429,10 +429,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _one_line(error: ValidationError, flags: dict[str, Any], from_file: dict[str, Any], path: Path | None) -> str:
     """One line for the first fault: setting, value, origin, what is allowed."""
     name = _name(error)
+    # The library takes names of variables in any case, and none that is empty.
+    variables = [variable for variable, value in os.environ.items() if variable.lower() == name and value]
     if name in flags:
         setting, origin = f"--{name.replace('_', '-')}", "command line"
-    elif name.upper() in os.environ:
-        setting, origin = name.upper(), "environment"
+    elif variables:
+        setting, origin = variables[0], "environment"
     else:
         # The library takes names of the file in any case.
         setting, origin = name, str(path) if name in map(str.lower, from_file) else "default"

@@ -51,7 +51,8 @@ INTERRUPTED = 130
     "config_file",
     metavar="TOML",
     type=click.Path(path_type=Path),
-    help="Settings file; names as in the environment, in lower case.",
+    help="Settings file; names as in the environment, in lower case.  [default: /etc/dpi-probe/config.toml, if it is "
+    "there]",
 )
 @click.option("--core-api-url", metavar="URL", help="Deliver to this Core; else seal and spool only [CORE_API_URL].")
 @click.option("--buffer-dir", metavar="DIR", help="Spool directory [BUFFER_DIR].")

@@ -90,6 +90,8 @@ def test_default_paths_name_the_interface() -> None:
         ({"workers": "257"}, {}, "", ["--workers='257'", "at most 256"]),
         ({"seal_threads": "2"}, {"MAX_BUFFER_SIZE_MB": "511"}, "", ["--seal-threads='2'", "at most 1, one for"]),
         ({}, {"PROMISCUOUS": "maybe"}, "", ["PROMISCUOUS='maybe'", "true, false"]),
+        ({}, {"workers": "0"}, "", ["workers='0'", "environment", "at least 1"]),
+        ({}, {"WORKERS": ""}, "workers = 0", ["workers=0", "probe.toml"]),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_line_that_names_all(
