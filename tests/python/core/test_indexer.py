@@ -117,18 +117,23 @@ def test_batches_gather_between_inserts_until_a_group_is_whole(
     assert [status.error for status in statuses if status.error] == []
 
 
+def index_all(directory: Path, database: object, end: Durable) -> list[Status]:
+    """Run an indexer until everything in the archive is indexed; what it says."""
+    statuses: list[Status] = []
+    indexer = Indexer(directory, "core", lambda: cast("Index", database), statuses.append)
+    indexer.extend(end)
+    indexer.start()
+    wait_for(lambda: statuses and statuses[-1].position == end.position, "the end")
+    indexer.stop()
+    return statuses
+
+
 def index_three(tmp_path: Path, probe: Probe, database: Refusing) -> list[Status]:
     """What an indexer says that finds three batches of two flows on the first of which one has a `tls`."""
     writer = ArchiveWriter(tmp_path, segment_max_bytes=1 << 20)
     *_, end = [archived(writer, probe.seal(flow_table(2))) for _ in range(3)]
     writer.close()
-    statuses: list[Status] = []
-    indexer = Indexer(tmp_path, "core", lambda: cast("Index", database), statuses.append)
-    indexer.extend(end)
-    indexer.start()
-    wait_for(lambda: statuses and statuses[-1].position == 3, "the end")
-    indexer.stop()
-    return statuses
+    return index_all(tmp_path, database, end)
 
 
 def test_an_entry_that_is_refused_for_its_data_is_passed_over(tmp_path: Path, probe: Probe) -> None:
@@ -191,12 +196,7 @@ def index_joint(
     *_, end = [archived(writer, probe.seal(table)) for table in [flow_table(2)] * 3 + tables]
     writer.close()
     database = Joint()
-    statuses: list[Status] = []
-    indexer = Indexer(tmp_path, "core", lambda: cast("Index", database), statuses.append)
-    indexer.extend(end)
-    indexer.start()
-    wait_for(lambda: statuses and statuses[-1].position == 6, "the end")
-    indexer.stop()
+    statuses = index_all(tmp_path, database, end)
     assert [status.error for status in statuses if status.error] == []
     assert database.groups[0] == (True, [[(seq, "")] for seq in range(3)])
     assert len(database.groups) == 2

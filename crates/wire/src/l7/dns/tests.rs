@@ -38,6 +38,13 @@ pub(in crate::l7) fn response(name: &str, address: [u8; 4]) -> Vec<u8> {
     .concat()
 }
 
+/// A response with other flags, which may make it something else.
+fn response_with_flags(name: &str, flags: u16) -> Vec<u8> {
+    let mut message = response(name, [192, 0, 2, 1]);
+    message[2..4].copy_from_slice(&flags.to_be_bytes());
+    message
+}
+
 #[test]
 fn netbios_names_are_decoded() {
     // A registration: flags of opcode 5, broadcast; an additional record that is not listed.
@@ -292,11 +299,7 @@ fn a_gap_within_a_message_takes_that_message_only() {
 
 #[test]
 fn addresses_are_learned_from_answers_to_questions_only() {
-    let with_flags = |flags: u16| {
-        let mut message = response("a.test", [192, 0, 2, 1]);
-        message[2..4].copy_from_slice(&flags.to_be_bytes());
-        message
-    };
+    let with_flags = |flags| response_with_flags("a.test", flags);
     let mut flow = Feeder::udp(40_000, 53);
     // A query that holds an answer, and a dynamic update (RFC 2136) with a condition, and its response.
     flow.forward(&with_flags(0x0100));
@@ -370,11 +373,7 @@ fn what_stands_behind_the_records_that_are_read_is_counted() {
 
 #[test]
 fn flags_and_codes_go_by_the_protocol() {
-    let with_flags = |flags: u16| {
-        let mut message = response("host", [192, 0, 2, 1]);
-        message[2..4].copy_from_slice(&flags.to_be_bytes());
-        message
-    };
+    let with_flags = |flags| response_with_flags("host", flags);
     // RFC 4795 §2.1.1: conflict, tentative.
     let mut flow = Feeder::udp(40_000, 5355);
     flow.forward(&with_flags(0x0100));
