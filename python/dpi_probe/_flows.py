@@ -51,18 +51,22 @@ _PREVIEW_COLUMNS = (
 def compile_filter(expression: str) -> Programs:
     """The expression compiled for every link type that can be decoded, or why it does not fit that one.
 
-    Raises ConfigError if the expression is wrong, judged for Ethernet.
+    Raises ConfigError if it fits none, with the reason for Ethernet.
     """
     from dpi_probe import _bpf
 
     ethernet = 1
-    programs: Programs = [(ethernet, _bpf.compile_filter(expression, ethernet, SNAPLEN))]
-    for link_type in _native.link_types():
-        if link_type != ethernet:
-            try:
-                programs.append((link_type, _bpf.compile_filter(expression, link_type, SNAPLEN)))
-            except ConfigError as error:
-                programs.append((link_type, str(error)))
+    programs: Programs = []
+    refusals: dict[int, ConfigError] = {}
+    link_types = _native.link_types()
+    for link_type in link_types:
+        try:
+            programs.append((link_type, _bpf.compile_filter(expression, link_type, SNAPLEN)))
+        except ConfigError as error:
+            refusals[link_type] = error
+            programs.append((link_type, str(error)))
+    if len(refusals) == len(link_types):
+        raise refusals[ethernet]
     return programs
 
 

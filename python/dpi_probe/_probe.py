@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import ssl
 import threading
 import time
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from dpi_probe._control import ControlServer, Listener
 
-# The keyword of pcap-filter(7).
-_VLAN = re.compile(r"\bvlan\b")
 _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
 # How long `join` waits at a time, so that signal handlers get their turn.
@@ -382,15 +379,11 @@ class Probe:
             return None
         if settings.capture_iface is None:
             return compile_filter(expression)
-        if settings.capture != "af_xdp" and _VLAN.search(expression):
-            msg = (
-                f"filter {expression!r}: the kernel takes the VLAN tag off before a live filter sees the frame, so "
-                "that `vlan` would match nothing; leave it out and select records by vlan_ids, or capture with af_xdp"
-            )
-            raise ConfigError(msg)
         if self._link_type is None:
             self._link_type = self._find_link_type(settings, settings.capture_iface)
-        return [(self._link_type, _bpf.compile_filter(expression, self._link_type))]
+        # AF_XDP has the bytes alone, in front of the kernel's own look at them.
+        interface = settings.capture_iface if settings.capture != "af_xdp" else None
+        return [(self._link_type, _bpf.compile_filter(expression, self._link_type, interface=interface))]
 
     @staticmethod
     def _find_link_type(settings: ProbeSettings, interface: str) -> int:

@@ -211,6 +211,40 @@ def test_every_mode_gives_the_same_records(shared_pki: Path, tmp_path: Path) -> 
     assert found["af_xdp"] == found["af_packet"]
 
 
+def tagged(frame: bytes, *vlans: int) -> bytes:
+    """The frame with IEEE 802.1Q tags, outer-most first."""
+    return frame[:12] + b"".join(b"\x81\x00" + vlan.to_bytes(2, "big") for vlan in vlans) + frame[12:]
+
+
+@pytest.mark.parametrize("mode", ["af_packet", "pcap", "af_xdp"])
+@pytest.mark.parametrize(
+    ("expression", "found"),
+    [
+        ("vlan 5", [[5], [5, 7]]),
+        ("vlan 5 and udp", [[5]]),
+        ("vlan and vlan 7", [[5, 7]]),
+        ("udp and not vlan", [[]]),
+    ],
+)
+def test_a_live_filter_sees_vlan_tags(
+    expression: str, found: list[list[int]], mode: str, shared_pki: Path, tmp_path: Path
+) -> None:
+    tags = ((), (5,), (6,), (5, 7))
+    frames = [tagged(udp_frame(number), *vlans) for number, vlans in enumerate(tags)]
+    with Link() as link:
+        probe = Probe(shared_pki, tmp_path / "spool", None, "-i", link.interface, "-f", expression, f"--capture={mode}")
+        with link.host.entered():
+            probe.start()
+        wait_for(lambda: "a new chain begins" in probe.log.read_text(), "the probe to capture")
+        link.send([Record(0, frame, len(frame)) for frame in frames], frames_per_second=100)
+        assert probe.process is not None
+        probe.process.send_signal(signal.SIGTERM)
+        check_books(probe.finish())
+    flows = rows(tmp_path / "spool", ["src_port", "vlan_ids"])
+    # The kernel's own neighbour messages come on top.
+    assert sorted(flow["vlan_ids"] or [] for flow in flows if flow["src_port"] >= 40_000) == found
+
+
 def test_frames_of_queues_that_an_interface_gets_later_are_counted(shared_pki: Path, tmp_path: Path) -> None:
     queues = ("numtxqueues", "4", "numrxqueues", "4")
     with Link() as link:
