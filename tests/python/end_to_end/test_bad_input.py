@@ -163,6 +163,12 @@ def test_a_spool_that_another_probe_uses_is_refused(shared_pki: Path, tmp_path: 
     first.finish()
 
 
+def test_the_spool_is_read_before_frames_can_wait_for_it(shared_pki: Path, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.write_text("this is no directory")
+    refused(Probe(shared_pki, spool, None, "-i", "nosuchif0"), 1, "cannot use the buffer directory")
+
+
 def test_a_probe_that_reads_a_silent_pipe_ends_when_it_is_told(shared_pki: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "silent"
     os.mkfifo(fifo)

@@ -198,6 +198,8 @@ impl Pipeline {
             )?),
             None => None,
         };
+        // Before the interface: what lies in a full spool takes seconds to read, in which the rings would overflow.
+        let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (interface, filter) = match &settings.input {
             Input::Interface(interface) => (Some(interface.name.clone()), interface.options.filter.clone()),
@@ -266,7 +268,6 @@ impl Pipeline {
         };
         // Now it is known how many workers there are.
         let configuration = Arc::new(Configuration::new(&settings.flow, filter));
-        let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
         let chain = Chain::start(spool.head())?;
         tracing::info!(
             probe = settings.probe_id,
