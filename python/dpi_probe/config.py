@@ -474,6 +474,8 @@ def allowed(name: str, model: type[BaseSettings] = ProbeSettings) -> str:
     for choice in choices:
         if "enum" in choice:
             return "allowed: " + ", ".join(choice["enum"])
+        if "pattern" in choice:
+            return f"allowed: a name such as {schema['examples'][0]}, of at most {choice['maxLength']} characters"
     kind = next((c["type"] for c in choices if c.get("type") in ("integer", "number", "boolean")), None)
     if kind == "boolean":
         return "allowed: true, false"

@@ -76,6 +76,7 @@ def test_default_paths_name_the_interface() -> None:
         ({"max_buffer_size_mb": "3"}, {}, "", ["--max-buffer-size-mb='3'", "command line", "at least 128"]),
         ({}, {"FLOW_TIMEOUT_SECONDS": "abc"}, "", ["FLOW_TIMEOUT_SECONDS='abc'", "environment", "at most 86400"]),
         ({}, {"FLOW_TIMEOUT_SECONDS": "nan"}, "", ["FLOW_TIMEOUT_SECONDS='nan'", "at least 0.001"]),
+        ({"probe_id": ""}, {}, "", ["--probe-id=''", "allowed: a name such as probe-1.example/eth0"]),
         ({}, {}, "flow_timeout_seconds = true", ["flow_timeout_seconds=True", "probe.toml", "allowed: a number"]),
         ({}, {}, "Flow_Timeout_Seconds = -1", ["flow_timeout_seconds=-1", "probe.toml"]),
         ({"flow_timeout_seconds": "5000"}, {}, "", ["flow_active_timeout_seconds=1800", "default", "which is 5000"]),
