@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dpi_probe._control import ControlServer, Listener
+    from dpi_probe._flows import Programs
 
 _NANOSECONDS = 1_000_000_000
 _MEBIBYTE = 1 << 20
@@ -108,6 +109,8 @@ class Probe:
         self._control: ControlServer | None = None
         # Of the interface, once it is known: it may be gone or renamed when a filter is to be compiled for it again.
         self._link_type: int | None = None
+        # The last live filter: expression and program.
+        self._filter: tuple[str, Programs] | None = None
         self._configuring = threading.Lock()
 
     def start(self) -> None:
@@ -373,17 +376,21 @@ class Probe:
             self.stop()
         self.join()
 
-    def _compiled_filter(self, settings: ProbeSettings) -> list[tuple[int, list[_bpf.Instruction] | str]] | None:
+    def _compiled_filter(self, settings: ProbeSettings) -> Programs | None:
         expression = settings.capture_filter
         if expression is None:
             return None
         if settings.capture_iface is None:
             return compile_filter(expression)
-        if self._link_type is None:
-            self._link_type = self._find_link_type(settings, settings.capture_iface)
-        # AF_XDP has the bytes alone, in front of the kernel's own look at them.
-        interface = settings.capture_iface if settings.capture != "af_xdp" else None
-        return [(self._link_type, _bpf.compile_filter(expression, self._link_type, interface=interface))]
+        # Once: while other settings change, the interface may be down, renamed or gone.
+        if self._filter is None or self._filter[0] != expression:
+            if self._link_type is None:
+                self._link_type = self._find_link_type(settings, settings.capture_iface)
+            # AF_XDP has the bytes alone, in front of the kernel's own look at them.
+            interface = settings.capture_iface if settings.capture != "af_xdp" else None
+            program = _bpf.compile_filter(expression, self._link_type, interface=interface)
+            self._filter = (expression, [(self._link_type, program)])
+        return self._filter[1]
 
     @staticmethod
     def _find_link_type(settings: ProbeSettings, interface: str) -> int:

@@ -79,6 +79,22 @@ def test_a_live_filter_is_compiled_for_whoever_runs_it(
             Probe(settings=settings)._compiled_filter(settings)
 
 
+def test_a_live_filter_that_stays_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_filter(expression: str, link_type: int, *, interface: str | None) -> list[tuple[int, int, int, int]]:
+        compiled.append((expression, link_type, interface))
+        return []
+
+    monkeypatch.setattr(Probe, "_find_link_type", lambda *_: 1)
+    monkeypatch.setattr("dpi_probe._bpf.compile_filter", compile_filter)
+    settings = load({"capture_iface": "lo", "capture_filter": "vlan"}, are_arguments=True)
+    probe = Probe(settings=settings)
+    for expression in ("vlan", "vlan", "tcp", "vlan"):
+        probe._compiled_filter(settings.model_copy(update={"capture_filter": expression}))
+    assert compiled == [("vlan", 1, "lo"), ("tcp", 1, "lo"), ("vlan", 1, "lo")]
+
+
 def test_a_probe_starts_once() -> None:
     with pytest.raises(ConfigError, match="make another Probe"):
         ended().start()
