@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from dpi_probe import _native
-from dpi_probe._loopback import is_loopback
+from dpi_probe._loopback import address_of, is_loopback, user_of
 from dpi_probe.config import CHANGEABLE
 from dpi_probe.errors import ConfigError, DpiProbeError
 
@@ -47,6 +48,8 @@ MAX_CONNECTIONS = 16
 REQUEST_SECONDS = 10.0
 # How long a connection may last, whatever comes on it: a byte now and then would keep a place for ever.
 CONNECTION_SECONDS = 3 * REQUEST_SECONDS
+# Beyond these a length is not even read.
+_MAX_LENGTH_DIGITS = 10
 # Where the address is written below the spool's directory, in the form that Prometheus reads (file_sd_configs).
 ADDRESS_FILE = "metrics.json"
 CONFIG_PATH = "/v1/config"
@@ -181,8 +184,8 @@ class ControlServer:
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
         return _json(status, {"status": "capturing" if ready else "not capturing"})
 
-    def configuration(self, change: bytes | None) -> Answer:
-        """What can be changed, as it is; or after `change`, a JSON object of some of it."""
+    def configuration(self, change: bytes | None, origin: str = "") -> Answer:
+        """What can be changed, as it is; or after `change`, a JSON object of some of it that `origin` asks for."""
         if change is not None:
             try:
                 changes = json.loads(change)
@@ -193,12 +196,13 @@ class ControlServer:
             if not isinstance(changes, dict):
                 return _json(HTTPStatus.BAD_REQUEST, {"error": "the body is not a JSON object"})
             try:
-                self._probe.configure(changes, "PUT /v1/config")
+                self._probe.configure(changes, origin)
             except ConfigError as error:
                 return _json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
             except DpiProbeError as error:
                 return _json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": str(error)})
-        return _json(HTTPStatus.OK, {name: getattr(self._probe.settings, name) for name in CHANGEABLE})
+        settings = self._probe.settings
+        return _json(HTTPStatus.OK, {name: getattr(settings, name) for name in CHANGEABLE})
 
 
 def _json(status: HTTPStatus, body: dict[str, Any]) -> Answer:
@@ -222,7 +226,12 @@ class Listener(ThreadingHTTPServer):
         if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
             return
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # No thread could be started, which would have given the place back.
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         end = threading.Timer(CONNECTION_SECONDS, _shut, (request,))
@@ -273,7 +282,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         path = self.path.partition("?")[0]
         try:
-            if path == CONFIG_PATH:
+            if error := self._refusal(path):
+                status, content_type, body = _json(HTTPStatus.FORBIDDEN, {"error": error})
+            elif path == CONFIG_PATH:
                 status, content_type, body = self._configuration()
             else:
                 accept = self.headers.get("Accept", "")
@@ -296,11 +307,21 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def _refusal(self, path: str) -> str | None:
+        """Why who asks gets no answer.
+
+        What is for programs of this machine is not for web pages, which can make a browser on it ask under a name of
+        their own (DNS rebinding).
+        """
+        address = self.server.control.address
+        host_is_loopback = is_loopback(self.headers.get("Host", ""))
+        if path == CONFIG_PATH and not (host_is_loopback and address_of(self.client_address).is_loopback):
+            return f"{CONFIG_PATH} is for this machine's loopback only"
+        if is_loopback(str(address)) and not host_is_loopback:
+            return f"this is for programs of this machine, at http://{address}{path}"
+        return None
+
     def _configuration(self) -> Answer:
-        """Only for programs on this machine, and not for web pages in their browsers (DNS rebinding)."""
-        peer = ipaddress.ip_address(self.client_address[0])
-        if not peer.is_loopback or not is_loopback(self.headers.get("Host", "")):
-            return _json(HTTPStatus.FORBIDDEN, {"error": f"{CONFIG_PATH} is for this machine's loopback only"})
         if self.command in ("GET", "HEAD"):
             return self.server.control.configuration(None)
         if self.command != "PUT":
@@ -308,11 +329,16 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             return _json(HTTPStatus.LENGTH_REQUIRED, {"error": "Content-Length is needed"})
-        if int(length) > MAX_BODY_BYTES:
+        if len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_BODY_BYTES:
             return _json(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"the body has more than {MAX_BODY_BYTES} bytes"}
             )
-        return self.server.control.configuration(self.rfile.read(int(length)))
+        user = user_of(self.client_address, self.request.getsockname())
+        if user not in (0, os.geteuid()):
+            return _json(
+                HTTPStatus.FORBIDDEN, {"error": f"{CONFIG_PATH} can be changed by root and by the probe's own user"}
+            )
+        return self.server.control.configuration(self.rfile.read(int(length)), f"PUT {CONFIG_PATH} by uid {user}")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
         _native.log("debug", f"{self.address_string()} {format % args}")

@@ -1,4 +1,4 @@
-"""Whether a request's `Host` names this machine's loopback: what a web page under a name of its own cannot bring about.
+"""Who asks over this machine's loopback: a web page under a name of its own, or which user's program.
 
 A page may point its name at 127.0.0.1 (DNS rebinding), and the browser then lets it read what answers there; but the
 browser sends that name as `Host`.
@@ -7,7 +7,12 @@ browser sends that name as `Host`.
 from __future__ import annotations
 
 import ipaddress
+import struct
 import urllib.parse
+from pathlib import Path
+from typing import Any
+
+_TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
 
 
 def is_loopback(host: str) -> bool:
@@ -17,3 +22,36 @@ def is_loopback(host: str) -> bool:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def address_of(end: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address of an end of a connection, as `socket.getsockname` gives it; IPv4 on a socket of IPv6 is IPv4."""
+    address = ipaddress.ip_address(end[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def user_of(client: Any, server: Any) -> int | None:
+    """The user id of the process that opened a TCP connection, as the kernel's table has it (proc_pid_net(5)).
+
+    `client`, `server`: the addresses of both ends, as `socket.getsockname` gives them. None if the table has no such
+    connection.
+    """
+    ends = [_in_table(client), _in_table(server)]
+    for table in _TABLES:
+        try:
+            text = table.read_text(encoding="ascii")
+        except FileNotFoundError:
+            # A kernel without IPv6.
+            continue
+        for line in text.splitlines()[1:]:
+            columns = line.split()
+            if columns[1:3] == ends:
+                return int(columns[7])
+    return None
+
+
+def _in_table(end: Any) -> str:
+    """An address and port as the kernel writes them: 32-bit words of the machine's byte order."""
+    packed = address_of(end).packed
+    words = struct.unpack(f"={len(packed) // 4}I", packed)
+    return f"{''.join(f'{word:08X}' for word in words)}:{end[1]:04X}"

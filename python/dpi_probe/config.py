@@ -62,6 +62,8 @@ class ProbeSettings(BaseSettings):
     capture_filter: Annotated[
         str | None,
         Field(
+            # The time that libpcap takes grows with the third power of the length.
+            max_length=4096,
             description="BPF filter in tcpdump's language; what it passes over is not metered.",
             examples=["not port 22"],
         ),
@@ -476,6 +478,8 @@ def allowed(name: str, model: type[BaseSettings] = ProbeSettings) -> str:
             return "allowed: " + ", ".join(choice["enum"])
         if "pattern" in choice:
             return f"allowed: a name such as {schema['examples'][0]}, of at most {choice['maxLength']} characters"
+        if "maxLength" in choice:
+            return f"allowed: at most {choice['maxLength']} characters"
     kind = next((c["type"] for c in choices if c.get("type") in ("integer", "number", "boolean")), None)
     if kind == "boolean":
         return "allowed: true, false"

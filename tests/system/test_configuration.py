@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import signal
 import urllib.parse
 from typing import TYPE_CHECKING, Any
@@ -57,9 +59,9 @@ def test_timeouts_and_filter_change_while_packets_come(tmp_path: Path, shared_pk
         assert total(accounts, "source_frames_dropped") == 0
         details = live.events("configuration_changed")
         assert details == [
-            "PUT /v1/config: flow_timeout_seconds 300.0 -> 1.0",
-            "PUT /v1/config: capture_filter none -> udp port 9 and src net 10.0.0.0/32",
-            "PUT /v1/config: capture_filter udp port 9 and src net 10.0.0.0/32 -> none",
+            "PUT /v1/config by uid 0: flow_timeout_seconds 300.0 -> 1.0",
+            "PUT /v1/config by uid 0: capture_filter none -> udp port 9 and src net 10.0.0.0/32",
+            "PUT /v1/config by uid 0: capture_filter udp port 9 and src net 10.0.0.0/32 -> none",
         ]
 
 
@@ -102,14 +104,18 @@ def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: P
     with LiveProbe(tmp_path, shared_pki) as live:
         before = live.endpoint.json("/v1/config")
         for changes, said in (
-            ({"flow_timeout_seconds": 0}, "flow_timeout_seconds=0 (PUT /v1/config): allowed: a number, at least 0.001"),
-            ({"flow_timeout_seconds": True}, "flow_timeout_seconds=True (PUT /v1/config): allowed: a number"),
-            ({"flow_timeout_seconds": "soon"}, "flow_timeout_seconds='soon' (PUT /v1/config)"),
+            (
+                {"flow_timeout_seconds": 0},
+                "flow_timeout_seconds=0 (PUT /v1/config by uid 0): allowed: a number, at least 0.001",
+            ),
+            ({"flow_timeout_seconds": True}, "flow_timeout_seconds=True (PUT /v1/config by uid 0): allowed: a number"),
+            ({"flow_timeout_seconds": "soon"}, "flow_timeout_seconds='soon' (PUT /v1/config by uid 0)"),
             ({"flow_timeout_seconds": 2000}, "allowed: not below flow_timeout_seconds, which is 2000"),
             ({"FLOW_TIMEOUT_SECONDS": 60}, "did you mean flow_timeout_seconds"),
             ({"capture_filter": "no such thing"}, "no such thing"),
             ({"max_buffer_size_mb": 512}, "cannot be changed while the probe runs"),
             ({"flow_timeout_second": 1}, "did you mean flow_timeout_seconds"),
+            ({"capture_filter": "host 192.0.2.1 or " * 300}, "allowed: at most 4096 characters"),
             ([1], "not a JSON object"),
         ):
             status, answer = put(live, changes)
@@ -119,6 +125,8 @@ def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: P
         assert live.endpoint.json("/v1/config", method="PUT", body=b"{")[0] == 400
         assert live.endpoint.json("/v1/config", method="PUT", body=b"[" * 60_000)[0] == 400
         assert put(live, {"flow_timeout_seconds": 1}, Host="attacker.example")[0] == 403
+        assert live.endpoint.json("/metrics", headers={"Host": "attacker.example"})[0] == 403
+        assert put(live, {}, **{"Content-Length": "9" * 5000})[0] == 413
         assert live.endpoint.json("/v1/config", method="PUT", body=b" " * 100_000)[0] == 413
         assert live.endpoint.json("/v1/config") == before
         check_books(live.finish())
@@ -161,6 +169,30 @@ def test_who_is_not_on_the_loopback_reads_metrics_but_no_configuration(
         loopback = "::1" if ":" in address else "127.0.0.1"
         status, said = ask_from(live, loopback, port, "GET", "/v1/config")
         assert (status, json.loads(said)["flow_timeout_seconds"]) == (200, 300.0)
+        check_books(live.finish())
+        assert live.events("configuration_changed") == []
+
+
+def test_another_user_reads_the_configuration_and_changes_nothing(tmp_path: Path, shared_pki: Path) -> None:
+    with LiveProbe(tmp_path, shared_pki) as live:
+        port = urllib.parse.urlsplit(live.endpoint.url).port
+        assert port is not None
+        answers = {}
+        for method, body in (("GET", b""), ("PUT", b'{"capture_filter": "less 1"}')):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+            with live.link.host.entered(), contextlib.closing(connection):
+                # A socket is its maker's.
+                os.seteuid(65_534)
+                try:
+                    connection.connect()
+                finally:
+                    os.seteuid(0)
+                connection.request(method, "/v1/config", body)
+                answer = connection.getresponse()
+                answers[method] = (answer.status, answer.read().decode())
+        assert answers["GET"][0] == 200
+        assert answers["PUT"][0] == 403
+        assert "by root and by the probe's own user" in answers["PUT"][1]
         check_books(live.finish())
         assert live.events("configuration_changed") == []
 
