@@ -1,7 +1,5 @@
 //! Text from the wire as valid UTF-8 (design D6).
 
-use std::fmt::Write;
-
 /// The bytes as text: valid UTF-8 stays, every other byte becomes `\xNN`, and a backslash becomes `\\`,
 /// so that the original bytes can always be recovered. At most `limit` input bytes are read.
 pub fn from_wire(bytes: &[u8], limit: usize) -> String {
@@ -19,8 +17,9 @@ pub fn from_wire(bytes: &[u8], limit: usize) -> String {
             }
         }
         for byte in chunk.invalid() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\\x{byte:02x}");
+            // Without the machinery of `write!`: a sender may let every byte need it.
+            text.push_str("\\x");
+            text.extend(hex_of(*byte).map(char::from));
         }
     }
     text
@@ -41,6 +40,18 @@ pub fn write_ipv4(address: [u8; 4], mut write: impl FnMut(u8)) {
         }
         write(b'0' | (byte % 10));
     }
+}
+
+/// The two lower-case digits of a byte.
+pub(crate) fn hex_of(byte: u8) -> [u8; 2] {
+    let digit = |nibble: u8| {
+        if nibble < 10 {
+            b'0' | nibble
+        } else {
+            b'W'.wrapping_add(nibble)
+        }
+    };
+    [digit(byte >> 4), digit(byte & 0x0f)]
 }
 
 /// The bytes, if [`from_wire`] leaves them as they are.
@@ -73,5 +84,8 @@ mod tests {
             "gr\\xc3",
             "a cut character is escaped, not dropped"
         );
+        for byte in 0x80..=u8::MAX {
+            assert_eq!(from_wire(&[byte], 1), format!("\\x{byte:02x}"));
+        }
     }
 }

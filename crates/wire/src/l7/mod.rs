@@ -17,6 +17,7 @@ use crate::column::Sink;
 use crate::cursor::Short;
 use crate::flowkey::Direction;
 use crate::malformed::reasons;
+use crate::text::hex_of;
 
 /// The table in which each protocol is declared once.
 mod table;
@@ -312,18 +313,6 @@ fn push_hex(text: &mut Vec<u8>, bytes: &[u8]) {
     for byte in bytes {
         text.extend_from_slice(&hex_of(*byte));
     }
-}
-
-/// The two digits of a byte.
-fn hex_of(byte: u8) -> [u8; 2] {
-    let digit = |nibble: u8| {
-        if nibble < 10 {
-            b'0' | nibble
-        } else {
-            b'W'.wrapping_add(nibble)
-        }
-    };
-    [digit(byte >> 4), digit(byte & 0x0f)]
 }
 
 /// Appends a number in decimal.

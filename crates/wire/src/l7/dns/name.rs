@@ -3,7 +3,6 @@
 use crate::cursor::{Cursor, Short};
 use crate::l7::Malformed;
 use std::borrow::Cow;
-use std::fmt::Write;
 
 /// The longest name on the wire (RFC 1035 §3.1).
 const MAX_NAME_BYTES: usize = 255;
@@ -164,9 +163,11 @@ fn push_escaped(text: &mut String, bytes: &[u8], special: [char; 2]) {
         text.push_str(plain);
         return;
     }
-    // Writing to a String cannot fail.
+    // Without the machinery of `write!`: a sender may let every byte need it.
     let escape = |text: &mut String, byte: u8| {
-        let _ = write!(text, "\\{byte:03}");
+        let digits = [byte / 100, byte / 10 % 10, byte % 10].map(|digit| char::from(b'0' | digit));
+        text.push('\\');
+        text.extend(digits);
     };
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
@@ -232,10 +233,15 @@ fn unescaped(exact: &str) -> Vec<u8> {
             bytes.push(first);
             continue;
         }
-        let number = rest.first_chunk::<3>().and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok()?;
-            digits.parse::<u8>().ok()
-        });
+        let number = rest
+            .first_chunk::<3>()
+            .filter(|digits| digits.iter().all(u8::is_ascii_digit))
+            .and_then(|digits| {
+                let number = digits.iter().fold(0_u16, |number, digit| {
+                    number.saturating_mul(10).saturating_add(u16::from(digit & 0x0f))
+                });
+                u8::try_from(number).ok()
+            });
         let (byte, length) = match number {
             Some(byte) => (Some(byte), 3),
             None => (rest.first().copied(), 1),
@@ -269,17 +275,31 @@ fn show(text: &mut String, character: char) {
         '\r' => 'r',
         character => {
             let number = u32::from(character);
-            // Writing to a String cannot fail.
-            let _ = match number {
-                0..=0x1f | 0x7f => write!(text, "\\{number:03o}"),
-                _ if has_shape(character) => text.write_char(character),
-                ..=0xffff => write!(text, "\\u{number:04X}"),
-                _ => write!(text, "\\U{number:08X}"),
-            };
+            match number {
+                0..=0x1f | 0x7f => push_digits(text, "\\", number, 3, 3),
+                _ if has_shape(character) => text.push(character),
+                ..=0xffff => push_digits(text, "\\u", number, 4, 4),
+                _ => push_digits(text, "\\U", number, 4, 8),
+            }
             return;
         }
     };
     text.extend(['\\', letter]);
+}
+
+/// Adds a number in so many digits of so many bits each, behind `front`; without the machinery of `write!`, as in
+/// [`push_escaped`].
+fn push_digits(text: &mut String, front: &str, number: u32, bits: u32, count: u32) {
+    text.push_str(front);
+    for place in (0..count).rev() {
+        let digit = number.unbounded_shr(place.saturating_mul(bits)) as u8
+            & 1_u8.unbounded_shl(bits).saturating_sub(1);
+        text.push(char::from(if digit < 10 {
+            b'0' | digit
+        } else {
+            b'7'.wrapping_add(digit)
+        }));
+    }
 }
 
 /// Whether a character can be told by looking: it is neither a control nor a format character nor unassigned.
@@ -287,9 +307,16 @@ fn has_shape(character: char) -> bool {
     if character.is_ascii() || character.is_whitespace() {
         return !character.is_control();
     }
+    // Most are of words, which is told faster.
+    if character.is_alphanumeric() {
+        return true;
+    }
     // Behind another character, where combining ones are shown too.
-    let text: String = ['a', character].iter().collect();
-    text.escape_debug().nth(1) == Some(character)
+    let mut bytes = *b"a....";
+    let [_, behind @ ..] = &mut bytes;
+    let end = character.encode_utf8(behind).len().saturating_add(1);
+    let text = bytes.get(..end).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.is_some_and(|text| text.escape_debug().nth(1) == Some(character))
 }
 
 /// Passes over a name without reading it.
@@ -374,6 +401,11 @@ mod tests {
         };
         assert_eq!(quoted(b""), "\"\"");
         assert_eq!(quoted(b"a b.\"c\"\\\xff\x00"), "\"a b.\\\"c\\\"\\\\\\255\\000\"");
+        for byte in (0..b' ').chain(0x7f..=u8::MAX) {
+            let text = label_text(&[byte]);
+            assert_eq!(text, format!("\\{byte:03}"));
+            assert_eq!(unescaped(&text), [byte]);
+        }
     }
 
     #[test]
@@ -402,6 +434,12 @@ mod tests {
             let exact = label_text(label);
             assert_eq!(shown(&exact), expected, "{exact}");
             assert_eq!(unescaped(&exact), label, "{exact}");
+        }
+        for character in '\u{80}'..=char::MAX {
+            let text = format!("a{character}");
+            let plain = character.is_whitespace() && !character.is_control();
+            let has_shape = plain || text.escape_debug().nth(1) == Some(character);
+            assert_eq!(super::has_shape(character), has_shape, "{character:?}");
         }
         // Where Wireshark reads an overlong sequence as the character, here a dot (RFC 3629 §3 forbids it).
         assert_eq!(shown(&label_text(b"a\xc0\xaeb")), "a\u{fffd}b");
