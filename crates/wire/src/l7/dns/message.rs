@@ -255,13 +255,17 @@ fn push_fields<'a>(
             }
         }
         kind::TXT => {
+            let cut = bytes.len() > MAX_DATA_BYTES;
             let mut strings = Cursor::new(bytes.get(..MAX_DATA_BYTES).unwrap_or(bytes));
             while let Ok(length) = strings.u8() {
+                let string = match strings.take(length.into()) {
+                    Err(_) if cut && strings.is_empty() => break,
+                    Err(_) if cut => strings.take(strings.len())?,
+                    string => string?,
+                };
                 if !text.is_empty() {
                     text.push(' ');
                 }
-                let rest = strings.rest();
-                let string = strings.take(length.into()).unwrap_or(rest);
                 name::push_quoted(text, string);
             }
         }

@@ -156,11 +156,13 @@ fn a_query_and_its_response() {
 
 #[test]
 fn data_in_presentation_form() {
-    let cases: [(u16, &[u8], &str); 9] = [
+    let cases: [(u16, &[u8], &str); 11] = [
         (5, b"\x01a\xc0\x0c", "{q.test,CNAME,60,a.q.test}"),
         (15, b"\x00\x0a\x02mx\xc0\x0c", "{q.test,MX,60,10 mx.q.test}"),
         (16, b"\x03one\x03two", "{q.test,TXT,60,\"one\" \"two\"}"),
         (28, &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "{q.test,AAAA,60,2001:db8::1}"),
+        (16, b"\x00\x01a", "{q.test,TXT,60,\"\" \"a\"}"),
+        (16, b"\x02ab\x05cd", "{q.test,TXT,60,\\# 6 026162056364}"),
         (33, b"\x00\x01\x00\x02\x01\xbb\x00", "{q.test,SRV,60,1 2 443 .}"),
         (
             6,
@@ -516,4 +518,23 @@ fn service_bindings_are_cut() {
         field(&record, "answers").contains("\\# "),
         "a length beyond the data"
     );
+}
+
+#[test]
+fn strings_are_cut_where_the_data_is() {
+    let string = |length: u8, byte: u8| [vec![length], vec![byte; length.into()]].concat();
+    let shown = |data: &[u8]| field(&answered(16, data).record(Protocol::Dns), "answers").to_owned();
+    // 201 + 201 + 1 bytes are in front of the third string's.
+    let data = [string(200, b'a'), string(200, b'b'), string(200, b'c')].concat();
+    let text = format!(
+        "\"{}\" \"{}\" \"{}\"",
+        "a".repeat(200),
+        "b".repeat(200),
+        "c".repeat(109)
+    );
+    assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
+    // Nothing is seen of the third but its length.
+    let data = [string(255, b'a'), string(254, b'b'), string(9, b'c')].concat();
+    let text = format!("\"{}\" \"{}\"", "a".repeat(255), "b".repeat(254));
+    assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
 }
