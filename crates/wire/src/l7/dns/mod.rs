@@ -637,8 +637,9 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
     if !port && (header.questions != 1 || least > length || (!header.is_response() && header.answers > 0)) {
         return Verdict::No;
     }
-    // On the port of DNS a message may be damaged, or cut short by its capture: then its header has to do.
-    let sound_header = header.is_plausible() && total <= 64;
+    // On the port of DNS a message may be damaged, or cut short by its capture: then its header has to do. One that
+    // announces many records has room for them: an announcement of mDNS, or a part of a zone's transfer.
+    let sound_header = header.is_plausible() && (total <= 64 || least <= length);
     if port && header.questions == 0 {
         return if sound_header && (total > 0 || header.is_response()) {
             Verdict::Yes

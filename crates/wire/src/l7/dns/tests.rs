@@ -538,3 +538,57 @@ fn strings_are_cut_where_the_data_is() {
     let text = format!("\"{}\" \"{}\"", "a".repeat(255), "b".repeat(254));
     assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
 }
+
+/// An announcement of mDNS: records without a question.
+fn announcement(count: u16) -> Vec<u8> {
+    let mut message = [header(0x8400, 0, count), wire_name("_http._tcp.local")].concat();
+    for index in 0..count {
+        if index > 0 {
+            message.extend_from_slice(&[0xc0, 12]);
+        }
+        message.extend_from_slice(&[
+            0,
+            12,
+            0,
+            1,
+            0,
+            0,
+            0,
+            120,
+            0,
+            4,
+            1,
+            b'a' + (index % 26) as u8,
+            0xc0,
+            12,
+        ]);
+    }
+    message
+}
+
+#[test]
+fn long_announcements_are_identified() {
+    for count in [1, 64, 65, 80] {
+        let mut flow = Feeder::udp(5353, 5353);
+        flow.reverse(&announcement(count));
+        assert_eq!(
+            flow.session.protocol().map(|(protocol, _)| protocol),
+            Some(Protocol::Mdns),
+            "{count} records"
+        );
+        assert_eq!(field(&flow.record(Protocol::Dns), "malformed_count"), "0");
+    }
+    // More than it has room for.
+    let mut flow = Feeder::udp(5353, 5353);
+    let mut message = announcement(2);
+    message[7] = 65;
+    flow.reverse(&message);
+    assert_eq!(flow.session.protocol(), None);
+    // The second message of a zone's transfer, before all of it is there.
+    let mut flow = Feeder::tcp(40_000, 53);
+    flow.reverse(&framed(&[announcement(500)])[..100]);
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Dns, Confidence::Payload))
+    );
+}
