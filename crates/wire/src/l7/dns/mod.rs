@@ -266,6 +266,8 @@ impl Dissect for Dns {
     }
 }
 
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
 /// The port of multicast DNS.
 const MDNS_PORT: u16 = 5353;
 /// The port of LLMNR.
@@ -285,7 +287,10 @@ enum Dialect {
 impl Dialect {
     fn of(context: &Context) -> Self {
         let on = |port: u16| context.src_port == port || context.dst_port == port;
-        if on(MDNS_PORT) {
+        // In the order of the table of protocols, and over the transports that it says.
+        if on(DNS_PORT) {
+            Self::Dns
+        } else if on(MDNS_PORT) && !context.stream {
             Self::Multicast
         } else if on(LLMNR_PORT) {
             Self::Llmnr

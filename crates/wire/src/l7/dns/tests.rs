@@ -446,13 +446,26 @@ fn other_datagrams_are_not_taken_for_dns() {
 }
 
 #[test]
-fn a_client_that_asks_from_the_port_of_mdns_still_asks_dns() {
-    let mut flow = Feeder::udp(5353, 53);
-    flow.forward(&query("a.test"));
-    assert_eq!(
-        flow.session.protocol(),
-        Some((Protocol::Dns, Confidence::Payload))
-    );
+fn a_client_that_asks_from_the_port_of_a_relative_still_asks_dns() {
+    for port in [MDNS_PORT, LLMNR_PORT, NETBIOS_PORT] {
+        let mut flow = Feeder::udp(port, 53);
+        // A class that mDNS would read as another one.
+        let mut question = query("a.test");
+        let class = question.len() - 2;
+        question[class] = 0x80;
+        flow.forward(&question);
+        flow.reverse(&response_with_flags("a.test", 0x8586));
+        assert_eq!(
+            flow.session.protocol(),
+            Some((Protocol::Dns, Confidence::Payload))
+        );
+        let record = flow.record(Protocol::Dns);
+        for name in ["authoritative", "recursion_desired", "recursion_available"] {
+            assert_eq!(field(&record, name), "true", "{name} from {port}");
+        }
+        assert_eq!(field(&record, "rcode"), "YXDOMAIN");
+        assert!(field(&record, "queries").starts_with("[{a.test,A,CLASS32769,null}"));
+    }
 }
 
 #[test]
