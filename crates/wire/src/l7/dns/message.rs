@@ -91,14 +91,16 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// Reads a question; its name takes the place of what was in `name`.
+    /// Reads a question; its name takes the place of what was in `texts`.
     pub(super) fn parse<'a>(
         message: &'a [u8],
         cursor: &mut Cursor<'a>,
-        name: &mut String,
+        texts: &mut ResourceTexts,
     ) -> Result<Self, Unreadable> {
-        name.clear();
-        name::append(name, message, cursor)?;
+        texts.name.clear();
+        let read = name::append(&mut texts.name, message, cursor);
+        texts.name_bytes = texts.name_bytes.saturating_add(texts.name.len());
+        read?;
         Self::behind_name(cursor)
     }
 
@@ -141,6 +143,7 @@ impl Resource {
     ) -> Result<Self, Malformed> {
         texts.name.clear();
         name::append(&mut texts.name, message, cursor)?;
+        texts.name_bytes = texts.name_bytes.saturating_add(texts.name.len());
         let (kind, _class, ttl) = (cursor.u16()?, cursor.u16()?, cursor.u32()?);
         let length = cursor.u16()?;
         let mut data = *cursor;
@@ -159,6 +162,9 @@ impl Resource {
         } else {
             push_data(&mut texts.data, message, &mut data, kind, bytes)
         };
+        if holds_names(kind) {
+            texts.name_bytes = texts.name_bytes.saturating_add(texts.data.len());
+        }
         if read.is_err() {
             // Data that does not parse is shown as unknown data is (RFC 3597 §5).
             texts.data.clear();
@@ -179,11 +185,13 @@ impl Resource {
     }
 }
 
-/// The texts of a resource record, kept from record to record for their memory.
+/// The texts of a question or a resource record, kept from one to the next for their memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ResourceTexts {
     pub(super) name: String,
     pub(super) data: String,
+    /// Bytes of all names that were read, as text; of data with names, all of it.
+    pub(super) name_bytes: usize,
 }
 
 /// Types whose data is read (IANA "DNS Resource Record Types").
@@ -201,6 +209,22 @@ pub(super) mod kind {
     pub(in crate::l7::dns) const OPT: u16 = 41;
     pub(super) const SVCB: u16 = 64;
     pub(super) const HTTPS: u16 = 65;
+}
+
+/// Whether the data of a type holds names, which may be compressed.
+fn holds_names(kind: u16) -> bool {
+    matches!(
+        kind,
+        kind::NS
+            | kind::CNAME
+            | kind::SOA
+            | kind::PTR
+            | kind::MX
+            | kind::SRV
+            | kind::DNAME
+            | kind::SVCB
+            | kind::HTTPS
+    )
 }
 
 /// Appends the presentation form (RFC 1035 §5.1) of the types that analysts read; `data` stands at the record's data in

@@ -37,6 +37,10 @@ const MAX_TEXT_BYTES: usize = 64 * 1024;
 const NAME_ROOM: usize = 64;
 /// Questions and answers that are read of one message, each; a transfer of a zone (RFC 5936) has more in one of 64 KiB.
 const MAX_RECORDS: u16 = 1024;
+/// Bytes of names as text in one message, behind which no more of its questions are read, and no more of its answers: a
+/// name of two bytes on the wire may be one of a kilobyte as text. Those of questions are shown in two ways.
+const MAX_QUESTION_NAME_BYTES: usize = 4 * 1024;
+const MAX_NAME_BYTES: usize = 16 * 1024;
 
 crate::record! {
     /// A question that a flow asked.
@@ -91,9 +95,9 @@ crate::record! {
         authoritative: bool,
         /// Whether a message was truncated by its sender (flag TC).
         truncated: bool,
-        /// Questions that are not listed because the list is full, or stand behind the first 1,024 of a message.
+        /// Questions that are not listed because the list is full, or stand behind the first 1,024 of a message or the first 4 KiB of its names.
         queries_omitted: u32,
-        /// Resource records of answer sections that are not listed because the list is full, or stand behind the first 1,024 of a message.
+        /// Resource records of answer sections that are not listed because the list is full, or stand behind the first 1,024 of a message or the first 16 KiB of its names.
         answers_omitted: u32,
         /// Messages that could not be read, or only in part.
         malformed_count: u32,
@@ -445,10 +449,19 @@ impl Dns {
         }
         let mut asked = None;
         let mut loops = false;
-        let mut name = String::with_capacity(NAME_ROOM);
-        for _ in 0..header.questions.min(MAX_RECORDS) {
-            let index = match Question::parse(bytes, &mut cursor, &mut name) {
-                Ok(question) => self.add_query(Query::new(&name, question, dialect)),
+        let mut texts = ResourceTexts {
+            name: String::with_capacity(NAME_ROOM),
+            data: String::with_capacity(if header.answers > 0 { NAME_ROOM } else { 0 }),
+            name_bytes: 0,
+        };
+        for number in 0..header.questions {
+            if number >= MAX_RECORDS || texts.name_bytes > MAX_QUESTION_NAME_BYTES {
+                Question::skip(&mut cursor)?;
+                self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
+                continue;
+            }
+            let index = match Question::parse(bytes, &mut cursor, &mut texts) {
+                Ok(question) => self.add_query(Query::new(&texts.name, question, dialect)),
                 Err(Unreadable::Loop) => {
                     loops = true;
                     let (kind, class) = (cursor.u16()?, cursor.u16()?);
@@ -472,23 +485,16 @@ impl Dns {
             };
             asked = asked.or(index);
         }
-        for _ in MAX_RECORDS..header.questions {
-            Question::skip(&mut cursor)?;
-            self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
-        }
         // A query may hold answers too, which nobody gave: those that it knows (mDNS), or conditions of an update.
         let asked = asked.filter(|_| header.is_answer());
-        let mut texts = ResourceTexts {
-            name,
-            data: String::with_capacity(if header.answers > 0 { NAME_ROOM } else { 0 }),
-        };
-        for _ in 0..header.answers.min(MAX_RECORDS) {
+        for number in 0..header.answers {
+            if number >= MAX_RECORDS || texts.name_bytes > MAX_NAME_BYTES {
+                Resource::skip(&mut cursor)?;
+                self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
+                continue;
+            }
             let resource = Resource::parse(bytes, &mut cursor, dialect, &mut texts)?;
             self.add_answer(resource, &texts, asked, dialect);
-        }
-        for _ in MAX_RECORDS..header.answers {
-            Resource::skip(&mut cursor)?;
-            self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
         for _ in 0..u32::from(header.authorities).saturating_add(header.additionals.into()) {

@@ -605,3 +605,50 @@ fn long_announcements_are_identified() {
         Some((Protocol::Dns, Confidence::Payload))
     );
 }
+
+#[test]
+fn names_of_a_message_are_read_up_to_a_limit() {
+    // 249 bytes on the wire, 987 as text.
+    let label = |length: u8| [vec![length], vec![0xff; length.into()]].concat();
+    let name = [label(62), label(62), label(62), label(60), vec![0]].concat();
+    let mut message = [header(0x0100, 200, 0), name.clone(), vec![0, 1, 0, 1]].concat();
+    for kind in 2..=200 {
+        message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1]);
+    }
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.forward(&message);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "queries").matches('{').count(), 5);
+    assert_eq!(
+        (
+            field(&record, "queries_omitted"),
+            field(&record, "malformed_count")
+        ),
+        ("195", "0")
+    );
+    // Names in data count too, and those of data that is not shown in the end: an SOA without its numbers.
+    for (kind, data, read) in [
+        (5, vec![0xc0, 12], 8),
+        (6, vec![0xc0, 12, 0xc0, 12], 6),
+        (16, vec![0], 16),
+    ] {
+        let mut message = [header(0x8180, 1, 80), name.clone(), vec![0, 1, 0, 1]].concat();
+        message[11] = 1;
+        for ttl in 0..80 {
+            message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, ttl, 0, data.len() as u8]);
+            message.extend_from_slice(&data);
+        }
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+        let mut flow = Feeder::udp(40_000, 53);
+        flow.reverse(&message);
+        let record = flow.record(Protocol::Dns);
+        assert_eq!(field(&record, "answers").matches('{').count(), 1, "all the same");
+        assert_eq!(
+            field(&record, "answers_omitted"),
+            (80 - read).to_string(),
+            "{kind}"
+        );
+        assert_eq!(field(&record, "rcode"), "BADVERS", "what follows is read");
+        assert_eq!(field(&record, "malformed_count"), "0");
+    }
+}
