@@ -32,8 +32,6 @@ struct Layer7 {
     session: Session,
     /// TCP, while the session wants more: forward and reverse.
     streams: Option<Box<[Stream; 2]>>,
-    /// How many DNS answers were reported.
-    answers: u32,
     /// Its share of [`Sessions::bytes`].
     bytes: usize,
 }
@@ -240,11 +238,7 @@ impl Sessions {
         if result.is_ok() && !fed {
             return Wish::More;
         }
-        let before = layer7.answers;
-        for (name, address) in layer7.session.dns_addresses(before as usize) {
-            layer7.answers += 1;
-            learn(name, address);
-        }
+        tally.names_refused += layer7.session.take_dns_addresses(learn);
         // Each time: a few bytes may bring much, such as an index into a header table.
         let weight = weigh(&layer7.session);
         let grown = weight > layer7.bytes;
@@ -292,6 +286,10 @@ impl Sessions {
             }
             self.give_back(streams);
         }
+        // What the streams still kept comes too late to be told of.
+        let mut late = 0;
+        tally.names_refused += layer7.session.take_dns_addresses(&mut |_, _| late += 1);
+        tally.names_refused += late;
         tally.sessions_active = self.entries.len() as u64;
         tally.stream_bytes_buffered = self.budget.stream_bytes() as u64;
         layer7.session.protocol().map(|_| Box::new(layer7.session))
@@ -323,7 +321,6 @@ impl Sessions {
         let layer7 = Layer7 {
             session: Session::default(),
             streams,
-            answers: 0,
             bytes: SESSION_BYTES,
         };
         self.bytes += SESSION_BYTES;
@@ -422,7 +419,6 @@ mod tests {
             let layer7 = Layer7 {
                 session: Session::default(),
                 streams: None,
-                answers: 0,
                 bytes: 0,
             };
             let key = entries.insert(layer7);

@@ -292,18 +292,18 @@ impl Session {
         own.saturating_add(next)
     }
 
-    /// The addresses that DNS answers of this flow gave for the names that were asked, in order of arrival: each the
-    /// name as asked (not the alias that it may lead to) and an address. At most [`super::dns::MAX_ANSWERS`], without
-    /// the first `known`.
-    pub fn dns_addresses(&self, known: usize) -> impl Iterator<Item = (&str, Address)> {
-        match self.dissector() {
-            Some(Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns)) => {
-                Some(dns.addresses(known))
-            }
-            _ => None,
+    /// Tells the addresses that DNS answers gave for the names that were asked, in order of arrival, since they were taken
+    /// last: each with the name as asked (not the alias that it may lead to). At most [`super::dns::MAX_ADDRESSES`] of a
+    /// message; how many there were beside these. To be called after each feed, lest too many of them wait.
+    pub fn take_dns_addresses(&mut self, learn: &mut dyn FnMut(&str, Address)) -> u64 {
+        match &mut self.state {
+            State::Known {
+                dissector:
+                    Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns) | Dissector::Netbios(dns),
+                ..
+            } => dns.take_addresses(learn),
+            _ => 0,
         }
-        .into_iter()
-        .flatten()
     }
 
     /// Shows the state of the dissector, once there is one.

@@ -1,7 +1,7 @@
 //! What holds for every protocol of the table, and the tools with which each protocol's tests feed a session.
 
 use super::{Context, Crypto, Input, Limit, Outcome, Protocol, Session, Status};
-use crate::column::{Column, Items, Members, Sink, Type};
+use crate::column::{Address, Column, Items, Members, Sink, Type};
 use crate::flowkey::Direction;
 use aws_lc_rs::aead::quic::{AES_128, HeaderProtectionKey};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -82,6 +82,9 @@ pub(super) struct Feeder {
     kept: [Vec<u8>; 2],
     /// The last status.
     pub(super) status: Status,
+    /// The addresses of DNS answers, and how many there were beside these.
+    pub(super) addresses: Vec<(String, Address)>,
+    pub(super) omitted: u64,
 }
 
 impl Feeder {
@@ -107,6 +110,8 @@ impl Feeder {
             context,
             kept,
             status: Status::Need(0),
+            addresses: Vec::new(),
+            omitted: 0,
         }
     }
 
@@ -154,6 +159,8 @@ impl Feeder {
         self.context.direction = direction;
         let outcome = self.session.feed(input, &self.context, &TestCrypto);
         self.status = outcome.status;
+        let mut learn = |name: &str, address| self.addresses.push((name.to_owned(), address));
+        self.omitted += self.session.take_dns_addresses(&mut learn);
         outcome
     }
 
@@ -180,11 +187,12 @@ impl Feeder {
             .iter()
             .map(|&protocol| self.record(protocol))
             .collect();
-        let names: Vec<_> = self.session.dns_addresses(0).collect();
         format!(
-            "{:?} {:?} {names:?} {records:?}",
+            "{:?} {:?} {:?} {} {records:?}",
             self.session.protocol(),
-            self.session.server_name()
+            self.session.server_name(),
+            self.addresses,
+            self.omitted
         )
     }
 }

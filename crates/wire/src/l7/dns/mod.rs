@@ -26,11 +26,17 @@ use message::{HEADER_BYTES, Header, Question, Resource, ResourceTexts};
 use name::{ROOT, Unreadable};
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 /// Questions that are listed for one flow; further ones are counted. A tunnel asks hundreds, which tell it apart.
 pub const MAX_QUERIES: usize = 256;
-/// Answers and addresses that are listed for one flow, each; further ones are counted.
+/// Answers that are listed for one flow; further ones are counted.
 pub const MAX_ANSWERS: usize = 64;
+/// Addresses that are learned of one message; further ones are counted.
+pub const MAX_ADDRESSES: usize = 64;
+/// Bytes of addresses with their names that wait to be taken: more than what a stream's buffer of 256 KiB can hold, so
+/// that what is learned does not depend on how much comes at once.
+const MAX_WAITING_BYTES: usize = 1024 * 1024;
 /// Bytes of text in each of the two lists, beyond which nothing is added.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 /// Bytes of text that most names need.
@@ -193,12 +199,56 @@ impl Hashes {
     }
 }
 
+/// The name that an address was the answer for.
+#[derive(Clone, Debug)]
+enum Asked {
+    /// At this place of the list of queries.
+    Listed(u16),
+    /// The list is full.
+    Unlisted(Arc<str>),
+}
+
+/// The addresses that were learned and wait to be taken.
+#[derive(Clone, Debug, Default)]
+struct Learned {
+    waiting: Vec<(Asked, Address)>,
+    /// Bytes of the names that are not listed.
+    name_bytes: usize,
+    /// Addresses for which there was no room.
+    omitted: u64,
+}
+
+impl Learned {
+    /// Adds an address of a message; those of it stand from `start`.
+    fn add(&mut self, start: usize, asked: &Asked, address: Address) {
+        let own = self.waiting.get(start..).unwrap_or_default();
+        if own.iter().any(|(_, known)| *known == address) {
+            return;
+        }
+        if own.len() >= MAX_ADDRESSES || self.heap_bytes() > MAX_WAITING_BYTES {
+            self.omitted = self.omitted.saturating_add(1);
+            return;
+        }
+        // The addresses of a message share its name.
+        if let (Asked::Unlisted(name), []) = (asked, own) {
+            self.name_bytes = self.name_bytes.saturating_add(name.len());
+        }
+        self.waiting.push((asked.clone(), address));
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.waiting
+            .capacity()
+            .saturating_mul(size_of::<(Asked, Address)>())
+            .saturating_add(self.name_bytes)
+    }
+}
+
 /// The dissector.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dns {
     record: Record,
-    /// Index of the query and the address that it led to.
-    addresses: Vec<(u8, Address)>,
+    learned: Learned,
     /// Bytes of text in the list of queries and in that of answers.
     query_bytes: usize,
     answer_bytes: usize,
@@ -220,6 +270,10 @@ impl Dissect for Dns {
         match input {
             Input::Datagram(bytes) => {
                 self.message(bytes, dialect);
+                // One that HTTP carries in a stream: its addresses are not asked for.
+                if context.stream {
+                    self.learned = Learned::default();
+                }
                 Outcome::all(bytes)
             }
             Input::Stream(bytes) => self.stream(side, bytes, dialect),
@@ -255,17 +309,13 @@ impl Dissect for Dns {
     fn release(&mut self) {}
 
     fn kept_bytes(&self) -> usize {
-        let addresses = self
-            .addresses
-            .capacity()
-            .saturating_mul(size_of::<(u8, Address)>());
         let hashes = self
             .query_hashes
             .heap_bytes()
             .saturating_add(self.answer_hashes.heap_bytes());
         self.record
             .heap_bytes()
-            .saturating_add(addresses)
+            .saturating_add(self.learned.heap_bytes())
             .saturating_add(hashes)
     }
 }
@@ -339,15 +389,19 @@ impl Dialect {
 }
 
 impl Dns {
-    /// As [`super::Session::dns_addresses`].
-    pub(super) fn addresses(&self, known: usize) -> impl Iterator<Item = (&str, Address)> {
-        let new = self.addresses.get(known..).unwrap_or_default();
-        new.iter().filter_map(|&(index, address)| {
-            self.record
-                .queries
-                .get(usize::from(index))
-                .map(|query| (query.exact(), address))
-        })
+    /// As [`super::Session::take_dns_addresses`].
+    pub(super) fn take_addresses(&mut self, learn: &mut dyn FnMut(&str, Address)) -> u64 {
+        let learned = std::mem::take(&mut self.learned);
+        for (asked, address) in &learned.waiting {
+            let name = match asked {
+                Asked::Listed(place) => self.record.queries.get(usize::from(*place)).map(Query::exact),
+                Asked::Unlisted(name) => Some(&**name),
+            };
+            if let Some(name) = name {
+                learn(name, *address);
+            }
+        }
+        learned.omitted
     }
 
     fn stream(&mut self, side: usize, bytes: &[u8], dialect: Dialect) -> Outcome {
@@ -447,6 +501,8 @@ impl Dns {
             record.query_count = record.query_count.saturating_add(1);
             record.recursion_desired |= dialect != Dialect::Llmnr && header.is_recursion_desired();
         }
+        // A query may hold answers too, which nobody gave: those that it knows (mDNS), or conditions of an update.
+        let teaches = header.is_answer() && header.answers > 0 && dialect != Dialect::Netbios;
         let mut asked = None;
         let mut loops = false;
         let mut texts = ResourceTexts {
@@ -460,8 +516,14 @@ impl Dns {
                 self.record.queries_omitted = self.record.queries_omitted.saturating_add(1);
                 continue;
             }
-            let index = match Question::parse(bytes, &mut cursor, &mut texts) {
-                Ok(question) => self.add_query(Query::new(&texts.name, question, dialect)),
+            match Question::parse(bytes, &mut cursor, &mut texts) {
+                Ok(question) => {
+                    let place = self.add_query(Query::new(&texts.name, question, dialect));
+                    if teaches && asked.is_none() {
+                        let unlisted = || Asked::Unlisted(name::dotted(&texts.name).into());
+                        asked = Some(place.map_or_else(unlisted, Asked::Listed));
+                    }
+                }
                 Err(Unreadable::Loop) => {
                     loops = true;
                     let (kind, class) = (cursor.u16()?, cursor.u16()?);
@@ -471,7 +533,6 @@ impl Dns {
                         class: Some(dialect.class_name(class)),
                         wire_name: None,
                     });
-                    continue;
                 }
                 Err(why) => {
                     if let Some(note) = why.note() {
@@ -482,11 +543,9 @@ impl Dns {
                     }
                     return Err(why.into());
                 }
-            };
-            asked = asked.or(index);
+            }
         }
-        // A query may hold answers too, which nobody gave: those that it knows (mDNS), or conditions of an update.
-        let asked = asked.filter(|_| header.is_answer());
+        let start = self.learned.waiting.len();
         for number in 0..header.answers {
             if number >= MAX_RECORDS || texts.name_bytes > MAX_NAME_BYTES {
                 Resource::skip(&mut cursor)?;
@@ -494,7 +553,10 @@ impl Dns {
                 continue;
             }
             let resource = Resource::parse(bytes, &mut cursor, dialect, &mut texts)?;
-            self.add_answer(resource, &texts, asked, dialect);
+            if let (Some(address), Some(asked)) = (resource.address, &asked) {
+                self.learned.add(start, asked, address);
+            }
+            self.add_answer(resource, &texts, dialect);
         }
         // Of the other sections only EDNS is of interest, and only if it can raise the response code.
         for _ in 0..u32::from(header.authorities).saturating_add(header.additionals.into()) {
@@ -511,11 +573,11 @@ impl Dns {
         if loops { Err(Malformed::BadPointer) } else { Ok(()) }
     }
 
-    /// Lists a question unless it is listed; its index, if it is.
-    fn add_query(&mut self, query: Query) -> Option<u8> {
+    /// Lists a question unless it is listed; its place, if there was one.
+    fn add_query(&mut self, query: Query) -> Option<u16> {
         let queries = &mut self.record.queries;
         if let Some(index) = self.query_hashes.find(queries, &query, Query::hash, Query::eq) {
-            return u8::try_from(index).ok();
+            return u16::try_from(index).ok();
         }
         let exact = query.wire_name.as_ref().map_or(0, Text::byte_length);
         let bytes = self
@@ -533,16 +595,10 @@ impl Dns {
         }
         queries.push(query);
         self.query_hashes.follow(queries, Query::hash);
-        u8::try_from(queries.len().saturating_sub(1)).ok()
+        u16::try_from(queries.len().saturating_sub(1)).ok()
     }
 
-    fn add_answer(&mut self, resource: Resource, texts: &ResourceTexts, asked: Option<u8>, dialect: Dialect) {
-        if let (Some(address), Some(index)) = (resource.address, asked) {
-            let pair = (index, address);
-            if self.addresses.len() < MAX_ANSWERS && !self.addresses.contains(&pair) {
-                self.addresses.push(pair);
-            }
-        }
+    fn add_answer(&mut self, resource: Resource, texts: &ResourceTexts, dialect: Dialect) {
         let answer = Answer {
             name: name::dotted(&dialect.name(&texts.name)).into(),
             r#type: dialect.type_name(resource.kind),

@@ -150,8 +150,10 @@ fn a_query_and_its_response() {
         ("1", "1")
     );
     assert_eq!(field(&record, "recursion_desired"), "true");
-    let addresses: Vec<_> = flow.session.dns_addresses(0).collect();
-    assert_eq!(addresses, [("www.example.org", Address::v4([192, 0, 2, 7]))]);
+    assert_eq!(
+        flow.addresses,
+        [("www.example.org".to_owned(), Address::v4([192, 0, 2, 7]))]
+    );
 }
 
 #[test]
@@ -307,11 +309,11 @@ fn addresses_are_learned_from_answers_to_questions_only() {
     flow.forward(&with_flags(0x0100));
     flow.forward(&with_flags(0x2800));
     flow.reverse(&with_flags(0xa800));
-    assert_eq!(flow.session.dns_addresses(0).count(), 0);
+    assert_eq!(flow.addresses, []);
     flow.reverse(&with_flags(0x8180));
     assert_eq!(
-        flow.session.dns_addresses(0).collect::<Vec<_>>(),
-        [("a.test", Address::v4([192, 0, 2, 1]))]
+        flow.addresses,
+        [("a.test".to_owned(), Address::v4([192, 0, 2, 1]))]
     );
 }
 
@@ -413,7 +415,15 @@ fn damaged_messages_are_counted_and_read_as_far_as_they_go() {
 #[test]
 fn lists_are_bounded() {
     let mut flow = Feeder::udp(40_000, 53);
+    let mut expected = Vec::new();
     for index in 0..300_u16 {
+        expected.extend(vec![
+            (
+                format!("host{index}.test"),
+                Address::v4([192, 0, 2, index as u8])
+            );
+            2
+        ]);
         // What is listed is found again, whether the list is short or long.
         for _ in 0..2 {
             flow.reverse(&response(&format!("host{index}.test"), [192, 0, 2, index as u8]));
@@ -429,7 +439,69 @@ fn lists_are_bounded() {
         ),
         ("88", "472")
     );
-    assert_eq!(flow.session.dns_addresses(0).count(), MAX_ANSWERS);
+    assert_eq!(flow.addresses, expected, "learned whether or not they are listed");
+    assert_eq!(flow.omitted, 0);
+}
+
+/// A response to `name` with so many addresses, which are different ones.
+fn addresses_of(name: &str, count: u16) -> Vec<u8> {
+    let mut message = [header(0x8180, 1, count), wire_name(name), vec![0, 1, 0, 1]].concat();
+    for index in 0..count {
+        let [high, low] = index.to_be_bytes();
+        message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, high, low]);
+    }
+    message
+}
+
+#[test]
+fn addresses_are_learned_however_many_come_at_once() {
+    let message = |index: u16| {
+        let [high, low] = index.to_be_bytes();
+        response(&format!("host{index}.test"), [10, 0, high, low])
+    };
+    let mut whole = Feeder::tcp(40_000, 53);
+    whole.reverse(&framed(&(0..1500).map(message).collect::<Vec<_>>()));
+    let mut single = Feeder::tcp(40_000, 53);
+    for index in 0..1500 {
+        single.reverse(&framed(&[message(index)]));
+    }
+    assert_eq!(whole.addresses.len(), 1500);
+    assert_eq!((whole.addresses, whole.omitted), (single.addresses, 0));
+    // Those of one message are bounded, with the same one counted once.
+    let mut flow = Feeder::udp(40_000, 53);
+    let mut message = addresses_of("many.test", 70);
+    let twice = message.len() - 3;
+    message[twice..].copy_from_slice(&[0, 0, 0]);
+    flow.reverse(&message);
+    assert_eq!((flow.addresses.len(), flow.omitted), (MAX_ADDRESSES, 5));
+}
+
+#[test]
+fn addresses_take_memory_until_they_are_taken() {
+    let mut dns = Dns::default();
+    for index in 0..MAX_QUERIES {
+        dns.message(&query(&format!("host{index}.test")), Dialect::Dns);
+    }
+    let kept = dns.kept_bytes();
+    let answers = dns.record.heap_bytes();
+    dns.message(&addresses_of("unlisted.test", 2), Dialect::Dns);
+    let answers = dns.record.heap_bytes() - answers;
+    assert!(dns.kept_bytes() >= kept + answers + 2 * size_of::<(Asked, Address)>() + "unlisted.test".len());
+    let mut names = Vec::new();
+    let omitted = dns.take_addresses(&mut |name, _| names.push(name.to_owned()));
+    assert_eq!((names, omitted), (vec!["unlisted.test".to_owned(); 2], 0));
+    assert_eq!(dns.kept_bytes(), kept + answers, "all is given back");
+    // Who never takes them has a bounded loss.
+    let kept = dns.kept_bytes();
+    let messages = 2000;
+    for index in 0..messages {
+        dns.message(&addresses_of(&format!("{index}.test"), 64), Dialect::Dns);
+    }
+    assert!(dns.kept_bytes() <= kept + 2 * MAX_WAITING_BYTES + 4096);
+    let mut taken = 0;
+    let omitted = dns.take_addresses(&mut |_, _| taken += 1);
+    assert!(taken > 10_000 && omitted > 0);
+    assert_eq!(taken + omitted, messages * 64);
 }
 
 #[test]
@@ -465,6 +537,126 @@ fn a_client_that_asks_from_the_port_of_a_relative_still_asks_dns() {
         }
         assert_eq!(field(&record, "rcode"), "YXDOMAIN");
         assert!(field(&record, "queries").starts_with("[{a.test,A,CLASS32769,null}"));
+    }
+}
+
+/// An announcement of mDNS: records without a question.
+fn announcement(count: u16) -> Vec<u8> {
+    let mut message = [header(0x8400, 0, count), wire_name("_http._tcp.local")].concat();
+    for index in 0..count {
+        if index > 0 {
+            message.extend_from_slice(&[0xc0, 12]);
+        }
+        message.extend_from_slice(&[
+            0,
+            12,
+            0,
+            1,
+            0,
+            0,
+            0,
+            120,
+            0,
+            4,
+            1,
+            b'a' + (index % 26) as u8,
+            0xc0,
+            12,
+        ]);
+    }
+    message
+}
+
+#[test]
+fn long_announcements_are_identified() {
+    for count in [1, 64, 65, 80] {
+        let mut flow = Feeder::udp(5353, 5353);
+        flow.reverse(&announcement(count));
+        assert_eq!(
+            flow.session.protocol().map(|(protocol, _)| protocol),
+            Some(Protocol::Mdns),
+            "{count} records"
+        );
+        assert_eq!(field(&flow.record(Protocol::Dns), "malformed_count"), "0");
+    }
+    // More than it has room for.
+    let mut flow = Feeder::udp(5353, 5353);
+    let mut message = announcement(2);
+    message[7] = 65;
+    flow.reverse(&message);
+    assert_eq!(flow.session.protocol(), None);
+    // The second message of a zone's transfer, before all of it is there.
+    let mut flow = Feeder::tcp(40_000, 53);
+    flow.reverse(&framed(&[announcement(500)])[..100]);
+    assert_eq!(
+        flow.session.protocol(),
+        Some((Protocol::Dns, Confidence::Payload))
+    );
+}
+
+#[test]
+fn strings_are_cut_where_the_data_is() {
+    let string = |length: u8, byte: u8| [vec![length], vec![byte; length.into()]].concat();
+    let shown = |data: &[u8]| field(&answered(16, data).record(Protocol::Dns), "answers").to_owned();
+    // 201 + 201 + 1 bytes are in front of the third string's.
+    let data = [string(200, b'a'), string(200, b'b'), string(200, b'c')].concat();
+    let text = format!(
+        "\"{}\" \"{}\" \"{}\"",
+        "a".repeat(200),
+        "b".repeat(200),
+        "c".repeat(109)
+    );
+    assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
+    // Nothing is seen of the third but its length.
+    let data = [string(255, b'a'), string(254, b'b'), string(9, b'c')].concat();
+    let text = format!("\"{}\" \"{}\"", "a".repeat(255), "b".repeat(254));
+    assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
+}
+
+#[test]
+fn names_of_a_message_are_read_up_to_a_limit() {
+    // 249 bytes on the wire, 987 as text.
+    let label = |length: u8| [vec![length], vec![0xff; length.into()]].concat();
+    let name = [label(62), label(62), label(62), label(60), vec![0]].concat();
+    let mut message = [header(0x0100, 200, 0), name.clone(), vec![0, 1, 0, 1]].concat();
+    for kind in 2..=200 {
+        message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1]);
+    }
+    let mut flow = Feeder::udp(40_000, 53);
+    flow.forward(&message);
+    let record = flow.record(Protocol::Dns);
+    assert_eq!(field(&record, "queries").matches('{').count(), 5);
+    assert_eq!(
+        (
+            field(&record, "queries_omitted"),
+            field(&record, "malformed_count")
+        ),
+        ("195", "0")
+    );
+    // Names in data count too, and those of data that is not shown in the end: an SOA without its numbers.
+    for (kind, data, read) in [
+        (5, vec![0xc0, 12], 8),
+        (6, vec![0xc0, 12, 0xc0, 12], 6),
+        (16, vec![0], 16),
+    ] {
+        let mut message = [header(0x8180, 1, 80), name.clone(), vec![0, 1, 0, 1]].concat();
+        message[11] = 1;
+        for ttl in 0..80 {
+            message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, ttl, 0, data.len() as u8]);
+            message.extend_from_slice(&data);
+        }
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
+        let mut flow = Feeder::udp(40_000, 53);
+        flow.reverse(&message);
+        let record = flow.record(Protocol::Dns);
+        assert_eq!(field(&record, "answers").matches('{').count(), 1, "all the same");
+        assert_eq!(
+            field(&record, "answers_omitted"),
+            (80 - read).to_string(),
+            "{kind}"
+        );
+        assert_eq!(field(&record, "rcode"), "BADVERS", "what follows is read");
+        assert_eq!(field(&record, "malformed_count"), "0");
     }
 }
 
@@ -531,124 +723,4 @@ fn service_bindings_are_cut() {
         field(&record, "answers").contains("\\# "),
         "a length beyond the data"
     );
-}
-
-#[test]
-fn strings_are_cut_where_the_data_is() {
-    let string = |length: u8, byte: u8| [vec![length], vec![byte; length.into()]].concat();
-    let shown = |data: &[u8]| field(&answered(16, data).record(Protocol::Dns), "answers").to_owned();
-    // 201 + 201 + 1 bytes are in front of the third string's.
-    let data = [string(200, b'a'), string(200, b'b'), string(200, b'c')].concat();
-    let text = format!(
-        "\"{}\" \"{}\" \"{}\"",
-        "a".repeat(200),
-        "b".repeat(200),
-        "c".repeat(109)
-    );
-    assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
-    // Nothing is seen of the third but its length.
-    let data = [string(255, b'a'), string(254, b'b'), string(9, b'c')].concat();
-    let text = format!("\"{}\" \"{}\"", "a".repeat(255), "b".repeat(254));
-    assert_eq!(shown(&data), format!("[{{q.test,TXT,60,{text}}}]"));
-}
-
-/// An announcement of mDNS: records without a question.
-fn announcement(count: u16) -> Vec<u8> {
-    let mut message = [header(0x8400, 0, count), wire_name("_http._tcp.local")].concat();
-    for index in 0..count {
-        if index > 0 {
-            message.extend_from_slice(&[0xc0, 12]);
-        }
-        message.extend_from_slice(&[
-            0,
-            12,
-            0,
-            1,
-            0,
-            0,
-            0,
-            120,
-            0,
-            4,
-            1,
-            b'a' + (index % 26) as u8,
-            0xc0,
-            12,
-        ]);
-    }
-    message
-}
-
-#[test]
-fn long_announcements_are_identified() {
-    for count in [1, 64, 65, 80] {
-        let mut flow = Feeder::udp(5353, 5353);
-        flow.reverse(&announcement(count));
-        assert_eq!(
-            flow.session.protocol().map(|(protocol, _)| protocol),
-            Some(Protocol::Mdns),
-            "{count} records"
-        );
-        assert_eq!(field(&flow.record(Protocol::Dns), "malformed_count"), "0");
-    }
-    // More than it has room for.
-    let mut flow = Feeder::udp(5353, 5353);
-    let mut message = announcement(2);
-    message[7] = 65;
-    flow.reverse(&message);
-    assert_eq!(flow.session.protocol(), None);
-    // The second message of a zone's transfer, before all of it is there.
-    let mut flow = Feeder::tcp(40_000, 53);
-    flow.reverse(&framed(&[announcement(500)])[..100]);
-    assert_eq!(
-        flow.session.protocol(),
-        Some((Protocol::Dns, Confidence::Payload))
-    );
-}
-
-#[test]
-fn names_of_a_message_are_read_up_to_a_limit() {
-    // 249 bytes on the wire, 987 as text.
-    let label = |length: u8| [vec![length], vec![0xff; length.into()]].concat();
-    let name = [label(62), label(62), label(62), label(60), vec![0]].concat();
-    let mut message = [header(0x0100, 200, 0), name.clone(), vec![0, 1, 0, 1]].concat();
-    for kind in 2..=200 {
-        message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1]);
-    }
-    let mut flow = Feeder::udp(40_000, 53);
-    flow.forward(&message);
-    let record = flow.record(Protocol::Dns);
-    assert_eq!(field(&record, "queries").matches('{').count(), 5);
-    assert_eq!(
-        (
-            field(&record, "queries_omitted"),
-            field(&record, "malformed_count")
-        ),
-        ("195", "0")
-    );
-    // Names in data count too, and those of data that is not shown in the end: an SOA without its numbers.
-    for (kind, data, read) in [
-        (5, vec![0xc0, 12], 8),
-        (6, vec![0xc0, 12, 0xc0, 12], 6),
-        (16, vec![0], 16),
-    ] {
-        let mut message = [header(0x8180, 1, 80), name.clone(), vec![0, 1, 0, 1]].concat();
-        message[11] = 1;
-        for ttl in 0..80 {
-            message.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, ttl, 0, data.len() as u8]);
-            message.extend_from_slice(&data);
-        }
-        message.extend_from_slice(&[0, 0, 41, 4, 208, 1, 0, 0, 0, 0, 0]);
-        let mut flow = Feeder::udp(40_000, 53);
-        flow.reverse(&message);
-        let record = flow.record(Protocol::Dns);
-        assert_eq!(field(&record, "answers").matches('{').count(), 1, "all the same");
-        assert_eq!(
-            field(&record, "answers_omitted"),
-            (80 - read).to_string(),
-            "{kind}"
-        );
-        assert_eq!(field(&record, "rcode"), "BADVERS", "what follows is read");
-        assert_eq!(field(&record, "malformed_count"), "0");
-    }
 }

@@ -47,6 +47,62 @@ fn dns_answers_become_facts() {
     assert!(bench.flows()[0].session.is_some());
 }
 
+/// A DNS answer: this host of example.com has so many addresses, which end in its number.
+fn dns_answer_of(host: u8, addresses: u8) -> Vec<u8> {
+    let mut message = vec![0, 1, 0x81, 0x80, 0, 1, 0, addresses, 0, 0, 0, 0];
+    message.push(4);
+    message.extend(format!("h{host:03}").bytes());
+    message.extend(b"\x07example\x03com\x00\x00\x01\x00\x01");
+    for number in 0..addresses {
+        message.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x0a\x01");
+        message.extend([number, host]);
+    }
+    message
+}
+
+/// The names of the answers that were told.
+fn learned(bench: &Bench) -> Vec<&str> {
+    let answers = bench.events.iter();
+    answers
+        .filter_map(|event| match event {
+            Event::Answer(answer) => Some(&*answer.name),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_resolver_that_asks_from_one_port_learns_all_names() {
+    let mut bench = Bench::new(|_| {});
+    for host in 0..200 {
+        let answer = dns_answer_of(host, 1);
+        bench.at(i64::from(host), &Frame::udp(53, 53).back().payload(&answer));
+    }
+    let expected: Vec<_> = (0..200).map(|host| format!("h{host:03}.example.com")).collect();
+    assert_eq!(learned(&bench), expected);
+    assert_eq!(bench.meter.tally().names_refused, 0);
+    bench.at(200, &Frame::udp(53, 53).back().payload(&dns_answer_of(200, 70)));
+    assert_eq!(learned(&bench).len(), 264);
+    assert_eq!(bench.meter.tally().names_refused, 6);
+}
+
+#[test]
+fn names_that_come_with_the_end_of_a_flow_are_counted() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    let answer = dns_answer_of(1, 1);
+    let framed = [&(answer.len() as u16).to_be_bytes(), &answer[..]].concat();
+    let stream = framed.repeat(3);
+    // Ten bytes are missing in the middle of the second message.
+    let (head, tail) = (framed.len() + 10, framed.len() + 20);
+    let at = |place: usize| Frame::tcp(ACK, 501 + place as u32, 101).back();
+    bench.at(60, &at(0).payload(&stream[..head]));
+    bench.at(70, &at(tail).payload(&stream[tail..]));
+    assert_eq!(learned(&bench).len(), 1);
+    bench.flush();
+    assert_eq!((learned(&bench).len(), bench.meter.tally().names_refused), (1, 1));
+}
+
 fn dns_query() -> Vec<u8> {
     let mut message = vec![0x12, 0x34, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
     message.extend(b"\x03www\x07example\x03com\x00\x00\x01\x00\x01");
