@@ -12,8 +12,6 @@ use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
 use std::borrow::Cow;
 
-/// Messages of one direction that are read.
-const MAX_MESSAGES: u16 = 256;
 /// Operations that are listed for one flow; there are no more of them.
 const MAX_OPERATIONS: usize = 32;
 /// Bytes at a message's front in which its operation is found: header, message number, and of an extended request the
@@ -45,7 +43,6 @@ crate::record! {
 /// One direction.
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
-    messages: u16,
     /// Bytes of the present message that are still to be passed over.
     skip: u64,
     tls: bool,
@@ -68,12 +65,7 @@ impl Dissect for Ldap {
                 if let Ok(Some(front)) = Front::parse(bytes) {
                     self.message(&front);
                 }
-                let messages = self.sides.get_mut(index).map_or(MAX_MESSAGES, Side::count);
-                let over = messages >= MAX_MESSAGES;
-                Outcome {
-                    consumed: bytes.len(),
-                    status: if over { Status::Done } else { Status::Need(0) },
-                }
+                Outcome::all(bytes)
             }
             Input::Stream(bytes) => self.stream(index, bytes),
             Input::Gap(length) => Outcome::none(self.gap(index, length)),
@@ -113,14 +105,6 @@ impl Dissect for Ldap {
     }
 }
 
-impl Side {
-    /// Counts a message.
-    fn count(&mut self) -> u16 {
-        self.messages = self.messages.saturating_add(1);
-        self.messages
-    }
-}
-
 impl Ldap {
     fn stream(&mut self, index: usize, bytes: &[u8]) -> Outcome {
         let mut consumed: usize = 0;
@@ -150,11 +134,7 @@ impl Ldap {
             match Front::parse(rest) {
                 Ok(Some(front)) => {
                     side.skip = front.message_bytes;
-                    let over = side.count() >= MAX_MESSAGES;
                     self.message(&front);
-                    if over {
-                        return outcome(Status::Done);
-                    }
                 }
                 // A security layer of SASL has begun, or boundaries are lost.
                 Ok(None) => return outcome(Status::Done),
@@ -344,6 +324,23 @@ pub(super) mod tests {
             "[searchResEntry,searchResDone]"
         );
         assert_eq!(flow.reverse(&[0, 0, 1, 0]), Status::Done, "a security layer");
+    }
+
+    #[test]
+    fn a_large_result_hides_nothing_behind_it() {
+        let entry = unhex("300f 020101 640a 0404636e3d78 3002 0400");
+        let done = unhex("300c 020101 6507 0a0100 0400 0400");
+        let removal = unhex("3009 020102 4a04 636e3d78");
+        let expected = "[searchResEntry,searchResDone,delRequest]";
+        let mut flow = Feeder::tcp(40_000, 389);
+        flow.reverse(&[entry.repeat(70_000), done.clone()].concat());
+        assert_eq!(flow.forward(&removal), Status::Need(0));
+        assert_eq!(field(&flow.record(Protocol::Ldap), "operations"), expected);
+        let mut flow = Feeder::udp(40_000, 389);
+        for message in [vec![entry; 300], vec![done, removal]].concat() {
+            flow.reverse(&message);
+        }
+        assert_eq!(field(&flow.record(Protocol::Ldap), "operations"), expected);
     }
 
     #[test]
