@@ -212,7 +212,10 @@ impl Front {
             if (bytes.len() as u64) < rest {
                 return Err(Short);
             }
-            start_tls = requests_tls(cursor).unwrap_or(false);
+            // Not what stands behind the message, which may not have come yet.
+            let left = message_bytes.saturating_sub(read) as usize;
+            let inside = cursor.rest().get(..left).unwrap_or(cursor.rest());
+            start_tls = requests_tls(Cursor::new(inside)).unwrap_or(false);
         }
         Ok(Some(Self {
             message_bytes,
@@ -341,6 +344,21 @@ pub(super) mod tests {
             flow.reverse(&message);
         }
         assert_eq!(field(&flow.record(Protocol::Ldap), "operations"), expected);
+    }
+
+    #[test]
+    fn a_request_is_read_up_to_its_end() {
+        // The length of the message is 4, which ends before the name of the operation.
+        let request = [unhex("3004 020101 7718 8016"), START_TLS.to_vec()].concat();
+        let mut whole = Feeder::tcp(40_000, 389);
+        whole.forward(&request);
+        let mut cut = Feeder::tcp(40_000, 389);
+        for byte in &request {
+            cut.forward(&[*byte]);
+        }
+        for flow in [whole, cut] {
+            assert_eq!(field(&flow.record(Protocol::Ldap), "starttls_requested"), "false");
+        }
     }
 
     #[test]
