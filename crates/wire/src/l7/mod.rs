@@ -186,7 +186,7 @@ reasons! {
         Unidentified = "unidentified",
         /// A message is longer than the dissector keeps.
         MessageLength = "message_length",
-        /// More transactions than are recorded.
+        /// More transactions, or messages of another kind, than the dissector reads.
         Transactions = "transactions",
         /// A gap fell on bytes without which the dissection cannot go on.
         Gap = "gap",

@@ -4,16 +4,16 @@
 //! the session is authenticated or after so many tags that TLS will not come any more.
 
 use super::{
-    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Outcome, Protocol, Status, Verdict, side_of,
-    starttls,
+    Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Outcome, Protocol, Status, Verdict, find_byte,
+    side_of, starttls,
 };
 use crate::column::{Sink, Value};
 use crate::text;
 
 /// The longest tag with the text before it.
 const MAX_TAG_BYTES: usize = 8 * 1024;
-/// Tags of one direction that are read. Features before TLS have some twenty.
-const MAX_TAGS: u16 = 128;
+/// Tags of one direction that are read. Features before TLS have some twenty; a session in the clear has any number.
+const MAX_TAGS: u16 = 4096;
 /// Bytes that are kept of a domain.
 const MAX_DOMAIN_BYTES: usize = 256;
 /// Bytes in which the stream's opening must be found.
@@ -26,7 +26,7 @@ crate::record! {
         domain: Option<String>,
         /// Namespace of the stream's content: `jabber:client`, `jabber:server`, ….
         namespace: Option<String>,
-        /// Whether the stream became TLS; its handshake is in the struct `tls`.
+        /// Whether the stream became TLS; its handshake is in the struct `tls`. Not known, and false, where more than 4,096 tags of a direction come before.
         tls: bool,
     }
 }
@@ -35,6 +35,8 @@ crate::record! {
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
     tags: u16,
+    /// Bytes of the unconsumed tag that were already searched for its end.
+    searched: usize,
     tls: bool,
     closed: bool,
 }
@@ -53,7 +55,12 @@ impl Dissect for Xmpp {
         match input {
             Input::Stream(bytes) | Input::Datagram(bytes) => self.stream(index, bytes),
             // What follows a gap is looked at as text before a tag.
-            Input::Gap(_) => Outcome::none(Status::Need(0)),
+            Input::Gap(_) => {
+                if let Some(side) = self.sides.get_mut(index) {
+                    side.searched = 0;
+                }
+                Outcome::none(Status::Need(0))
+            }
             Input::End => {
                 if let Some(side) = self.sides.get_mut(index) {
                     side.closed = true;
@@ -111,7 +118,10 @@ impl Xmpp {
                 };
             }
             let seen = rest.get(..MAX_TAG_BYTES).unwrap_or(rest);
-            let Some(end) = seen.iter().position(|&byte| byte == b'>') else {
+            let searched = side.searched.min(seen.len());
+            let end = find_byte(seen.get(searched..).unwrap_or_default(), b'>');
+            let Some(end) = end.map(|end| end.saturating_add(searched)) else {
+                side.searched = seen.len();
                 let status = if seen.len() == MAX_TAG_BYTES {
                     Status::GaveUp(Limit::MessageLength)
                 } else {
@@ -120,17 +130,18 @@ impl Xmpp {
                 return Outcome { consumed, status };
             };
             consumed = consumed.saturating_add(end).saturating_add(1);
+            side.searched = 0;
             side.tags = side.tags.saturating_add(1);
-            self.finished |= side.tags >= MAX_TAGS;
+            let over = side.tags >= MAX_TAGS;
             let tag = seen.get(..end).unwrap_or_default();
             let start = tag.iter().rposition(|&byte| byte == b'<').unwrap_or(tag.len());
             self.tag(tag.get(start..).unwrap_or_default());
-            if self.finished {
-                return Outcome {
-                    consumed,
-                    status: Status::Done,
-                };
-            }
+            let status = match (self.finished, over) {
+                (true, _) => Status::Done,
+                (false, true) => Status::GaveUp(Limit::Transactions),
+                (false, false) => continue,
+            };
+            return Outcome { consumed, status };
         }
     }
 
@@ -254,5 +265,44 @@ mod tests {
             flow.forward(&[b'x'; MAX_TAG_BYTES]),
             Status::GaveUp(Limit::MessageLength)
         );
+    }
+
+    #[test]
+    fn tags_without_end_are_given_up_and_counted() {
+        let mut flow = Feeder::tcp(40_000, 5222);
+        flow.forward(b"<stream:stream to='a'>");
+        let (most, last) = (usize::from(MAX_TAGS).saturating_sub(2), b"<a>");
+        assert_eq!(flow.forward(&last.repeat(most)), Status::Need(0));
+        assert_eq!(flow.forward(last), Status::GaveUp(Limit::Transactions));
+        let mut flow = Feeder::tcp(40_000, 5222);
+        flow.forward(b"<stream:stream to='a'>");
+        flow.forward(&last.repeat(most));
+        assert_eq!(flow.forward(b"<success/>"), Status::Done);
+    }
+
+    #[test]
+    fn no_byte_of_a_tag_is_searched_twice() {
+        let context = Context {
+            direction: crate::flowkey::Direction::Forward,
+            time: 0,
+            src_port: 40_000,
+            dst_port: 5222,
+            stream: true,
+        };
+        let mut xmpp = Xmpp::default();
+        let mut feed = |input| {
+            let outcome = xmpp.feed(input, &context, &crate::l7::tests::TestCrypto);
+            (
+                outcome.consumed,
+                outcome.status,
+                xmpp.sides.map(|side| side.searched),
+            )
+        };
+        assert_eq!(feed(Input::Stream(b"<st")), (0, Status::Need(0), [3, 0]));
+        assert_eq!(feed(Input::Stream(b"<start")), (0, Status::Need(0), [6, 0]));
+        assert_eq!(feed(Input::Stream(b"<start><")), (7, Status::Need(0), [1, 0]));
+        // What was searched is gone behind a gap.
+        assert_eq!(feed(Input::Gap(5)), (0, Status::Need(0), [0, 0]));
+        assert_eq!(feed(Input::Stream(b">")), (1, Status::Need(0), [0, 0]));
     }
 }
