@@ -243,7 +243,8 @@ fn string<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], Short> {
     Ok(text)
 }
 
-/// The server's greeting: sequence number 0, protocol version 10, a version in printable characters.
+/// The server's greeting: sequence number 0, protocol version 10, a version in printable characters. Proxies and builds put
+/// spaces into theirs.
 pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
     let mut cursor = Cursor::new(bytes);
     let length = match cursor.array::<3>() {
@@ -271,7 +272,7 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
     }
     let seen = cursor.rest().get(..IDENTIFY_BYTES).unwrap_or(cursor.rest());
     let version = seen.split(|&byte| byte == 0).next().unwrap_or_default();
-    if !version.iter().all(u8::is_ascii_graphic) {
+    if !version.iter().all(|byte| matches!(byte, b' '..=b'~')) {
         Verdict::No
     } else if version.len() < seen.len() {
         let digits = version.first().is_some_and(u8::is_ascii_digit) && version.contains(&b'.');
@@ -320,6 +321,18 @@ pub(super) mod tests {
         ];
         for (name, value) in expected {
             assert_eq!(field(&record, name), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_version_may_have_spaces() {
+        for version in ["5.5.5-10.0.0 2.1.4-maxscale", "6.3.2 c296dc7c8@24062616 dev"] {
+            let mut flow = Feeder::tcp(40_000, 40_001);
+            flow.reverse(&numbered(
+                0,
+                &[b"\x0a", version.as_bytes(), &[0], &[1; 60]].concat(),
+            ));
+            assert_eq!(field(&flow.record(Protocol::Mysql), "server_version"), version);
         }
     }
 
