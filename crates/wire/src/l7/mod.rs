@@ -229,6 +229,8 @@ struct Hint {
     port: bool,
     /// Whether the flow is TCP (else UDP).
     stream: bool,
+    /// Which way the bytes go.
+    direction: Direction,
 }
 
 /// A dissector: the state between a flow's first identified byte and its last interesting one.

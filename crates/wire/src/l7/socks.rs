@@ -1,7 +1,7 @@
 //! SOCKS 4, 4a and 5 (RFC 1928, RFC 1929): what the client asks the proxy for, and the hand-over to what runs through it.
 //!
 //! Each direction is read by its own bytes, since what the proxy chose shows in what the client sends next. After the
-//! client's request and the proxy's reply the directions are handed over.
+//! client's request and the proxy's reply, of which BIND has two, the directions are handed over.
 
 use super::{
     Confidence, Context, Crypto, Dissect, Hint, Input, Limit, Malformed, Outcome, Protocol, Status, Verdict,
@@ -9,11 +9,14 @@ use super::{
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
+use crate::flowkey::Direction;
 use crate::text;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Bytes that are kept of a host name, which has at most 255.
 const MAX_HOST_BYTES: usize = 255;
+/// The command after which the proxy replies twice.
+const BIND: &str = "BIND";
 /// The longest user id or host name of SOCKS 4, whose messages do not say their lengths.
 const MAX_STRING_BYTES: usize = 255;
 
@@ -30,7 +33,7 @@ crate::record! {
         port: Option<u16>,
         /// Authentication method that the proxy chose (RFC 1928 §3): 0 none, 1 GSSAPI, 2 user name and password, 255 none acceptable. Null for SOCKS 4.
         method: Option<u8>,
-        /// Reply of the proxy: 0 is success in SOCKS 5 (RFC 1928 §6), 90 in SOCKS 4.
+        /// Reply of the proxy: 0 is success in SOCKS 5 (RFC 1928 §6), 90 in SOCKS 4. To `BIND` there are two, of which this is the last that was seen.
         reply: Option<u8>,
     }
 }
@@ -43,6 +46,8 @@ enum Stage {
     Greeting,
     /// After it: authentication may come before the request and its reply.
     Request,
+    /// After the proxy's first reply to BIND: the second says that the host has connected.
+    Bound,
     /// What runs through the proxy.
     Through,
     /// Nothing more is to be learned.
@@ -186,17 +191,14 @@ impl Record {
     /// A message of the proxy, and the stage behind it; `None` if it is none.
     fn proxy_message(&mut self, stage: Stage, cursor: &mut Cursor<'_>) -> Result<Option<Stage>, Short> {
         const GRANTED_BY_4: u8 = 90;
+        const GRANTED_BY_5: u8 = 0;
         let mut rest = *cursor;
         let next = match (rest.u8()?, stage) {
-            (0, Stage::Greeting) => {
+            (0, Stage::Greeting | Stage::Bound) => {
                 let reply = rest.u8()?;
                 rest.skip(6)?;
                 self.reply = Some(reply);
-                if reply == GRANTED_BY_4 {
-                    Stage::Through
-                } else {
-                    Stage::Over
-                }
+                self.behind_reply(stage, reply == GRANTED_BY_4)
             }
             (5, Stage::Greeting) => {
                 self.method = Some(rest.u8()?);
@@ -206,20 +208,31 @@ impl Record {
                 rest.skip(1)?;
                 Stage::Request
             }
-            (5, Stage::Request) => {
+            (5, Stage::Request | Stage::Bound) => {
                 let (reply, _, kind) = (rest.u8()?, rest.u8()?, rest.u8()?);
                 if address(kind, &mut rest)?.is_none() {
                     return Ok(None);
                 }
                 rest.skip(2)?;
                 self.reply = Some(reply);
-                if reply == 0 { Stage::Through } else { Stage::Over }
+                self.behind_reply(stage, reply == GRANTED_BY_5)
             }
             (_, Stage::Request) => Stage::Over,
             _ => return Ok(None),
         };
         *cursor = rest;
         Ok(Some(next))
+    }
+
+    /// The proxy's stage behind a reply that it gave in `stage`.
+    fn behind_reply(&self, stage: Stage, granted: bool) -> Stage {
+        if !granted {
+            Stage::Over
+        } else if self.command == Some(BIND) && stage != Stage::Bound {
+            Stage::Bound
+        } else {
+            Stage::Through
+        }
     }
 }
 
@@ -284,7 +297,7 @@ fn address(kind: u8, cursor: &mut Cursor<'_>) -> Result<Option<String>, Short> {
 fn command_name(command: u8) -> Option<&'static str> {
     Some(match command {
         1 => "CONNECT",
-        2 => "BIND",
+        2 => BIND,
         3 => "UDP ASSOCIATE",
         _ => return None,
     })
@@ -292,6 +305,13 @@ fn command_name(command: u8) -> Option<&'static str> {
 
 /// A greeting of a client and, off the ports of SOCKS, the message behind it, since the greeting alone may be anything.
 pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
+    if hint.direction == Direction::Reverse {
+        // Who opened the connection is the client. Off the ports its next message tells, for which a choice of method waits.
+        return match bytes {
+            [] | [5] | [5, _] => Verdict::More,
+            _ => Verdict::No,
+        };
+    }
     let mut cursor = Cursor::new(bytes);
     match cursor.u8() {
         Ok(4) => match RequestOf4::parse(&mut cursor) {
@@ -395,6 +415,67 @@ mod tests {
         assert_eq!(field(&flow.record(Protocol::Socks), "host"), "192.0.2.1");
         flow.reverse(&unhex("00 5b 0000 00000000"));
         assert_eq!(field(&flow.record(Protocol::Socks), "reply"), "91");
+    }
+
+    #[test]
+    fn a_choice_of_method_off_the_ports_waits_for_the_request() {
+        let mut flow = Feeder::tcp(40_000, 40_001);
+        flow.forward(&unhex("05 01 00"));
+        flow.reverse(&unhex("05 00"));
+        flow.forward(&unhex("05 01 00 01 c0000201 0050"));
+        flow.reverse(&unhex("05 05 00 01 00000000 0000"));
+        let record = flow.record(Protocol::Socks);
+        for (name, value) in [("host", "192.0.2.1"), ("method", "0"), ("reply", "5")] {
+            assert_eq!(field(&record, name), value, "{name}");
+        }
+        // Whatever other protocols say to two bytes.
+        let hint = Hint {
+            port: false,
+            stream: true,
+            direction: Direction::Reverse,
+        };
+        assert_eq!(identify(&[5, 0], hint), Verdict::More);
+        assert_eq!(identify(&[5, 0, 0], hint), Verdict::No);
+    }
+
+    #[test]
+    fn who_answers_is_no_client() {
+        // A response of Microsoft SQL Server to a client on port 1080, and a proxy whose client's greeting was not seen.
+        let mut flow = Feeder::tcp(1080, 1433);
+        flow.forward(&unhex("12 01 002f 0000 00 00"));
+        flow.reverse(&unhex("04 01 0025 0000 01 00 00"));
+        assert_eq!(flow.session.protocol(), None);
+        let mut flow = Feeder::tcp(1080, 40_000);
+        flow.forward(&unhex("05 00"));
+        flow.reverse(&[&[5, 1, 0, 3, 6], b"a.test".as_slice(), &[0, 80]].concat());
+        assert_eq!(flow.session.protocol(), None);
+    }
+
+    #[test]
+    fn bind_is_replied_to_twice() {
+        let through = |request: &str, greeting: [&str; 2], replies: [&str; 2]| {
+            let mut flow = Feeder::tcp(40_000, 1080);
+            flow.forward(&unhex(greeting[0]));
+            flow.reverse(&unhex(greeting[1]));
+            flow.forward(&unhex(request));
+            flow.reverse(&unhex(replies[0]));
+            flow.reverse(&unhex(replies[1]));
+            flow.forward(b"SSH-2.0-a\r\n");
+            flow.reverse(b"SSH-2.0-b\r\n");
+            let record = flow.record(Protocol::Socks);
+            assert_eq!(field(&record, "command"), "BIND");
+            let software = field(&flow.record(Protocol::Ssh), "server_software").to_owned();
+            (software, field(&record, "reply").to_owned())
+        };
+        let (request, greeting) = ("05 02 00 01 01020304 0014", ["05 01 00", "05 00"]);
+        let (bound, refused) = ("05 00 00 01 01020304 0014", "05 05 00 01 00000000 0000");
+        let found = through(request, greeting, [bound, bound]);
+        assert_eq!(found, ("b".to_owned(), "0".to_owned()));
+        let (_, reply) = through(request, greeting, [bound, refused]);
+        assert_eq!(reply, "5", "nobody connected");
+        let bound = "00 5a 0014 01020304";
+        let found = through("04 02 0014 01020304 00", ["", ""], [bound, bound]);
+        assert_eq!(found, ("b".to_owned(), "90".to_owned()));
     }
 
     #[test]

@@ -424,11 +424,13 @@ impl Protocol {
         let [datagram, stream] = OVER;
         let possible = if context.stream { stream } else { datagram };
         let hinted = hinted_by(context.src_port) | hinted_by(context.dst_port);
+        let hint = |port| Hint {
+            port,
+            stream: context.stream,
+            direction: context.direction,
+        };
         for (port, candidates) in [(true, possible & hinted), (false, possible & !hinted)] {
-            let hint = Hint {
-                port,
-                stream: context.stream,
-            };
+            let hint = hint(port);
             let mut left = candidates;
             while let Some(&protocol) = Self::ALL.get(left.trailing_zeros() as usize) {
                 left &= left.wrapping_sub(1);

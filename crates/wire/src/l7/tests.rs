@@ -436,6 +436,18 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
             ]),
         ),
         (
+            Protocol::Socks,
+            1080,
+            then_tls(vec![
+                (Forward, unhex("05 02 00 02")),
+                (Reverse, unhex("05 02")),
+                (Forward, unhex("01 01 61 01 62")),
+                (Reverse, unhex("01 00")),
+                (Forward, unhex("05 02 00 01 c0000201 0014")),
+                (Reverse, unhex("05 00 00 01 c0000202 ea60 05 00 00 01 c0000201 0014")),
+            ]),
+        ),
+        (
             Protocol::Smtp,
             25,
             then_tls(vec![

@@ -677,9 +677,11 @@ fn is_message(bytes: &[u8], length: usize, port: bool) -> Verdict {
     } else {
         Verdict::No
     };
-    // Before the whole header is there, its flags rule out most other protocols.
+    // Before the whole header is there, its flags rule out most other protocols, and the number of questions the requests of
+    // SOCKS 5, whose flags are those of a query.
     if let (Some(&[high, low]), false) = (bytes.get(2..4), port)
-        && !message::are_common_flags(u16::from_be_bytes([high, low]))
+        && (!message::are_common_flags(u16::from_be_bytes([high, low]))
+            || bytes.get(4..6).is_some_and(|questions| questions != [0, 1]))
     {
         return Verdict::No;
     }

@@ -611,6 +611,7 @@ pub(super) mod tests {
         Hint {
             port: false,
             stream: true,
+            direction: Forward,
         }
     }
 }
