@@ -195,6 +195,10 @@ impl Postgresql {
         let kind = cursor.u8()?;
         if self.answers_due > 0 && matches!(kind, b'S' | b'N' | b'G') {
             self.answers_due = self.answers_due.saturating_sub(1);
+            if kind == b'G' {
+                // All that follows is encrypted by GSSAPI.
+                self.sides.iter_mut().for_each(|side| side.finished = true);
+            }
             return Ok(1);
         }
         let length = cursor.u32()?;
@@ -269,7 +273,8 @@ pub(super) fn identify(bytes: &[u8], hint: Hint) -> Verdict {
     };
     let fits = match code {
         request::SSL | request::GSSAPI => length == 8,
-        request::CANCEL => length == 16,
+        // The key has up to 256 bytes since version 3.2, before always 4.
+        request::CANCEL => (16..=268).contains(&length),
         // The parameter `user` is required.
         _ => VERSION_3.contains(&code) && length >= 16,
     };
@@ -347,5 +352,39 @@ mod tests {
             Status::Done,
             "a request to cancel is all of its connection"
         );
+    }
+
+    #[test]
+    fn encryption_by_gssapi_ends_it() {
+        let token = [unhex("000000d7 60820201 06092a86").as_slice(), &[0x31; 207]].concat();
+        let mut flow = Feeder::tcp(40_000, 5432);
+        flow.forward(&unhex("00000008 04d21630"));
+        flow.reverse(b"G");
+        assert_eq!(flow.forward(&token), Status::Done);
+        assert_eq!(
+            flow.session.protocol(),
+            Some((Protocol::Postgresql, Confidence::Payload))
+        );
+        // Refused, the session goes on.
+        let mut flow = Feeder::tcp(40_000, 5432);
+        flow.forward(&unhex("00000008 04d21630"));
+        flow.reverse(b"N");
+        flow.forward(&startup());
+        assert_eq!(field(&flow.record(Protocol::Postgresql), "user"), "alice");
+    }
+
+    #[test]
+    fn keys_to_cancel_by_may_be_long() {
+        for (key, expected) in [(3_u16, false), (4, true), (32, true), (256, true), (257, false)] {
+            let length = u32::from(key).saturating_add(12);
+            let request = [
+                length.to_be_bytes().as_slice(),
+                &unhex("04d2162e 00000001"),
+                &vec![7; key.into()],
+            ]
+            .concat();
+            let mut flow = Feeder::tcp(40_000, 40_001);
+            assert_eq!(flow.forward(&request) == Status::Done, expected, "{key} bytes");
+        }
     }
 }

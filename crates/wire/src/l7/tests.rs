@@ -508,6 +508,15 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
             ]),
         ),
         (
+            Protocol::Postgresql,
+            5432,
+            vec![
+                (Forward, unhex("00000008 04d21630")),
+                (Reverse, b"G".to_vec()),
+                (Forward, unhex("00000004 60820201")),
+            ],
+        ),
+        (
             Protocol::Mysql,
             3306,
             then_tls(vec![
