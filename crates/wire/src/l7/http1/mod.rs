@@ -673,10 +673,11 @@ impl Side {
     }
 }
 
-/// SSDP: a request with one of its methods, or, on its port, a response.
+/// SSDP: a request with one of its methods, or a response; off its port, from which many devices answer, one that says what
+/// was found (`UPnP` Device Architecture §1.3.3).
 pub(super) fn identify_datagram(bytes: &[u8], hint: Hint) -> Verdict {
     let begins = |text: &[u8]| bytes.starts_with(text);
-    let possible = begins(b"M-SEARCH") || begins(b"NOTIFY") || (hint.port && begins(b"HTTP/1."));
+    let possible = begins(b"M-SEARCH") || begins(b"NOTIFY") || begins(b"HTTP/1.");
     if !possible {
         return Verdict::No;
     }
@@ -684,11 +685,30 @@ pub(super) fn identify_datagram(bytes: &[u8], hint: Hint) -> Verdict {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let request = RequestLine::parse(line)
         .is_some_and(|request| [b"M-SEARCH".as_slice(), b"NOTIFY"].contains(&request.method));
-    if request || (hint.port && StatusLine::parse(line).is_some()) {
+    let response = StatusLine::parse(line).is_some() && (hint.port || says_what_was_found(bytes));
+    if request || response {
         Verdict::Yes
     } else {
         Verdict::No
     }
+}
+
+/// A datagram with the status line and the fields that every response to a search has.
+fn says_what_was_found(bytes: &[u8]) -> bool {
+    let mut lines = bytes
+        .split(|&byte| byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let found = lines.next() == Some(b"HTTP/1.1 200 OK");
+    let fields = || {
+        lines
+            .clone()
+            .take_while(|line| !line.is_empty())
+            .filter_map(field)
+    };
+    found
+        && [b"ST".as_slice(), b"USN"]
+            .iter()
+            .all(|required| fields().any(|(name, _)| name.eq_ignore_ascii_case(required)))
 }
 
 /// A whole request or status line.

@@ -463,6 +463,26 @@ fn ssdp_is_http_in_datagrams() {
 }
 
 #[test]
+fn responses_of_ssdp_come_from_any_port() {
+    let found = |bytes: &[u8]| {
+        let mut flow = Feeder::udp(40_123, 50_001);
+        flow.forward(bytes);
+        flow.session.protocol().map(|(found, _)| found)
+    };
+    let response =
+        b"HTTP/1.1 200 OK\r\nServer: x\r\nSt: upnp:rootdevice\r\nusn: uuid:1::upnp:rootdevice\r\n\r\n";
+    assert_eq!(found(response), Some(Protocol::Ssdp));
+    for other in [
+        b"HTTP/1.1 200 OK\r\nST: a\r\n\r\nUSN: b\r\n".as_slice(),
+        b"HTTP/1.1 200 OK\r\nUSN: b\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nST: a\r\nUSN: b\r\n\r\n",
+        b"HTTP/1.1 200 OK",
+    ] {
+        assert_eq!(found(other), None, "{}", String::from_utf8_lossy(other));
+    }
+}
+
+#[test]
 fn other_protocols_are_not_taken_for_http() {
     for other in [
         b"OPTIONS rtsp://h/ RTSP/1.0\r\n".as_slice(),
