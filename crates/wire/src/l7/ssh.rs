@@ -63,13 +63,26 @@ pub(super) struct Ssh {
     sides: [Side; 2],
 }
 
+/// Whether a side speaks SSH 1 (RFC 4253 §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Version1 {
+    /// It does not, as far as is known.
+    #[default]
+    No,
+    /// Beside 2.0.
+    Also,
+    /// And nothing else.
+    Only,
+}
+
 /// One direction.
 #[derive(Clone, Copy, Debug, Default)]
 struct Side {
     /// Lines before the identification string.
     lines_before: u8,
-    /// Whether the identification string was seen: packets follow.
+    /// Whether packets follow: the identification string was seen, or is past.
     identified: bool,
+    version_1: Version1,
     /// Packets before SSH_MSG_KEXINIT.
     packets_before: u8,
     /// Whether nothing more is to be learned from this direction.
@@ -149,6 +162,12 @@ impl Ssh {
                 Ok(count) => consumed = consumed.saturating_add(count),
                 Err(status) => return Outcome { consumed, status },
             }
+            // RFC 4253 §5: who speaks both versions speaks 1.x to a peer that has no other, and that has no SSH_MSG_KEXINIT.
+            if self.sides.iter().any(|side| side.version_1 == Version1::Only) {
+                self.sides
+                    .iter_mut()
+                    .for_each(|side| side.finished |= side.version_1 != Version1::No);
+            }
         }
     }
 }
@@ -156,6 +175,12 @@ impl Ssh {
 impl Side {
     /// A line up to the identification string; its length.
     fn line(&mut self, bytes: &[u8], client: bool, record: &mut Record) -> Result<usize, Status> {
+        if bytes.first() == Some(&0) {
+            // RFC 4253 §4.2, §6: no line has a zero byte, and the length of every packet begins with one. The string was
+            // passed over before the other direction told what the flow is.
+            self.identified = true;
+            return Ok(0);
+        }
         let seen = bytes.get(..MAX_LINE_BYTES).unwrap_or(bytes);
         let Some(end) = find_byte(seen, b'\n') else {
             return Err(if seen.len() == MAX_LINE_BYTES {
@@ -167,8 +192,11 @@ impl Side {
         let line = seen.get(..end).unwrap_or_default();
         if let Some(identification) = line.strip_prefix(PREFIX) {
             self.identified = true;
-            // SSH 1 has no SSH_MSG_KEXINIT; 1.99 means that the server speaks 2.0 too.
-            self.finished = identification.starts_with(b"1.") && !identification.starts_with(b"1.99");
+            self.version_1 = match identification {
+                [b'1', b'.', b'9', b'9', ..] => Version1::Also,
+                [b'1', b'.', ..] => Version1::Only,
+                _ => Version1::No,
+            };
             record.set_identification(
                 client,
                 identification.strip_suffix(b"\r").unwrap_or(identification),
@@ -294,7 +322,7 @@ fn to_text(bytes: &[u8]) -> Text<30> {
     Text::from_wire(bytes, MAX_LINE_BYTES)
 }
 
-/// `SSH-1.` or `SSH-2.` at the front. A server that sends other lines first is known by its client.
+/// `SSH-1.` or `SSH-2.` at the front.
 pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
     let matches = bytes.iter().zip(PREFIX).all(|(byte, expected)| byte == expected);
     match (
@@ -306,6 +334,33 @@ pub(super) fn identify(bytes: &[u8], _: Hint) -> Verdict {
         (true, Some(b'1' | b'2') | None, None) => Verdict::More,
         _ => Verdict::No,
     }
+}
+
+/// The same behind the lines that a server may send before it. They may be any text, so this is for its ports, once no other
+/// protocol may be there; elsewhere the client tells.
+pub(super) fn identify_behind_lines(bytes: &[u8], hint: Hint) -> Verdict {
+    // Bytes from 128 on may be UTF-8.
+    let is_text = |byte: u8| matches!(byte, b'\t' | b'\r' | b' '..);
+    let mut rest = bytes;
+    for _ in 0..MAX_LINES_BEFORE {
+        match identify(rest, hint) {
+            Verdict::No if !rest.starts_with(PREFIX) => {}
+            verdict => return verdict,
+        }
+        let seen = rest.get(..MAX_LINE_BYTES).unwrap_or(rest);
+        let end = find_byte(seen, b'\n');
+        let line = seen.get(..end.unwrap_or(seen.len())).unwrap_or_default();
+        // Without an early end, so that it is done many bytes at a time: the lines come again with every segment.
+        if !line.iter().fold(true, |all, &byte| all & is_text(byte)) {
+            return Verdict::No;
+        }
+        match end.and_then(|end| rest.get(end.saturating_add(1)..)) {
+            Some(behind) => rest = behind,
+            None if seen.len() < MAX_LINE_BYTES => return Verdict::More,
+            None => return Verdict::No,
+        }
+    }
+    identify(rest, hint)
 }
 
 #[cfg(test)]
@@ -378,6 +433,96 @@ pub(super) mod tests {
         );
     }
 
+    /// What is learned of a server that speaks first, in these segments, before its client.
+    fn server_first(port: u16, segments: &[&[u8]]) -> (Status, Vec<(&'static str, String)>) {
+        let mut flow = Feeder::tcp(50_000, port);
+        for segment in segments {
+            flow.reverse(segment);
+        }
+        flow.forward(b"SSH-2.0-client\r\n");
+        flow.forward(&offer(LISTS));
+        flow.reverse(&offer(LISTS));
+        (flow.status, flow.record(Protocol::Ssh))
+    }
+
+    #[test]
+    fn a_server_may_send_lines_before_its_client_speaks() {
+        let banner = "Nur für Befugte\tx\r\n\r\n".as_bytes();
+        let line = b"SSH-2.0-server\r\n".as_slice();
+        let many = [b"x\n".repeat(MAX_LINES_BEFORE.into()).as_slice(), line].concat();
+        for segments in [
+            [[banner, line].concat().as_slice(), b""],
+            [banner, line],
+            [&many, b""],
+        ] {
+            let (status, record) = server_first(22, &segments);
+            assert_eq!(status, Status::Done);
+            assert_eq!(field(&record, "server_software"), "server");
+            assert_eq!(field(&record, "hassh_server"), "62c3aaa5253739a5ce75b4d85ba39881");
+        }
+        let mut flow = Feeder::tcp(50_000, 22);
+        flow.reverse(&[banner, line].concat());
+        assert!(flow.session.protocol().is_some(), "the server alone");
+        // Off its ports the string is past when the client tells, but not the offer.
+        let (status, record) = server_first(2022, &[banner, line]);
+        assert_eq!(status, Status::Done);
+        assert_eq!(field(&record, "server_host_key_algorithms"), "ssh-rsa");
+    }
+
+    #[test]
+    fn text_on_its_ports_keeps_no_other_protocol_waiting() {
+        use crate::flowkey::Direction::{Forward, Reverse};
+        let found = |direction, bytes: &[u8]| {
+            let mut flow = Feeder::tcp(50_000, 22);
+            flow.bytes(direction, bytes);
+            flow.session.protocol().map(|(found, _)| found)
+        };
+        assert_eq!(found(Reverse, b"220 FTP ready\r\n"), Some(Protocol::Ftp));
+        assert_eq!(found(Reverse, b"+OK POP3 ready\r\n"), Some(Protocol::Pop3));
+        assert_eq!(found(Reverse, b"* OK ready\r\n"), Some(Protocol::Imap));
+        assert_eq!(found(Forward, b"GET / HTTP/1.1\r\n\r\n"), Some(Protocol::Http));
+        let mut flow = Feeder::tcp(50_000, 22);
+        flow.reverse(b"220 hello\r\n");
+        flow.forward(b"EHLO me\r\n");
+        flow.reverse(b"250 me\r\n");
+        assert_eq!(
+            field(&flow.record(Protocol::Smtp), "greeting"),
+            "220 hello",
+            "it waited"
+        );
+    }
+
+    #[test]
+    fn lines_that_no_string_follows_are_given_up() {
+        let longest = [b"x".repeat(MAX_LINE_BYTES.saturating_sub(1)).as_slice(), b"\n"].concat();
+        let lines = longest.repeat(MAX_LINES_BEFORE.into());
+        for (last, more) in [
+            (b"SSH-2".as_slice(), true),
+            (b"S", true),
+            (b"x", false),
+            (b"SSH-3", false),
+        ] {
+            let mut flow = Feeder::tcp(50_000, 22);
+            flow.forward(b"\x00\x01\x02");
+            let status = flow.reverse(&[lines.as_slice(), last].concat());
+            assert_eq!(
+                status == Status::Need(0),
+                more,
+                "{}",
+                String::from_utf8_lossy(last)
+            );
+        }
+        for other in [
+            b"a\nSSH-3.0-x\n".as_slice(),
+            b"a\nbcdef\x07",
+            &[b'x'; MAX_LINE_BYTES],
+        ] {
+            let mut flow = Feeder::tcp(50_000, 22);
+            flow.forward(b"\x00\x01\x02");
+            assert_eq!(flow.reverse(other), Status::GaveUp(Limit::Unidentified));
+        }
+    }
+
     #[test]
     fn the_port_tells_the_server_where_the_beginning_was_not_seen() {
         let mut flow = Feeder::tcp(22, 50_000);
@@ -390,6 +535,30 @@ pub(super) mod tests {
         let mut flow = Feeder::tcp(50_000, 22);
         flow.reverse(b"SSH-1.5-old\n");
         assert_eq!(flow.forward(b"SSH-1.5-older\n"), Status::Done);
+        // Who speaks both speaks 1.5 then: a packet of SSH 1 has a length without its padding.
+        let public_key = [&[0, 0, 1, 11], [0; 5].as_slice(), &[2], &[0xaa; 266]].concat();
+        for server_first in [true, false] {
+            let mut flow = Feeder::tcp(50_000, 22);
+            if server_first {
+                flow.reverse(b"SSH-1.99-OpenSSH_3\n");
+            }
+            flow.forward(b"SSH-1.5-PuTTY\n");
+            if !server_first {
+                flow.reverse(b"SSH-1.99-OpenSSH_3\n");
+            }
+            assert_eq!(flow.reverse(&public_key), Status::Done);
+            assert_eq!(field(&flow.record(Protocol::Ssh), "client_software"), "PuTTY");
+            assert_eq!(field(&flow.record(Protocol::Ssh), "server_software"), "OpenSSH_3");
+        }
+        // A client that has 2.0 alone leaves, but not before it has made its offer.
+        let mut flow = Feeder::tcp(50_000, 22);
+        flow.reverse(b"SSH-1.5-old\n");
+        flow.forward(b"SSH-2.0-client\n");
+        assert_eq!(flow.forward(&offer(LISTS)), Status::Done);
+        assert_eq!(
+            field(&flow.record(Protocol::Ssh), "hassh"),
+            "b24bd9679b2d538c6045b028c2e0dc7c"
+        );
     }
 
     #[test]

@@ -441,6 +441,11 @@ impl Protocol {
                 }
             }
         }
+        // Last, so that the text that may stand before an SSH server's own line keeps no other protocol waiting.
+        if context.stream && hinted & (1 << (Self::Ssh as u32)) != 0 {
+            let verdict = ssh::identify_behind_lines(bytes, hint(true));
+            return (verdict, (verdict == Verdict::Yes).then_some(Self::Ssh));
+        }
         (Verdict::No, None)
     }
 }
