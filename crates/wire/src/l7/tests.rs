@@ -149,7 +149,7 @@ impl Feeder {
         self.feed(Direction::Reverse, Input::End).status
     }
 
-    fn feed(&mut self, direction: Direction, input: Input<'_>) -> Outcome {
+    pub(super) fn feed(&mut self, direction: Direction, input: Input<'_>) -> Outcome {
         if !matches!(self.status, Status::Need(_)) {
             return Outcome {
                 consumed: 0,
@@ -372,6 +372,7 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
     use Direction::{Forward, Reverse};
     vec![
         (Protocol::Tls, 443, super::tls::tests::conversation()),
+        (Protocol::Tls, 443, super::tls::tests::refusal()),
         (Protocol::Tls, 443, super::tls::tests::ssl_2_conversation()),
         (
             Protocol::Http,

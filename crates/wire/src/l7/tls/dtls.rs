@@ -98,6 +98,8 @@ pub(in crate::l7) struct Dtls {
     server_hello: bool,
     /// Nothing more of the server's handshake is in the clear.
     server_complete: bool,
+    /// The client has encrypted something since the server's hello, or one of them has sent a fatal alert.
+    answered: bool,
     datagrams: u16,
 }
 
@@ -111,7 +113,7 @@ impl Dissect for Dtls {
                 if let Some(side) = self.sides.get_mut(index) {
                     side.closed = true;
                 }
-                let closed = self.sides.iter().all(|side| side.closed);
+                let closed = self.sides.iter().all(|side| side.closed) || self.is_complete();
                 return Outcome::none(if closed { Status::Done } else { Status::Need(0) });
             }
         };
@@ -163,7 +165,16 @@ impl Dissect for Dtls {
 impl Dtls {
     fn is_complete(&self) -> bool {
         let enough = |side: &Side| side.encrypted_records >= MAX_ENCRYPTED_RECORDS;
-        (self.server_complete && self.record.has_client_hello()) || self.sides.iter().any(enough)
+        let client = self
+            .server_side
+            .and_then(|server| self.sides.get(1_usize.saturating_sub(server)));
+        let answered = self.answered || client.is_none_or(|side| side.closed);
+        (self.is_settled() && answered) || self.sides.iter().any(enough)
+    }
+
+    /// Whether nothing more but an alert is to come that is shown.
+    fn is_settled(&self) -> bool {
+        self.server_complete && self.record.has_client_hello()
     }
 
     fn datagram(&mut self, index: usize, bytes: &[u8], crypto: &dyn Crypto) -> Result<(), Status> {
@@ -179,20 +190,25 @@ impl Dtls {
                 continue;
             }
             match record.kind {
+                content::HANDSHAKE if self.is_settled() => {}
                 content::HANDSHAKE => self.fragments(index, record.body, crypto)?,
                 content::ALERT => {
-                    if let &[_, description] = record.body {
+                    if let &[level, description] = record.body {
                         self.record.alert.get_or_insert(description);
+                        self.answered |= level == 2;
                     }
                 }
-                content::CHANGE_CIPHER_SPEC => {
-                    self.server_complete |= self.server_hello && self.server_side == Some(index);
-                }
+                content::CHANGE_CIPHER_SPEC => self.encrypts(index),
                 _ => {}
             }
         }
         if !cursor.is_empty() {
             self.encrypted(index);
+        }
+        if self.is_settled() {
+            for side in &mut self.sides {
+                side.open = Vec::new();
+            }
         }
         Ok(())
     }
@@ -201,7 +217,16 @@ impl Dtls {
         if let Some(side) = self.sides.get_mut(index) {
             side.encrypted_records = side.encrypted_records.saturating_add(1);
         }
-        self.server_complete |= self.server_hello && self.server_side == Some(index);
+        self.encrypts(index);
+    }
+
+    /// What comes in a direction is encrypted from here on.
+    fn encrypts(&mut self, index: usize) {
+        if self.server_hello && self.server_side == Some(index) {
+            self.server_complete = true;
+        } else if self.server_hello {
+            self.answered = true;
+        }
     }
 
     /// The body of a handshake record: fragments (RFC 6347 §4.2.2).
@@ -434,7 +459,10 @@ mod tests {
             fragment(message::SERVER_HELLO_DONE, 2, &[], 0..0),
         ]
         .concat();
-        assert_eq!(flow.reverse(&done), Status::Done);
+        assert_eq!(flow.reverse(&done), Status::Need(0));
+        // ClientKeyExchange is not put together any more.
+        flow.forward(&fragment(16, 2, &[4; 33], 0..20));
+        assert_eq!(flow.forward(&change_cipher_spec()), Status::Done);
         assert_eq!(flow.session.server_name(), Some("a.example"));
         let record = flow.record(Protocol::Tls);
         assert_eq!(field(&record, "version"), "DTLSv1.2");
@@ -445,6 +473,35 @@ mod tests {
         );
         assert!(field(&record, "ja3_string").starts_with("65277,49195,0"));
         assert!(field(&record, "further_hellos").contains("a.example"));
+    }
+
+    fn change_cipher_spec() -> Vec<u8> {
+        [
+            &[content::CHANGE_CIPHER_SPEC, 0xfe, 0xff],
+            [0; 8].as_slice(),
+            &[0, 1, 1],
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn the_alert_that_refuses_a_certificate_is_seen() {
+        let (client, server) = (client_hello(0), server_hello());
+        let hellos = || {
+            let mut flow = Feeder::udp(40_000, 40_001);
+            flow.forward(&fragment(CLIENT_HELLO, 0, &client, 0..client.len()));
+            flow.reverse(&fragment(SERVER_HELLO, 0, &server, 0..server.len()));
+            flow.reverse(&fragment(message::SERVER_HELLO_DONE, 1, &[], 0..0));
+            flow
+        };
+        let mut flow = hellos();
+        let alert = [&[content::ALERT, 0xfe, 0xff], [0; 8].as_slice(), &[0, 2, 2, 48]].concat();
+        assert_eq!(flow.forward(&alert), Status::Done);
+        assert_eq!(field(&flow.record(Protocol::Tls), "alert"), "48");
+        // What the server encrypts does not end it, what the client encrypts does.
+        let mut flow = hellos();
+        assert_eq!(flow.reverse(&change_cipher_spec()), Status::Need(0));
+        assert_eq!(flow.forward(&[0x2f, 1, 2, 3]), Status::Done);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! TLS and SSL over TCP: the record layer (RFC 8446 §5), the hellos, and the certificate where it is in the clear.
 //!
 //! A record is read whole when it holds handshake messages, and passed over otherwise. Handshake messages may span
-//! records. Dissection ends with the server's hello (TLS 1.3: what follows is encrypted), with its certificate
-//! (TLS 1.2 and before), or when both have been missed.
+//! records. The server has shown all that it will with its hello (TLS 1.3: what follows is encrypted) or with its
+//! certificate (TLS 1.2 and before). Dissection ends when the client has answered that, since an alert by which it refuses
+//! the certificate may be in the clear; or when the hellos have been missed.
 
 mod certificate;
 mod cipher_suites;
@@ -144,7 +145,7 @@ crate::record! {
         certificate_serial: Option<String>,
         /// SHA-256 of the certificate in hexadecimal.
         certificate_sha256: Option<Digest<32>>,
-        /// Description of the first unencrypted alert (RFC 8446 §6), of either side.
+        /// Description of the first unencrypted alert (RFC 8446 §6), of either side; what comes after the client has begun to encrypt is not looked at.
         alert: Option<u8>,
     }
 }
@@ -280,6 +281,8 @@ pub(super) struct Tls {
     server_hello: bool,
     /// Nothing more of the server's handshake is in the clear.
     server_complete: bool,
+    /// The client has encrypted something since the server's hello.
+    client_answered: bool,
     /// A fatal alert was seen.
     aborted: bool,
     record: Record,
@@ -305,8 +308,8 @@ impl Dissect for Tls {
                 if let Some(side) = self.sides.get_mut(index) {
                     side.closed = true;
                 }
-                let closed = self.sides.iter().all(|side| side.closed);
-                return Outcome::none(if closed { Status::Done } else { Status::Need(0) });
+                let over = self.sides.iter().all(|side| side.closed) || self.is_complete();
+                return Outcome::none(if over { Status::Done } else { Status::Need(0) });
             }
         };
         let mut consumed: usize = 0;
@@ -370,9 +373,32 @@ impl Dissect for Tls {
 impl Tls {
     fn is_complete(&self) -> bool {
         let enough = |side: &Side| side.encrypted_records >= MAX_ENCRYPTED_RECORDS;
+        let client = self
+            .server_side
+            .and_then(|server| self.sides.get(1_usize.saturating_sub(server)));
+        // A client whose hello was missed is probably not captured at all.
+        let answered =
+            self.client_answered || !self.record.has_client_hello() || client.is_none_or(Side::is_over);
+        self.aborted || (self.is_settled() && answered) || self.sides.iter().any(enough)
+    }
+
+    /// Whether nothing more but an alert is to come that is shown.
+    fn is_settled(&self) -> bool {
         let client_known =
             self.record.has_client_hello() || self.sides.iter().any(|side| side.encrypted_records > 3);
-        self.aborted || (self.server_complete && client_known) || self.sides.iter().any(enough)
+        self.server_complete && client_known
+    }
+
+    /// The bytes that come in a direction are encrypted from here on.
+    fn encrypts(&mut self, index: usize) {
+        if let Some(side) = self.sides.get_mut(index) {
+            side.encrypted = true;
+        }
+        if self.server_hello && self.is_server(index) {
+            self.server_complete = true;
+        } else if self.server_hello {
+            self.client_answered = true;
+        }
     }
 
     /// One record of direction `index`, of which `bytes` are there.
@@ -425,13 +451,15 @@ impl Tls {
             Some(_) => false,
             None => return Ok(Step::Incomplete(HEADER_BYTES.saturating_add(4).min(whole))),
         };
-        if kind == content::APPLICATION_DATA || (side.encrypted && !hello_comes) {
-            side.encrypted = true;
+        // Encrypted it is longer. TLS 1.3 has another type for it then, and the ChangeCipherSpec before it changes nothing.
+        let plain_alert = kind == content::ALERT && length == 2;
+        if kind == content::APPLICATION_DATA || (side.encrypted && !hello_comes && !plain_alert) {
             side.encrypted_records = side.encrypted_records.saturating_add(1);
-            self.server_complete |= self.server_hello && self.is_server(index);
+            self.encrypts(index);
             return Ok(self.skip(index, whole));
         }
         match kind {
+            content::HANDSHAKE if self.is_settled() => Ok(self.skip(index, whole)),
             content::HANDSHAKE | content::ALERT => {
                 let Some(body) = bytes.get(HEADER_BYTES..whole) else {
                     return Ok(Step::Incomplete(whole));
@@ -445,8 +473,7 @@ impl Tls {
                 Ok(Step::Consumed(whole))
             }
             content::CHANGE_CIPHER_SPEC => {
-                side.encrypted = true;
-                self.server_complete |= self.server_hello && self.is_server(index);
+                self.encrypts(index);
                 Ok(self.skip(index, whole))
             }
             _ => Ok(self.skip(index, whole)),
@@ -458,7 +485,7 @@ impl Tls {
         if let Some(side) = self.sides.get_mut(index) {
             side.boundary = Boundary::Lost;
         }
-        if self.sides.iter().all(Side::is_over) {
+        if self.sides.iter().all(Side::is_over) && !self.is_complete() {
             Err(reason)
         } else {
             Ok(Step::Consumed(bytes.len()))
@@ -532,7 +559,11 @@ impl Tls {
                 .map_err(|Short| Status::Malformed(Malformed::BadLength))?;
             rest = cursor.rest();
         }
-        if let Some(side) = self.sides.get_mut(index) {
+        if self.is_settled() {
+            for side in &mut self.sides {
+                side.message = Vec::new();
+            }
+        } else if let Some(side) = self.sides.get_mut(index) {
             // What is kept of a message stays in place until the message is whole: were it copied at every record, small
             // records would take time in the square of its length. Behind a whole message only bytes of `body` are left.
             side.message = if rest.len() == kept.len() {

@@ -87,7 +87,7 @@ fn simple_client_hello() -> Vec<u8> {
     handshake(CLIENT_HELLO, &client_hello(0x0303, &[0xc02f], &extensions))
 }
 
-/// A TLS 1.2 handshake up to the server's certificate, which spans two records.
+/// A TLS 1.2 handshake up to where the client encrypts; the server's certificate spans two records.
 pub(in crate::l7) fn conversation() -> Vec<(Direction, Vec<u8>)> {
     let server = message(
         SERVER_HELLO,
@@ -102,13 +102,129 @@ pub(in crate::l7) fn conversation() -> Vec<(Direction, Vec<u8>)> {
     vec![
         (Direction::Forward, simple_client_hello()),
         (Direction::Reverse, records),
+        (Direction::Forward, client_answer()),
     ]
+}
+
+/// `ClientKeyExchange`, `ChangeCipherSpec`, and an encrypted Finished.
+fn client_answer() -> Vec<u8> {
+    const CLIENT_KEY_EXCHANGE: u8 = 16;
+    [
+        handshake(CLIENT_KEY_EXCHANGE, &[4; 33]),
+        record(content::CHANGE_CIPHER_SPEC, &[1]),
+        record(content::HANDSHAKE, &[0xee; 40]),
+    ]
+    .concat()
+}
+
+/// The same, but the client does not accept the certificate.
+pub(in crate::l7) fn refusal() -> Vec<(Direction, Vec<u8>)> {
+    let mut turns = conversation();
+    turns[2].1 = record(content::ALERT, &[2, 48]);
+    turns
+}
+
+/// A hello that chooses TLS 1.3, and what stands behind it in the same flight.
+fn tls_1_3_flight() -> Vec<u8> {
+    let hello = server_hello(&[7; 32], 0x1301, &[extension(43, &[3, 4])]);
+    let encrypted = |length| record(content::APPLICATION_DATA, &vec![0xee; length]);
+    [
+        handshake(SERVER_HELLO, &hello),
+        record(content::CHANGE_CIPHER_SPEC, &[1]),
+        encrypted(23),
+        encrypted(833),
+        encrypted(281),
+        encrypted(69),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_handshake_ends_when_the_client_encrypts() {
+    for flight in [conversation().swap_remove(1).1, tls_1_3_flight()] {
+        let mut flow = Feeder::tcp(40_000, 443);
+        flow.forward(&simple_client_hello());
+        assert_eq!(flow.reverse(&flight), Status::Need(0));
+        let kept = flow.session.kept_bytes();
+        // Of handshake messages, whole or not, nothing more is kept.
+        let beginning = message(message::CERTIFICATE, &[0; 9000]);
+        let beginning = record(content::HANDSHAKE, &beginning[..8000]);
+        for direction in [Direction::Forward, Direction::Reverse] {
+            assert_eq!(flow.bytes(direction, &beginning[..100]), Status::Need(0));
+            flow.bytes(direction, &beginning[100..]);
+        }
+        assert_eq!(flow.session.kept_bytes(), kept);
+        assert_eq!(
+            flow.forward(&record(content::CHANGE_CIPHER_SPEC, &[1])),
+            Status::Done
+        );
+        assert_eq!(field(&flow.record(Protocol::Tls), "alert"), "null");
+        // A client that goes away, or of which nothing more can be read.
+        let mut flow = Feeder::tcp(40_000, 443);
+        flow.forward(&simple_client_hello());
+        flow.reverse(&flight);
+        assert_eq!(flow.forward(b"GET / HTTP/1.1\r\n"), Status::Done);
+        let mut flow = Feeder::tcp(40_000, 443);
+        flow.forward(&simple_client_hello());
+        flow.reverse(&flight);
+        assert_eq!(flow.feed(Direction::Forward, Input::End).status, Status::Done);
+    }
+}
+
+#[test]
+fn a_resumed_handshake_ends_when_the_client_encrypts() {
+    let mut flow = Feeder::tcp(40_000, 443);
+    flow.forward(&simple_client_hello());
+    let finished = [
+        record(content::CHANGE_CIPHER_SPEC, &[1]),
+        record(content::HANDSHAKE, &[0xee; 40]),
+    ]
+    .concat();
+    let hello = handshake(SERVER_HELLO, &server_hello(&[7; 32], 0xc02f, &[]));
+    assert_eq!(flow.reverse(&[hello, finished.clone()].concat()), Status::Need(0));
+    assert_eq!(flow.forward(&finished), Status::Done);
+}
+
+#[test]
+fn the_alert_that_refuses_a_certificate_is_seen() {
+    let alert = record(content::ALERT, &[2, 48]);
+    for flight in [conversation().swap_remove(1).1, tls_1_3_flight()] {
+        let mut flow = Feeder::tcp(40_000, 443);
+        flow.forward(&simple_client_hello());
+        flow.reverse(&flight);
+        assert_eq!(flow.forward(&alert), Status::Done);
+        assert_eq!(field(&flow.record(Protocol::Tls), "alert"), "48");
+    }
+    // After a HelloRetryRequest the client has sent a ChangeCipherSpec already.
+    let retry_random: [u8; 32] = TestCrypto.sha256(b"HelloRetryRequest");
+    let retry = server_hello(&retry_random, 0x1301, &[extension(43, &[3, 4])]);
+    let mut flow = Feeder::tcp(40_000, 443);
+    flow.forward(&simple_client_hello());
+    flow.reverse(&handshake(SERVER_HELLO, &retry));
+    flow.forward(&[record(content::CHANGE_CIPHER_SPEC, &[1]), simple_client_hello()].concat());
+    flow.reverse(&tls_1_3_flight());
+    flow.forward(&alert);
+    assert_eq!(field(&flow.record(Protocol::Tls), "alert"), "48");
+}
+
+#[test]
+fn a_server_alone_is_not_followed_for_long() {
+    let mut flow = Feeder::tcp(40_000, 443);
+    assert_eq!(flow.reverse(&tls_1_3_flight()), Status::Done);
+    // Nor is one whose client says no more.
+    let mut flow = Feeder::tcp(40_000, 443);
+    flow.forward(&simple_client_hello());
+    flow.reverse(&tls_1_3_flight());
+    let data = record(content::APPLICATION_DATA, &[0xee; 100]);
+    let last = (0..MAX_ENCRYPTED_RECORDS - 4).map(|_| flow.reverse(&data)).last();
+    assert_eq!(last, Some(Status::Done));
 }
 
 #[test]
 fn a_handshake_with_a_certificate() {
     let mut flow = Feeder::tcp(40_000, 40_001);
     for (direction, bytes) in conversation() {
+        assert_eq!(flow.status, Status::Need(0));
         flow.bytes(direction, &bytes);
     }
     assert_eq!(flow.status, Status::Done);
@@ -319,7 +435,11 @@ fn tls_1_3_with_a_retry() {
         Some((Protocol::Tls, Confidence::Handshake))
     );
     flow.forward(&[change, hello(&[23])].concat());
-    assert_eq!(flow.reverse(&server(&[7; 32], &[0, 23, 0, 1, 9])), Status::Done);
+    flow.reverse(&server(&[7; 32], &[0, 23, 0, 1, 9]));
+    assert_eq!(
+        flow.forward(&record(content::APPLICATION_DATA, &[0xee; 53])),
+        Status::Done
+    );
     let record = flow.record(Protocol::Tls);
     assert_eq!(field(&record, "version"), "TLSv1.3");
     assert_eq!(field(&record, "hello_retry_request"), "true");
@@ -468,6 +588,7 @@ fn gaps() {
     );
     flow.gap(Direction::Reverse, 500);
     flow.reverse(&record(content::HANDSHAKE, &certificate_message()));
+    flow.forward(&data);
     assert_eq!(
         flow.status,
         Status::Done,
