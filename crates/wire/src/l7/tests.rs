@@ -426,6 +426,7 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
         ),
         (Protocol::Http, 80, super::http2::tests::upgrade()),
         (Protocol::Http2, 8080, super::http2::tests::conversation()),
+        (Protocol::Http2, 8080, super::http2::tests::dns_conversation()),
         (
             Protocol::Socks,
             1080,

@@ -1,8 +1,12 @@
 //! HTTP/2 in the clear (RFC 9113): by prior knowledge, after an upgrade from HTTP/1.1, or through a tunnel.
 //!
 //! Header blocks are decoded and shown as transactions, as those of HTTP/1 are and in the same struct. Other frames are
-//! passed over by their lengths, but for messages of DNS over HTTPS (RFC 8484). Once a header block cannot be decoded
-//! its direction is lost, since later blocks build on it.
+//! passed over by their lengths, but for messages of DNS over HTTPS (RFC 8484), which may come in several of them. Once a
+//! header block cannot be decoded its direction is lost, since later blocks build on it.
+//!
+//! Of the streams in flight only those are remembered that a response still adds to: it answers a transaction that is
+//! listed, or a message of DNS is to come. Numbers of streams rise (RFC 9113 §5.1.1), so that the highest one tells of
+//! any other whether its request was seen.
 
 mod hpack;
 mod huffman;
@@ -14,9 +18,8 @@ use super::{
 };
 use crate::column::{Sink, Value};
 use crate::cursor::{Cursor, Short};
-use crate::l7::value::Text;
+use crate::l7::value::{Few, Text};
 use hpack::Decoder;
-use std::collections::VecDeque;
 
 /// What a client sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -24,10 +27,14 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_BLOCK_BYTES: usize = 64 * 1024;
 /// The longest message of DNS that is read.
 const MAX_DNS_BYTES: usize = 4096;
-/// Streams whose transaction is remembered, until their response comes.
-const MAX_STREAMS: usize = 128;
+/// Bytes that are kept of all unfinished messages of DNS.
+const MAX_KEPT_DNS_BYTES: usize = 64 * 1024;
+/// Streams that are remembered for their messages of DNS alone.
+const MAX_DNS_STREAMS: usize = 128;
+/// What padding adds to a frame (RFC 9113 §6.1).
+const MAX_PADDING_BYTES: usize = 256;
 /// The media type of DNS over HTTPS (RFC 8484 §6).
-const DNS_MESSAGE: &str = "application/dns-message";
+const DNS_MESSAGE: &[u8] = b"application/dns-message";
 
 /// Frame types (RFC 9113 §6).
 mod frame {
@@ -41,6 +48,7 @@ mod frame {
 /// Frame flags.
 mod flag {
     pub(super) const ACK: u8 = 0x01;
+    pub(super) const END_STREAM: u8 = 0x01;
     pub(super) const END_HEADERS: u8 = 0x04;
     pub(super) const PADDED: u8 = 0x08;
     pub(super) const PRIORITY: u8 = 0x20;
@@ -65,6 +73,11 @@ impl Header {
         })
     }
 
+    /// Whether the sender has nothing more to say on the stream: of DATA and HEADERS.
+    fn ends_stream(&self) -> bool {
+        self.flags & flag::END_STREAM != 0
+    }
+
     /// The frame's body without its padding (RFC 9113 §6.1).
     fn unpadded<'a>(&self, body: &'a [u8]) -> Result<Cursor<'a>, Short> {
         let mut cursor = Cursor::new(body);
@@ -84,6 +97,8 @@ struct Side {
     /// The header block that is not whole yet, and its stream.
     block: Vec<u8>,
     block_stream: u32,
+    /// Whether the stream's direction ends with that block.
+    block_ends: bool,
     /// Bytes of the present frame that are still to be passed over.
     skip: usize,
     /// Whether frame boundaries or the header table are lost.
@@ -91,14 +106,27 @@ struct Side {
     closed: bool,
 }
 
-/// A stream whose transaction is known.
-#[derive(Clone, Copy, Debug)]
+/// A stream of which something is to come that is shown.
+#[derive(Clone, Debug)]
 struct Stream {
     number: u32,
-    /// Its transaction, if that is listed.
+    /// Its transaction, if that is listed and not answered yet.
     transaction: Option<usize>,
-    /// Which directions carry a message of DNS.
-    dns: [bool; 2],
+    /// In the directions that carry a message of DNS: what has come of it.
+    dns: [Option<Vec<u8>>; 2],
+}
+
+impl Stream {
+    fn is_over(&self) -> bool {
+        self.transaction.is_none() && self.dns.iter().all(Option::is_none)
+    }
+
+    /// Nothing more of its message of DNS in a direction is read.
+    fn end_dns(&mut self, index: usize) {
+        if let Some(message) = self.dns.get_mut(index) {
+            *message = None;
+        }
+    }
 }
 
 /// The dissector.
@@ -109,7 +137,9 @@ pub(super) struct Http2 {
     record_bytes: usize,
     sides: [Side; 2],
     /// Oldest first.
-    streams: VecDeque<Stream>,
+    streams: Vec<Stream>,
+    /// The highest stream on which a request was seen, of those that a server opens (even) and of a client's (odd).
+    requested: [u32; 2],
     /// The messages of DNS over HTTPS.
     dns: Option<Box<dns::Dns>>,
 }
@@ -163,11 +193,12 @@ impl Dissect for Http2 {
 
     fn release(&mut self) {
         self.sides = <[Side; 2]>::default();
-        self.streams = VecDeque::new();
+        self.streams = Vec::new();
     }
 
     fn kept_bytes(&self) -> usize {
         let streams = self.streams.capacity().saturating_mul(size_of::<Stream>());
+        let streams = streams.saturating_add(self.kept_dns_bytes());
         let dns = self
             .dns
             .as_ref()
@@ -183,17 +214,18 @@ impl Dissect for Http2 {
 impl Http2 {
     /// What follows an upgrade (RFC 7540 §3.2): the request that asked for it is answered on stream 1.
     pub(super) fn upgraded(record: http1::Record, transaction: Option<usize>) -> Self {
-        let stream = Stream {
-            number: 1,
-            transaction,
-            dns: [false; 2],
-        };
-        Self {
+        let mut http2 = Self {
             record_bytes: record.heap_bytes(),
             record,
-            streams: VecDeque::from([stream]),
+            requested: [0, 1],
             ..Self::default()
-        }
+        };
+        http2.remember(Stream {
+            number: 1,
+            transaction,
+            dns: [None, None],
+        });
+        http2
     }
 
     fn lose(&mut self, index: usize) {
@@ -204,6 +236,10 @@ impl Http2 {
                 ..Side::default()
             };
         }
+        for stream in &mut self.streams {
+            stream.end_dns(index);
+        }
+        self.streams.retain(|stream| !stream.is_over());
     }
 
     fn gap(&mut self, index: usize, length: u64) {
@@ -260,10 +296,21 @@ impl Http2 {
                 header.kind,
                 frame::HEADERS | frame::PUSH_PROMISE | frame::CONTINUATION
             );
-            let carries_dns = header.kind == frame::DATA
-                && header.length <= MAX_DNS_BYTES
-                && self.is_dns(header.stream, index);
-            if !carries_block && !carries_dns {
+            let dns = (header.kind == frame::DATA).then(|| self.dns_stream(header.stream, index));
+            let dns = dns.flatten();
+            if let Some(place) = dns
+                && header.length > MAX_DNS_BYTES.saturating_add(MAX_PADDING_BYTES)
+            {
+                self.end_dns(place, index);
+            } else if let Some(place) = dns {
+                let Ok(body) = cursor.take(header.length) else {
+                    return Ok(consumed);
+                };
+                let part = header.unpadded(body).map_err(Malformed::from)?;
+                self.dns_part(place, index, part.rest(), header.ends_stream(), context, crypto);
+                continue;
+            }
+            if !carries_block {
                 if let Some(side) = self.sides.get_mut(index) {
                     side.skip = header.length;
                 }
@@ -275,23 +322,77 @@ impl Http2 {
             let Ok(body) = cursor.take(header.length) else {
                 return Ok(consumed);
             };
-            if carries_dns {
-                let message = header.unpadded(body).map_err(Malformed::from)?;
-                let dns = self.dns.get_or_insert_default();
-                dns.feed(Input::Datagram(message.rest()), context, crypto);
-            } else {
-                self.header_frame(index, header, body)?;
+            if let Some(ended) = self.header_frame(index, header, body)?
+                && let Some(place) = self.dns_stream(ended, index)
+            {
+                self.dns_part(place, index, &[], true, context, crypto);
             }
         }
     }
 
-    fn is_dns(&self, stream: u32, index: usize) -> bool {
-        let found = self.streams.iter().find(|known| known.number == stream);
-        found.is_some_and(|known| known.dns.get(index) == Some(&true))
+    /// The place of a stream that carries a message of DNS in a direction.
+    fn dns_stream(&self, number: u32, index: usize) -> Option<usize> {
+        self.streams
+            .iter()
+            .position(|known| known.number == number && known.dns.get(index).is_some_and(Option::is_some))
     }
 
-    /// A frame that carries a part of a header block, all of it if nothing says otherwise (RFC 9113 §4.3).
-    fn header_frame(&mut self, index: usize, header: Header, body: &[u8]) -> Result<(), Status> {
+    /// A part of a stream's message of DNS, the last one or not. A message that is too long is not read.
+    fn dns_part(
+        &mut self,
+        place: usize,
+        index: usize,
+        part: &[u8],
+        last: bool,
+        context: &Context,
+        crypto: &dyn Crypto,
+    ) {
+        let room = MAX_KEPT_DNS_BYTES.saturating_sub(self.kept_dns_bytes());
+        let kept = self
+            .streams
+            .get_mut(place)
+            .and_then(|stream| stream.dns.get_mut(index));
+        let Some(Some(kept)) = kept else { return };
+        let length = kept.len().saturating_add(part.len());
+        let mut message = part;
+        let mut fits = length <= MAX_DNS_BYTES;
+        if fits && (!last || !kept.is_empty()) && !part.is_empty() {
+            fits = part.len() <= room;
+            if fits {
+                kept.reserve_exact(part.len());
+                kept.extend_from_slice(part);
+            }
+        }
+        if !kept.is_empty() {
+            message = kept;
+        }
+        if fits && last && !message.is_empty() {
+            let dns = self.dns.get_or_insert_default();
+            dns.feed(Input::Datagram(message), context, crypto);
+        }
+        if last || !fits {
+            self.end_dns(place, index);
+        }
+    }
+
+    /// Nothing more of a stream's message of DNS is read.
+    fn end_dns(&mut self, place: usize, index: usize) {
+        if let Some(stream) = self.streams.get_mut(place) {
+            stream.end_dns(index);
+            if stream.is_over() {
+                self.streams.remove(place);
+            }
+        }
+    }
+
+    fn kept_dns_bytes(&self) -> usize {
+        let messages = self.streams.iter().flat_map(|stream| &stream.dns).flatten();
+        messages.fold(0, |sum, message| sum.saturating_add(message.capacity()))
+    }
+
+    /// A frame that carries a part of a header block, all of it if nothing says otherwise (RFC 9113 §4.3). The stream
+    /// whose direction has ended with that block, if one has.
+    fn header_frame(&mut self, index: usize, header: Header, body: &[u8]) -> Result<Option<u32>, Status> {
         let mut fragment = match header.kind {
             frame::CONTINUATION => Cursor::new(body),
             _ => header.unpadded(body).map_err(Malformed::from)?,
@@ -304,123 +405,166 @@ impl Http2 {
             stream = fragment.u32().map_err(Malformed::from)? & 0x7fff_ffff;
         }
         let Some(side) = self.sides.get_mut(index) else {
-            return Ok(());
+            return Ok(None);
         };
         if header.kind != frame::CONTINUATION {
             side.block.clear();
             side.block_stream = stream;
+            side.block_ends = header.kind == frame::HEADERS && header.ends_stream();
         }
         if side.block.len().saturating_add(fragment.len()) > MAX_BLOCK_BYTES {
             return Err(Status::GaveUp(Limit::MessageLength));
         }
         side.block.extend_from_slice(fragment.rest());
         if header.flags & flag::END_HEADERS == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let block = std::mem::take(&mut side.block);
-        let stream = side.block_stream;
+        let (stream, ends) = (side.block_stream, side.block_ends);
         let mut fields = Fields::default();
         side.decoder
             .decode(&block, |name, value| fields.add(name, value))?;
-        self.message(index, stream, fields);
+        self.message(index, stream, &fields);
         self.record_bytes = self.record.heap_bytes();
-        Ok(())
+        Ok(ends.then_some(stream))
     }
 
     /// The header section of a request or a response; a trailer has neither method nor status.
-    fn message(&mut self, index: usize, stream: u32, fields: Fields) {
-        let is_dns = fields.content_type.as_deref() == Some(DNS_MESSAGE);
+    fn message(&mut self, index: usize, number: u32, fields: &Fields) {
+        let media_type = fields.content_type.as_deref().map(http1::media_type);
+        let mut dns = [None, None];
+        if let Some(place) = dns.get_mut(index)
+            && media_type.is_some_and(|name| name.eq_ignore_ascii_case(DNS_MESSAGE))
+        {
+            *place = Some(Vec::new());
+        }
+        let requested = usize::from(number % 2 == 1);
         if fields.method.is_some() {
+            if let Some(highest) = self.requested.get_mut(requested) {
+                *highest = number.max(*highest);
+            }
             let transaction = self.record.add_transaction();
             if let Some(listed) = transaction.and_then(|place| self.record.transactions.get_mut(place)) {
-                listed.method = fields.method;
-                listed.host = fields.authority.or(fields.host);
-                listed.path = fields.path;
-                listed.user_agent = fields.user_agent;
-                listed.referer = fields.referer;
-                listed.request_content_type = fields.content_type;
-                listed.request_content_length = fields.content_length;
+                let host = fields.authority.as_deref().or(fields.host.as_deref());
+                listed.method = text(fields.method.as_deref(), MAX_NAME_BYTES);
+                listed.host = text(host, MAX_NAME_BYTES);
+                listed.path = text(fields.path.as_deref(), MAX_VALUE_BYTES);
+                listed.user_agent = text(fields.user_agent.as_deref(), MAX_VALUE_BYTES);
+                listed.referer = text(fields.referer.as_deref(), MAX_VALUE_BYTES);
+                listed.request_content_type = text(media_type, MAX_NAME_BYTES);
+                listed.request_content_length = fields.content_length();
             }
-            self.remember(stream, transaction, index, is_dns);
-        } else if let Some(status) = fields.status {
+            self.remember(Stream {
+                number,
+                transaction,
+                dns,
+            });
+        } else if let Some(status) = fields.status() {
             // RFC 9110 §15.2: interim responses precede the final one.
             if (100..200).contains(&status) {
                 return;
             }
-            let known = self.streams.iter_mut().find(|known| known.number == stream);
-            let transaction = if let Some(known) = known {
-                if let Some(place) = known.dns.get_mut(index) {
-                    *place = is_dns;
-                }
-                known.transaction
+            let known = self.streams.iter().position(|known| known.number == number);
+            let mut stream = known.map_or_else(
+                || Stream {
+                    number,
+                    transaction: None,
+                    dns: [None, None],
+                },
+                |place| self.streams.remove(place),
+            );
+            let is_seen = known.is_some() || self.requested.get(requested) >= Some(&number);
+            let transaction = if is_seen {
+                stream.transaction.take()
             } else {
-                // The request was not seen.
-                let transaction = self.record.add_transaction();
-                self.remember(stream, transaction, index, is_dns);
-                transaction
+                self.record.add_transaction()
             };
+            if let (Some(place), Some(own)) = (stream.dns.get_mut(index), dns.get_mut(index)) {
+                *place = own.take();
+            }
+            self.remember(stream);
             if let Some(listed) = transaction.and_then(|place| self.record.transactions.get_mut(place)) {
                 listed.status = Some(status);
-                listed.server = fields.server;
-                listed.response_content_type = fields.content_type;
-                listed.response_content_length = fields.content_length;
+                listed.server = text(fields.server.as_deref(), MAX_NAME_BYTES);
+                listed.response_content_type = text(media_type, MAX_NAME_BYTES);
+                listed.response_content_length = fields.content_length();
             }
         }
     }
 
-    fn remember(&mut self, number: u32, transaction: Option<usize>, index: usize, is_dns: bool) {
-        if self.streams.len() >= MAX_STREAMS {
-            self.streams.pop_front();
+    /// Remembers a stream if anything of it is to come. There are never more of them with a transaction than are listed.
+    fn remember(&mut self, stream: Stream) {
+        if stream.is_over() {
+            return;
         }
-        let mut dns = [false; 2];
-        if let Some(place) = dns.get_mut(index) {
-            *place = is_dns;
+        let is_for_dns = |stream: &Stream| stream.transaction.is_none();
+        if is_for_dns(&stream)
+            && self.streams.iter().filter(|known| is_for_dns(known)).count() >= MAX_DNS_STREAMS
+            && let Some(oldest) = self.streams.iter().position(is_for_dns)
+        {
+            self.streams.remove(oldest);
         }
-        self.streams.push_back(Stream {
-            number,
-            transaction,
-            dns,
-        });
+        self.streams.push(stream);
     }
 }
 
-/// The fields of a header section that a record shows.
+/// The first bytes of a field's value.
+type Kept = Few<u8, 30>;
+
+/// The fields of a header section that a record shows: of each the first, as it came. An index of one byte may stand for
+/// a long value, any number of times; text is made of it only where a record shows it.
 #[derive(Clone, Debug, Default)]
 struct Fields {
-    method: Option<Text<30>>,
-    authority: Option<Text<30>>,
-    path: Option<Text<30>>,
-    status: Option<u16>,
-    host: Option<Text<30>>,
-    user_agent: Option<Text<30>>,
-    referer: Option<Text<30>>,
-    server: Option<Text<30>>,
-    content_type: Option<Text<30>>,
-    content_length: Option<u64>,
+    method: Option<Kept>,
+    authority: Option<Kept>,
+    path: Option<Kept>,
+    status: Option<Kept>,
+    host: Option<Kept>,
+    user_agent: Option<Kept>,
+    referer: Option<Kept>,
+    server: Option<Kept>,
+    content_type: Option<Kept>,
+    content_length: Option<Kept>,
 }
 
 impl Fields {
     fn add(&mut self, name: &[u8], value: &[u8]) {
-        let short = || Some(Text::from_wire(value, MAX_NAME_BYTES));
-        let long = || Some(Text::from_wire(value, MAX_VALUE_BYTES));
-        // What may have been cut is no number.
-        let number = || http1::number(value).filter(|_| value.len() < MAX_VALUE_BYTES);
-        match name {
-            b":method" => self.method = short(),
-            b":authority" => self.authority = short(),
-            b":path" => self.path = long(),
-            b":status" => self.status = number().and_then(|code| u16::try_from(code).ok()),
-            b"host" => self.host = short(),
-            b"user-agent" => self.user_agent = long(),
-            b"referer" => self.referer = long(),
-            b"server" => self.server = short(),
-            b"content-type" => {
-                self.content_type = Some(Text::from_wire(http1::media_type(value), MAX_NAME_BYTES));
-            }
-            b"content-length" => self.content_length = number(),
-            _ => {}
+        let (place, limit) = match name {
+            b":method" => (&mut self.method, MAX_NAME_BYTES),
+            b":authority" => (&mut self.authority, MAX_NAME_BYTES),
+            b":path" => (&mut self.path, MAX_VALUE_BYTES),
+            b":status" => (&mut self.status, MAX_VALUE_BYTES),
+            b"host" => (&mut self.host, MAX_NAME_BYTES),
+            b"user-agent" => (&mut self.user_agent, MAX_VALUE_BYTES),
+            b"referer" => (&mut self.referer, MAX_VALUE_BYTES),
+            b"server" => (&mut self.server, MAX_NAME_BYTES),
+            b"content-type" => (&mut self.content_type, MAX_VALUE_BYTES),
+            b"content-length" => (&mut self.content_length, MAX_VALUE_BYTES),
+            _ => return,
+        };
+        if place.is_none() {
+            *place = Some(Kept::from(value.get(..limit).unwrap_or(value)));
         }
     }
+
+    fn status(&self) -> Option<u16> {
+        number(self.status.as_deref()).and_then(|code| u16::try_from(code).ok())
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        number(self.content_length.as_deref())
+    }
+}
+
+fn text(value: Option<&[u8]>, limit: usize) -> Option<Text<30>> {
+    value.map(|value| Text::from_wire(value, limit))
+}
+
+/// What may have been cut is no number.
+fn number(value: Option<&[u8]>) -> Option<u64> {
+    value
+        .filter(|value| value.len() < MAX_VALUE_BYTES)
+        .and_then(http1::number)
 }
 
 /// The client's preface, or a server's first frame: settings, which both must send first.
@@ -562,16 +706,143 @@ pub(super) mod tests {
         assert_eq!(transactions(&flow), format!("[{row},{row},{row}]"));
     }
 
+    /// Of a request or a response of DNS: content-type is entry 31 of the static table.
+    fn dns_headers(stream: u32, fields: &str) -> Vec<u8> {
+        let block = [unhex(fields).as_slice(), &unhex("5f 17"), DNS_MESSAGE].concat();
+        frame(frame::HEADERS, flag::END_HEADERS, stream, &block)
+    }
+
+    /// Two queries under way, one of them in pieces, and the response to the second.
+    pub(in crate::l7) fn dns_conversation() -> Vec<(Direction, Vec<u8>)> {
+        let query = dns::tests::query("a.test");
+        let (first, last) = query.split_at(15);
+        let padded = [&[3], first, &[0; 3]].concat();
+        let client = [
+            PREFACE.to_vec(),
+            dns_headers(1, "83 86 84"),
+            frame(frame::DATA, flag::PADDED, 1, &padded),
+            dns_headers(3, "83 86 84"),
+            frame(frame::DATA, flag::END_STREAM, 3, &dns::tests::query("b.test")),
+            frame(frame::DATA, 0, 1, last),
+            frame(frame::DATA, flag::END_STREAM, 1, &[]),
+        ];
+        let server = [
+            settings(),
+            dns_headers(3, "88"),
+            frame(frame::DATA, 0, 3, &dns::tests::response("b.test", [192, 0, 2, 1])),
+            // Trailers end it.
+            frame(
+                frame::HEADERS,
+                flag::END_HEADERS | flag::END_STREAM,
+                3,
+                &unhex("4001610162"),
+            ),
+        ];
+        vec![(Forward, client.concat()), (Reverse, server.concat())]
+    }
+
     #[test]
     fn dns_over_https_is_dns_too() {
         let mut flow = Feeder::tcp(40_000, 80);
-        // content-type is entry 31 of the static table.
-        let name = b"application/dns-message";
-        let block = [unhex("83 86 84 5f 17").as_slice(), name].concat();
-        let query = dns::tests::query("a.test");
-        flow.forward(&[PREFACE, &frame(frame::HEADERS, flag::END_HEADERS, 1, &block)].concat());
-        flow.forward(&frame(frame::DATA, 1, 1, &query));
+        for (direction, bytes) in dns_conversation() {
+            flow.bytes(direction, &bytes);
+        }
+        let record = flow.record(Protocol::Dns);
+        let queries = field(&record, "queries");
+        assert!(
+            queries.find("b.test") < queries.find("a.test"),
+            "a query is read when it is whole: {queries}"
+        );
+        assert!(field(&record, "answers").contains("192.0.2.1"));
+        assert_eq!(field(&record, "malformed_count"), "0");
+    }
+
+    #[test]
+    fn messages_of_dns_are_kept_within_limits() {
+        let mut flow = Feeder::tcp(40_000, 80);
+        flow.forward(&[PREFACE, &dns_headers(1, "83 86 84")].concat());
+        let before = flow.session.kept_bytes();
+        flow.forward(&frame(frame::DATA, 0, 1, &[0; MAX_DNS_BYTES]));
+        assert_eq!(
+            flow.session.kept_bytes(),
+            before + MAX_DNS_BYTES,
+            "what is kept is counted"
+        );
+        flow.forward(&frame(frame::DATA, flag::END_STREAM, 1, &[0]));
+        assert_eq!(flow.session.kept_bytes(), before, "too long to be read");
+        assert!(flow.record(Protocol::Dns).is_empty());
+        // Too many at once.
+        for stream in 1..100 {
+            flow.forward(&dns_headers(2 * stream + 1, "83 86 84"));
+            flow.forward(&frame(frame::DATA, 0, 2 * stream + 1, &[0; MAX_DNS_BYTES]));
+        }
+        let room = before + MAX_KEPT_DNS_BYTES..before + 2 * MAX_KEPT_DNS_BYTES;
+        assert!(room.contains(&flow.session.kept_bytes()));
+        // One that comes whole needs no room, and without a body there is none.
+        flow.forward(&dns_headers(301, "83 86 84"));
+        flow.forward(&frame(frame::DATA, flag::END_STREAM, 301, &[]));
+        assert!(flow.record(Protocol::Dns).is_empty());
+        flow.forward(&dns_headers(303, "83 86 84"));
+        flow.forward(&frame(
+            frame::DATA,
+            flag::END_STREAM,
+            303,
+            &dns::tests::query("a.test"),
+        ));
         assert!(field(&flow.record(Protocol::Dns), "queries").contains("a.test"));
+    }
+
+    /// A request for `/` or a response with status 200 on each of these streams.
+    fn headers(block: &str, streams: impl IntoIterator<Item = u32>) -> Vec<u8> {
+        let frames = streams
+            .into_iter()
+            .map(|stream| frame(frame::HEADERS, flag::END_HEADERS, stream, &unhex(block)));
+        frames.flatten().collect()
+    }
+
+    fn count(flow: &Feeder) -> String {
+        field(&flow.record(Protocol::Http), "transaction_count").to_owned()
+    }
+
+    #[test]
+    fn any_number_of_streams_may_be_in_flight() {
+        let all = || (0..200).map(|place| 2 * place + 1);
+        let mut flow = Feeder::tcp(40_000, 80);
+        flow.forward(&[PREFACE, &headers("82 86 84", all())].concat());
+        flow.reverse(&[settings(), headers("88", all())].concat());
+        assert_eq!(count(&flow), "200");
+        assert_eq!(transactions(&flow).matches(",200,").count(), 32);
+        // A long one beside many short ones.
+        let mut flow = Feeder::tcp(40_000, 80);
+        flow.forward(&[PREFACE, &headers("82 86 84", [1])].concat());
+        flow.reverse(&settings());
+        for stream in all().skip(1) {
+            flow.forward(&headers("82 86 84", [stream]));
+            flow.reverse(&headers("88", [stream]));
+        }
+        flow.reverse(&headers("89", [1]));
+        assert_eq!(count(&flow), "200");
+        let shown = transactions(&flow);
+        assert!(shown.starts_with("[{GET,null,/,null,null,204,"), "{shown}");
+        assert_eq!(shown.matches(",200,").count(), 31);
+        // Of the server alone each response is a transaction, in any order; a push promise is a request.
+        let mut flow = Feeder::tcp(40_000, 80);
+        let promise = [&2_u32.to_be_bytes(), unhex("82 86 84").as_slice()].concat();
+        let promise = frame(frame::PUSH_PROMISE, flag::END_HEADERS, 5, &promise);
+        flow.reverse(&[settings(), promise, headers("88", [5, 2, 3, 1])].concat());
+        assert_eq!(count(&flow), "4");
+        assert_eq!(transactions(&flow).matches("{GET,").count(), 1);
+    }
+
+    #[test]
+    fn of_each_field_the_first_is_shown() {
+        let mut flow = Feeder::tcp(40_000, 80);
+        let block = unhex("82 83 86 84 85 0f0d 0131 0f0d 0132");
+        flow.forward(&[PREFACE, &frame(frame::HEADERS, flag::END_HEADERS, 1, &block)].concat());
+        assert_eq!(
+            transactions(&flow),
+            "[{GET,null,/,null,null,null,null,null,null,1,null}]"
+        );
     }
 
     #[test]
