@@ -508,6 +508,10 @@ impl Http {
             message.last_field = Field::of(name);
             (message.last_field, value, false)
         };
+        if kind == Field::ContentType && value.contains(&b';') {
+            // What a folded line continues are parameters.
+            message.last_field = Field::Other;
+        }
         match kind {
             // A list of equal numbers is one number (RFC 9110 §8.6).
             Field::ContentLength => message.content_length = number(value).or(message.content_length),
@@ -548,7 +552,7 @@ impl Http {
         };
         let value = Text::from_wire(value, limit);
         match place {
-            Some(present) if folded => {
+            Some(present) if folded && !present.is_empty() => {
                 // Folding is rare, and the value is cut where it would have been cut on one line.
                 if present.len().saturating_add(value.len()) < limit && !value.is_empty() {
                     *present = format!("{} {}", &**present, &*value).as_str().into();

@@ -120,6 +120,30 @@ fn lenient_lines() {
 }
 
 #[test]
+fn parameters_of_a_media_type_may_be_folded() {
+    for (field, media_type) in [
+        ("multipart/form-data;\r\n boundary=x", "multipart/form-data"),
+        (
+            "multipart/form-data;\r\n a=x;\r\n\tboundary=x\r\n y",
+            "multipart/form-data",
+        ),
+        (
+            "multipart/form-data\r\n ; boundary=x\r\n y",
+            "multipart/form-data",
+        ),
+        ("\r\n text/html;\r\n charset=x", "text/html"),
+        (";\r\n text/html", ""),
+    ] {
+        let mut flow = Feeder::tcp(40_000, 80);
+        flow.forward(format!("POST / HTTP/1.1\r\nContent-Type: {field}\r\n\r\n").as_bytes());
+        assert_eq!(
+            transactions(&flow),
+            format!("[{{POST,null,/,null,null,null,null,{media_type},null,null,null}}]")
+        );
+    }
+}
+
+#[test]
 fn another_protocol_ends_it() {
     let mut flow = Feeder::tcp(40_000, 80);
     flow.forward(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n");
