@@ -119,6 +119,8 @@ struct Message {
     answers: Waiting,
     content_length: Option<u64>,
     chunked: bool,
+    /// Whether the host of a request is known: from its target, or from a Host field.
+    has_host: bool,
     /// The field that a folded line continues.
     last_field: Field,
 }
@@ -447,8 +449,11 @@ impl Http {
 
     fn request(&mut self, index: usize, request: &RequestLine<'_>) -> Message {
         let transaction = self.record.add_transaction();
+        let mut has_host = false;
         if let Some(transaction) = transaction.and_then(|index| self.record.transactions.get_mut(index)) {
             let (host, path) = host_of_target(request.method, request.target);
+            // RFC 9112 §3.2.2: the target decides where the request goes, whatever its Host field says.
+            has_host = host.is_some_and(|host| !host.is_empty());
             transaction.method = Some(Text::from_wire(request.method, MAX_NAME_BYTES));
             transaction.path = Some(Text::from_wire(path, MAX_VALUE_BYTES));
             transaction.host = host.map(|host| Text::from_wire(host, MAX_NAME_BYTES));
@@ -467,6 +472,7 @@ impl Http {
         Message {
             transaction,
             connect: waiting.connect,
+            has_host,
             ..Message::default()
         }
     }
@@ -506,6 +512,9 @@ impl Http {
         } else {
             let Some((name, value)) = field(line) else { return };
             message.last_field = Field::of(name);
+            if message.last_field == Field::Host && std::mem::replace(&mut message.has_host, true) {
+                message.last_field = Field::Other;
+            }
             (message.last_field, value, false)
         };
         if kind == Field::ContentType && value.contains(&b';') {

@@ -13,7 +13,7 @@ crate::record! {
     pub struct Transaction {
         /// Request method. Null if the request was not seen.
         method: Option<Text<30>>,
-        /// Host field of the request, else the host of an absolute target; with its port, as sent.
+        /// Host that the request goes to: that of an absolute target, the authority for CONNECT or `:authority` in HTTP/2, else the first Host field; with its port, as sent.
         host: Option<Text<30>>,
         /// Target of the request without scheme and host; the authority for CONNECT. Cut at 1,024 bytes.
         path: Option<Text<30>>,

@@ -111,11 +111,11 @@ fn lenient_lines() {
         "[{GET,example.org,/p,a b,null,null,null,null,null,null,null}]"
     );
     let mut flow = Feeder::tcp(40_000, 80);
-    flow.forward(b"GET http://one.test/ HTTP/1.1\r\nHost: two.test\r\n\r\n");
+    flow.forward(b"GET / HTTP/1.1\r\nHost:\r\n one.test\r\nHost: two.test\r\n three.test\r\n\r\n");
     assert_eq!(
-        flow.session.server_name(),
-        Some("two.test"),
-        "the field overrules the target"
+        transactions(&flow),
+        "[{GET,one.test,/,null,null,null,null,null,null,null,null}]",
+        "the first of several"
     );
 }
 
@@ -140,6 +140,21 @@ fn parameters_of_a_media_type_may_be_folded() {
             transactions(&flow),
             format!("[{{POST,null,/,null,null,null,null,{media_type},null,null,null}}]")
         );
+    }
+}
+
+#[test]
+fn the_target_decides_where_a_request_goes() {
+    for (start, host) in [
+        ("GET http://one.test:81/ HTTP/1.1", "one.test:81"),
+        ("CONNECT one.test:443 HTTP/1.1", "one.test:443"),
+        // One that names no host does not.
+        ("GET http:///x HTTP/1.1", "two.test"),
+    ] {
+        let mut flow = Feeder::tcp(40_000, 80);
+        flow.forward(format!("{start}\r\nHost: two.test\r\n\r\n").as_bytes());
+        let shown = transactions(&flow);
+        assert!(shown.contains(&format!(",{host},")), "{start}: {shown}");
     }
 }
 
