@@ -417,6 +417,11 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
         ),
         (
             Protocol::Http,
+            3128,
+            super::http1::tests::early_tunnel(),
+        ),
+        (
+            Protocol::Http,
             8000,
             vec![
                 (Forward, b"GET /chat HTTP/1.1\r\nHost: a.test\r\nUpgrade: websocket\r\n\r\n".to_vec()),

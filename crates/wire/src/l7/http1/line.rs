@@ -55,17 +55,21 @@ fn version(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Whether the bytes begin a response, or may once there are more of them.
+pub(super) fn may_begin_response(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .zip(b"HTTP/1.")
+        .all(|(byte, expected)| byte == expected)
+}
+
 /// Whether bytes without a line end may begin a start line, by the first of them: whatever passes [`StatusLine::parse`]
 /// or [`RequestLine::parse`] passes here at every length.
 pub(super) fn may_begin_start_line(bytes: &[u8]) -> bool {
     let bytes = bytes.get(..MAX_BEGINNING_BYTES).unwrap_or(bytes);
     let line = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-    let status = line
-        .iter()
-        .zip(b"HTTP/1.")
-        .all(|(byte, expected)| byte == expected);
     let method = line.split(|&byte| byte == b' ').next().unwrap_or_default();
-    status || (is_method(method) && !has_control(line))
+    may_begin_response(line) || (is_method(method) && !has_control(line))
 }
 
 /// Whether the bytes begin a request that nothing but HTTP begins so, even if its line is not complete (a capture may

@@ -16,7 +16,7 @@ mod record;
     clippy::arithmetic_side_effects,
     reason = "a test may panic"
 )]
-mod tests;
+pub(super) mod tests;
 
 use super::http2::Http2;
 use super::{
@@ -56,6 +56,8 @@ pub(super) struct Http {
     read: bool,
     /// Requests without a final response, and which of them the next one answers.
     matching: Matching,
+    /// The direction of the response that is still to come while the client already uses the tunnel.
+    tunnel_answer: Option<usize>,
     /// What follows an upgrade to `h2c`; then the record is there.
     http2: Option<Box<Http2>>,
 }
@@ -188,6 +190,9 @@ impl Dissect for Http {
                 if let Some(side) = self.sides.get_mut(index) {
                     side.closed = true;
                 }
+                if self.tunnel_answer == Some(index) {
+                    self.tunnel_answer = None;
+                }
                 self.matching.end(&mut self.record);
                 Outcome::none(self.status())
             }
@@ -247,11 +252,10 @@ impl Http {
     fn is_upgraded(&self, side: usize) -> bool {
         // A message that was under way when the protocols were switched is read to its end.
         (self.record.upgraded || self.http2.is_some())
-            && self.sides.get(side).is_some_and(|side| {
-                !matches!(
-                    side.state,
-                    State::Header(_) | State::Skip(..) | State::ChunkSize | State::Trailer(_)
-                )
+            && self.sides.get(side).is_some_and(|found| match found.state {
+                State::Header(_) | State::Skip(..) | State::ChunkSize | State::Trailer(_) => false,
+                State::Start => self.tunnel_answer != Some(side),
+                State::UntilClose | State::Connect | State::Resync { .. } | State::Stopped(_) => true,
             })
     }
 
@@ -317,6 +321,9 @@ impl Http {
                 State::Connect => {
                     // No request begins so: the tunnel is in use, though its response was not seen (yet).
                     self.record.upgraded = true;
+                    let server = 1_usize.saturating_sub(index);
+                    let may_answer = self.sides.get(server).is_some_and(|server| !server.closed);
+                    self.tunnel_answer = may_answer.then_some(server);
                     return Outcome {
                         consumed,
                         status: self.status(),
@@ -328,6 +335,10 @@ impl Http {
                     count as usize
                 }
                 State::UntilClose | State::Stopped(_) => rest.len(),
+                State::Start if self.tunnel_answer == Some(index) && !line::may_begin_response(rest) => {
+                    self.tunnel_answer = None;
+                    0
+                }
                 State::Start
                 | State::Header(_)
                 | State::ChunkSize
@@ -595,6 +606,11 @@ impl Http {
             Some(length) => State::body(length),
             None => State::UntilClose,
         };
+        if answers.connect {
+            // A refusal takes back that the client has used the tunnel before it was answered.
+            let is_used = self.tunnel_answer.take().is_some();
+            self.record.upgraded &= tunnel || !is_used;
+        }
         self.record.upgraded |= code == 101 || tunnel;
         let upgraded_to = self.record.upgraded_to.as_deref().unwrap_or_default();
         if code == 101 && upgraded_to.eq_ignore_ascii_case("h2c") {

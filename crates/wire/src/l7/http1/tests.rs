@@ -120,6 +120,21 @@ fn lenient_lines() {
 }
 
 #[test]
+fn the_target_decides_where_a_request_goes() {
+    for (start, host) in [
+        ("GET http://one.test:81/ HTTP/1.1", "one.test:81"),
+        ("CONNECT one.test:443 HTTP/1.1", "one.test:443"),
+        // One that names no host does not.
+        ("GET http:///x HTTP/1.1", "two.test"),
+    ] {
+        let mut flow = Feeder::tcp(40_000, 80);
+        flow.forward(format!("{start}\r\nHost: two.test\r\n\r\n").as_bytes());
+        let shown = transactions(&flow);
+        assert!(shown.contains(&format!(",{host},")), "{start}: {shown}");
+    }
+}
+
+#[test]
 fn parameters_of_a_media_type_may_be_folded() {
     for (field, media_type) in [
         ("multipart/form-data;\r\n boundary=x", "multipart/form-data"),
@@ -140,21 +155,6 @@ fn parameters_of_a_media_type_may_be_folded() {
             transactions(&flow),
             format!("[{{POST,null,/,null,null,null,null,{media_type},null,null,null}}]")
         );
-    }
-}
-
-#[test]
-fn the_target_decides_where_a_request_goes() {
-    for (start, host) in [
-        ("GET http://one.test:81/ HTTP/1.1", "one.test:81"),
-        ("CONNECT one.test:443 HTTP/1.1", "one.test:443"),
-        // One that names no host does not.
-        ("GET http:///x HTTP/1.1", "two.test"),
-    ] {
-        let mut flow = Feeder::tcp(40_000, 80);
-        flow.forward(format!("{start}\r\nHost: two.test\r\n\r\n").as_bytes());
-        let shown = transactions(&flow);
-        assert!(shown.contains(&format!(",{host},")), "{start}: {shown}");
     }
 }
 
@@ -188,6 +188,59 @@ fn a_tunnel_that_is_refused_stays_http() {
     let record = flow.record(Protocol::Http);
     assert_eq!(field(&record, "transaction_count"), "2");
     assert_eq!(field(&record, "upgraded"), "true", "the second tunnel is in use");
+}
+
+/// CONNECT of a client that goes on before it is answered.
+pub(in crate::l7) fn early_tunnel() -> Vec<(Direction, Vec<u8>)> {
+    let connect = b"GET http://a.test/ HTTP/1.1\r\n\r\nCONNECT b.test:443 HTTP/1.1\r\n\r\n";
+    let responses = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi\
+                      HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 Connection established\r\n\r\n";
+    let mut turns = crate::l7::tls::tests::conversation();
+    turns.insert(0, (Direction::Forward, connect.to_vec()));
+    turns.insert(2, (Direction::Reverse, responses.to_vec()));
+    turns
+}
+
+#[test]
+fn a_tunnel_may_be_used_before_it_is_answered() {
+    let mut flow = Feeder::tcp(40_000, 3128);
+    for (direction, bytes) in early_tunnel() {
+        flow.bytes(direction, &bytes);
+    }
+    assert_eq!(flow.status, Status::Done);
+    assert_eq!(pairs(&flow), "/=200 b.test:443=200");
+    let record = flow.record(Protocol::Tls);
+    assert_eq!(
+        (field(&record, "sni"), field(&record, "version")),
+        ("www.example.org", "TLSv1.2")
+    );
+    // The response was not captured.
+    let mut flow = Feeder::tcp(40_000, 3128);
+    for (place, (direction, bytes)) in early_tunnel().into_iter().enumerate() {
+        let bytes = if place == 2 { b"" } else { bytes.as_slice() };
+        flow.bytes(direction, bytes);
+    }
+    assert_eq!(field(&flow.record(Protocol::Tls), "version"), "TLSv1.2");
+    let mut flow = Feeder::tcp(40_000, 3128);
+    for (place, (direction, bytes)) in early_tunnel().into_iter().enumerate() {
+        if place == 2 {
+            flow.gap(direction, 100);
+        } else {
+            flow.bytes(direction, &bytes);
+        }
+    }
+    assert_eq!(field(&flow.record(Protocol::Tls), "version"), "TLSv1.2");
+}
+
+#[test]
+fn a_tunnel_that_is_used_and_refused_is_none() {
+    let mut flow = Feeder::tcp(40_000, 3128);
+    flow.forward(b"CONNECT one.test:443 HTTP/1.1\r\n\r\n\x16\x03\x01");
+    assert_eq!(field(&flow.record(Protocol::Http), "upgraded"), "true");
+    flow.reverse(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 2\r\n\r\nno");
+    assert_eq!(field(&flow.record(Protocol::Http), "upgraded"), "false");
+    assert_eq!(pairs(&flow), "one.test:443=502");
+    assert!(!matches!(flow.end(), Status::Need(_)));
 }
 
 #[test]
