@@ -550,6 +550,41 @@ fn a_vanished_interface_is_waited_for_and_captured_from_again() {
     });
 }
 
+/// Kernels before 6.13 refuse several rings as long as the interface is down.
+#[test]
+fn several_workers_wait_for_an_interface_that_is_down() {
+    in_namespace(|| {
+        cable("");
+        ip("link set far down");
+        let options = RingOptions {
+            bytes: 4 << 20,
+            filter: Some(to_port(9, 65_535)),
+            ..RingOptions::default()
+        };
+        let mut sources = lasting(options, 2, Duration::from_secs(60));
+        let wait = |sources: &mut [LastingSource]| {
+            let mut turns = 0;
+            take_until(sources, |_| {
+                turns += 1;
+                turns == 10
+            })
+        };
+        for round in ["at the start", "when it is back"] {
+            assert!(wait(&mut sources));
+            ip("link set far up");
+            let came = take_until(&mut sources, |counts| {
+                send(1, "192.0.2.2:9");
+                counts.iter().sum::<usize>() > 0
+            });
+            assert!(came, "{round}");
+            ip("link delete near");
+            assert!(wait(&mut sources));
+            cable("");
+            ip("link set far down");
+        }
+    });
+}
+
 #[test]
 fn an_interface_that_stays_away_ends_the_capture() {
     in_namespace(|| {

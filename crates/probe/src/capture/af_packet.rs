@@ -326,9 +326,17 @@ fn open_rings_with(
             .bind(index, libc::ETH_P_ALL)
             .map_err(failed("binding to the interface"))?;
         if let Some(program) = &program {
-            let joined = socket
-                .join_fanout(group, is_loopback)
-                .map_err(unsteered("joining the fanout group"))?;
+            let joined = socket.join_fanout(group, is_loopback).map_err(|error| {
+                // Before Linux 6.13 a socket that does not receive is refused. Why it does not, it knows itself: whether
+                // the interface is down may have changed since.
+                if error.raw_os_error() == Some(libc::EINVAL) && is_of_interface_down(&socket) {
+                    CaptureError::InterfaceDown {
+                        interface: interface.to_owned(),
+                    }
+                } else {
+                    unsteered("joining the fanout group")(error)
+                }
+            })?;
             if group.is_none() {
                 socket
                     .set_fanout_program(program)
@@ -377,6 +385,11 @@ fn open_rings_with(
         }
     }
     Ok(sources)
+}
+
+/// Whether a socket receives nothing because its interface is down. Clears the socket's error.
+fn is_of_interface_down(socket: &PacketSocket) -> bool {
+    matches!(socket.take_error(), Ok(Some(error)) if error.raw_os_error() == Some(libc::ENETDOWN))
 }
 
 /// Has the card stamp every frame that it receives. Where it does not, that is said, and the kernel does.

@@ -108,6 +108,29 @@ impl Device {
         }
     }
 
+    /// Whether it is set up; what is plugged in does not matter.
+    pub(super) fn is_up(&self) -> io::Result<bool> {
+        let mut packet = libc::ifreq {
+            ifr_name: self.name,
+            ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 },
+        };
+        // SAFETY: `packet` is the structure that this request takes, and its name is a C string; the kernel writes the flags
+        // into it.
+        let result = unsafe {
+            libc::ioctl(
+                self.socket.as_raw_fd(),
+                libc::SIOCGIFFLAGS as libc::Ioctl,
+                &raw mut packet,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the field is an integer, for which any bytes are valid.
+        let flags = unsafe { packet.ifr_ifru.ifru_flags };
+        Ok(libc::c_int::from(flags) & libc::IFF_UP != 0)
+    }
+
     /// How many receive queues are in use; none where the driver does not tell.
     pub(super) fn receive_queues(&self) -> Option<u32> {
         let mut channels = Channels {
@@ -117,4 +140,11 @@ impl Device {
         self.ask(libc::SIOCETHTOOL as libc::Ioctl, &mut channels).ok()?;
         Some(channels.receive + channels.combined).filter(|&queues| queues > 0)
     }
+}
+
+/// Whether there is an interface of this name, and it is not set up.
+pub(super) fn is_down(interface: &str) -> bool {
+    Device::new(interface)
+        .and_then(|device| device.is_up())
+        .is_ok_and(|is_up| !is_up)
 }

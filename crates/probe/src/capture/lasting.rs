@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bpf::Program;
+use super::device;
 use super::{Accounts, CaptureError, Frames, Next, Source};
 use crate::clock;
 
@@ -38,10 +39,22 @@ struct Absence {
     without_source: usize,
     since: Option<Instant>,
     tried: Option<Instant>,
+    /// The interface is there, but down, and cannot be opened so.
+    is_down: bool,
     /// The filter that was asked for last: new sources are opened with it.
     filter: Option<Program>,
     /// New sources that their workers have not fetched yet.
     sources: Vec<Option<LiveSource>>,
+}
+
+impl Absence {
+    /// Only an interface that is gone is waited for no longer than patience lasts.
+    fn note_down(&mut self, error: &CaptureError) {
+        self.since = Some(clock::monotonic());
+        if !std::mem::replace(&mut self.is_down, true) {
+            tracing::warn!(%error, "waiting for the interface to come up");
+        }
+    }
 }
 
 /// The source of one worker, opened again with the others' when the interface was away.
@@ -56,30 +69,41 @@ pub struct LastingSource {
 }
 
 impl LastingSource {
-    /// Opens the sources, and opens them again whenever the interface has been away. An interface that is away for longer
-    /// than `patience` ends the capture; so does `stop`, which the sources obey too.
+    /// Opens the sources of so many workers, and opens them again whenever the interface has been away. An interface that
+    /// is away for longer than `patience` ends the capture; so does `stop`, which the sources obey too. One that cannot be
+    /// opened while it is down is waited for, also at the start.
     pub fn all(
         interface: &str,
+        workers: usize,
         filter: Option<&Program>,
         stop: &Arc<AtomicBool>,
         patience: Duration,
         open: Open,
     ) -> Result<Vec<Self>, CaptureError> {
-        let sources = open(filter)?;
+        let mut absence = Absence {
+            filter: filter.cloned(),
+            ..Absence::default()
+        };
+        let sources: Vec<_> = match open(filter) {
+            Ok(sources) => sources.into_iter().map(Some).collect(),
+            Err(error @ CaptureError::InterfaceDown { .. }) => {
+                absence.note_down(&error);
+                absence.without_source = workers;
+                (0..workers).map(|_| None).collect()
+            }
+            Err(error) => return Err(error),
+        };
         let shared = Arc::new(Shared {
             interface: interface.to_owned(),
             open,
             workers: sources.len(),
             patience,
             stop: Arc::clone(stop),
-            absence: Mutex::new(Absence {
-                filter: filter.cloned(),
-                ..Absence::default()
-            }),
+            absence: Mutex::new(absence),
         });
         let lasting = |(number, source)| Self {
             number,
-            source: Some(source),
+            source,
             before: None,
             filter: filter.cloned(),
             shared: Arc::clone(&shared),
@@ -126,16 +150,27 @@ impl Shared {
             return Ok(Found::NotYet);
         }
         absence.tried = Some(clock::monotonic());
+        if absence.is_down && device::is_down(&self.interface) {
+            // Opening it would only set up rings in vain.
+            absence.since = absence.tried;
+            return Ok(Found::NotYet);
+        }
         match (self.open)(absence.filter.as_ref()) {
             Ok(sources) => {
                 absence.sources = sources.into_iter().map(Some).collect();
                 absence.without_source = 0;
                 absence.since = None;
+                absence.is_down = false;
                 tracing::info!(interface = %self.interface, "the interface is back");
                 let source = absence.sources.get_mut(number).and_then(Option::take);
                 Ok(source.map_or(Found::NotYet, Found::Source))
             }
+            Err(error @ CaptureError::InterfaceDown { .. }) => {
+                absence.note_down(&error);
+                Ok(Found::NotYet)
+            }
             Err(error) => {
+                absence.is_down = false;
                 let away = absence.since.map_or(Duration::ZERO, clock::elapsed);
                 if away < self.patience {
                     tracing::debug!(%error, "the interface cannot be opened yet");
@@ -275,7 +310,7 @@ mod tests {
             }
         });
         let stop = Arc::default();
-        let mut sources = LastingSource::all("eth0", None, &stop, Duration::ZERO, open).unwrap();
+        let mut sources = LastingSource::all("eth0", 1, None, &stop, Duration::ZERO, open).unwrap();
         let source = &mut sources[0];
         let mut numbers = Vec::new();
         let error = loop {
@@ -291,6 +326,45 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_that_is_down_is_waited_for_without_end() {
+        // No patience for one that is gone; and none of this name, which could be up or down.
+        let name = "nosuchif0";
+        let down = move || {
+            Err(CaptureError::InterfaceDown {
+                interface: name.to_owned(),
+            })
+        };
+        let waiting = Mutex::new(VecDeque::from([None, None, Some(3_usize), None, Some(2)]));
+        let open: Open = Box::new(move |_| {
+            let Some(outcome) = waiting.lock().unwrap().pop_front() else {
+                return Err(CaptureError::NoSuchInterface {
+                    interface: name.to_owned(),
+                    available: "lo".to_owned(),
+                });
+            };
+            let Some(frames) = outcome else { return down() };
+            let source = || Box::new(Brief { frames, given: false }) as LiveSource;
+            Ok(vec![source(), source()])
+        });
+        let stop = Arc::default();
+        let mut sources = LastingSource::all(name, 2, None, &stop, Duration::ZERO, open).unwrap();
+        assert_eq!(sources.len(), 2);
+        assert_eq!(sources[0].accounts(), Accounts::default());
+        let mut counts = [0; 2];
+        let error = loop {
+            let mut take = |number: usize| {
+                let count = &mut counts[number];
+                sources[number].next_block(&mut |frames| *count += frames.headers.len())
+            };
+            if let Err(error) = take(0).and_then(|_| take(1)) {
+                break error;
+            }
+        };
+        assert!(matches!(error, CaptureError::InterfaceGone { .. }), "{error}");
+        assert_eq!(counts, [5, 5]);
+    }
+
+    #[test]
     fn at_a_stop_what_a_new_source_has_captured_is_taken() {
         let waiting = Mutex::new(VecDeque::from([[1_usize, 1], [2, 3]]));
         let open: Open = Box::new(move |_| {
@@ -303,7 +377,7 @@ mod tests {
             Ok(frames.into_iter().map(source).collect())
         });
         let stop = Arc::default();
-        let mut sources = LastingSource::all("eth0", None, &stop, Duration::MAX, open).unwrap();
+        let mut sources = LastingSource::all("eth0", 2, None, &stop, Duration::MAX, open).unwrap();
         let away = |source: &LastingSource| source.source.is_none();
         while !sources.iter().all(away) {
             for source in &mut sources {

@@ -167,7 +167,7 @@ fn open_pcap(interface: Interface) -> Result<Live, CaptureError> {
         })
     };
     Ok(Live {
-        sources: LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?,
+        sources: LastingSource::all(&name, 1, filter.as_ref(), &stop, patience, open)?,
         places: vec![place],
         description: format!("libpcap, with a buffer of {bytes} bytes"),
     })
@@ -210,7 +210,7 @@ fn open_xdp(interface: Interface) -> Result<Live, CaptureError> {
                 .collect())
         })
     };
-    let sources = LastingSource::all(&name, filter.as_ref(), &stop, patience, open)?;
+    let sources = LastingSource::all(&name, places.len(), filter.as_ref(), &stop, patience, open)?;
     let description = told.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Live {
         sources,
@@ -234,6 +234,7 @@ fn open_rings(interface: Interface) -> Result<Live, CaptureError> {
     let (sources, places) = open_rings_with(places, Place::near(&name), exact, most, |places| {
         let (name, options, places) = (name.clone(), options.clone(), places.to_vec());
         let (interface, first_filter, stop) = (name.clone(), options.filter.clone(), options.stop.clone());
+        let workers = places.len();
         let open: Open = Box::new(move |filter| {
             let options = RingOptions {
                 filter: filter.cloned(),
@@ -242,7 +243,7 @@ fn open_rings(interface: Interface) -> Result<Live, CaptureError> {
             let rings = af_packet::open_rings(&name, &options, &places)?;
             Ok(rings.into_iter().map(boxed).collect())
         });
-        LastingSource::all(&interface, first_filter.as_ref(), &stop, patience, open)
+        LastingSource::all(&interface, workers, first_filter.as_ref(), &stop, patience, open)
     })?;
     let each = af_packet::ring_bytes(options.bytes, sources.len());
     Ok(Live {
@@ -331,5 +332,10 @@ mod tests {
             interface: "eth0".to_owned(),
         };
         assert_eq!(opened(false, 64, Some(gone)), None);
+        // One worker for good would be the wrong answer to an interface that comes up later.
+        let down: fn() -> CaptureError = || CaptureError::InterfaceDown {
+            interface: "eth0".to_owned(),
+        };
+        assert_eq!(opened(false, 64, Some(down)), None);
     }
 }
