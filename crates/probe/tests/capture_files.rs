@@ -440,6 +440,41 @@ fn compressed_files_and_several_in_a_row() {
 }
 
 #[test]
+fn compressed_files_with_something_around_the_data() {
+    let small = pcap(3);
+    let gzip = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes).expect("compressed");
+        gzip.finish().expect("compressed")
+    };
+    let zstd = zstd::encode_all(&small[..], 3).expect("compressed");
+    let (first, second) = (gzip(&small[..30]), gzip(&small[30..]));
+    // Zeros at the end, also more than are read at once, and fewer than a header; and between members.
+    for zeros in [1, 9, 512, 600_000] {
+        let padding = vec![0; zeros];
+        for bytes in [
+            [&first[..], &second, &padding].concat(),
+            [&first[..], &padding, &second].concat(),
+        ] {
+            let (frames, errors) = read(&bytes);
+            assert_eq!((frames.len(), errors.len()), (3, 0), "{zeros}: {errors:?}");
+        }
+    }
+    let (frames, errors) = read(&[&gzip(&small)[..], &[0; 20], b"rubbish behind it"].concat());
+    assert_eq!(frames.len(), 3);
+    assert!(
+        errors.len() == 1 && errors[0].contains("invalid gzip header"),
+        "{errors:?}"
+    );
+    // Skippable frames, of every number.
+    for number in 0x50..=0x5f_u8 {
+        let skippable = [&[number, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"size"].concat();
+        let (frames, errors) = read(&[&skippable[..], &skippable, &zstd, &skippable].concat());
+        assert_eq!((frames.len(), errors.len()), (3, 0), "{number:#x}: {errors:?}");
+    }
+}
+
+#[test]
 fn records_that_lie_across_blocks_stay_whole() {
     // Frames of growing size over several read blocks.
     let mut bytes = pcap_header(Order::Little, MICROSECONDS, 1);

@@ -1,13 +1,14 @@
 //! Opening an input: file or standard input, decompression, and what else a file may be.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flate2::bufread::GzDecoder;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::CaptureError;
@@ -72,6 +73,44 @@ impl<R: Read> Read for Counting<R> {
         let read = self.inner.read(buffer)?;
         self.count.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+/// The members of a gzip file in a row. Zeros behind a member are passed over, as gzip(1) does: tapes and other media with
+/// blocks leave them.
+struct GzMembers<R> {
+    /// None behind the last.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for GzMembers<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let goes_on = pass_zeros(member.get_mut())?;
+            let ended = self.member.take().filter(|_| goes_on);
+            self.member = ended.map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
+}
+
+/// Passes zeros over. False where nothing follows them.
+fn pass_zeros(reader: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let bytes = reader.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(false);
+        }
+        let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+        let is_next = zeros < bytes.len();
+        reader.consume(zeros);
+        if is_next {
+            return Ok(true);
+        }
     }
 }
 
@@ -158,11 +197,14 @@ pub(super) fn decompress(
         [0x1f, 0x8b, ..] => {
             let buffered = BufReader::with_capacity(COMPRESSED_READ_BYTES, whole);
             (
-                Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+                Box::new(GzMembers {
+                    member: Some(GzDecoder::new(buffered)),
+                }),
                 Some("gzip"),
             )
         }
-        [0x28, 0xb5, 0x2f, 0xfd] => {
+        // A frame, or one to be skipped, with which pzstd and others begin (RFC 8878 §3.1.2).
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
             let buffered = BufReader::with_capacity(COMPRESSED_READ_BYTES, whole);
             (
                 Box::new(zstd::Decoder::with_buffer(buffered).map_err(failed)?),
