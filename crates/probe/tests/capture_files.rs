@@ -169,6 +169,23 @@ fn interface(order: Order, link_type: u16, snaplen: u32, options: &[(u16, &[u8])
     block(order, 1, &body)
 }
 
+/// A packet of the first interface; each option is code and value.
+fn enhanced_with(order: Order, frame: &[u8], options: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for word in [0, 0, 0, frame.len() as u32, frame.len() as u32] {
+        body.extend(order.u32(word));
+    }
+    body.extend(frame);
+    body.resize(body.len().next_multiple_of(4), 0);
+    for (code, value) in options {
+        body.extend(order.u16(*code));
+        body.extend(order.u16(value.len() as u16));
+        body.extend(*value);
+        body.resize(body.len().next_multiple_of(4), 0);
+    }
+    block(order, 6, &body)
+}
+
 fn enhanced(order: Order, interface: u32, ticks: u64, wire: u32, frame: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     for word in [
@@ -349,6 +366,41 @@ fn the_frame_check_sequence_is_not_part_of_a_frame() {
     bytes.extend(enhanced(Order::Big, 0, 0, 9, b"frame\0\0\0\0"));
     let (frames, _) = read(&bytes);
     assert_eq!((frames[0].wire_length, &frames[0].bytes[..]), (5, &b"frame"[..]));
+}
+
+#[test]
+fn a_packet_s_flags_and_its_interface_tell_the_frame_check_sequence() {
+    let frame = b"frame\0\0\0\0";
+    for order in [Order::Little, Order::Big] {
+        // Without one; in bits, and in bytes.
+        for (of_interface, left) in [(0, 9), (32, 5), (16, 7), (4, 5), (8, 1), (255, 1)] {
+            let mut bytes = section(order);
+            bytes.extend(interface(order, 1, 0, &[(13, &[of_interface])]));
+            bytes.extend(enhanced(order, 0, 0, 9, frame));
+            let flags = |flags: u32| order.u32(flags);
+            let mut expected = vec![left];
+            let mut add = |options: &[(u16, &[u8])], left: usize| {
+                bytes.extend(enhanced_with(order, frame, options));
+                expected.push(left);
+            };
+            // Bits 5 to 8. Inbound is no length; a comment may stand before, and what is behind the end is no option.
+            add(&[(2, &flags(1))], left);
+            add(&[(2, &flags(4 << 5 | 2))], 5);
+            add(&[(1, b"five!"), (2, &flags(2 << 5))], 7);
+            add(&[(0, b""), (2, &flags(2 << 5))], left);
+            add(&[(2, b"\xff")], left);
+            add(&[(2, &flags(u32::MAX))], 0);
+            // An option that goes beyond the block.
+            let cut = enhanced_with(order, frame, &[(2, &flags(4 << 5))]);
+            let length = order.u16(400);
+            bytes.extend(patch(&cut, 42, &length));
+            expected.push(left);
+            let (frames, errors) = read(&bytes);
+            assert!(errors.is_empty(), "{errors:?}");
+            let lengths: Vec<_> = frames.iter().map(|frame| frame.bytes.len()).collect();
+            assert_eq!(lengths, expected, "{order:?} {of_interface}");
+        }
+    }
 }
 
 #[test]

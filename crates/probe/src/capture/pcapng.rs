@@ -193,6 +193,13 @@ fn options(endian: Endian, mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8]
     })
 }
 
+/// The option `if_fcslen`: the draft counts bits, programs write bytes too, and no frame check sequence has more than 8 of
+/// them.
+fn frame_check_bytes(length: u8) -> u32 {
+    let bytes = if length > 8 { length / 8 } else { length };
+    u32::from(bytes.min(8))
+}
+
 impl Pcapng {
     /// Before the first section header; the byte order is that header's.
     pub(super) fn new() -> Self {
@@ -295,7 +302,7 @@ impl Pcapng {
             match (code, value) {
                 // if_tsresol, if_fcslen, if_tsoffset.
                 (9, &[resolution]) => interface.ticks = Ticks::of_resolution(resolution),
-                (13, &[length]) => interface.frame_check_bytes = u32::from(length.min(8)),
+                (13, &[length]) => interface.frame_check_bytes = frame_check_bytes(length),
                 (14, value) => {
                     if let Ok(bytes) = <[u8; 8]>::try_from(value) {
                         let seconds = match self.endian {
@@ -348,11 +355,23 @@ impl Pcapng {
             endian.u32([i0, i1, i2, i3])
         };
         let captured = endian.u32([c0, c1, c2, c3]);
-        let Some(interface) = self.interfaces.get(index as usize).copied() else {
+        let Some(mut interface) = self.interfaces.get(index as usize).copied() else {
             return Step::Bad(length);
         };
         if captured as usize > rest.len() || captured > MAX_FRAME_BYTES {
             return Step::Bad(length);
+        }
+        let behind = rest
+            .get((captured as usize).next_multiple_of(4)..)
+            .unwrap_or_default();
+        // epb_flags, which the obsolete block has too: the length of the frame check sequence in bytes, 0 where it is not
+        // told.
+        let flags = options(endian, behind).find_map(|(code, value)| match (code, value) {
+            (2, &[f0, f1, f2, f3]) => Some(endian.u32([f0, f1, f2, f3])),
+            _ => None,
+        });
+        if let Some(bytes @ 1..) = flags.map(|flags| (flags >> 5) & 0xf) {
+            interface.frame_check_bytes = bytes;
         }
         let ticks = u64::from(endian.u32([h0, h1, h2, h3])) << 32 | u64::from(endian.u32([l0, l1, l2, l3]));
         self.last_time = interface

@@ -77,7 +77,7 @@ wire::record! {
         bytes_fwd: u64,
         /// Sum of the IP total length in bytes.
         bytes_rev: u64,
-        /// Sum of the frame lengths in bytes as the capture states them, without the frame check sequence where it tells that there is one (`if_fcslen`, LINKTYPE); with the headers that capturing programs put before frames, such as radiotap.
+        /// Sum of the frame lengths in bytes as the capture states them, without the frame check sequence where it tells that there is one (`if_fcslen`, `epb_flags`, LINKTYPE); with the headers that capturing programs put before frames, such as radiotap.
         wire_bytes_fwd: u64,
         /// Sum of the frame lengths on the wire in bytes.
         wire_bytes_rev: u64,
