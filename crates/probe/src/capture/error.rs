@@ -113,8 +113,8 @@ pub enum CaptureError {
         /// Their names and numbers, with a comma between them.
         link_types: String,
     },
-    /// The filter cannot be used for a link type in the file.
-    #[error("{path}: the filter does not fit link type {link_type}: {message}")]
+    /// The filter cannot be used for a link type in the file: no frame of it matches.
+    #[error("{path}: the filter does not fit link type {link_type}, and passed over its packets: {message}")]
     Filter {
         /// The file.
         path: String,

@@ -25,7 +25,7 @@ const SEARCH_BYTES: usize = BLOCK_BYTES / 2;
 /// How many places of damage are named.
 const MAX_PLACES: usize = 8;
 
-/// How many unsupported link types are remembered.
+/// How many link types are remembered that are not supported, or that the filter does not fit.
 const MAX_LINK_TYPES: usize = 64;
 
 /// Frames from capture files in a row.
@@ -113,6 +113,8 @@ struct Reading {
     program: Option<Program>,
     unsupported: BTreeSet<LinkType>,
     any_supported: bool,
+    /// Why there is no filter for frames of a link type.
+    unfit: BTreeMap<LinkType, String>,
 }
 
 /// How a file ended.
@@ -341,6 +343,7 @@ impl Reading {
             program: None,
             unsupported: BTreeSet::new(),
             any_supported: false,
+            unfit: BTreeMap::new(),
         })
     }
 
@@ -410,11 +413,11 @@ impl Reading {
                     self.span = Some(self.span.map_or((header.time, header.time), |(first, last)| {
                         (first.min(header.time), last.max(header.time))
                     }));
-                    if self.link_type != Some(header.link_type)
-                        && let Err(error) = self.change_link_type(header.link_type, filters)
-                    {
-                        errors.push(error);
-                        return Ended::Yes(errors);
+                    if self.link_type != Some(header.link_type) {
+                        self.change_link_type(header.link_type, filters);
+                        if self.has_nothing_else() {
+                            return self.finish(errors);
+                        }
                     }
                     let start = header.offset as usize;
                     let frame = bytes
@@ -502,12 +505,13 @@ impl Reading {
         }
     }
 
-    /// Looks up the filter for frames of another link type than the last.
-    fn change_link_type(
-        &mut self,
-        link_type: LinkType,
-        filters: Option<&Filters>,
-    ) -> Result<(), CaptureError> {
+    /// Whether no frame of the file can match: it has one link type, which the filter does not fit.
+    fn has_nothing_else(&self) -> bool {
+        matches!(self.format, Format::Pcap(_)) && !self.unfit.is_empty()
+    }
+
+    /// Looks up the filter for frames of another link type than the last. Where there is none, no frame matches.
+    fn change_link_type(&mut self, link_type: LinkType, filters: Option<&Filters>) {
         // The frame at hand is the first of the new link type.
         self.account_link_type(self.frames.saturating_sub(1));
         self.link_type = Some(link_type);
@@ -520,14 +524,12 @@ impl Reading {
             None => None,
             Some(Ok(program)) => Some(program.clone()),
             Some(Err(message)) => {
-                return Err(CaptureError::Filter {
-                    path: self.input.name.clone(),
-                    link_type,
-                    message: message.to_owned(),
-                });
+                if self.unfit.len() < MAX_LINK_TYPES {
+                    self.unfit.entry(link_type).or_insert_with(|| message.to_owned());
+                }
+                Some(Program::accept_all(0))
             }
         };
-        Ok(())
     }
 
     /// Adds what is known of the frames to the accounts of all inputs.
@@ -576,7 +578,17 @@ impl Reading {
                 skipped,
             });
         }
-        if self.frames > 0 && !self.any_supported {
+        errors.extend(
+            self.unfit
+                .iter()
+                .map(|(link_type, message)| CaptureError::Filter {
+                    path: self.input.name.clone(),
+                    link_type: *link_type,
+                    message: message.clone(),
+                }),
+        );
+        // What a filter does not fit has been told.
+        if self.frames > 0 && !self.any_supported && self.unfit.is_empty() {
             let names: Vec<String> = self.unsupported.iter().map(ToString::to_string).collect();
             errors.push(CaptureError::UnsupportedLinkTypes {
                 path: self.input.name.clone(),
