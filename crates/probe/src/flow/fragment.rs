@@ -251,20 +251,17 @@ impl Fragments {
         let is_first = fragment.offset == 0;
         let endpoints = Endpoints::of(packet);
         if is_first
-            && let Some(old) = self.datagrams.get_mut(&id)
-            && old.endpoints.is_some()
+            && let Some(old) = self.datagrams.get(&id)
+            && let Some(old_endpoints) = old.endpoints
         {
-            // The identification is used again: what belongs to the old datagram has been counted for its flow.
-            if old.endpoints != Some(endpoints) {
-                if !old.given_up {
-                    tally.datagrams_lost.add(FragmentLoss::Superseded, 1);
-                }
+            // The identification is used again: what belongs to the old datagram has been counted for its flow. Of the
+            // same flow's, an unfinished one may be repeated.
+            let is_of_another_flow = old_endpoints != endpoints;
+            if is_of_another_flow && !old.given_up {
+                tally.datagrams_lost.add(FragmentLoss::Superseded, 1);
+            }
+            if is_of_another_flow || old.given_up {
                 self.remove(&id);
-            } else if old.given_up {
-                old.given_up = id.is_of_another_protocol();
-                old.counted = false;
-                old.payload_offset = None;
-                old.length = None;
             }
         }
         let datagram = self.datagrams.entry(id).or_insert_with(|| {

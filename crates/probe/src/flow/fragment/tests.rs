@@ -267,6 +267,39 @@ fn an_identification_is_used_again() {
 }
 
 #[test]
+fn an_identification_of_the_same_flow_has_its_time_again() {
+    let (one, two) = (
+        Frame::udp(10, 20).payload(b"01234567"),
+        Frame::udp(10, 20).payload(b"89"),
+    );
+    let tcp = Frame::tcp(0x10, 101, 1).payload(b"0123");
+    for (first, second, reassembled) in [(&one, &two, 2), (&tcp, &tcp, 0)] {
+        let (mut fragments, mut tally) = (Fragments::new(8, 1000), Tally::default());
+        for (clock, frame, offset) in [
+            (1, first, 0),
+            (2, second, 16),
+            (TIMEOUT_NS - 5, first, 0),
+            (TIMEOUT_NS + 5, second, 16),
+        ] {
+            while fragments.next_deadline() < clock {
+                fragments.forget_oldest(FragmentLoss::Timeout, &mut tally);
+            }
+            let verdict = fragments.push(&fragment(frame, offset, offset == 0), seen(clock), &mut tally);
+            assert!(
+                matches!(&verdict, Verdict::Counts { endpoints, .. } if endpoints.key == first.packet().key),
+                "at {clock}: {verdict:?}"
+            );
+        }
+        assert_eq!(fragments.next_deadline(), 2 * TIMEOUT_NS - 5);
+        assert_eq!((fragments.datagrams.len(), fragments.bytes), (1, 0));
+        assert_eq!(
+            (tally.datagrams_reassembled, tally.datagrams_lost.total()),
+            (reassembled, 0)
+        );
+    }
+}
+
+#[test]
 fn fragments_go_on_with_a_tcp_segment() {
     // A header of 20 bytes and 4 of 28 bytes of payload; number 101 is that of the first.
     let segment = |flags| Frame::tcp(flags, 101, 1).payload(b"0123").leak();
