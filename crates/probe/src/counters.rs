@@ -207,7 +207,8 @@ tally! {
     Counter features_refused: u64,
     /// Segments of TCP connections that were not analysed because too many connections were.
     Counter tcp_analyses_refused: u64,
-    /// Flows whose MAC addresses and VLANs could not be kept because too many combinations occurred at once.
+    /// Flows whose MAC addresses and tunnel identifier, or also VLANs and tunnels, could not be kept because too many
+    /// combinations occurred at once.
     Counter link_paths_overflowed: u64,
     /// IP fragments seen.
     Counter fragments: u64,

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 _FRAMES = ("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")
 _OF_FRAMES = ("packet_faults", "fragments", "datagrams_reassembled", "datagrams_lost", "icmp_errors")
-_FLOWS = ("flows_exported", "flows_active", "flows_lost")
+_FLOWS = (
+    "flows_exported",
+    "flows_active",
+    "flows_lost",
+    "sequences_refused",
+    "features_refused",
+    "tcp_analyses_refused",
+    "link_paths_overflowed",
+)
 _SESSIONS_SHOWN = ("sessions_done", "sessions_malformed", "sessions_given_up")
 _SESSIONS = (*_SESSIONS_SHOWN, "sessions_out_of_memory", "sessions_refused")
 _WIDTH = 44

@@ -16,7 +16,7 @@ use crate::flow::features::{self, Observed};
 use crate::flow::fragment::Part;
 use crate::flow::icmp_error::IcmpError;
 use crate::flow::layer7::{self, Load, Sessions, Wish};
-use crate::flow::path::{PathId, Paths};
+use crate::flow::path::Paths;
 use crate::flow::profile::{Duty, LeftOut, ShedWork, Work};
 use crate::flow::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
 use crate::flow::state::{Flow, Hot, NO_ENTRY, Phase, Side, Timeouts};
@@ -145,7 +145,7 @@ impl Desk {
         flow.begin(packet, export::flow_id(&packet.key, seen.time, seen.frame));
         flow.hot.seen = seen.clock;
         flow.cold.path = self.paths.hold(packet);
-        self.tally.link_paths_overflowed += u64::from(flow.cold.path == PathId::NONE);
+        self.tally.link_paths_overflowed += u64::from(!self.paths.is_whole(flow.cold.path));
     }
 
     /// Counters, statistics and sequence of packets.
