@@ -323,24 +323,51 @@ fn begins_with_any(bytes: &[u8], starts: &[&[u8]]) -> Verdict {
     verdict
 }
 
+/// The first line as far as identification looks at it; `None` while more of it may come.
+fn first_line(bytes: &[u8]) -> Option<&[u8]> {
+    let seen = bytes.get(..IDENTIFY_LINE_BYTES).unwrap_or(bytes);
+    let line = seen.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    (line.len() < bytes.len()).then_some(line)
+}
+
+/// Whether a text holds another one, in upper or lower case.
+fn holds(text: &[u8], wanted: &[u8]) -> bool {
+    text.windows(wanted.len())
+        .any(|window| window.eq_ignore_ascii_case(wanted))
+}
+
 /// Whether the first line, which begins with `start`, holds the word that names the protocol.
 fn first_line_holds(bytes: &[u8], start: &[u8], word: &[u8]) -> Verdict {
     match begins_with_any(bytes, &[start]) {
         Verdict::Yes => {}
         other => return other,
     }
-    let seen = bytes.get(..IDENTIFY_LINE_BYTES).unwrap_or(bytes);
-    let line = seen.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    if line
-        .windows(word.len())
-        .any(|window| window.eq_ignore_ascii_case(word))
-    {
-        Verdict::Yes
-    } else if line.len() == bytes.len() {
-        Verdict::More
-    } else {
-        Verdict::No
+    match first_line(bytes) {
+        Some(line) if !holds(line, word) => Verdict::No,
+        None if !holds(bytes, word) => Verdict::More,
+        // The capture may have cut the rest of the line.
+        _ => Verdict::Yes,
     }
+}
+
+/// On a port of the protocol, whether the first line begins with one of these and does not name another protocol: bytes
+/// decide, ports only hint (design D12).
+fn begins_on_port(bytes: &[u8], starts: &[&[u8]], names_another: impl FnOnce(&[u8]) -> bool) -> Verdict {
+    match begins_with_any(bytes, starts) {
+        Verdict::Yes => {}
+        other => return other,
+    }
+    match first_line(bytes) {
+        Some(line) if names_another(line) => Verdict::No,
+        Some(_) => Verdict::Yes,
+        None => Verdict::More,
+    }
+}
+
+/// Whether a greeting names FTP and not SMTP. A word with a dot is a host's name, which says nothing.
+fn names_ftp(line: &[u8]) -> bool {
+    let mut words = line.split(u8::is_ascii_whitespace);
+    words.any(|word| holds(word, b"FTP") && !word.contains(&b'.')) && !holds(line, b"SMTP")
 }
 
 /// The first verdict that is not `No`.
@@ -348,16 +375,19 @@ fn either(one: Verdict, other: impl FnOnce() -> Verdict) -> Verdict {
     if one == Verdict::No { other() } else { one }
 }
 
-/// The client's greeting, or a server's that says SMTP or comes on a port of it.
+/// The client's greeting, or a server's that says SMTP or comes on a port of it and does not say FTP.
 pub(super) fn identify_smtp(bytes: &[u8], hint: Hint) -> Verdict {
     either(begins_with_any(bytes, &[b"EHLO ", b"HELO ", b"LHLO "]), || {
-        if hint.port {
-            begins_with_any(bytes, &[b"220 ", b"220-", b"554 ", b"421 "])
-        } else {
-            either(first_line_holds(bytes, b"220 ", b"SMTP"), || {
-                first_line_holds(bytes, b"220-", b"SMTP")
-            })
-        }
+        let named = either(first_line_holds(bytes, b"220 ", b"SMTP"), || {
+            first_line_holds(bytes, b"220-", b"SMTP")
+        });
+        either(named, || {
+            if hint.port {
+                begins_on_port(bytes, &[b"220 ", b"220-", b"554 ", b"421 "], names_ftp)
+            } else {
+                Verdict::No
+            }
+        })
     })
 }
 
@@ -403,13 +433,17 @@ pub(super) fn identify_pop3(bytes: &[u8], hint: Hint) -> Verdict {
     }
 }
 
-/// A greeting that says FTP, or on its ports any greeting or opening command; `AUTH TLS` (RFC 4217 §4) on any port.
+/// A greeting that says FTP, or on its ports any greeting that does not say SMTP or an opening command; `AUTH TLS`
+/// (RFC 4217 §4) on any port.
 pub(super) fn identify_ftp(bytes: &[u8], hint: Hint) -> Verdict {
     either(
         begins_with_any(bytes, &[b"AUTH TLS\r\n", b"AUTH SSL\r\n"]),
         || {
             if hint.port {
-                begins_with_any(bytes, &[b"220 ", b"220-", b"530 ", b"421 ", b"USER ", b"FEAT\r"])
+                let greeting = begins_on_port(bytes, &[b"220 ", b"220-", b"530 ", b"421 "], |line| {
+                    holds(line, b"SMTP")
+                });
+                either(greeting, || begins_with_any(bytes, &[b"USER ", b"FEAT\r"]))
             } else {
                 either(first_line_holds(bytes, b"220 ", b"FTP"), || {
                     first_line_holds(bytes, b"220-", b"FTP")
@@ -479,11 +513,21 @@ mod tests {
 
     #[test]
     fn greetings_tell_the_protocols_apart() {
-        let cases: [(&[u8], u16, Option<Protocol>); 9] = [
+        let cases: [(&[u8], u16, Option<Protocol>); 15] = [
             (b"220 ftp.example FTP server ready\r\n", 9, Some(Protocol::Ftp)),
             (b"220-welcome\r\n220 x\r\n", 21, Some(Protocol::Ftp)),
             (b"220 hello\r\n", 25, Some(Protocol::Smtp)),
             (b"220 hello\r\n", 9, None),
+            (
+                b"220 ProFTPD 1.3.5 FTP Server ready.\r\n",
+                2525,
+                Some(Protocol::Ftp),
+            ),
+            (b"220-(vsFTPd 3.0.5)\r\n220 x\r\n", 587, Some(Protocol::Ftp)),
+            (b"220 ftp.example.org ready\r\n", 25, Some(Protocol::Smtp)),
+            (b"220 FTP and ESMTP\r\n", 25, Some(Protocol::Smtp)),
+            (b"220 mx.example ESMTP Postfix\r\n", 21, Some(Protocol::Smtp)),
+            (b"220 mx.example ESMTP, cut", 25, Some(Protocol::Smtp)),
             (b"* OK IMAP4rev1 ready\r\n", 9, Some(Protocol::Imap)),
             (b"a1 CAPABILITY\r\n", 143, Some(Protocol::Imap)),
             (b"+OK POP3 ready\r\n", 9, Some(Protocol::Pop3)),
