@@ -318,8 +318,17 @@ impl Sessions {
             *entry = OVER;
             return;
         }
+        let mut session = Session::default();
+        // The data of a SYN (RFC 7413) are the first of its stream, and the other one is yet to start.
+        if let Load::Segment(Segment { syn: false, .. }, _) = load {
+            for (start, direction) in starts.into_iter().zip([Direction::Forward, Direction::Reverse]) {
+                if start.is_none() {
+                    session.missed_start(direction);
+                }
+            }
+        }
         let layer7 = Layer7 {
-            session: Session::default(),
+            session,
             streams,
             bytes: SESSION_BYTES,
         };

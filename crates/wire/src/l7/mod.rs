@@ -237,6 +237,9 @@ struct Hint {
 trait Dissect {
     /// As [`Session::feed`].
     fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome;
+    /// Before anything is fed: the first bytes of a direction were not seen, or were passed over before the protocol was
+    /// known.
+    fn missed_start(&mut self, _side: usize) {}
     /// How sure the identification is by now.
     fn confidence(&self) -> Confidence;
     /// As [`Session::server_name`].

@@ -6,6 +6,7 @@ use super::{
     side_of,
 };
 use crate::column::{Address, Sink};
+use crate::flowkey::Direction;
 
 /// A stream direction that is not identified within this many bytes is not looked at any longer.
 pub(super) const IDENTIFY_BYTES: usize = 16 * 1024;
@@ -84,6 +85,8 @@ impl Default for State {
 struct Search {
     /// Directions whose bytes match no protocol, or that ended before they could tell.
     ruled_out: [bool; 2],
+    /// Directions whose first bytes were not seen.
+    missed: [bool; 2],
     /// Bytes passed over in a direction that is ruled out, while the other has not spoken; from the limit on it is over.
     passed: [u16; 2],
     /// Datagrams that matched no protocol, without connectivity checks, and these.
@@ -140,6 +143,7 @@ impl Search {
             }
             // What comes after a gap is looked at as if the flow began there: mid-stream messages may be unmistakable.
             Input::Gap(length) => {
+                self.miss(side);
                 let over =
                     self.is_ruled_out(side) && self.pass(side, usize::try_from(length).unwrap_or(usize::MAX));
                 Err(Outcome::none(if over { unidentified } else { Status::Need(0) }))
@@ -153,6 +157,18 @@ impl Search {
                 }))
             }
         }
+    }
+
+    /// Notes that bytes of a direction were not seen before its protocol is known.
+    fn miss(&mut self, side: usize) {
+        if let Some(missed) = self.missed.get_mut(side) {
+            *missed = true;
+        }
+    }
+
+    /// Whether the dissector does not get the first bytes of a direction.
+    fn has_missed(self, side: usize) -> bool {
+        self.is_ruled_out(side) || self.missed.get(side).copied().unwrap_or(true)
     }
 
     fn is_ruled_out(self, side: usize) -> bool {
@@ -181,8 +197,14 @@ impl Session {
         if let State::Searching(search) = &mut self.state {
             match search.feed(input, context) {
                 Ok(protocol) => {
+                    let mut dissector = Dissector::new(protocol);
+                    for side in [0, 1] {
+                        if search.has_missed(side) {
+                            dissector.missed_start(side);
+                        }
+                    }
                     self.state = State::Known {
-                        dissector: Dissector::new(protocol),
+                        dissector,
                         ended: None,
                         next: None,
                     };
@@ -246,6 +268,14 @@ impl Session {
             self.release();
         }
         outcome
+    }
+
+    /// Says of a new session that a direction's first bytes came before the capture: what comes first is then not what
+    /// its protocol begins with.
+    pub fn missed_start(&mut self, direction: Direction) {
+        if let State::Searching(search) = &mut self.state {
+            search.miss(side_of(direction));
+        }
     }
 
     /// Frees what only further input would need; what was learned stays. The session must not be fed afterwards. One that

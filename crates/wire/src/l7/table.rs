@@ -98,6 +98,9 @@ macro_rules! protocols {
             fn feed(&mut self, input: Input<'_>, context: &Context, crypto: &dyn Crypto) -> Outcome {
                 match self { $(Self::$variant(inner) => inner.feed(input, context, crypto),)+ }
             }
+            fn missed_start(&mut self, side: usize) {
+                match self { $(Self::$variant(inner) => inner.missed_start(side),)+ }
+            }
             fn confidence(&self) -> Confidence {
                 match self { $(Self::$variant(inner) => inner.confidence(),)+ }
             }

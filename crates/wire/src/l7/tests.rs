@@ -473,6 +473,15 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
             ]),
         ),
         (
+            Protocol::Imap,
+            143,
+            then_tls(vec![
+                (Reverse, b"* OK ready\r\n".to_vec()),
+                (Forward, b"a1 LOGIN {5}\r\nalice {11+}\r\nmy STORE pw\r\na2 LIST {3}\r\na\nb \"*\" MOVE\r\na3 STARTTLS\r\n".to_vec()),
+                (Reverse, b"* LIST () {4}\r\n\x16\x03\x01x and more than what is kept of it\r\na3 OK go\r\n".to_vec()),
+            ]),
+        ),
+        (
             Protocol::Pop3,
             110,
             then_tls(vec![

@@ -156,6 +156,25 @@ fn layer_7_reads_streams_in_any_order_and_over_fragments() {
     assert_eq!(bench.ends(), [("forced_end", 3)]);
 }
 
+/// What a server says later may look like what it begins with, and holds names.
+#[test]
+fn a_greeting_is_known_only_where_the_start_of_the_stream_was_seen() {
+    let greeting_is_kept = |handshake_seen: bool| {
+        let mut bench = Bench::new(|_| {});
+        if handshake_seen {
+            handshake(&mut bench, 0);
+        }
+        let line = b"220 bob@example.org, welcome to ESMTP\r\n";
+        bench.at(60, &Frame::tcp(ACK, 501, 101).back().payload(line));
+        bench.at(70, &Frame::tcp(ACK, 101, 540).payload(b"EHLO me\r\n"));
+        bench.flush();
+        assert_eq!(bench.records()[0].app, Some("smtp"));
+        format!("{:?}", bench.flows()[0].session).contains("bob@example.org")
+    };
+    assert!(greeting_is_kept(true));
+    assert!(!greeting_is_kept(false));
+}
+
 /// A segment of HTTP in three fragments, and what follows it.
 #[test]
 fn a_tcp_segment_in_fragments_is_one_segment() {
