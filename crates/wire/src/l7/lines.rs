@@ -175,6 +175,9 @@ impl Grammar for Ftp {
             .iter()
             .any(|code| line.starts_with(*code))
     }
+    fn command(line: &[u8]) -> &[u8] {
+        first_word(without_telnet(line))
+    }
 }
 
 /// Three digits, then a space, a minus or nothing (RFC 5321 §4.2, RFC 959 §4.2).
@@ -191,6 +194,21 @@ fn first_word(line: &[u8]) -> &[u8] {
 /// Whether a word is one of these, in upper or lower case.
 fn is_one_of(word: &[u8], words: &[&str]) -> bool {
     words.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(word))
+}
+
+/// The line behind Telnet commands (RFC 854): before `ABOR` an interrupt and a data mark are sent (RFC 959 §4.1.3), the
+/// mark's first byte perhaps as urgent data, which may be missing.
+fn without_telnet(mut line: &[u8]) -> &[u8] {
+    const IAC: u8 = 255;
+    /// WILL, WONT, DO, DONT: an option stands behind them.
+    const NEGOTIATION: std::ops::RangeInclusive<u8> = 251..=254;
+    loop {
+        line = match line {
+            [IAC, negotiation, _, rest @ ..] if NEGOTIATION.contains(negotiation) => rest,
+            [IAC, 0x80..=0xff, rest @ ..] | [0x80..=0xff, rest @ ..] => rest,
+            _ => return line,
+        }
+    }
 }
 
 /// The length of the literal that a line announces at its end: `{n}`, or `{n+}` if the client does not wait for the server
@@ -949,6 +967,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn telnet_commands_before_a_command_are_passed_over() {
+        let mut flow = Feeder::tcp(40_000, 21);
+        flow.reverse(b"220 FTP\r\n");
+        flow.forward(b"USER a\r\n\xff\xf4\xff\xf2ABOR\r\n");
+        flow.forward(b"\xff\xf4\xf2STAT\r\n\xff\xfd\x06NOOP\r\n");
+        flow.forward(b"\xff\xf4\xffPWD\r\n");
+        assert_eq!(
+            record(&flow, Protocol::Ftp, "commands"),
+            "[USER,ABOR,STAT,NOOP,PWD]"
+        );
+    }
+
     /// What the parts of a session look like, and parts that are cut or do not belong.
     const PARTS: &[&[u8]] = &[
         b"* OK ready\r\n",
@@ -970,6 +1001,7 @@ mod tests {
         b"\x16",
         b"\x16\x03",
         b"\x16\x03\x01",
+        b"\xff\xf4\xff\xf2ABOR\r\n",
     ];
 
     proptest! {

@@ -495,8 +495,8 @@ fn conversations() -> Vec<(Protocol, u16, Turns)> {
             21,
             then_tls(vec![
                 (Reverse, b"220 (vsFTPd 3.0.5)\r\n".to_vec()),
-                (Forward, b"AUTH TLS\r\n".to_vec()),
-                (Reverse, b"234 go\r\n".to_vec()),
+                (Forward, b"\xff\xf4\xff\xf2ABOR\r\nAUTH TLS\r\n".to_vec()),
+                (Reverse, b"226 aborted\r\n234 go\r\n".to_vec()),
             ]),
         ),
         (
