@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -50,16 +51,19 @@ def test_full_disk_under_the_spool(policy: str, shared_pki: Path, tmp_path: Path
 
         disk.resize(64 << 10)
         before = len(probe.pending())
-
-        def recovered() -> bool:
-            link.replay(case.capture, frames_per_second=20_000)
-            return "the disk has space again" in probe.log.read_text()
-
-        wait_for(recovered, "the disk to take batches again")
         wait_for(
             lambda: link.replay(case.capture, frames_per_second=20_000) and len(probe.pending()) > before + 3,
             "more batches",
         )
+        assert lines(probe.log.read_text(), "the disk has space again") == [], "a batch that fits is not the end"
+
+        def recovered() -> bool:
+            link.replay(case.capture, frames_per_second=20_000)
+            # The disk must have worked for a minute, and must not be full again by then.
+            time.sleep(5)
+            return "the disk has space again" in probe.log.read_text()
+
+        wait_for(recovered, "the disk to take batches again", seconds=120)
         assert probe.process is not None
         probe.process.send_signal(signal.SIGTERM)
         accounts = probe.finish()

@@ -336,6 +336,17 @@ impl Pipeline {
             (Some(deliver), Some(identity)) => Some(Delivery::start(
                 Arc::clone(&spool),
                 &identity,
+        if spool.put_away_at_start() > 0 {
+            alarm(Event {
+                time: clock::utc_now(),
+                severity: Severity::Error,
+                name: "batch_unreadable",
+                detail: format!(
+                    "damaged files of the spool that were put away at the start: {}",
+                    spool.put_away_at_start()
+                ),
+            });
+        }
                 deliver,
                 Arc::clone(&clock),
                 Arc::clone(&alarm),

@@ -81,6 +81,8 @@ pub(super) struct Sizes {
     pub(super) given: Option<Instant>,
     /// Whether it was sent.
     pub(super) is_sent: bool,
+    /// Whether the disk did not give it when the spool was opened: its events are not known.
+    pub(super) is_unread: bool,
 }
 
 /// `head.json`.

@@ -11,8 +11,9 @@
 //! 3. A batch that is dropped leaves its manifest: the new file is durable before the old one goes.
 //! 4. A deletion may be undone by a crash: the batch is delivered again, and the Core answers 200.
 //!
-//! Damage: a file in `pending/` that cannot be read goes to `rejected/`; of one whose manifest is readable the manifest stays
-//! behind; files of other names are left alone; a file that vanished is counted as lost.
+//! Damage: a file in `pending/` that does not hold what its name says goes to `rejected/`; of one whose manifest is readable
+//! the manifest stays behind; one that the disk does not give now stays, and is tried again when its turn to be sent comes;
+//! files of other names are left alone, in every directory; a file that vanished is counted as lost.
 
 mod counters;
 mod disk;
@@ -30,6 +31,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -37,6 +39,7 @@ pub use counters::SpoolCounters;
 pub use disk::{Disk, FileFacts, OsDisk};
 pub use entry::{Entry, Form};
 
+use crate::clock;
 use crate::seal::ipc;
 use crate::seal::jws::Digest;
 use crate::seal::manifest::{ChainId, Claims, Head, Kind, Manifest};
@@ -54,6 +57,9 @@ const MANIFEST_SHARE: u64 = 16;
 const LEDGER_SHARE: u64 = 4;
 /// Refused files take at most one part in this many of the bound.
 const REJECTED_SHARE: u64 = 4;
+/// The disk works again once it has taken batches for so long without an error: on a full one, each batch that makes room
+/// lets another one in.
+const CALM: Duration = Duration::from_secs(60);
 
 /// What happens when the spool is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +166,10 @@ pub struct Spool<D: Disk = OsDisk> {
     changed: Notify,
     counters: SpoolCounters,
     temporary: AtomicU64,
-    /// What the disk refused since it last took a batch: each is said once, not for every file.
-    said: Mutex<Vec<DiskTrouble>>,
+    troubles: Mutex<Troubles>,
     shown: Shown,
     head: Option<Head>,
+    put_away_at_start: u64,
     /// Held as long as this lives.
     lock_file: Option<File>,
 }
@@ -185,6 +191,14 @@ impl DiskTrouble {
             Self::Other(error.kind(), error.raw_os_error())
         }
     }
+}
+
+/// What the disk refused since it last worked: each kind is said once, not for every file.
+#[derive(Debug, Default)]
+struct Troubles {
+    said: Vec<DiskTrouble>,
+    /// When the last error was, said or not.
+    last: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -312,9 +326,10 @@ impl<D: Disk> Spool<D> {
             changed: Notify::new(),
             counters: SpoolCounters::default(),
             temporary: AtomicU64::new(0),
-            said: Mutex::default(),
+            troubles: Mutex::default(),
             shown: Shown::default(),
             head: None,
+            put_away_at_start: 0,
             lock_file: None,
         };
         for part in ["tmp", "pending", "rejected"] {
@@ -325,13 +340,34 @@ impl<D: Disk> Spool<D> {
                 .map_err(|source| SpoolError::Unusable { path, source })?;
         }
         for file in spool.list("tmp")? {
-            // What stays behind is overwritten or tried again at the next start.
-            spool.try_remove(&spool.directory.join("tmp").join(file.name));
+            if is_temporary_name(&file.name) {
+                // What stays behind is overwritten or tried again at the next start.
+                spool.try_remove(&spool.directory.join("tmp").join(file.name));
+            } else {
+                Self::count(&spool.counters.foreign, 1);
+            }
         }
         spool.read_rejected()?;
         let newest = spool.read_pending()?;
         spool.head = spool.find_head(newest);
+        let counters = &spool.counters;
+        spool.put_away_at_start = [&counters.rejected_unreadable, &counters.manifests_rejected]
+            .map(|counter| counter.load(Ordering::Relaxed))
+            .into_iter()
+            .sum();
+        if spool.put_away_at_start > 0 {
+            tracing::error!(
+                files = spool.put_away_at_start,
+                "{}: files that are damaged were put away; the .reason beside each says how",
+                spool.directory.join("rejected").display()
+            );
+        }
         Ok(spool)
+    }
+
+    /// Files that were put away when the spool was opened, because they were damaged.
+    pub fn put_away_at_start(&self) -> u64 {
+        self.put_away_at_start
     }
 
     /// The last manifest that is known of the run before: the next chain names it.
@@ -394,8 +430,8 @@ impl<D: Disk> Spool<D> {
         counter.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// Counts a file operation that failed, and logs it. Each kind of error is said once, until the disk takes batches again:
-    /// a disk that has become read-only refuses every file.
+    /// Counts a file operation that failed, and logs it. Each kind of error is said once, until the disk works again: one
+    /// that has become read-only refuses every file.
     fn note_disk_error(&self, what: &str, path: &Path, error: &io::Error) {
         Self::count(&self.counters.disk_errors, 1);
         if !self.is_news(error) {
@@ -414,33 +450,52 @@ impl<D: Disk> Spool<D> {
         } else {
             tracing::warn!(
                 path = %path.display(), %error,
-                "spool: {what} failed; the next failures of this kind are only counted, until the disk takes batches again"
+                "spool: {what} failed; the next failures of this kind are only counted, until the disk has worked for a minute"
             );
         }
     }
 
-    /// Whether an error of this kind was not said since the disk last took a batch. It is now.
+    /// Whether an error of this kind was not said since the disk last worked. It is now.
     fn is_news(&self, error: &io::Error) -> bool {
         let trouble = DiskTrouble::of(error);
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_news = !said.contains(&trouble);
+        let mut troubles = self.troubles();
+        troubles.last = Some(clock::monotonic());
+        let is_news = !troubles.said.contains(&trouble);
         if is_news {
-            said.push(trouble);
+            troubles.said.push(trouble);
         }
         is_news
     }
 
-    /// A batch was stored at once: the disk is not full, or works again.
+    fn troubles(&self) -> MutexGuard<'_, Troubles> {
+        // Changed by single assignments: it holds after a panic too.
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A batch was stored at once at `now`: what is over of the disk's troubles.
+    fn overcome(&self, now: Instant) -> Vec<DiskTrouble> {
+        let mut troubles = self.troubles();
+        let calm = troubles
+            .last
+            .is_none_or(|last| now.saturating_duration_since(last) >= CALM);
+        if calm {
+            std::mem::take(&mut troubles.said)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// A batch was stored at once: the disk may work again.
     fn note_disk_works(&self) {
-        let said = std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
-        if said.contains(&DiskTrouble::Full) {
+        let overcome = self.overcome(clock::monotonic());
+        if overcome.contains(&DiskTrouble::Full) {
             tracing::info!(
                 dropped = self.counters.dropped_disk.load(Ordering::Relaxed),
                 lost = self.counters.lost.load(Ordering::Relaxed),
                 "{}: the disk has space again",
                 self.directory.display()
             );
-        } else if !said.is_empty() {
+        } else if !overcome.is_empty() {
             tracing::info!(
                 errors = self.counters.disk_errors.load(Ordering::Relaxed),
                 "{}: the disk takes batches again",
@@ -488,6 +543,11 @@ impl<D: Disk> Spool<D> {
         files.sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
         let mut state = self.lock();
         for file in files {
+            let name = file.name.strip_suffix(".reason").unwrap_or(&file.name);
+            if parse_name(name).is_none() {
+                Self::count(&self.counters.foreign, 1);
+                continue;
+            }
             let size = accounted(file.length);
             state.rejected_bytes += size;
             state.rejected.push_back((file.name, size));
@@ -532,69 +592,84 @@ impl<D: Disk> Spool<D> {
         Ok(newest.map(|(_, head)| head))
     }
 
-    /// Takes one file of `pending/` into the index, or puts it away if its manifest cannot be read.
+    /// Takes one file of `pending/` into the index, or puts it away if what was read of it is no manifest. One that the disk
+    /// does not give now is in the index by its name and length alone: it may well give it later.
     fn index(&self, entry: &Entry, file: &FileFacts) -> Option<Head> {
         let path = self.pending_path(entry);
         let counters = &self.counters;
-        Self::count(
-            if entry.form == Form::Batch {
-                &counters.found
-            } else {
-                &counters.manifests_found
-            },
-            1,
-        );
-        let loaded = self
-            .disk
-            .read(&path, PREFIX_BYTES)
-            .map_err(|error| error.to_string())
-            .and_then(|prefix| {
-                parse_entry(entry, &prefix).or_else(|reason| {
-                    if file.length <= PREFIX_BYTES {
-                        return Err(reason);
-                    }
-                    let whole = self
-                        .disk
-                        .read(&path, ipc::MAX_STREAM_BYTES as u64 + 1)
-                        .map_err(|e| e.to_string())?;
-                    parse_entry(entry, &whole)
-                })
-            });
+        let (found, vanished, unreadable) = match entry.form {
+            Form::Batch => (&counters.found, &counters.vanished, &counters.rejected_unreadable),
+            Form::Manifest => (
+                &counters.manifests_found,
+                &counters.manifests_lost,
+                &counters.manifests_rejected,
+            ),
+        };
+        Self::count(found, 1);
+        let read = self.read_manifest(entry, &path, file.length);
         let mut state = self.lock();
-        let (claims, digest) = match loaded {
-            Ok(loaded) => loaded,
-            Err(reason) => {
-                let counter = match entry.form {
-                    Form::Batch => &counters.rejected_unreadable,
-                    Form::Manifest => &counters.manifests_rejected,
-                };
-                Self::count(counter, 1);
-                self.put_away(
-                    &mut state,
-                    entry,
-                    file.length,
-                    &format!("found unreadable at start: {reason}"),
-                );
+        let (claims, digest) = match read {
+            Ok(Ok(read)) => read,
+            Ok(Err(reason)) => {
+                Self::count(unreadable, 1);
+                let reason = format!("found damaged at start: {reason}");
+                self.put_away(&mut state, entry, file.length, &reason);
+                return None;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::count(vanished, 1);
+                return None;
+            }
+            Err(error) => {
+                self.note_disk_error("reading an entry", &path, &error);
+                self.index_unread(&mut state, entry, file.length);
                 return None;
             }
         };
         let key = state.key(entry);
-        if entry.form == Form::Manifest && state.batches.contains_key(&key) {
+        if let Some(batch) = state.batches.get(&key).filter(|_| entry.form == Form::Manifest) {
             Self::uncount(&counters.manifests_found, 1);
-            self.try_remove(&path);
+            // If the batch turns out to be damaged, this is all that is left of it: the next start delivers it.
+            if !batch.is_unread {
+                self.try_remove(&path);
+            }
             return None;
         }
-        let events = if claims.kind == Kind::Flow {
-            u64::from(claims.rows)
-        } else {
-            0
-        };
-        self.insert(&mut state, key, entry.form, file.length, events);
+        self.insert(&mut state, key, entry.form, file.length, events_of(&claims));
         Some(Head {
             chain: entry.chain,
             seq: entry.seq,
             manifest: digest,
         })
+    }
+
+    /// What an entry's manifest says, or why it is none; the error if the disk does not give it.
+    fn read_manifest(
+        &self,
+        entry: &Entry,
+        path: &Path,
+        length: u64,
+    ) -> io::Result<Result<(Claims, Digest), String>> {
+        let parsed = parse_entry(entry, &self.disk.read(path, PREFIX_BYTES)?);
+        if parsed.is_ok() || length <= PREFIX_BYTES {
+            return Ok(parsed);
+        }
+        let whole = self.disk.read(path, ipc::MAX_STREAM_BYTES as u64 + 1)?;
+        Ok(parse_entry(entry, &whole))
+    }
+
+    /// Takes a file into the index of which nothing but its name and length is known.
+    fn index_unread(&self, state: &mut State, entry: &Entry, length: u64) {
+        let key = state.key(entry);
+        if entry.form == Form::Manifest && state.batches.contains_key(&key) {
+            // Left over beside its batch: it is looked at again at the next start.
+            Self::uncount(&self.counters.manifests_found, 1);
+            return;
+        }
+        self.insert(state, key, entry.form, length, 0);
+        if let Some(sizes) = state.map(entry.form).get_mut(&key) {
+            sizes.is_unread = true;
+        }
     }
 
     /// The newest of `head.json` and what lies in `pending/`.
@@ -663,6 +738,7 @@ impl<D: Disk> Spool<D> {
                 events,
                 given: None,
                 is_sent: false,
+                is_unread: false,
             },
         );
         let counter = match form {
@@ -690,6 +766,20 @@ impl<D: Disk> Spool<D> {
         };
         Self::uncount(counter, 1);
         true
+    }
+}
+
+/// Whether `write_whole` makes such a name in `tmp/`: nothing else is removed there, for the directory may be another's too.
+fn is_temporary_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Rows of a batch that count as events.
+fn events_of(claims: &Claims) -> u64 {
+    if claims.kind == Kind::Flow {
+        u64::from(claims.rows)
+    } else {
+        0
     }
 }
 

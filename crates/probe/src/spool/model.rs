@@ -11,8 +11,10 @@ use proptest::prelude::*;
 use super::disk::{Disk, FileFacts};
 use super::entry::accounted;
 use super::{
-    Entry, Form, LEDGER_SHARE, MANIFEST_SHARE, NotLoaded, Spool, SpoolSettings, Stored, Sync, WhenFull,
+    CALM, DiskTrouble, Entry, Form, LEDGER_SHARE, MANIFEST_SHARE, NotLoaded, Spool, SpoolSettings, Stored,
+    Sync, WhenFull,
 };
+use crate::clock;
 use crate::counters::LedgerEntry;
 use crate::seal::SealedBatch;
 use crate::seal::batch::Chain;
@@ -55,6 +57,8 @@ struct Memory {
     fail_in: Option<u32>,
     /// A file that can neither be read nor renamed.
     bad: Option<PathBuf>,
+    /// Whether no file can be read: descriptors or permissions are missing, or the server of a network disk is away.
+    is_blind: bool,
 }
 
 impl Memory {
@@ -149,6 +153,9 @@ impl Disk for MemoryDisk {
         let mut memory = self.0.lock().unwrap();
         memory.may_fail()?;
         memory.may_use(path)?;
+        if memory.is_blind {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let file = memory.names.get(path).ok_or(ErrorKind::NotFound)?;
         Ok(memory.files[*file]
             .0
@@ -227,6 +234,8 @@ enum Step {
     NextChain,
     Deliver(Verdict),
     Crash(u64),
+    /// The same, and when the spool is opened again the disk gives no file.
+    CrashBlind(u64),
     DiskFull(usize),
     DiskError(u32),
     DiskWell,
@@ -247,6 +256,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::NextChain),
         5 => verdict.prop_map(Step::Deliver),
         2 => any::<u64>().prop_map(Step::Crash),
+        1 => any::<u64>().prop_map(Step::CrashBlind),
         1 => (0usize..60_000).prop_map(Step::DiskFull),
         1 => (0u32..6).prop_map(Step::DiskError),
         1 => Just(Step::DiskWell),
@@ -362,11 +372,12 @@ impl Model {
             }
             Step::NextChain => {}
             Step::Deliver(verdict) => self.deliver(*verdict),
-            Step::Crash(luck) => {
-                self.gone_before = self.gone();
-                self.disk.crash(*luck);
-                self.spool = Spool::open_on(self.disk.clone(), Path::new("/spool"), self.settings).unwrap();
-                self.allowed = self.settings.max_bytes.max(self.spool.fill().0);
+            Step::Crash(luck) => self.crash(*luck),
+            Step::CrashBlind(luck) => {
+                self.disk.0.lock().unwrap().is_blind = true;
+                self.crash(*luck);
+                self.disk.0.lock().unwrap().is_blind = false;
+                assert_eq!(self.gone(), self.gone_before, "what was not read is not judged");
             }
             Step::DiskFull(room) => {
                 self.disturbed = true;
@@ -383,6 +394,13 @@ impl Model {
                 memory.fail_in = None;
             }
         }
+    }
+
+    fn crash(&mut self, luck: u64) {
+        self.gone_before = self.gone();
+        self.disk.crash(luck);
+        self.spool = Spool::open_on(self.disk.clone(), Path::new("/spool"), self.settings).unwrap();
+        self.allowed = self.settings.max_bytes.max(self.spool.fill().0);
     }
 
     fn deliver(&mut self, verdict: Verdict) {
@@ -708,8 +726,18 @@ fn each_kind_of_disk_error_is_said_once() {
     assert!(of_number(libc::EIO) && of_number(libc::EMFILE) && !of_number(libc::EIO));
     spool.store(&chains()[0][0]);
     assert!(
+        !news(ErrorKind::StorageFull),
+        "one batch that it takes is not the end"
+    );
+    let now = clock::monotonic();
+    assert_eq!(spool.overcome(now + CALM / 2), []);
+    assert!(!news(ErrorKind::StorageFull));
+    let overcome = spool.overcome(clock::monotonic() + CALM);
+    assert!(overcome.contains(&DiskTrouble::Full) && overcome.len() == 4);
+    assert_eq!(spool.overcome(clock::monotonic() + CALM), [], "it is told once");
+    assert!(
         news(ErrorKind::ReadOnlyFilesystem),
-        "the disk had taken a batch again"
+        "the disk had worked for a while"
     );
 }
 
@@ -771,6 +799,7 @@ fn foreign_and_corrupt_files_are_put_aside() {
         .unwrap();
     let spool = Spool::open_on(disk.clone(), Path::new("/spool"), settings).unwrap();
     assert!(spool.take_oldest().is_none());
+    assert_eq!(spool.put_away_at_start(), 3);
     assert_eq!(spool.counters().imbalance(), 0);
     let names: Vec<String> = disk
         .0
@@ -809,6 +838,111 @@ fn foreign_and_corrupt_files_are_put_aside() {
         chains()[1][0].manifest.as_bytes()
     );
     assert_eq!(spool.counters().imbalance(), 0);
+}
+
+#[test]
+fn what_the_disk_does_not_give_at_start_is_kept() {
+    let disk = MemoryDisk::default();
+    let spool = spool_on(&disk, 1 << 20);
+    for sealed in &chains()[0][..6] {
+        assert!(matches!(spool.store(sealed), Stored::Batch));
+    }
+    let (events, bytes) = (spool.pending_events(), spool.fill().0);
+    assert!(events > 0);
+    disk.0.lock().unwrap().is_blind = true;
+    let spool = spool_on(&disk, 1 << 20);
+    assert_eq!(spool.fill().0, bytes);
+    assert_eq!((spool.pending_entries(), spool.pending_events()), (6, 0));
+    assert_eq!(
+        (
+            spool.put_away_at_start(),
+            counted(&spool, "batches_rejected", None)
+        ),
+        (0, 0)
+    );
+    assert_eq!(counted(&spool, "spool_disk_errors", None), 6);
+    disk.0.lock().unwrap().is_blind = false;
+    let found = left(&spool);
+    assert!(
+        found
+            .iter()
+            .zip(&chains()[0][..6])
+            .all(|((entry, _), sealed)| entry.seq == sealed.claims.seq)
+    );
+    assert_eq!(
+        (found.len(), spool.pending_events()),
+        (6, events),
+        "known once they are read"
+    );
+    for (entry, _) in &found {
+        spool.acknowledge(entry);
+    }
+    assert_eq!(counted(&spool, "events_acknowledged", None), events);
+    let state = spool.lock();
+    assert_eq!(
+        (state.pending_bytes, state.ledger_bytes, state.pending_events),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn a_manifest_beside_a_batch_that_was_not_read_stays_for_the_next_start() {
+    let disk = MemoryDisk::default();
+    let spool = spool_on(&disk, 1 << 20);
+    let sealed = &chains()[0][0];
+    spool.store(sealed);
+    let entry = |form| Entry {
+        chain: sealed.claims.chain,
+        seq: 0,
+        form,
+    };
+    let path = |form| Path::new("/spool/pending").join(entry(form).file_name());
+    disk.write(&path(Form::Manifest), sealed.manifest.as_bytes(), true)
+        .unwrap();
+    let is_there = |form| disk.0.lock().unwrap().names.contains_key(&path(form));
+    disk.0.lock().unwrap().bad = Some(path(Form::Batch));
+    assert_eq!(spool_on(&disk, 1 << 20).pending_entries(), 1);
+    assert!(is_there(Form::Batch) && is_there(Form::Manifest));
+    disk.0.lock().unwrap().bad = None;
+    assert_eq!(spool_on(&disk, 1 << 20).pending_entries(), 1);
+    assert!(is_there(Form::Batch) && !is_there(Form::Manifest));
+}
+
+#[test]
+fn files_of_others_below_the_directory_are_left_alone() {
+    let disk = MemoryDisk::default();
+    let name = Entry {
+        chain: chains()[0][0].claims.chain,
+        seq: 7,
+        form: Form::Batch,
+    }
+    .file_name();
+    let foreign = [
+        "tmp/systemd-private-1",
+        "tmp/12.log",
+        "tmp/x9",
+        "rejected/mail",
+        "rejected/mail.reason",
+    ];
+    let ours = [
+        "tmp/0".to_owned(),
+        "tmp/18".to_owned(),
+        format!("rejected/{name}"),
+        format!("rejected/{name}.reason"),
+    ];
+    for part in foreign.into_iter().chain(ours.iter().map(String::as_str)) {
+        let path = Path::new("/spool").join(part);
+        disk.write(&path, &vec![b'x'; 40 << 10], true).unwrap();
+    }
+    // A quarter of it has room for none of what is in rejected/.
+    let spool = spool_on(&disk, 64 << 10);
+    let memory = disk.0.lock().unwrap();
+    let is_there = |part: &str| memory.names.contains_key(&Path::new("/spool").join(part));
+    assert!(foreign.into_iter().all(is_there), "{:?}", memory.names);
+    assert!(!ours.iter().any(|part| is_there(part)), "{:?}", memory.names);
+    drop(memory);
+    assert_eq!(counted(&spool, "spool_foreign_files", None), 5);
+    assert_eq!(spool.fill().0, 0);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicU64;
 use super::entry::{HeadFile, Key, Sizes, accounted};
 use super::{
     Disk, Entry, Form, LEDGER_SHARE, MANIFEST_SHARE, MAX_EVICTIONS, REJECTED_SHARE, Spool, SpoolError, State,
-    Stored, WhenFull, is_disk_full,
+    Stored, WhenFull, events_of, is_disk_full,
 };
-use crate::seal::manifest::{Head, Kind};
+use crate::seal::manifest::Head;
 use crate::seal::{SealedBatch, ipc};
 
 impl<D: Disk> Spool<D> {
@@ -28,11 +28,7 @@ impl<D: Disk> Spool<D> {
             seq: sealed.claims.seq,
             form: Form::Batch,
         };
-        let events = if sealed.claims.kind == Kind::Flow {
-            u64::from(sealed.claims.rows)
-        } else {
-            0
-        };
+        let events = events_of(&sealed.claims);
         let room = accounted(sealed.bytes.len() as u64);
         if self.make_room(room, Form::Batch).is_break() {
             return self.store_manifest(sealed, &self.counters.dropped_full);

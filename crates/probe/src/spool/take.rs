@@ -5,9 +5,11 @@ use std::io;
 use std::time::Instant;
 
 use super::entry::{Key, Sizes, accounted};
-use super::{Disk, Entry, Form, Loaded, NotLoaded, REJECTED_SHARE, Spool, State, damage, parse_entry};
+use super::{
+    Disk, Entry, Form, Loaded, NotLoaded, REJECTED_SHARE, Spool, State, damage, events_of, parse_entry,
+};
 use crate::seal::ipc;
-use crate::seal::manifest::Head;
+use crate::seal::manifest::{Claims, Head};
 
 impl<D: Disk> Spool<D> {
     /// The oldest entry that is not in flight; it is in flight from now on, until it is acknowledged, rejected or released.
@@ -64,6 +66,7 @@ impl<D: Disk> Spool<D> {
         let reason = match parsed {
             Ok((claims, digest)) => match damage(entry, &bytes, &claims) {
                 None => {
+                    Self::note_read(&mut state, &key, entry.form, &claims);
                     let head = Head {
                         chain: entry.chain,
                         seq: entry.seq,
@@ -80,6 +83,21 @@ impl<D: Disk> Spool<D> {
         state.in_flight.retain(|other| *other != key);
         self.put_away_damaged(&mut state, &key, entry, &bytes, &reason);
         Err(NotLoaded::Gone)
+    }
+
+    /// Books the events of an entry that could not be read when the spool was opened.
+    fn note_read(state: &mut State, key: &Key, form: Form, claims: &Claims) {
+        let Some(sizes) = state.map(form).get_mut(key) else {
+            return;
+        };
+        let events = events_of(claims);
+        if std::mem::take(&mut sizes.is_unread) && form == Form::Batch && events > 0 {
+            sizes.events = events;
+            let size = sizes.size;
+            state.pending_events += events;
+            // It was taken for a ledger.
+            state.ledger_bytes -= size;
+        }
     }
 
     /// An entry goes out. The first time, and if this process made it: when its records were handed over to be sealed.
