@@ -82,6 +82,8 @@ pub enum Verdict {
         reason: String,
         /// `Retry-After`.
         retry_after: Option<Duration>,
+        /// Whether the request took too long, or broke off: fewer at a time may do better.
+        is_slow: bool,
     },
 }
 
@@ -98,10 +100,12 @@ pub fn judge(answer: &Answer, entry: &Entry, loaded: &Loaded, authority: &Author
         .as_deref()
         .is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
         || body.status == "BACKPRESSURE";
+    let is_slow = matches!(body.error.as_str(), "slow" | "cut");
     let back_off = |cause, reason| Verdict::BackOff {
         cause,
         reason,
         retry_after,
+        is_slow,
     };
     match answer.code {
         200 | 201 => match (body.receipt, asked) {

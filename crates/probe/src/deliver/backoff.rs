@@ -5,6 +5,11 @@ use std::time::Duration;
 /// Longest `Retry-After` that is honoured: a Core cannot put a probe to sleep for good.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
+/// How long to wait because the Core asked for it.
+pub(super) fn honoured(retry_after: Option<Duration>) -> Duration {
+    retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)
+}
+
 /// Counts failures in a row.
 #[derive(Clone, Debug)]
 pub(super) struct Backoff {
@@ -44,7 +49,7 @@ impl Backoff {
             + full
                 .saturating_sub(half)
                 .mul_f64(f64::from(random) / f64::from(u32::MAX));
-        jittered.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
+        jittered.max(honoured(retry_after))
     }
 }
 

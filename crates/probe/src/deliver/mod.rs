@@ -5,7 +5,7 @@
 //! of tries, from 100 ms to 30 s between them); hammers one that is overloaded; touches capture.
 //!
 //! The oldest entry goes first; a few requests are in flight. After a failure everything waits, then one request goes
-//! alone; when it is answered, the others follow. A Core that says that this probe is not trusted is asked again once a
+//! alone; with each that is answered, one more may follow. A Core that says that this probe is not trusted is asked again once a
 //! minute, in case the operator changes his mind.
 
 /// What an answer means.
@@ -17,6 +17,7 @@ mod pressure;
 mod run;
 #[cfg(test)]
 mod tests;
+mod window;
 /// TLS 1.3 with certificates on both sides.
 pub mod tls;
 
@@ -83,7 +84,7 @@ pub struct DeliverSettings {
     pub refused_interval: Duration,
     /// Longest time for a connection to be made.
     pub connect_timeout: Duration,
-    /// Longest time for a request and its answer.
+    /// Longest time for a request and its answer, beside the time that the body may take on a slow line.
     pub request_timeout: Duration,
     /// An event of one name is reported at most once in this time.
     pub alarm_interval: Duration,

@@ -12,9 +12,10 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::{Answer, Cause, MAX_ANSWER_BYTES, Verdict, judge};
-use super::backoff::Backoff;
+use super::backoff::{Backoff, honoured};
 use super::body::Outgoing;
 use super::tls::explain;
+use super::window::Window;
 use super::{Alarm, DeliverCounters, DeliverError, DeliverSettings, DeliverState, Identity};
 use crate::clock;
 use crate::seal::ledger::{Event, Severity};
@@ -29,9 +30,18 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// between them that takes half a minute or so: a probe that is short of descriptors for a moment puts nothing away.
 const UNREADABLE_TRIES: u32 = 10;
 
+/// A line on which a body goes slower than this, in bytes a second, is too slow for a request.
+const SLOWEST_LINE: u64 = 16 * 1024;
+
+/// Longest time for a request with a body of `length` bytes, of which `timeout` is not for the body.
+fn patience(timeout: Duration, length: usize) -> Duration {
+    timeout + Duration::from_millis((length as u64).saturating_mul(1000) / SLOWEST_LINE)
+}
+
 /// What every request needs.
 struct Wire {
     client: Client,
+    timeout: Duration,
     batches: Url,
     manifests: Url,
     authority: Authority,
@@ -47,6 +57,7 @@ pub(super) struct Worker<D: Disk> {
     state: Arc<DeliverState>,
     alarms: Alarms,
     backoff: Backoff,
+    window: Window,
     /// Nothing is sent before.
     wait_until: Option<Instant>,
     /// The entry that the disk did not give last, and how many times in a row.
@@ -75,7 +86,6 @@ impl<D: Disk + 'static> Worker<D> {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(settings.connect_timeout)
-            .timeout(settings.request_timeout)
             .user_agent(concat!("dpi-probe/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| DeliverError::Tls(error.to_string()))?;
@@ -87,6 +97,7 @@ impl<D: Disk + 'static> Worker<D> {
         };
         let wire = Wire {
             client,
+            timeout: settings.request_timeout,
             batches: join("v1/batches")?,
             manifests: join("v1/manifests")?,
             authority: identity.authority().clone(),
@@ -104,6 +115,7 @@ impl<D: Disk + 'static> Worker<D> {
                 counters: Arc::clone(&counters),
             },
             backoff: Backoff::new(settings.backoff_min, settings.backoff_max),
+            window: Window::new(settings.max_in_flight),
             settings,
             counters,
             state,
@@ -133,7 +145,13 @@ impl<D: Disk + 'static> Worker<D> {
                     Err(error) => {
                         // A panic in a library: the entry stays, and is tried again.
                         let reason = format!("sending failed: {error}");
-                        self.settle(error.id(), Verdict::BackOff { cause: Cause::Connection, reason, retry_after: None });
+                        let verdict = Verdict::BackOff {
+                            cause: Cause::Connection,
+                            reason,
+                            retry_after: None,
+                            is_slow: false,
+                        };
+                        self.settle(error.id(), verdict);
                     }
                 },
                 () = spool.changed().notified() => {}
@@ -159,10 +177,10 @@ impl<D: Disk + 'static> Worker<D> {
             return;
         }
         self.wait_until = None;
-        let limit = if self.backoff.failures() > 0 || self.state.is_refused() {
+        let limit = if self.state.is_refused() {
             1
         } else {
-            self.settings.max_in_flight.max(1)
+            self.window.size()
         };
         while self.requests.len() < limit {
             let Some(entry) = self.spool.take_oldest() else {
@@ -173,7 +191,7 @@ impl<D: Disk + 'static> Worker<D> {
                 Err(NotLoaded::Gone) => continue,
                 Err(NotLoaded::Unreadable) => {
                     self.not_given(entry);
-                    return self.wait(None);
+                    return self.wait(None, false);
                 }
             };
             self.unreadable = None;
@@ -237,7 +255,7 @@ impl<D: Disk + 'static> Worker<D> {
                 self.spool.acknowledge(&entry);
                 self.trusted_again();
                 if slow_down {
-                    self.wait(retry_after);
+                    self.wait(retry_after, false);
                 } else {
                     self.recovered();
                 }
@@ -259,13 +277,15 @@ impl<D: Disk + 'static> Worker<D> {
                 DeliverCounters::add(&self.counters.refused, 1);
                 self.spool.release(&entry);
                 self.state.is_refused.store(1, Ordering::Relaxed);
-                self.wait_until = Some(Instant::now() + self.settings.refused_interval);
+                self.window.troubled(false);
+                self.wait_at_least(Instant::now() + self.settings.refused_interval);
                 self.alarms.raise(Severity::Error, "delivery_refused", reason);
             }
             Verdict::BackOff {
                 cause,
                 reason,
                 retry_after,
+                is_slow,
             } => {
                 self.counters.back_off(cause);
                 self.spool.release(&entry);
@@ -276,7 +296,7 @@ impl<D: Disk + 'static> Worker<D> {
                     Cause::Receipt => (Severity::Error, "receipt_not_accepted"),
                 };
                 self.alarms.raise(severity, event, reason);
-                self.wait(retry_after);
+                self.wait(retry_after, is_slow);
             }
         }
     }
@@ -296,7 +316,11 @@ impl<D: Disk + 'static> Worker<D> {
 
     /// An answer shows that the Core works. One to a request that was sent before the last failure does not end the wait.
     fn recovered(&mut self) {
-        if self.wait_until.is_none() && self.backoff.failures() > 0 {
+        if self.wait_until.is_some() {
+            return;
+        }
+        self.window.succeeded();
+        if self.backoff.failures() > 0 {
             self.backoff.reset();
             self.show_failures();
             self.resumed();
@@ -311,17 +335,23 @@ impl<D: Disk + 'static> Worker<D> {
         );
     }
 
-    /// Everything waits. Several failures at once count as one.
-    fn wait(&mut self, retry_after: Option<Duration>) {
+    /// Everything waits. Several failures at once count as one; what the Core asks for with any of them holds.
+    fn wait(&mut self, retry_after: Option<Duration>, is_slow: bool) {
         let now = Instant::now();
         if self.wait_until.is_some_and(|until| until > now) {
-            return;
+            return self.wait_at_least(now + honoured(retry_after));
         }
         let mut random = [0; 4];
         // Without random bytes there is no jitter; nothing else depends on it.
         let random = aws_lc_rs::rand::fill(&mut random).map_or(u32::MAX, |()| u32::from_ne_bytes(random));
+        self.window.troubled(is_slow);
         self.wait_until = Some(now + self.backoff.next(random, retry_after));
         self.show_failures();
+    }
+
+    /// A wait that runs is never shortened.
+    fn wait_at_least(&mut self, until: Instant) {
+        self.wait_until = Some(self.wait_until.map_or(until, |running| running.max(until)));
     }
 
     /// Puts back what is still in flight.
@@ -385,6 +415,7 @@ impl Wire {
             .client
             .post(url.clone())
             .header(CONTENT_TYPE, content_type)
+            .timeout(patience(self.timeout, body.len()))
             .body(Body::wrap(Outgoing::new(body, departs)));
         let answer = match request.send().await {
             Ok(response) => read(response).await,
@@ -414,6 +445,8 @@ impl Wire {
                     cause: Cause::Connection,
                     reason: failure.reason,
                     retry_after: None,
+                    // Where no connection was made, the line was not tried.
+                    is_slow: !error.is_connect(),
                 }
             }
         }
@@ -493,19 +526,54 @@ mod tests {
     use crate::seal::fixtures::{authority, certificate, pki};
     use crate::spool::{SpoolSettings, Sync, WhenFull};
 
-    #[tokio::test]
-    async fn a_wait_that_ends_after_the_look_at_the_spool_is_not_slept_through() {
-        let directory = tempfile::tempdir().unwrap();
+    /// A worker that delivers nothing, with a spool in `directory`.
+    fn worker(directory: &std::path::Path) -> Worker<crate::spool::OsDisk> {
         let spool = SpoolSettings {
             max_bytes: 1 << 20,
             when_full: WhenFull::DropOldest,
             sync: Sync::Never,
         };
-        let spool = Arc::new(Spool::open(directory.path(), spool).unwrap());
+        let spool = Arc::new(Spool::open(directory, spool).unwrap());
         let identity = Identity::new(authority(), certificate(pki!("probe.pem")), pki!("probe.key")).unwrap();
         let settings = DeliverSettings::new("https://127.0.0.1:1");
         let (clock, alarm): (Clock, Alarm) = (Arc::new(|| 0), Arc::new(|_| {}));
-        let mut worker = Worker::new(spool, &identity, settings, clock, alarm, Default::default()).unwrap();
+        Worker::new(spool, &identity, settings, clock, alarm, Default::default()).unwrap()
+    }
+
+    #[test]
+    fn a_body_may_take_as_long_as_a_slow_line_does() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(patience(minute, 0), minute);
+        assert_eq!(patience(minute, 1 << 20), minute + Duration::from_secs(64));
+    }
+
+    #[tokio::test]
+    async fn of_several_waits_the_longest_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut worker = worker(directory.path());
+        let seconds = Duration::from_secs;
+        let left = |worker: &Worker<_>| worker.wait_until.unwrap() - Instant::now();
+        worker.wait(Some(seconds(10)), false);
+        assert!(left(&worker) <= seconds(10));
+        // Of requests that were in flight with the first.
+        worker.wait(Some(seconds(90)), true);
+        worker.wait(Some(seconds(20)), false);
+        assert!(left(&worker) > seconds(60), "{:?}", left(&worker));
+        assert_eq!(worker.backoff.failures(), 1);
+        worker.wait(Some(seconds(1 << 40)), false);
+        assert!(
+            (599..=600).contains(&left(&worker).as_secs()),
+            "a Core cannot put it to sleep for good"
+        );
+        // Not trusted: asked again in a minute, but not before the other wait is over.
+        worker.wait_at_least(Instant::now() + worker.settings.refused_interval);
+        assert!(left(&worker) > seconds(500));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_ends_after_the_look_at_the_spool_is_not_slept_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut worker = worker(directory.path());
         let now = Instant::now();
         let end = now + Duration::from_millis(1);
         worker.wait_until = Some(end);

@@ -526,6 +526,54 @@ fn a_failing_core_is_tried_until_it_works() {
 }
 
 #[test]
+fn what_took_too_long_or_broke_off_is_told_from_other_trouble() {
+    let entry = Entry {
+        chain: chains()[0][1].claims.chain,
+        seq: 1,
+        form: Form::Batch,
+    };
+    let loaded = Loaded {
+        bytes: Vec::new(),
+        claims: chains()[0][1].claims.clone(),
+        head: chains()[0][1].head(),
+    };
+    for (error, expected) in [("slow", true), ("cut", true), ("disk_full", false), ("", false)] {
+        let answer = Answer {
+            code: 503,
+            body: format!(r#"{{"status":"ERROR","error":"{error}"}}"#).into_bytes(),
+            ..Answer::default()
+        };
+        let verdict = judge(&answer, &entry, &loaded, &authority(), NOW);
+        let Verdict::BackOff { is_slow, .. } = verdict else {
+            panic!("{verdict:?}")
+        };
+        assert_eq!(is_slow, expected, "{error}");
+    }
+}
+
+#[test]
+fn a_line_that_bears_one_request_at_a_time_delivers_everything() {
+    let busy = Arc::new(AtomicUsize::new(0));
+    let core = Core::start(move |request| {
+        let others = busy.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(50));
+        let reply = if others > 0 {
+            answer(503, r#"{"status":"ERROR","error":"slow"}"#)
+        } else {
+            archived(request)
+        };
+        busy.fetch_sub(1, Ordering::SeqCst);
+        reply
+    });
+    let mut probe = Probe::new(12).deliver(settings(core.url()));
+    probe.wait_until_empty();
+    let counters = probe.shutdown(Duration::ZERO);
+    let slow = value(&counters.ledger_entries(), "delivery_answers", "server_error");
+    // Of the first four, and of a try with two; with four again after each success it would be three of five.
+    assert!(slow <= 6, "{slow} requests were too slow");
+}
+
+#[test]
 fn a_receipt_in_an_overloaded_answer_counts() {
     let core = Core::start(|request| match archived(request) {
         Reply::Answer(code, _, body) => Reply::Answer(code, "X-Backpressure: true\r\n", body),
