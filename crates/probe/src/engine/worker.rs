@@ -151,6 +151,11 @@ impl<D: Decode> Worker<D> {
         self.meter.flows()
     }
 
+    /// Places that the flow table may have now, taken or not.
+    pub fn places(&self) -> usize {
+        self.meter.places()
+    }
+
     /// What was counted so far.
     pub fn tally(&self) -> &Tally {
         self.meter.tally()

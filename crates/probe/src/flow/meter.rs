@@ -222,6 +222,11 @@ impl<T: FlowTable> Meter<T> {
         self.table.len()
     }
 
+    /// Flows that the table may hold now: less than at the start where sessions and the like take the memory.
+    pub fn places(&self) -> usize {
+        self.table.places()
+    }
+
     /// Memory of features in bytes.
     #[cfg(test)]
     pub(crate) fn feature_bytes(&self) -> usize {

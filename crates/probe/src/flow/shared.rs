@@ -196,6 +196,10 @@ impl FlowTable for Shared {
 
     fn settle(&mut self) {}
 
+    fn places(&self) -> usize {
+        self.capacity
+    }
+
     fn bytes(&self) -> usize {
         self.len() * FLOW_BYTES
     }

@@ -73,6 +73,9 @@ pub trait FlowTable {
     /// From now on takes at most so many bytes more, and never more than at the start.
     fn limit_growth(&mut self, bytes: usize);
 
+    /// Flows that the table may hold now.
+    fn places(&self) -> usize;
+
     /// Flows in the table.
     fn len(&self) -> usize;
 
@@ -303,6 +306,11 @@ impl FlowTable for Local {
 
     fn limit_growth(&mut self, bytes: usize) {
         self.limit = (self.hot.len() + bytes / FLOW_BYTES).clamp(1, self.capacity);
+    }
+
+    fn places(&self) -> usize {
+        // Those that were taken once stay.
+        self.limit.max(self.hot.len())
     }
 
     fn len(&self) -> usize {

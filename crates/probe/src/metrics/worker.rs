@@ -30,6 +30,7 @@ pub struct WorkerMetrics {
     /// The largest share of the queue that was full since somebody asked, in millionths.
     queue_peak: AtomicU64,
     table_flows: AtomicU64,
+    table_places: AtomicU64,
     applications: Mutex<BTreeMap<&'static str, Application>>,
 }
 
@@ -55,14 +56,19 @@ impl WorkerMetrics {
         self.queue_peak.swap(0, Ordering::Relaxed) as f64 / 1e6
     }
 
-    /// Notes how many places of the flow table are taken.
-    pub fn set_table(&self, flows: usize) {
+    /// Notes how many places of the flow table are taken, and how many there may be now.
+    pub fn set_table(&self, flows: usize, places: usize) {
         self.table_flows.store(flows as u64, Ordering::Relaxed);
+        self.table_places.store(places as u64, Ordering::Relaxed);
     }
 
-    /// Places of the flow table that are taken: flows, and the keys of connections that have just ended.
-    pub fn table(&self) -> u64 {
-        self.table_flows.load(Ordering::Relaxed)
+    /// Places of the flow table that are taken (flows, and the keys of connections that have just ended), and how many
+    /// there may be now.
+    pub fn table(&self) -> (u64, u64) {
+        (
+            self.table_flows.load(Ordering::Relaxed),
+            self.table_places.load(Ordering::Relaxed),
+        )
     }
 
     /// Adds what a batch of records holds.

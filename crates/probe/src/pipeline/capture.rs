@@ -191,7 +191,7 @@ impl Capture {
                 looked = clock::monotonic();
                 let (used, capacity) = source.queue();
                 metrics.set_queue(used, capacity);
-                metrics.set_table(worker.flows());
+                metrics.set_table(worker.flows(), worker.places());
             }
             if clock::elapsed(asked) >= ACCOUNTS_INTERVAL {
                 asked = clock::monotonic();

@@ -63,7 +63,8 @@ metrics! {
     Gauge FrameDropRatio = "frame_drop_ratio" [],
     /// Places of the flow table that are taken: flows, and the keys of connections that have just ended.
     Gauge TableUsed = "flow_table_used_flows" ["worker"],
-    /// Places of the flow table.
+    /// Places of the flow table, as many as there may be now: it shares its memory with layer 7 and with what else is kept of
+    /// flows, and has fewer the more they take.
     Gauge TableCapacity = "flow_table_capacity_flows" ["worker"],
     /// Flow records exported of each application. Records without one have an empty `app`.
     Counter ApplicationFlows = "application_flows" ["app"],
@@ -170,7 +171,7 @@ impl Instruments {
         configuration: Arc<Configuration>,
     ) -> Self {
         Self {
-            workers: (0..fixed.workers).map(|_| Arc::default()).collect(),
+            workers,
             fixed,
             started: clock::utc_now(),
             books,
@@ -192,6 +193,11 @@ impl Instruments {
             level.began.fetch_add(1, Ordering::Relaxed);
         }
     }
+        let workers: Vec<Arc<WorkerMetrics>> = (0..fixed.workers).map(|_| Arc::default()).collect();
+        for worker in &workers {
+            // Until it tells itself.
+            worker.set_table(0, fixed.flows_per_worker);
+        }
 
     /// The largest share of a worker's capture queue that was full since the last call.
     pub(super) fn take_queue_peak(&self) -> f64 {
@@ -201,12 +207,9 @@ impl Instruments {
 
     /// The share of the fullest worker's flow table that is taken, and how many places of all are.
     pub(super) fn table_fill(&self) -> (f64, u64) {
-        let tables: Vec<u64> = self.workers.iter().map(|worker| worker.table()).collect();
-        let fullest = tables.iter().max().copied().unwrap_or_default();
-        (
-            fullest as f64 / self.fixed.flows_per_worker.max(1) as f64,
-            tables.iter().sum(),
-        )
+        let tables = || self.workers.iter().map(|worker| worker.table());
+        let shares = tables().map(|(flows, places)| flows as f64 / places.max(1) as f64);
+        (shares.fold(0.0, f64::max), tables().map(|(flows, _)| flows).sum())
     }
 
     /// Batches that wait for their signature, and the share of the memory given to them that they take.
@@ -289,8 +292,8 @@ impl Instruments {
             Id::CaptureQueueUsed => self.of_workers(|worker| worker.queue().0),
             Id::CaptureQueueCapacity => self.of_workers(|worker| worker.queue().1),
             Id::FrameDropRatio => self.drops.ratio().map(one).unwrap_or_default(),
-            Id::TableUsed => self.of_workers(WorkerMetrics::table),
-            Id::TableCapacity => self.of_workers(|_| fixed.flows_per_worker as u64),
+            Id::TableUsed => self.of_workers(|worker| worker.table().0),
+            Id::TableCapacity => self.of_workers(|worker| worker.table().1),
             Id::ApplicationFlows => of_applications(applications, |application| application.flows),
             Id::ApplicationPackets => of_applications(applications, |application| application.packets),
             Id::ApplicationBytes => of_applications(applications, |application| application.bytes),

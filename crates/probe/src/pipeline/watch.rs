@@ -165,9 +165,9 @@ mod tests {
             workers: 2,
             ..flow::Settings::for_memory(1 << 20)
         };
-        let parts = Parts::with_tables(settings, places);
+        let parts = Parts::with_tables(settings, 1);
         for (number, flows) in flows.into_iter().enumerate() {
-            parts.instruments.worker(number).set_table(flows);
+            parts.instruments.worker(number).set_table(flows, places);
         }
         let (pressure, cause) = pressure(Suffering::FlowTable, &parts.instruments);
         let active: usize = flows.iter().sum();
@@ -190,5 +190,21 @@ mod tests {
     fn the_fullest_table_is_a_degradation_however_few_flows_there_are() {
         assert!(pressure_of_tables(1000, [799, 799]) < 1.0);
         assert!(pressure_of_tables(1000, [0, 800]) >= 1.0);
+    }
+
+    #[test]
+    fn a_table_is_full_when_others_have_taken_its_memory() {
+        let settings = flow::Settings::for_memory(1 << 20);
+        let places = settings.share().flows;
+        let parts = Parts::with_tables(settings, places);
+        let worker = parts.instruments.worker(0);
+        assert_eq!(worker.table(), (0, places as u64), "before it tells itself");
+        worker.set_table(places / 2, places / 2 + 1);
+        let (pressure, cause) = pressure(Suffering::FlowTable, &parts.instruments);
+        assert!(
+            pressure > 1.0 && cause.contains("100 % of the flow table"),
+            "{pressure}: {cause}"
+        );
+        parts.sealer.finish();
     }
 }

@@ -626,6 +626,34 @@ fn memory_is_shared_as_it_is_needed() {
 }
 
 #[test]
+fn a_table_that_must_evict_is_nearly_full() {
+    let most = 400;
+    let mut bench = Bench::new(|settings| {
+        settings.sessions = 4096;
+        settings.memory_bytes = most * state::FLOW_BYTES;
+    });
+    for port in 0..1000 {
+        // Not enough to tell the protocol by: layer 7 keeps its state.
+        bench.at(i64::from(port), &Frame::udp(port, 9999).payload(b"hello"));
+        bench.meter.settle();
+        if !bench.events.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(bench.ends(), [("lack_of_resources", 1)]);
+    let (flows, places) = (bench.meter.flows(), bench.meter.places());
+    assert!(
+        places < most * 3 / 4,
+        "layer 7 has taken part of the memory: {places}"
+    );
+    assert!(
+        flows <= places && flows * 20 >= places * 19,
+        "{flows} of {places}"
+    );
+    bench.flush();
+}
+
+#[test]
 fn the_hash_of_keys_shows_in_no_event() {
     let events_with = |seed| {
         let hasher = KeyHasher::new(seed);
