@@ -352,6 +352,16 @@ impl Published {
     }
 }
 
+/// What the thread that puts flows in order counts, and no worker: these accounts are always shown, or a first jump would
+/// be no increase, and a state that is over would vanish.
+const MERGED: [&str; 5] = [
+    "icmp_errors_attributed",
+    "icmp_errors_forgotten",
+    "icmp_errors_waiting",
+    "names_learned",
+    "names_forgotten",
+];
+
 /// The pages of all workers, and of the thread that puts their flows in order.
 #[derive(Clone, Debug)]
 pub struct Counters {
@@ -400,7 +410,7 @@ impl Counters {
             accounts
                 .iter()
                 .zip(self.merge.read())
-                .filter(|(_, value)| *value != 0)
+                .filter(|(account, value)| *value != 0 || MERGED.contains(&account.name))
                 .map(|(account, value)| LedgerEntry {
                     account: account.name,
                     reason: account.reason,
@@ -567,6 +577,28 @@ mod tests {
         assert_eq!(counters.total("frames_delivered"), 3);
         assert_eq!(check_books(&entries), Ok(()));
         assert!(counters.worker(2).is_none());
+    }
+
+    #[test]
+    fn what_belongs_to_no_worker_is_shown_from_the_start() {
+        let counters = Counters::new(1);
+        let shown = || -> Vec<_> {
+            let entries = counters.ledger_entries();
+            let of_probe = entries.iter().filter(|entry| entry.worker.is_none());
+            of_probe.map(|entry| (entry.account, entry.value)).collect()
+        };
+        assert_eq!(shown(), MERGED.map(|account| (account, Some(0))));
+        let tally = Tally {
+            icmp_errors_waiting: 2,
+            ..Tally::default()
+        };
+        counters.merge().publish(&tally);
+        assert!(shown().contains(&("icmp_errors_waiting", Some(2))));
+        counters.merge().publish(&Tally::default());
+        assert!(
+            shown().contains(&("icmp_errors_waiting", Some(0))),
+            "it is over, and says so"
+        );
     }
 
     #[test]
