@@ -198,7 +198,11 @@ impl Pipeline {
             )?),
             None => None,
         };
-        // Before the interface: what lies in a full spool takes seconds to read, in which the rings would overflow.
+        // A name that is wrong makes no directories.
+        if let Input::Interface(interface) = &settings.input {
+            live::link_type(&interface.name, interface.mode, &interface.libpcap)?;
+        }
+        // Before the rings: what lies in a full spool takes seconds to read, in which they would overflow.
         let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
         let stop = Arc::new(AtomicBool::new(false));
         let (interface, filter) = match &settings.input {
