@@ -1,6 +1,7 @@
 //! What delivery did.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::answer::Cause;
 use crate::counters::accounts;
@@ -41,6 +42,7 @@ pub struct DeliverState {
     pub(super) is_refused: AtomicU64,
     /// Failures since the last success.
     pub(super) failures_in_a_row: AtomicU64,
+    has_panicked: AtomicBool,
     /// From a batch being handed to sealing to its first request going out.
     pub sent: Histogram,
     /// From a request going out to its receipt being verified.
@@ -53,9 +55,25 @@ impl DeliverState {
         self.is_refused.load(Ordering::Relaxed) == 1
     }
 
+    /// Whether the thread has ended by a panic: a bug, and nothing more is delivered.
+    pub fn has_panicked(&self) -> bool {
+        self.has_panicked.load(Ordering::Relaxed)
+    }
+
     /// Failures since the last success.
     pub fn failures_in_a_row(&self) -> u64 {
         self.failures_in_a_row.load(Ordering::Relaxed)
+    }
+}
+
+/// Notes how the delivery thread ends: nobody waits for it while the probe runs.
+pub(super) struct Witness(pub(super) Arc<DeliverState>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.has_panicked.store(true, Ordering::Relaxed);
+        }
     }
 }
 

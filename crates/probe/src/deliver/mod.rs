@@ -141,9 +141,13 @@ impl Delivery {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let witness = counters::Witness(Arc::clone(&state));
         let thread = std::thread::Builder::new()
             .name("deliver".to_owned())
-            .spawn(move || drive(runtime, worker.run(stopped)))?;
+            .spawn(move || {
+                let _witness = witness;
+                drive(runtime, worker.run(stopped));
+            })?;
         Ok(Self {
             stop,
             thread,

@@ -655,6 +655,21 @@ fn shutdown_waits_for_what_is_left_but_not_longer_than_granted() {
 }
 
 #[test]
+fn a_delivery_thread_that_panics_is_noticed() {
+    let core = Core::start(|_| answer(500, ""));
+    let mut probe = Probe::new(1);
+    // Asked by the request, where a panic is caught, and then for the alarm, where none is.
+    let clock: Clock = Arc::new(|| panic!("a bug in the thread"));
+    let identity = identity(pki!("probe.pem"), pki!("probe.key"));
+    let (spool, alarm): (_, Alarm) = (Arc::clone(&probe.spool), Arc::new(|_| {}));
+    probe.delivery = Some(Delivery::start(spool, &identity, settings(core.url()), clock, alarm).unwrap());
+    probe.wait("the end of the thread", |probe| probe.state().has_panicked());
+    let delivery = probe.delivery.take().unwrap();
+    let end = std::panic::AssertUnwindSafe(|| delivery.shutdown(Duration::ZERO));
+    assert!(std::panic::catch_unwind(end).is_err());
+}
+
+#[test]
 fn certificates_of_another_authority_are_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let core = Core::start_on(listener, pki!("other-core.pem"), pki!("other-core.key"), archived);

@@ -11,8 +11,9 @@ use super::metrics::{Fixed, Instruments};
 use crate::deliver::Pressure;
 use crate::flow;
 use crate::seal::fixtures::{NOW, signer};
+use crate::seal::sealer::Clock;
 use crate::seal::{Chain, Sealer, SealerSettings};
-use crate::spool::{self, Spool, SpoolSettings, WhenFull};
+use crate::spool::{self, OsDisk, Spool, SpoolSettings, WhenFull};
 
 /// Everything but the capture.
 pub(super) struct Parts {
@@ -21,6 +22,7 @@ pub(super) struct Parts {
     pub books: Arc<Books>,
     pub configuration: Arc<Configuration>,
     pub instruments: Arc<Instruments>,
+    pub pressure: Arc<Pressure<OsDisk>>,
     _directory: TempDir,
 }
 
@@ -35,8 +37,21 @@ impl Parts {
         Self::with_tables(flow, flows_per_worker)
     }
 
-    /// The instruments take it that a worker's table has `flows_per_worker` places.
+    /// The instruments take it that a worker's table has `flows_per_worker` places, until it tells itself.
     pub(super) fn with_tables(flow: flow::Settings, flows_per_worker: usize) -> Self {
+        Self::with(flow, flows_per_worker, Arc::new(|| NOW * 1_000_000_000))
+    }
+
+    /// For one worker; sealing asks this clock.
+    pub(super) fn with_clock(clock: Clock) -> Self {
+        let flow = flow::Settings {
+            workers: 1,
+            ..flow::Settings::for_memory(1 << 20)
+        };
+        Self::with(flow, 1, clock)
+    }
+
+    fn with(flow: flow::Settings, flows_per_worker: usize, clock: Clock) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let spool = SpoolSettings {
             max_bytes: 1 << 20,
@@ -48,7 +63,7 @@ impl Parts {
             threads: 1,
             queue_batches: 1,
             queue_bytes: 1 << 20,
-            clock: Arc::new(|| NOW * 1_000_000_000),
+            clock,
         };
         let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, |_| ()).unwrap();
         let intake = sealer.intake();
@@ -72,7 +87,7 @@ impl Parts {
             Arc::clone(&books),
             latency,
             spool,
-            pressure,
+            Arc::clone(&pressure),
             Arc::clone(&configuration),
         ));
         Self {
@@ -81,6 +96,7 @@ impl Parts {
             books,
             configuration,
             instruments,
+            pressure,
             _directory: directory,
         }
     }

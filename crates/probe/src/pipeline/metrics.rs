@@ -88,6 +88,9 @@ metrics! {
     Gauge DeliveryRefused = "delivery_refused" [],
     /// Requests to the Core that failed since the last one that did not.
     Gauge DeliveryFailures = "delivery_failures_in_a_row" [],
+    /// 1 once a thread that seals (`seal`) or delivers (`deliver`) has ended by a panic: what it did is not done until the
+    /// probe is started again. Any value but zero is a bug.
+    Gauge ThreadPanicked = "thread_panicked" ["thread"],
     /// How far the probe goes to relieve itself of what it suffers; 0 is well.
     Gauge DegradationLevel = "degradation_level" ["degradation"],
     /// Times that the probe began to suffer of each degradation.
@@ -124,6 +127,25 @@ pub fn declared() -> Vec<Metric> {
     metrics
 }
 
+/// Threads without which evidence stays behind, and whose end nobody waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Vital {
+    Seal,
+    Deliver,
+}
+
+impl Vital {
+    const EVERY: [(Self, &str); 2] = [(Self::Seal, "seal"), (Self::Deliver, "deliver")];
+
+    /// What it does.
+    pub(super) fn meaning(self) -> &'static str {
+        match self {
+            Self::Seal => "seals",
+            Self::Deliver => "delivers",
+        }
+    }
+}
+
 /// What does not change while the probe runs.
 #[derive(Debug)]
 pub(super) struct Fixed {
@@ -152,6 +174,7 @@ pub(super) struct Instruments {
     drops: DropRate,
     configuration: Arc<Configuration>,
     levels: [Level; Suffering::EVERY.len()],
+    panicked: [AtomicBool; Vital::EVERY.len()],
 }
 
 /// How a degradation stands.
@@ -170,6 +193,11 @@ impl Instruments {
         pressure: Arc<Pressure<OsDisk>>,
         configuration: Arc<Configuration>,
     ) -> Self {
+        let workers: Vec<Arc<WorkerMetrics>> = (0..fixed.workers).map(|_| Arc::default()).collect();
+        for worker in &workers {
+            // Until it tells itself.
+            worker.set_table(0, fixed.flows_per_worker);
+        }
         Self {
             workers,
             fixed,
@@ -183,6 +211,7 @@ impl Instruments {
             drops: DropRate::default(),
             configuration,
             levels: Default::default(),
+            panicked: Default::default(),
         }
     }
 
@@ -193,11 +222,6 @@ impl Instruments {
             level.began.fetch_add(1, Ordering::Relaxed);
         }
     }
-        let workers: Vec<Arc<WorkerMetrics>> = (0..fixed.workers).map(|_| Arc::default()).collect();
-        for worker in &workers {
-            // Until it tells itself.
-            worker.set_table(0, fixed.flows_per_worker);
-        }
 
     /// The largest share of a worker's capture queue that was full since the last call.
     pub(super) fn take_queue_peak(&self) -> f64 {
@@ -238,6 +262,16 @@ impl Instruments {
     pub(super) fn set_delivery(&self, state: Arc<DeliverState>) {
         // Called once, at the start; a second value would be the same delivery's.
         let _ = self.delivery.set(state);
+    }
+
+    /// Whether the delivery thread has ended by a panic.
+    pub(super) fn delivery_has_panicked(&self) -> bool {
+        self.delivery.get().is_some_and(|state| state.has_panicked())
+    }
+
+    /// Notes that a thread has ended by a panic; whether that was not known.
+    pub(super) fn note_panicked(&self, thread: Vital) -> bool {
+        !self.panicked[thread as usize].swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn set_capturing(&self, capturing: bool) {
@@ -305,6 +339,13 @@ impl Instruments {
             Id::Backpressure => one(f64::from(self.pressure.is_under_pressure())),
             Id::DeliveryRefused => one(delivery.map_or(0.0, |state| f64::from(state.is_refused()))),
             Id::DeliveryFailures => one(delivery.map_or(0.0, |state| state.failures_in_a_row() as f64)),
+            Id::ThreadPanicked => {
+                let sample = |(thread, name): (Vital, &str)| Sample {
+                    labels: vec![name.to_owned()],
+                    value: Value::Number(f64::from(self.panicked[thread as usize].load(Ordering::Relaxed))),
+                };
+                Vital::EVERY.into_iter().map(sample).collect()
+            }
             Id::DegradationLevel => self.of_levels(|level| &level.now),
             Id::Degradations => self.of_levels(|level| &level.began),
             Id::IdleTimeout => one(self.configuration.load().idle_timeout_ns() as f64 / 1e9),

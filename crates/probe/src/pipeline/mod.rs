@@ -336,10 +336,6 @@ impl Pipeline {
                 detail,
             });
         }
-        let delivery = match (settings.deliver, identity) {
-            (Some(deliver), Some(identity)) => Some(Delivery::start(
-                Arc::clone(&spool),
-                &identity,
         if spool.put_away_at_start() > 0 {
             alarm(Event {
                 time: clock::utc_now(),
@@ -351,6 +347,10 @@ impl Pipeline {
                 ),
             });
         }
+        let delivery = match (settings.deliver, identity) {
+            (Some(deliver), Some(identity)) => Some(Delivery::start(
+                Arc::clone(&spool),
+                &identity,
                 deliver,
                 Arc::clone(&clock),
                 Arc::clone(&alarm),
@@ -412,6 +412,7 @@ impl Pipeline {
                     sealer.intake(),
                 )
             }),
+            intake: sealer.intake(),
             alarm: Arc::clone(&alarm),
         };
         if let Some((_, name)) = &link {
@@ -563,7 +564,7 @@ impl Supervisor {
                 }
             }
             problems.extend(capture.run(source));
-            wait_until_sealed(books);
+            wait_until_sealed(books, &sealer);
             drop(finish);
             for (name, thread) in threads {
                 if thread.join().is_err() {
@@ -586,9 +587,106 @@ impl Supervisor {
     }
 }
 
-/// Returns when no record waits for its signature. The sealing threads always get on, so this ends.
-fn wait_until_sealed(books: &Books) {
-    while books.events_waiting() > 0 {
+/// Returns when no record waits for its signature. Sealing threads always get on; the records of one that has ended by a
+/// panic would wait for ever.
+fn wait_until_sealed(books: &Books, sealer: &Sealer) {
+    while books.events_waiting() > 0 && !sealer.has_lost_a_thread() {
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::pipeline::fixtures::Parts;
+    use crate::seal::Kind;
+    use crate::seal::fixtures::{PROBE, batch, clock_that_ends_the_thread, pki};
+    use crate::spool::{self, WhenFull};
+
+    #[test]
+    fn records_that_a_sealing_thread_took_with_it_are_not_waited_for() {
+        let parts = Parts::with_clock(clock_that_ends_the_thread());
+        assert!(parts.sealer.intake().submit(Kind::Flow, batch(3, 0)));
+        wait_until_sealed(&parts.books, &parts.sealer);
+        assert_eq!(parts.books.events_waiting(), 3);
+    }
+
+    /// Why a probe on this interface does not start.
+    fn refusal(interface: &str, mode: live::Mode, spool: &Path) -> PipelineError {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, pem: &[u8]| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, pem).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let started = Pipeline::start(Settings {
+            input: Input::Interface(Interface {
+                name: interface.to_owned(),
+                mode,
+                dedicated: false,
+                libpcap: Vec::new(),
+                options: RingOptions::default(),
+                places: vec![None],
+                exact: true,
+                patience: Duration::ZERO,
+            }),
+            count: None,
+            flow: flow::Settings::for_memory(1 << 20),
+            probe_id: PROBE.to_owned(),
+            certificate: file("probe.pem", pki!("probe.pem")),
+            key: file("probe.key", pki!("probe.key")),
+            ca: file("ca.pem", pki!("ca.pem")),
+            spool_directory: spool.to_owned(),
+            spool: SpoolSettings {
+                max_bytes: 1 << 20,
+                when_full: WhenFull::DropOldest,
+                sync: spool::Sync::Never,
+            },
+            deliver: None,
+            seal_threads: 1,
+            linger: Duration::ZERO,
+            health_interval: Duration::from_secs(60),
+            shutdown_timeout: Duration::ZERO,
+            backpressure_threshold: 1,
+            memory_bytes: 128 << 20,
+        });
+        started.err().unwrap()
+    }
+
+    #[test]
+    fn a_start_that_fails_for_its_interface_leaves_no_directories() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = directory.path().join("typo/x");
+        for mode in [
+            live::Mode::Auto,
+            live::Mode::AfPacket,
+            live::Mode::AfXdp,
+            live::Mode::Pcap,
+        ] {
+            let refusal = refusal("nosuchif0", mode, &spool);
+            assert!(matches!(refusal, PipelineError::Capture(_)), "{refusal}");
+        }
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[cfg(feature = "root-tests")]
+    #[test]
+    fn the_spool_is_read_before_frames_can_wait_for_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // The host uses this interface, so that AF_XDP refuses it once it is opened.
+        let refusal_of = |spool: &Path| refusal("lo", live::Mode::AfXdp, spool);
+        let spool_first = refusal_of(file.path());
+        assert!(matches!(spool_first, PipelineError::Spool(_)), "{spool_first}");
+        let directory = tempfile::tempdir().unwrap();
+        let then_the_interface = refusal_of(directory.path());
+        assert!(
+            matches!(then_the_interface, PipelineError::Capture(_)),
+            "{then_the_interface}"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! What tests of several modules need: the test PKI of `tests/vectors/pki` and small batches.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
@@ -9,6 +10,7 @@ use super::batch::{Chain, SealedBatch};
 use super::certificate::Certificate;
 use super::manifest::Kind;
 use super::receipt::Authority;
+use super::sealer::Clock;
 use super::sign::Signer;
 
 /// A time at which the test certificates are valid, in seconds since 1970.
@@ -85,4 +87,13 @@ pub(crate) fn chains() -> &'static [Vec<SealedBatch>] {
             .collect()
     });
     &CHAINS
+}
+
+/// A clock that panics where a sealing thread asks it a second time, which nothing catches: stands for a bug there.
+pub(crate) fn clock_that_ends_the_thread() -> Clock {
+    let asked = AtomicU32::new(0);
+    Arc::new(move || {
+        assert!(asked.fetch_add(1, Ordering::SeqCst) == 0, "a bug in the thread");
+        NOW * 1_000_000_000
+    })
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ pub struct SealerSettings {
     pub threads: usize,
     /// Batches that may wait for a thread.
     pub queue_batches: usize,
-    /// Live: bytes of memory that batches in the queue may take. A batch that finds it empty is always taken.
+    /// Bytes of memory that batches in the queue may take. A batch that finds it empty is always taken.
     pub queue_bytes: u64,
     /// Wall-clock time, for `iat`.
     pub clock: Clock,
@@ -66,6 +66,9 @@ accounts! {
         Counter seal_failures: failures;
     }
 }
+
+/// While the queue is full, how often it is looked at by who waits.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long sealing takes. Writers: the sealing threads.
 #[derive(Debug, Default)]
@@ -137,6 +140,26 @@ pub struct Intake {
     counters: Arc<SealCounters>,
     latency: Arc<SealLatency>,
     compression_level: Arc<AtomicI32>,
+    lives: Arc<Lives>,
+}
+
+/// The threads that have not ended. They end when every entrance is gone; before that, only by a panic.
+#[derive(Debug)]
+struct Lives(AtomicUsize);
+
+/// One of them.
+struct Life(Arc<Lives>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Lives {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl Intake {
@@ -150,8 +173,8 @@ impl Intake {
         self.counters.begins_to_wait(&job);
         match self.queue.try_send(job) {
             Ok(()) => true,
-            Err(TrySendError::Full(job)) => self.give_up(&job, &self.counters.dropped_queue_full),
-            Err(TrySendError::Disconnected(job)) => self.give_up(&job, &self.counters.dropped_closed),
+            Err(TrySendError::Full(job)) => self.does_not_fit(&job, &self.counters.dropped_queue_full),
+            Err(TrySendError::Disconnected(job)) => self.does_not_fit(&job, &self.counters.dropped_closed),
         }
     }
 
@@ -159,12 +182,23 @@ impl Intake {
     /// was taken: false only once the threads have ended.
     pub fn submit(&self, kind: Kind, batch: RecordBatch) -> bool {
         let job = self.job(kind, batch);
-        add(&self.counters.batch_bytes_waiting, job.bytes);
         self.counters.begins_to_wait(&job);
+        // Threads that live empty the queue, however long it takes.
+        while !self.counters.reserve(job.bytes, self.queue_bytes) {
+            if self.lives.count() == 0 {
+                return self.give_up(&job, &self.counters.dropped_closed);
+            }
+            std::thread::sleep(ROOM_INTERVAL);
+        }
         match self.queue.send(job) {
             Ok(()) => true,
-            Err(error) => self.give_up(&error.into_inner(), &self.counters.dropped_closed),
+            Err(error) => self.does_not_fit(&error.into_inner(), &self.counters.dropped_closed),
         }
+    }
+
+    /// See [`Sealer::has_lost_a_thread`].
+    pub fn has_lost_a_thread(&self) -> bool {
+        (self.lives.count() as u64) < self.threads
     }
 
     /// What the threads counted.
@@ -198,8 +232,13 @@ impl Intake {
         job
     }
 
-    fn give_up(&self, job: &Job, reason: &AtomicU64) -> bool {
+    /// Gives up a batch that had taken room in the queue.
+    fn does_not_fit(&self, job: &Job, reason: &AtomicU64) -> bool {
         self.counters.leaves_queue(job);
+        self.give_up(job, reason)
+    }
+
+    fn give_up(&self, job: &Job, reason: &AtomicU64) -> bool {
         self.counters.settle(job.events(), reason);
         self.counters.waits_no_more();
         false
@@ -268,6 +307,7 @@ impl Sealer {
             counters: Arc::default(),
             latency: Arc::default(),
             compression_level: Arc::new(AtomicI32::new(COMPRESSION_LEVEL)),
+            lives: Arc::new(Lives(AtomicUsize::new(threads))),
         };
         let shared = Arc::new(Shared {
             taken: Mutex::new(0),
@@ -288,13 +328,19 @@ impl Sealer {
         let threads = (0..threads)
             .map(|number| {
                 let (shared, jobs) = (Arc::clone(&shared), jobs.clone());
+                let life = Life(Arc::clone(&intake.lives));
                 std::thread::Builder::new()
                     .name(if threads == 1 {
                         "seal".to_owned()
                     } else {
                         format!("seal-{number}")
                     })
-                    .spawn(move || shared.work(&jobs))
+                    .spawn(move || {
+                        // Before it, so that who sees no life left sees the queue closed too.
+                        let _life = life;
+                        let jobs = jobs;
+                        shared.work(&jobs);
+                    })
             })
             .collect::<std::io::Result<_>>()?;
         Ok(Self {
@@ -307,6 +353,11 @@ impl Sealer {
     /// A further entrance.
     pub fn intake(&self) -> Intake {
         self.intake.clone()
+    }
+
+    /// Whether a thread has ended, and with it the batch that it had; only a panic ends one while there is an entrance.
+    pub fn has_lost_a_thread(&self) -> bool {
+        self.intake.has_lost_a_thread()
     }
 
     /// Closes this entrance and waits until everything that was handed over is sealed. The threads end when the last

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::*;
+use crate::seal::fixtures::clock_that_ends_the_thread;
 use crate::seal::sealer::{SealCounters, SealerSettings};
 use crate::seal::{Intake, SealedBatch, jws};
 
@@ -345,6 +346,78 @@ fn a_draft_is_signed_wherever_it_comes_to_stand() {
             assert_eq!(verified.leaves, leaves);
         }
     }
+}
+
+#[test]
+fn who_waits_for_the_queue_waits_for_its_memory_too() {
+    let bytes = batch(10, 0).get_array_memory_size() as u64;
+    let settings = SealerSettings {
+        threads: 1,
+        queue_batches: 100,
+        queue_bytes: 2 * bytes,
+        clock: Arc::new(|| NOW * 1_000_000_000),
+    };
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, move |_| {
+        let _ = wait.recv();
+    })
+    .unwrap();
+    let intake = sealer.intake();
+    let counters = Arc::clone(intake.counters());
+    let feeder = std::thread::spawn({
+        let intake = intake.clone();
+        move || (0..10).all(|_| intake.submit(Kind::Flow, batch(10, 0)))
+    });
+    for _ in 0..10 {
+        // One is being stored, two are in the queue, and one waits in front of it.
+        while counters.bytes_waiting() < 2 * bytes && !feeder.is_finished() {
+            std::thread::yield_now();
+        }
+        assert!(counters.bytes_waiting() <= 2 * bytes);
+        go_on.send(()).unwrap();
+    }
+    assert!(feeder.join().unwrap());
+    // Larger than all that the queue may take: it goes alone.
+    drop(go_on);
+    assert!(intake.submit(Kind::Flow, batch(1000, 0)));
+    drop(intake);
+    sealer.finish();
+    assert_eq!(counters.events_waiting() + counters.bytes_waiting(), 0);
+}
+
+#[test]
+fn once_every_thread_has_ended_nobody_waits_for_them() {
+    let settings = SealerSettings {
+        threads: 1,
+        queue_batches: 100,
+        queue_bytes: 1,
+        clock: clock_that_ends_the_thread(),
+    };
+    let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, |_| ()).unwrap();
+    let intake = sealer.intake();
+    let counters = Arc::clone(intake.counters());
+    assert!(!intake.has_lost_a_thread());
+    assert!(intake.submit(Kind::Flow, batch(10, 0)));
+    // This one may find room before the thread has ended, the next one does not.
+    let taken = u64::from(intake.submit(Kind::Flow, batch(10, 0)));
+    assert!(!intake.submit(Kind::Flow, batch(7, 0)));
+    assert!(intake.has_lost_a_thread() && sealer.has_lost_a_thread());
+    assert!(!intake.offer(Kind::Flow, batch(7, 0)));
+    let entries = counters.ledger_entries();
+    let value = |account: &str, reason: &str| {
+        let of_it = |entry: &&LedgerEntry| entry.account == account && entry.reason == reason;
+        entries.iter().find(of_it).unwrap().value.unwrap()
+    };
+    let dropped = value("events_dropped", "sealer_stopped") + value("events_dropped", "seal_queue_full");
+    assert_eq!(
+        value("events_waiting", ""),
+        10 + 10 * taken,
+        "what the thread had is in no other account"
+    );
+    assert_eq!(dropped, 14 + 10 * (1 - taken));
+    drop(intake);
+    let finish = std::panic::AssertUnwindSafe(|| sealer.finish());
+    assert!(std::panic::catch_unwind(finish).is_err());
 }
 
 #[test]
