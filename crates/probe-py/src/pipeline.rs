@@ -354,7 +354,8 @@ pub fn log(level: &str, message: &str) {
     }
 }
 
-/// Standard error, one whole line at a time. On a terminal the line takes the place of a progress bar, which is drawn again
+/// Standard error, one whole line at a time. A line that cannot be written there is lost: it must not end the thread that
+/// has something to say, and with it evidence. On a terminal the line takes the place of a progress bar, which is drawn again
 /// below it.
 struct Lines {
     terminal: bool,
@@ -363,16 +364,15 @@ struct Lines {
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut stderr = io::stderr().lock();
-        if self.terminal {
-            // Carriage return, and erase the line (ECMA-48 EL).
-            stderr.write_all(b"\r\x1b[2K")?;
-        }
-        stderr.write_all(line)?;
+        // Carriage return, and erase the line (ECMA-48 EL).
+        let before: &[u8] = if self.terminal { b"\r\x1b[2K" } else { b"" };
+        // There is nobody left to tell of an error.
+        let _ = stderr.write_all(before).and_then(|()| stderr.write_all(line));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -391,6 +391,8 @@ pub fn log_to_stderr(level: &str) {
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(move || Lines { terminal })
+        // It would say so on standard error, and panic where that cannot be written.
+        .log_internal_errors(false)
         .with_ansi(colours)
         .with_target(false)
         .try_init();

@@ -7,6 +7,8 @@ import datetime as dt
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +145,7 @@ def test_a_count_that_no_counter_holds_is_one_line(shared_pki: Path, tmp_path: P
 def test_an_unknown_interface_is_named(shared_pki: Path, tmp_path: Path) -> None:
     probe = Probe(shared_pki, tmp_path / "spool", None, "-i", "nosuchif0")
     refused(probe, 3, "nosuchif0")
+    assert not probe.spool.exists()
 
 
 def test_nothing_to_capture_from(shared_pki: Path, tmp_path: Path) -> None:
@@ -166,7 +169,25 @@ def test_a_spool_that_another_probe_uses_is_refused(shared_pki: Path, tmp_path: 
 def test_the_spool_is_read_before_frames_can_wait_for_it(shared_pki: Path, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.write_text("this is no directory")
-    refused(Probe(shared_pki, spool, None, "-i", "nosuchif0"), 1, "cannot use the buffer directory")
+    # The host uses this interface, so that AF_XDP refuses it once it is opened.
+    lo = ("-i", "lo", "--capture", "af_xdp")
+    refused(Probe(shared_pki, spool, None, *lo), 1, "cannot use the buffer directory")
+    refused(Probe(shared_pki, tmp_path / "another", None, *lo), 3, "--dedicated")
+
+
+@pytest.mark.parametrize("where", ["full disk", "broken pipe"])
+def test_a_log_that_cannot_be_written_ends_nothing(where: str) -> None:
+    if where == "full disk":
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, stderr = os.pipe()
+        os.close(reader)
+    lines = "_native.log_to_stderr('info'); [_native.log('error', 'x' * 9999) for _ in range(9)]"
+    command = [sys.executable, "-c", f"from dpi_probe import _native; {lines}"]
+    try:
+        assert subprocess.run(command, stderr=stderr, check=False).returncode == 0
+    finally:
+        os.close(stderr)
 
 
 def test_a_probe_that_reads_a_silent_pipe_ends_when_it_is_told(shared_pki: Path, tmp_path: Path) -> None:
