@@ -166,6 +166,22 @@ def test_a_spool_that_another_probe_uses_is_refused(shared_pki: Path, tmp_path: 
     first.finish()
 
 
+def test_a_spool_is_free_once_its_probe_has_ended(shared_pki: Path, tmp_path: Path) -> None:
+    probes = []
+    for _ in range(2):
+        with dpi_probe.Probe(
+            files=CAPTURE,
+            buffer_dir=tmp_path,
+            ca_cert_path=shared_pki / "ca.pem",
+            probe_cert_path=shared_pki / "probes/sensor.pem",
+            probe_key_path=shared_pki / "probes/sensor.key",
+        ) as probe:
+            probes.append(probe)
+    assert [probe.is_running() for probe in probes] == [False, False]
+    # The books of both can still be read.
+    assert all(total(probe.accounts(), "batches_sealed") > 0 for probe in probes)
+
+
 def test_the_spool_is_read_before_frames_can_wait_for_it(shared_pki: Path, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     spool.write_text("this is no directory")

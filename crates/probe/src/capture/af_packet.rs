@@ -536,7 +536,8 @@ impl RingSource {
         match error {
             None => Ok(()),
             Some(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
-                tracing::warn!(interface = %self.interface, "the interface is down; waiting for it to come up");
+                // Every worker sees it; the event `interface_down` tells it once.
+                tracing::debug!(interface = %self.interface, "the interface is down; waiting for it to come up");
                 Ok(())
             }
             Some(error) => Err(self.failed("receiving", error)),

@@ -428,6 +428,7 @@ impl Pipeline {
             lookout,
             sealer,
             delivery,
+            spool,
             shutdown_timeout: settings.shutdown_timeout,
         };
         let supervisor_books = Arc::clone(&books);
@@ -522,6 +523,7 @@ struct Supervisor {
     lookout: lookout::Lookout,
     sealer: Sealer,
     delivery: Option<Delivery>,
+    spool: Arc<Spool>,
     shutdown_timeout: Duration,
 }
 
@@ -538,6 +540,7 @@ impl Supervisor {
             lookout,
             sealer,
             delivery,
+            spool,
             shutdown_timeout,
         } = self;
         // They go on until the capture is over and everything that it gave is sealed.
@@ -580,6 +583,8 @@ impl Supervisor {
         if let Some(delivery) = delivery {
             delivery.shutdown(shutdown_timeout);
         }
+        // Whoever still has the books of this run must not keep others from the directory.
+        spool.unlock();
         Outcome {
             problems,
             ledger: books.ledger_entries(),

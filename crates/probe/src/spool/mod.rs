@@ -170,8 +170,8 @@ pub struct Spool<D: Disk = OsDisk> {
     shown: Shown,
     head: Option<Head>,
     put_away_at_start: u64,
-    /// Held as long as this lives.
-    lock_file: Option<File>,
+    /// Held until [`Spool::unlock`].
+    lock_file: Mutex<Option<File>>,
 }
 
 /// A kind of file operation that fails.
@@ -310,7 +310,7 @@ impl Spool<OsDisk> {
             Err(std::fs::TryLockError::Error(error)) => return Err(unusable(&path, error)),
         }
         let mut spool = Self::open_on(OsDisk, directory, settings)?;
-        spool.lock_file = Some(lock);
+        spool.lock_file = Mutex::new(Some(lock));
         Ok(spool)
     }
 }
@@ -330,7 +330,7 @@ impl<D: Disk> Spool<D> {
             shown: Shown::default(),
             head: None,
             put_away_at_start: 0,
-            lock_file: None,
+            lock_file: Mutex::default(),
         };
         for part in ["tmp", "pending", "rejected"] {
             let path = spool.directory.join(part);
@@ -373,6 +373,16 @@ impl<D: Disk> Spool<D> {
     /// The last manifest that is known of the run before: the next chain names it.
     pub fn head(&self) -> Option<Head> {
         self.head
+    }
+
+    /// Lets go of the directory: another probe may open it, and this one stores and delivers nothing any more.
+    pub fn unlock(&self) {
+        drop(
+            self.lock_file
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
     }
 
     /// The counters.
