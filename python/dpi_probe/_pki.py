@@ -374,7 +374,8 @@ class Authority:
         certificate = load_certificate(path, "certificate")
         revocations = load_revocations(self.directory / "crl.pem", self.certificate)
         revoked = revocations.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
-        if not (renew or revoked):
+        expired = certificate.not_valid_after_utc < dt.datetime.now(dt.UTC)
+        if not (renew or revoked or expired):
             raise ConfigError(f"{path}: exists and still holds; nothing was changed (add --renew to replace it)")
         role = role_of(certificate)
         name = role[1] if role else path.stem

@@ -88,6 +88,17 @@ def test_nothing_is_overwritten(made: Path) -> None:
     assert before == {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
 
 
+def test_an_expired_certificate_makes_room_without_being_asked_to(tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "pki")
+    # It became valid an hour ago, and expired half an hour ago.
+    authority.issue_core(renew=True, days=-1 / 48)
+    assert sorted(entry.state for entry in authority.list()) == ["earlier", "expired"]
+    authority.issue_core()
+    assert sorted(entry.state for entry in authority.list()) == ["earlier", "expired", "valid"]
+    with pytest.raises(ConfigError, match="exists and still holds"):
+        authority.issue_core()
+
+
 def test_a_renewal_that_was_cut_short_revokes_nothing_in_use(tmp_path: Path) -> None:
     authority = Authority.init(tmp_path / "pki", probes=["a"])
     certificate = tmp_path / "pki/probes/a.pem"
