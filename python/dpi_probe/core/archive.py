@@ -226,7 +226,8 @@ def _read_records(file: BinaryIO, path: Path, number: int, newest: bool, start: 
     offset = start
     if offset == 0:
         header = file.read(SEGMENT_HEADER_BYTES)
-        if len(header) < SEGMENT_HEADER_BYTES and newest:
+        # A crash while the segment was begun leaves it short, or with zeros where the header had not reached the disk.
+        if newest and (len(header) < SEGMENT_HEADER_BYTES or (size == SEGMENT_HEADER_BYTES and not any(header))):
             yield TornTail(path, 0, len(header))
             return
         reason = _check_segment_header(header, number)
@@ -242,7 +243,10 @@ def _read_records(file: BinaryIO, path: Path, number: int, newest: bool, start: 
             continue
         # A record whose header is intact says itself where the next one is: a header within it is no record.
         stated_end = offset + found.length
-        if found.length and (stated_end == size or _has_header(file, stated_end, size)):
+        if found.header is not None and found.unfinished:
+            # It says that it passes the end: nothing was written behind it, whatever its body looks like.
+            following = None
+        elif found.length and (stated_end == size or _has_header(file, stated_end, size)):
             following = stated_end if stated_end < size else None
         else:
             following = _next_header(file, offset + 1, size)

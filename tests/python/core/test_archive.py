@@ -166,6 +166,30 @@ def test_record_within_a_damaged_record_is_not_taken_for_one(directory: Path) ->
     assert [item.body for item in located(directory)] == [b"after"]
 
 
+def test_record_within_a_record_that_a_crash_cut_short_is_not_taken_for_one(directory: Path) -> None:
+    durable = filled(directory, [[b"first"]])
+    torn = entry(1, b"before" + entry(1_000_000, b"inner").encode() + b"behind" * 100).encode()[:-300]
+    path = directory / "segment-0000000000.dpa"
+    path.write_bytes(path.read_bytes() + torn)
+    assert [type(item) for item in iter_entries(directory)] == [Located, TornTail]
+    writer = ArchiveWriter(directory, segment_max_bytes=SEGMENT, known=durable)
+    assert (writer.torn.length, writer.end) == (len(torn), durable)
+    writer.close()
+
+
+def test_a_segment_whose_header_never_reached_the_disk_is_begun_again(directory: Path) -> None:
+    durable = filled(directory, [[b"first"]])
+    (directory / "segment-0000000001.dpa").write_bytes(bytes(36))
+    assert [type(item) for item in iter_entries(directory)] == [Located, TornTail]
+    writer = ArchiveWriter(directory, segment_max_bytes=SEGMENT, known=durable)
+    assert writer.torn is not None
+    assert writer.end == Durable(1, 36, 1)
+    writer.append([entry(1, b"next")])
+    writer.close()
+    assert [item.entry.body for item in iter_entries(directory) if isinstance(item, Located)] == [b"first", b"next"]
+    assert len(list(iter_entries(directory))) == 2, "there is no damage"
+
+
 def test_reader_sees_an_unfinished_record_of_a_live_archive_as_torn(directory: Path) -> None:
     writer = ArchiveWriter(directory, segment_max_bytes=SEGMENT)
     writer.append([entry(0)])
