@@ -179,7 +179,8 @@ class Ingest:
             manifest = manifest_of(body)
         except ManifestError as error:
             raise _RefusalError(400, "malformed", str(error)) from error
-        trusted = [self._certificate(peer, manifest).public_bytes(Encoding.DER)]
+        certificate = self._certificate(peer, manifest)
+        trusted = [certificate.public_bytes(Encoding.DER)]
         try:
             signed = (
                 _native.verify_batch(body, trusted)
@@ -198,6 +199,13 @@ class Ingest:
                 f"sealed {ahead:.0f} s in the future; set the probe's clock (allowed: "
                 f"{self._settings.allowed_skew_seconds} s)",
             )  # fmt: skip
+        try:
+            # Without it nobody could verify what is archived. It may be another than that of the connection.
+            self._trust.remember(peer.name, certificate)
+        except OSError as error:
+            raise _RefusalError(
+                503, "archive", f"the certificate that signed it cannot be kept: {error.strerror or error}"
+            ) from error
         self._metrics.verify_seconds.observe(time.monotonic() - started)
         return Arrival(manifest, body, whole)
 
@@ -205,14 +213,20 @@ class Ingest:
         """The certificate that the manifest names: one of the same probe that is not revoked."""
         if not manifest.belongs_to(peer.name):
             raise _RefusalError(403, "not_yours", f"probe {peer.name} may not deliver batches of {manifest.iss}")
-        for certificate in (peer.certificate, *self._trust.certificates(peer.name)):
-            if fingerprint(certificate) == manifest.certificate:
-                return certificate
-        raise _RefusalError(
-            422, "unknown_certificate",
-            f"signed with a certificate that is revoked or not known as probe {peer.name}'s "
-            f"({manifest.certificate.hex()[:16]}…)",
-        )  # fmt: skip
+        if fingerprint(peer.certificate) == manifest.certificate:
+            return peer.certificate
+        certificate = self._trust.find(peer.name, manifest.certificate)
+        named = f"({manifest.certificate.hex()[:16]}…)"
+        if certificate is None:
+            # Not final: whoever renewed the certificate can lay the earlier one where the Core looks for it.
+            raise _RefusalError(
+                403, "unknown_certificate",
+                f"signed with a certificate that is not known as probe {peer.name}'s {named}; put it into "
+                f"{self._settings.pki / 'earlier'}",
+            )  # fmt: skip
+        if self._trust.is_revoked(certificate):
+            raise _RefusalError(422, "revoked_certificate", f"signed with a certificate that is revoked {named}")
+        return certificate
 
 
 def _refuse(request: web.Request, refusal: _RefusalError) -> web.Response:

@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from dpi_probe.core.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+# For a certificate that is not known the directories are looked into again, at most so often.
+SCAN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,15 @@ class Trust:
         self._stamp: tuple[int, int, int] | None = None
         self._revoked: frozenset[int] = frozenset()
         self._probes: dict[str, dict[bytes, x509.Certificate]] = {}
+        self._directories = (store, *extra)
+        self._looked_at: dict[Path, tuple[int, int, int]] = {}
+        self._kept: set[bytes] = set()
+        self._unkept: str | None = None
+        self._scanned = 0.0
         self._load_revocations(first=True)
         try:
-            store.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store.mkdir(mode=0o700, exist_ok=True)
             pem = self.authority.public_bytes(Encoding.PEM)
             beside = store.parent / "ca.pem"
             if not beside.exists():
@@ -78,9 +88,23 @@ class Trust:
                 )
         except OSError as error:
             raise ConfigError(f"{error.filename or store}: {error.strerror}") from error
-        for directory in (store, *extra):
+        with self._lock:
+            self._scan()
+
+    def _scan(self) -> None:
+        """Learn the certificates in the directories, of files that have changed since they were looked at."""
+        self._scanned = time.monotonic()
+        for directory in self._directories:
             for path in sorted(directory.glob("*.pem")):
-                self._learn_file(path)
+                try:
+                    status = path.stat()
+                except OSError:
+                    # A renewal took it away meanwhile.
+                    continue
+                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                if self._looked_at.get(path) != stamp:
+                    self._looked_at[path] = stamp
+                    self._learn_file(path)
 
     def _learn_file(self, path: Path) -> None:
         try:
@@ -90,7 +114,10 @@ class Trust:
             return
         role = role_of(certificate)
         if role is not None and role[0] == "probe" and self._is_issued(certificate):
-            self._probes.setdefault(role[1], {})[fingerprint(certificate)] = certificate
+            digest = fingerprint(certificate)
+            self._probes.setdefault(role[1], {})[digest] = certificate
+            if path == self._kept_at(digest):
+                self._kept.add(digest)
 
     def _is_issued(self, certificate: x509.Certificate) -> bool:
         try:
@@ -116,7 +143,9 @@ class Trust:
         # A connection may outlive the certificate that opened it.
         if certificate.not_valid_after_utc < dt.datetime.now(dt.UTC):
             return Refused(401, "expired", f"the certificate of probe {name} has expired; ask for a new one")
-        self._remember(name, certificate)
+        # What its own certificate signed may come after the next renewal. What is not kept now is at the next request.
+        with contextlib.suppress(OSError):
+            self.remember(name, certificate)
         return Peer(name, certificate)
 
     def is_revoked(self, certificate: x509.Certificate) -> bool:
@@ -124,29 +153,51 @@ class Trust:
         self._load_revocations(first=False)
         return certificate.serial_number in self._revoked
 
-    def certificates(self, name: str) -> list[x509.Certificate]:
-        """The certificates of a probe that are not revoked, present and earlier, expired ones included."""
-        self._load_revocations(first=False)
-        with self._lock:
-            known = list(self._probes.get(name, {}).values())
-        return [certificate for certificate in known if certificate.serial_number not in self._revoked]
+    def find(self, name: str, digest: bytes) -> x509.Certificate | None:
+        """The certificate of a probe with this fingerprint, present or earlier, expired and revoked ones included.
 
-    def all_certificates(self) -> list[x509.Certificate]:
-        """Every certificate of a probe that is known, revoked ones included."""
+        One that was laid into the directories meanwhile, as by a renewal, is found too.
+        """
         with self._lock:
-            return [certificate for known in self._probes.values() for certificate in known.values()]
+            known = self._probes.get(name, {}).get(digest)
+            if known is None and time.monotonic() - self._scanned >= SCAN_SECONDS:
+                self._scan()
+                known = self._probes.get(name, {}).get(digest)
+            return known
 
-    def _remember(self, name: str, certificate: x509.Certificate) -> None:
+    def by_name(self) -> dict[str, list[bytes]]:
+        """Every certificate (DER) of each probe that is known, revoked ones included: what was archived stays valid."""
+        with self._lock:
+            return {
+                name: [certificate.public_bytes(Encoding.DER) for certificate in known.values()]
+                for name, known in self._probes.items()
+            }
+
+    def remember(self, name: str, certificate: x509.Certificate) -> None:
+        """Keep a certificate of a probe beside the archive, for those who verify what it signed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         digest = fingerprint(certificate)
+        path = self._kept_at(digest)
         with self._lock:
-            if digest in self._probes.get(name, {}) and (self._store / f"{digest.hex()}.pem").exists():
-                return
             self._probes.setdefault(name, {})[digest] = certificate
+            if digest in self._kept and path.exists():
+                return
             try:
-                _write(self._store / f"{digest.hex()}.pem", certificate.public_bytes(Encoding.PEM))
+                _write(path, certificate.public_bytes(Encoding.PEM))
             except OSError as error:
-                # Nothing is lost: the certificate is written at the next request.
-                logger.error("%s: %s", error.filename or self._store, error.strerror)
+                message = f"{error.filename or path}: {error.strerror or error}"
+                if message != self._unkept:
+                    logger.error("%s; probes keep what this certificate signed", message)
+                self._unkept = message
+                raise
+            self._kept.add(digest)
+            self._unkept = None
+
+    def _kept_at(self, digest: bytes) -> Path:
+        return self._store / f"{digest.hex()}.pem"
 
     def _load_revocations(self, *, first: bool) -> None:
         """Read the list again if the file has changed. A list that cannot be used leaves the one before in force."""
@@ -186,3 +237,8 @@ def _write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import Authority
-from harness.core import Core, wait_for
+from harness.core import COMMAND, Core, wait_for
 from harness.sealing import Client, Probe, flow_table
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def test_revocation_403_reaches_open_connections(make_core: Callable[..., Core],
     Authority(own_pki).issue_probe("sensor")
     with core.client() as client:
         answer = client.post("/v1/batches", probe.seal())
-        assert (answer.code, answer.body["error"]) == (422, "unknown_certificate")
+        assert (answer.code, answer.body["error"]) == (422, "revoked_certificate")
         probe.load()
         assert client.post("/v1/batches", probe.seal()).code == 201
 
