@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from dpi_probe import _native
 from dpi_probe.core.archive import (
     Damage,
     Durable,
@@ -23,10 +26,10 @@ from dpi_probe.core.archive import (
     segments,
 )
 from dpi_probe.core.manifest import ManifestError, manifest_of
-from dpi_probe.errors import DpiProbeError
+from dpi_probe.errors import DpiProbeError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dpi_probe.core.manifest import Manifest
@@ -121,7 +124,9 @@ class Catalog:
             if writable:
                 self._database = self._open_writable()
             else:
-                self._database = sqlite3.connect(f"file:{path}?mode=ro", uri=True, check_same_thread=False)
+                self._database = sqlite3.connect(
+                    f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, check_same_thread=False
+                )
         except sqlite3.Error as error:
             raise CatalogError(f"catalog {path}: {error}") from error
 
@@ -259,8 +264,11 @@ class Catalog:
             return f"{present[covered.segment]} is {covered.offset - size} bytes shorter than what was acknowledged"
         return None
 
-    def catch_up(self, directory: Path) -> int:
+    def catch_up(self, directory: Path, certificates: Mapping[str, Sequence[bytes]]) -> int:
         """Take in what the archive holds behind `covered`; returns the number of damaged places found.
+
+        `certificates` are those of each probe by its name (DER). What none of them signed counts as damage: it was not
+        archived by a Core, which verifies first.
 
         Raises:
             ArchiveError: a segment cannot be read.
@@ -279,8 +287,8 @@ class Catalog:
                     logger.error("archive %s: at offset %d: %s", path, item.offset, item.reason)
                 elif isinstance(item, Located):
                     try:
-                        manifest = entry_manifest(item.entry)
-                    except ManifestError as error:
+                        manifest = _signed_manifest(item.entry, certificates)
+                    except (ManifestError, VerificationError) as error:
                         damaged += 1
                         logger.error("archive %s: at offset %d: %s", path, item.place.offset, error)
                         continue
@@ -318,6 +326,19 @@ def entry_manifest(entry: Entry) -> Manifest:
         entry.manifest_hash,
     ):
         raise ManifestError("the record's key is not that of its manifest")
+    return manifest
+
+
+def _signed_manifest(entry: Entry, certificates: Mapping[str, Sequence[bytes]]) -> Manifest:
+    """The manifest of an archive entry, its signature checked.
+
+    Raises:
+        ManifestError: the body is not what the entry says.
+        VerificationError: the signature does not hold.
+    """
+    manifest = entry_manifest(entry)
+    # The manifest alone: nothing else of a batch comes into the catalog, and one of a whole archive is built this way.
+    _native.verify_manifest(manifest.token, list(certificates.get(entry.probe.partition("/")[0], ())))
     return manifest
 
 

@@ -20,7 +20,7 @@ from dpi_probe.core.archive import ArchiveError, ArchiveWriter, DamagedError, Du
 from dpi_probe.core.catalog import Catalog, CatalogError, Known, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from dpi_probe.core.manifest import Manifest
@@ -67,12 +67,14 @@ class Committer(threading.Thread):
         signer: CoreSigner,
         metrics: Metrics,
         *,
+        certificates: Mapping[str, Sequence[bytes]],
         segment_max_bytes: int,
         delay_s: float,
         on_durable: Callable[[Durable], None],
     ) -> None:
         """Open archive and catalog and bring them in step.
 
+        `certificates` are those of each probe by its name (DER): what the catalog takes in again must be signed by one.
         `on_durable` is told, from this thread, how far the archive is on disk.
 
         Raises:
@@ -100,7 +102,7 @@ class Committer(threading.Thread):
                 "archive %s: took away %d bytes at offset %d, an append that a crash cut short",
                 torn.path, torn.length, torn.offset,
             )  # fmt: skip
-        self.damaged = self._catalog.catch_up(self.directory)
+        self.damaged = self._catalog.catch_up(self.directory, certificates)
         metrics.archive_lost.set(self.lost is not None)
         metrics.archive_damage.set(self.damaged)
         self.failed: str | None = None

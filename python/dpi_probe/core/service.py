@@ -131,6 +131,7 @@ class Service:
             CatalogError: the catalog cannot be written.
         """
         self._settings = settings
+        dsn = settings.database_dsn
         self.metrics = Metrics()
         self._signer = CoreSigner(settings.certificate, settings.key)
         self._tls = tls_context(settings, self.metrics)
@@ -150,6 +151,7 @@ class Service:
             settings.data_dir,
             self._signer,
             self.metrics,
+            certificates=self.trust.by_name(),
             segment_max_bytes=settings.segment_size_mb << 20,
             delay_s=settings.commit_delay_ms / 1000,
             on_durable=self._on_durable,
@@ -157,7 +159,7 @@ class Service:
         self.database = DatabaseLink(
             {
                 "data_dir": str(settings.data_dir),
-                "dsn": settings.database_dsn,
+                "dsn": dsn,
                 "core": self._signer.name,
                 "memory_bytes": settings.database_memory_mb << 20,
                 "nice": settings.database_nice,

@@ -85,14 +85,29 @@ class CoreSettings(BaseSettings):
         scheme = value.partition("://")[0]
         if value and scheme not in ("chdb", "clickhouse", "clickhouses", "http", "https"):
             raise ValueError("chdb:///PATH, clickhouse://HOST/DATABASE, http:// or https:// are allowed")
+        if scheme == "chdb" and "#" in value:
+            raise ValueError("a path without # is allowed")
         # Raises where host or port are none.
         _ = urlsplit(value).port
         return value
 
     @property
     def database_dsn(self) -> str:
-        """The DSN, with the default filled in."""
-        return self.database or f"chdb://{self.data_dir.absolute() / 'database'}"
+        """The DSN, with the default filled in.
+
+        Raises:
+            ConfigError: the data directory has a name that a DSN cannot hold.
+        """
+        if self.database:
+            return self.database
+        path = str(self.data_dir.absolute() / "database")
+        # The engine would take them, percent-encoded too, for the end of the path, and put its files beside.
+        if set(path) & {"?", "#"}:
+            raise ConfigError(
+                f"CORE_DATA_DIR = {str(self.data_dir)!r}: the embedded database cannot lie below a directory with ? or "
+                "# in its name; give another --data-dir, or --database"
+            )
+        return f"chdb://{path}"
 
     @property
     def ca(self) -> Path:

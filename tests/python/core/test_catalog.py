@@ -118,6 +118,38 @@ def test_an_archive_with_a_position_that_it_cannot_keep_is_read_to_its_end(
         key = (claims["claims"]["iss"], bytes.fromhex(claims["claims"]["chain"]), claims["claims"]["seq"])
         writer.append([Entry(Kind.BATCH, position, 1, *key, digest, body, "")])
     writer.close()
-    assert catalog.catch_up(tmp_path / "archive") == 1, "it counts as damage"
+    assert catalog.catch_up(tmp_path / "archive", {"sensor": [probe.der]}) == 1, "it counts as damage"
     assert [(chain.archived, chain.head_seq) for chain in catalog.chains()] == [(2, 1)]
     assert catalog.covered() == writer.end
+
+
+def test_what_no_probe_signed_is_not_taken_in(tmp_path: Path, catalog: Catalog, probe: Probe) -> None:
+    honest, altered = (manifest_of(probe.seal()) for _ in range(2))
+    head, claims, signature = altered.token.split(".")
+    forged = manifest_of(f"{head}.{claims}.{'A' * len(signature)}".encode())
+    writer = ArchiveWriter(tmp_path / "archive", segment_max_bytes=1 << 20)
+    for position, manifest in enumerate((honest, forged)):
+        key = (manifest.iss, manifest.chain, manifest.seq)
+        writer.append([Entry(Kind.MANIFEST, position, 1, *key, manifest.digest, manifest.token.encode(), "")])
+    writer.close()
+    other = Probe("other", probe.pki)
+    assert catalog.catch_up(tmp_path / "archive", {"sensor": [probe.der], "other": [other.der]}) == 1
+    assert [(chain.manifest_only, chain.head_seq) for chain in catalog.chains()] == [(1, 0)]
+    # The certificate of another probe is not one of this probe's.
+    again = Catalog(tmp_path / "again.sqlite", writable=True)
+    assert again.catch_up(tmp_path / "archive", {"other": [probe.der]}) == 2
+    again.close()
+
+
+@pytest.mark.parametrize("name", ["a#b", "a%41b", "a?mode=rw", "a b", "ä"])
+def test_the_name_of_its_directory_is_of_no_matter(tmp_path: Path, shared_pki: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    path = tmp_path / name / "catalog.sqlite"
+    made = Catalog(path, writable=True)
+    made.add([stored(shared_pki, 0)], Durable(0, 1036, 1))
+    made.close()
+    catalog = Catalog(path)
+    assert catalog.covered() == Durable(0, 1036, 1)
+    with pytest.raises(CatalogError, match="readonly"):
+        catalog.add([], Durable(0, 2000, 2))
+    catalog.close()

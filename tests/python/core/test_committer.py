@@ -13,22 +13,31 @@ from dpi_probe.core.receipt import CoreSigner
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dpi_probe.core.archive import Durable
     from harness.sealing import Probe
+
+
+def committer_of(
+    directory: Path, pki: Path, told: list[Durable], *, delay_s: float = 0.0, metrics: Metrics | None = None
+) -> Committer:
+    """One on a data directory, which tells how far the archive is on disk."""
+    signer = CoreSigner(pki / "core.pem", pki / "core.key")
+    return Committer(
+        directory, signer, metrics or Metrics(), certificates={}, segment_max_bytes=1 << 20, delay_s=delay_s,
+        on_durable=told.append,
+    )  # fmt: skip
+
+
+def arrival(batch: bytes) -> Arrival:
+    return Arrival(manifest_of(batch), batch, whole=True)
 
 
 def test_a_copy_that_cannot_be_read_now_is_no_matter_of_the_others(
     tmp_path: Path, shared_pki: Path, probe: Probe
 ) -> None:
-    committer = Committer(
-        tmp_path,
-        CoreSigner(shared_pki / "core.pem", shared_pki / "core.key"),
-        Metrics(),
-        segment_max_bytes=1 << 20,
-        # All that is handed over before the start is one group.
-        delay_s=1.0,
-        on_durable=lambda _: None,
-    )
-    again, fresh = (Arrival(manifest_of(body), body, whole=True) for body in (probe.seal(), probe.seal()))
+    # All that is handed over before the start is one group.
+    committer = committer_of(tmp_path, shared_pki, [], delay_s=1.0)
+    again, fresh = arrival(probe.seal()), arrival(probe.seal())
     first = committer.submit(again)
     committer.start()
     assert first.result(30).status == "archived"
@@ -36,7 +45,7 @@ def test_a_copy_that_cannot_be_read_now_is_no_matter_of_the_others(
     aside = segment.rename(segment.with_suffix(".aside"))
     # Every open of it fails, as without descriptors; for writing it is open.
     segment.symlink_to(segment.name)
-    outcomes = [committer.submit(arrival) for arrival in (again, fresh)]
+    outcomes = [committer.submit(one) for one in (again, fresh)]
     with pytest.raises(CommitError, match="segment"):
         outcomes[0].result(30)
     assert outcomes[1].result(30).status == "archived"

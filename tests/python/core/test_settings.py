@@ -73,3 +73,15 @@ def test_secrets_stay_out_of_messages() -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings({"database": "clickhouse://user:secret@host:99999/db"})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b"])
+def test_a_directory_that_no_dsn_can_name_is_refused(name: str) -> None:
+    settings = load_settings({"data_dir": Path("/x") / name})
+    with pytest.raises(ConfigError, match=r"CORE_DATA_DIR = .*give another --data-dir, or --database"):
+        _ = settings.database_dsn
+    elsewhere = load_settings({"data_dir": Path("/x") / name, "database": "chdb:///y"})
+    assert elsewhere.database_dsn == "chdb:///y"
+    assert load_settings({"data_dir": Path("/x/a%41 b")}).database_dsn == "chdb:///x/a%41 b/database"
+    with pytest.raises(ConfigError, match="CORE_DATABASE = 'chdb:///a#b': a path without # is allowed"):
+        load_settings({"database": "chdb:///a#b"})
