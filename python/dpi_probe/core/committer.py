@@ -229,11 +229,6 @@ class Committer(threading.Thread):
                     for manifest, entry, place in zip(manifests, entries, places, strict=True)
                 ]
             )
-            for manifest, entry in zip(manifests, entries, strict=True):
-                self._metrics.archived.labels(manifest.kind, entry.kind.name.lower()).inc()
-                if entry.kind is Kind.BATCH:
-                    self._metrics.archived_rows.labels(manifest.kind).inc(manifest.rows)
-            self._on_durable(self._archive.end)
         return outcomes
 
     def _decide(
@@ -254,7 +249,7 @@ class Committer(threading.Thread):
             return (None if kept else evidence), Outcome("fork", "")
         # A batch that follows its own manifest is archived; so is one whose first copy cannot be read any more.
         if any(entry.kind is Kind.BATCH or not arrival.whole for entry in same):
-            receipt = receipts.get(manifest.digest) or self._stored_receipt(same)
+            receipt = receipts.get(manifest.digest) or self._receipt_again(manifest, same)
             if receipt:
                 self._metrics.duplicates.inc()
                 return None, Outcome("duplicate", receipt)
@@ -262,25 +257,39 @@ class Committer(threading.Thread):
         receipt = self._signer.receipt(manifest, status, received_ns)
         return (Kind.BATCH if arrival.whole else Kind.MANIFEST), Outcome("archived", receipt)
 
-    def _stored_receipt(self, same: list[Known]) -> str | None:
-        """The receipt that was given, or None if no copy is left.
+    def _receipt_again(self, manifest: Manifest, same: list[Known]) -> str | None:
+        """The receipt for what is archived, or None if no copy is left.
 
         Raises:
             ArchiveError: a copy cannot be read now; that is no reason to archive another.
         """
-        for entry in same:
+        for known in same:
             try:
-                return read_entry(self.directory, entry.place).receipt
+                stored = read_entry(self.directory, known.place)
             except DamagedError as error:
                 logger.error("%s; archived again", error)
             except ArchiveError as error:
                 if error.code != errno.ENOENT:
                     raise
                 logger.error("%s; archived again", error)
+            else:
+                if self._signer.is_of_this_certificate(stored.receipt):
+                    return stored.receipt
+                # A probe looks at the certificate as it is now: with one that has expired it would ask for ever.
+                status: Literal["archived", "manifest_only"] = (
+                    "archived" if stored.kind is Kind.BATCH else "manifest_only"
+                )
+                return self._signer.receipt(manifest, status, stored.received_ns)
         return None
 
     def _record(self, stored: list[Stored]) -> None:
-        """Put entries that are on disk into the catalog; what fails is kept for the next time."""
+        """Put entries that are on disk into the catalog, count them and tell; what fails is kept for the next time."""
         self._unrecorded += stored
         self._catalog.add(self._unrecorded, self._archive.end)
+        for entry in self._unrecorded:
+            manifest = entry.manifest
+            self._metrics.archived.labels(manifest.kind, entry.kind.name.lower()).inc()
+            if entry.kind is Kind.BATCH:
+                self._metrics.archived_rows.labels(manifest.kind).inc(manifest.rows)
         self._unrecorded = []
+        self._on_durable(self._archive.end)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Literal
+import json
+from typing import TYPE_CHECKING, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dpi_probe._pki import load_certificate, load_key, role_of
-from dpi_probe.core.jose import b64url, sign_es256
+from dpi_probe.core.jose import b64url, sign_es256, unb64url
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ class CoreSigner:
         self.name = role[1]
         self._key = loaded
         self._x5c = base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode("ascii")
+
+    def is_of_this_certificate(self, receipt: str) -> bool:
+        """Whether a receipt of this Core's carries the certificate that it has now."""
+        try:
+            header: Any = json.loads(unb64url(receipt.partition(".")[0]))
+            return bool(header["x5c"] == [self._x5c])
+        except (ValueError, KeyError, TypeError):
+            return False
 
     def receipt(self, manifest: Manifest, status: Literal["archived", "manifest_only"], archived_ns: int) -> str:
         """The receipt for a batch, or for the manifest of a dropped one."""
