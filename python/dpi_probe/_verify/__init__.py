@@ -49,18 +49,25 @@ def verify_paths(
     trust = Trust.given(ca, certificates)
     report.trusted.extend(trust.because)
     chains = Chains(report)
+
+    def unreadable(path: Path, reason: str) -> None:
+        if not any(finding.where == str(path) for finding in report.findings):
+            report.fault("unreadable", str(path), reason)
+
     for path in paths:
         try:
             source = find_source(path)
         except OSError as error:
             report.fault("unreadable", str(path), f"cannot be read: {error.strerror or error}")
             continue
-        verifier = _Verifier(report, chains, source, trust.beside(source.authority, source.certificates))
+        beside = trust.beside(source.authority, source.certificates, unreadable)
+        verifier = _Verifier(report, chains, source, beside)
         report.trusted.extend(because for because in verifier.trust.because if because not in report.trusted)
         for piece in source.pieces():
             verifier.check(piece)
             if progress is not None:
                 progress(len(piece.data))
+        verifier.finish()
     chains.check()
     return report
 
@@ -73,6 +80,10 @@ class _Verifier:
         self.chains = chains
         self.source = source
         self.trust = trust
+        self._outside: list[tuple[str, str, str]] = []
+        """Of batches sealed outside the validity of their certificate: digest of the manifest, where, what to say."""
+        self._received: set[str] = set()
+        """Digests of the manifests for which a receipt holds."""
 
     def check(self, piece: Piece) -> None:
         """Check one piece."""
@@ -89,6 +100,18 @@ class _Verifier:
             "unreadable": self._damage,
         }
         checks[piece.kind](piece)
+
+    def finish(self) -> None:
+        """Say what could not be judged before every piece was seen.
+
+        A probe goes on sealing when its certificate expires. Its time of sealing is its own word, with which a key
+        that was stolen later can say anything; that a Core took the batch from this probe is the Core's.
+        """
+        for digest, where, message in self._outside:
+            if digest in self._received:
+                self.report.note("certificate", where, f"{message}; its receipt shows that the Core accepted it")
+            else:
+                self.report.fault("certificate", where, message)
 
     def _damage(self, piece: Piece) -> None:
         if piece.message:
@@ -128,11 +151,11 @@ class _Verifier:
         """What follows once the signature holds: certificate, place, chain, receipt."""
         claims = signed["claims"]
         place = (claims["chain"], claims["seq"])
-        objection = self.trust.objection(signed["certificate"], claims["iat"])
-        if objection is not None:
-            self.report.fault(
-                "certificate", piece.where, f"batch {claims['seq']} of chain {claims['chain']}: {objection}"
-            )
+        named = f"batch {claims['seq']} of chain {claims['chain']}: "
+        if (objection := self.trust.objection(signed["certificate"])) is not None:
+            self.report.fault("certificate", piece.where, f"{named}{objection}")
+        elif (outside := self.trust.outside(signed["certificate"], claims["iat"])) is not None:
+            self._outside.append((signed["manifest_digest"], piece.where, f"{named}{outside}"))
         if piece.stated is not None and piece.stated != place:
             self.report.fault(
                 "reordered",
@@ -194,7 +217,8 @@ class _Verifier:
             self.report.fault(_check(error), piece.where, f"{error}{self._hint(error)}")
             return
         claims = proved["claims"]
-        objection = self.trust.objection(proved["certificate"], claims["iat"])
+        certificate = proved["certificate"]
+        objection = self.trust.objection(certificate) or self.trust.outside(certificate, claims["iat"])
         if objection is not None:
             self.report.fault("certificate", piece.where, objection)
             return
@@ -213,7 +237,9 @@ class _Verifier:
         wrong_place = place is not None and place != (claims["chain"], claims["seq"])
         if wrong_place or (digest is not None and digest != claims["manifest"]):
             self.report.fault("receipt", where, f"its receipt is for batch {claims['seq']} of chain {claims['chain']}")
-        elif digest is None:
+            return
+        self._received.add(claims["manifest"])
+        if digest is None:
             self.chains.head(claims["chain"], claims["seq"], claims["manifest"], claims["probe"], where)
 
     def _spool_head(self, piece: Piece) -> None:

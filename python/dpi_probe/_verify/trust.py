@@ -11,7 +11,7 @@ from dpi_probe import _native
 from dpi_probe.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
@@ -56,7 +56,7 @@ class Trust:
     because: list[str] = field(default_factory=list)
     """What trust rests on, for people."""
     _by_fingerprint: dict[str, bytes] = field(default_factory=dict)
-    _refused: dict[tuple[str, int], str | None] = field(default_factory=dict)
+    _refused: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def given(cls, ca: Path | None, certificates: Sequence[Path]) -> Trust:
@@ -74,8 +74,8 @@ class Trust:
             trust.because.append(f"the certificates of {path}")
         return trust
 
-    def beside(self, ca: Path | None, certificates: Sequence[Path]) -> Trust:
-        """This trust, with what lies beside the evidence.
+    def beside(self, ca: Path | None, certificates: Sequence[Path], unreadable: Callable[[Path, str], None]) -> Trust:
+        """This trust, with what lies beside the evidence; `unreadable` is told of certificates that cannot be read.
 
         With certificates that were given and no CA, those alone count: nobody could say who issued the others.
         """
@@ -83,7 +83,10 @@ class Trust:
             return self
         wider = Trust(self.authority, list(self.certificates), list(self.because), dict(self._by_fingerprint))
         for path in certificates:
-            wider.add(load_certificates(path))
+            try:
+                wider.add(load_certificates(path))
+            except ConfigError as error:
+                unreadable(path, str(error).removeprefix(f"{path}: "))
         if certificates and self.authority is None:
             if ca is not None:
                 wider.authority = load_certificates(ca)[0]
@@ -102,25 +105,28 @@ class Trust:
                 self._by_fingerprint[fingerprint] = der
                 self.certificates.append(der)
 
-    def objection(self, fingerprint: str, at: int) -> str | None:
-        """Why a certificate does not count at a time, or None."""
+    def objection(self, fingerprint: str) -> str | None:
+        """Why a certificate does not count at any time, or None."""
+        if fingerprint not in self._refused:
+            self._refused[fingerprint] = self._judge(self._by_fingerprint.get(fingerprint))
+        return self._refused[fingerprint]
+
+    def outside(self, fingerprint: str, at: int) -> str | None:
+        """What is to be said if a certificate was not valid at a time, or None."""
         der = self._by_fingerprint.get(fingerprint)
         if der is None:
             return None
         facts = _native.read_certificate(der)
-        # The answer is the same for all times within the validity.
-        key = (fingerprint, -1 if facts["not_before"] <= at <= facts["not_after"] else at)
-        if key not in self._refused:
-            self._refused[key] = self._judge(der, at, facts)
-        return self._refused[key]
+        if facts["not_before"] <= at <= facts["not_after"]:
+            return None
+        return f"it was sealed outside the validity of the certificate of {facts['subject']}"
 
-    def _judge(self, der: bytes, at: int, facts: _native.CertificateFacts) -> str | None:
-        if not facts["not_before"] <= at <= facts["not_after"]:
-            return f"it was sealed outside the validity of the certificate of {facts['subject']}"
-        if self.authority is None:
+    def _judge(self, der: bytes | None) -> str | None:
+        if der is None or self.authority is None:
             return None
         try:
-            _native.check_issued(der, self.authority, at)
+            # Whether it is this CA's. Whether it was valid is another question at each time of sealing.
+            _native.check_issued(der, self.authority, _native.read_certificate(der)["not_after"])
         except VerificationError as error:
             return str(error)
         return None

@@ -44,6 +44,8 @@ class Arrival:
     body: bytes
     whole: bool
     """Whether `body` is the sealed batch; else it is the manifest."""
+    outside_validity: bool = False
+    """Whether it says that it was sealed at a time at which its certificate was not valid."""
 
 
 @dataclass(frozen=True, slots=True)

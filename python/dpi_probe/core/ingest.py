@@ -64,6 +64,7 @@ class Ingest:
         self._committer = committer
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(settings.verify_threads, thread_name_prefix="verify")
+        self._outside_validity: set[bytes] = set()
         self._requests = 0
         self._requests_of: Counter[str] = Counter()
         # However slow its requests are, one probe leaves most of the places to others.
@@ -139,6 +140,8 @@ class Ingest:
             self._metrics.received_bytes.inc(length)
             arrival = await asyncio.get_running_loop().run_in_executor(self._pool, self._verify, peer, body, whole)
             outcome = await asyncio.wrap_future(self._committer.submit(arrival))
+            if outcome.status == "archived" and arrival.outside_validity:
+                self._note_outside_validity(arrival.manifest)
         except CommitError as error:
             raise _RefusalError(503, "archive", str(error)) from error
         finally:
@@ -153,6 +156,17 @@ class Ingest:
                 409, "fork", f"another manifest is archived as chain {manifest.chain.hex()} seq {manifest.seq}"
             )
         return outcome
+
+    def _note_outside_validity(self, manifest: Manifest) -> None:
+        """A probe went on sealing when its certificate had expired, or its clock was set back: say so once for each."""
+        self._metrics.outside_validity.inc()
+        if manifest.certificate not in self._outside_validity:
+            self._outside_validity.add(manifest.certificate)
+            logger.warning(
+                "probe %s: chain %s seq %d was sealed outside the validity of its certificate (%s…); archived, and "
+                "only its receipt tells a verifier that it was accepted",
+                manifest.iss, manifest.chain.hex(), manifest.seq, manifest.certificate.hex()[:16],
+            )  # fmt: skip
 
     def _peer(self, request: web.Request) -> Peer:
         """Who is asking, by the certificate of this very connection and the revocation list as it is now."""
@@ -207,7 +221,10 @@ class Ingest:
                 503, "archive", f"the certificate that signed it cannot be kept: {error.strerror or error}"
             ) from error
         self._metrics.verify_seconds.observe(time.monotonic() - started)
-        return Arrival(manifest, body, whole)
+        outside = not (
+            certificate.not_valid_before_utc.timestamp() <= manifest.iat <= certificate.not_valid_after_utc.timestamp()
+        )
+        return Arrival(manifest, body, whole, outside)
 
     def _certificate(self, peer: Peer, manifest: Manifest) -> x509.Certificate:
         """The certificate that the manifest names: one of the same probe that is not revoked."""

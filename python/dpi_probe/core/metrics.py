@@ -27,6 +27,10 @@ class Metrics:
         self.forks = Counter(
             "dpi_core_forks", "Refused: another manifest is archived under the key. An alarm.", registry=registry
         )
+        self.outside_validity = Counter(
+            "dpi_core_outside_validity", "Archived, but sealed when the probe's certificate was not valid.",
+            registry=registry,
+        )  # fmt: skip
         self.broken_links = Gauge(
             "dpi_core_broken_links", "Manifests that do not name the one before them. An alarm.", registry=registry
         )

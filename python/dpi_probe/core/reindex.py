@@ -96,7 +96,11 @@ def _certificates(archive: Path) -> dict[str, list[bytes]]:
     """The certificates of each probe by its name. Revoked ones too: what was archived before stays valid."""
     found: dict[str, list[bytes]] = {}
     for path in sorted((archive / "certificates").glob("*.pem")):
-        certificate = load_certificate(path, "certificate")
+        try:
+            certificate = load_certificate(path, "certificate")
+        except ConfigError as error:
+            logger.error("%s; what it signed cannot be verified", error)
+            continue
         role = role_of(certificate)
         if role is not None and role[0] == "probe":
             found.setdefault(role[1], []).append(certificate.public_bytes(Encoding.DER))

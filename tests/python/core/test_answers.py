@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import select
 import ssl
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -302,6 +305,88 @@ def test_backlog_survives_a_key_rotation(make_core: Callable[..., Core], own_pki
         assert client.post("/v1/batches", backlog[1]).code == 422
         probe.load()
         assert client.post("/v1/batches", probe.seal()).code == 201
+
+
+def verified(core: Core) -> subprocess.CompletedProcess[str]:
+    """What `dpi-probe verify` says of the Core's archive, by the certificates that lie there."""
+    command = [COMMAND, "verify", "--ca", core.pki / "ca.pem", core.data]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_certificate_that_signed_is_kept_where_it_is_not_that_of_the_connection(
+    make_core: Callable[..., Core], own_pki: Path
+) -> None:
+    probe = Probe("sensor", own_pki)
+    backlog = probe.seal()
+    Authority(own_pki).issue_probe("sensor", renew=True)
+    core = make_core(pki=own_pki)
+    kept = core.data / "archive" / "certificates"
+    with core.client() as client:
+        aside = kept.rename(kept.with_name("aside"))
+        answer = client.post("/v1/batches", backlog)
+        assert (answer.code, answer.body["error"]) == (503, "archive"), answer
+        assert "No such file" in answer.body["detail"]
+        aside.rename(kept)
+        assert client.post("/v1/batches", backlog).code == 201
+    assert len(list(kept.glob("*.pem"))) == 2
+    done = verified(core)
+    assert done.returncode == 0, done.stdout
+    assert core.stop() == 0
+    # What is damaged there is written again.
+    path = kept / f"{hashlib.sha256(probe.der).hexdigest()}.pem"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300])
+    done = verified(core)
+    assert (done.returncode, f"{path}: " in done.stdout) == (4, True), done.stdout
+    core.start()
+    with core.client() as client:
+        assert client.post("/v1/batches", backlog).code == 200
+    assert path.read_bytes() == whole
+
+
+def test_certificates_that_are_made_while_the_core_runs_are_found(
+    make_core: Callable[..., Core], own_pki: Path
+) -> None:
+    core = make_core(pki=own_pki)
+    authority = Authority(own_pki)
+    authority.issue_probe("third")
+    probe = Probe("third", own_pki)
+    batches = [probe.seal(), probe.seal()]
+    authority.issue_probe("third", renew=True)
+    (earlier,) = (own_pki / "earlier").glob("third.*.pem")
+    aside = earlier.rename(own_pki / "aside")
+    with core.client("third") as client:
+        answer = client.post("/v1/batches", batches[0])
+        # The probe keeps what it sealed and asks again.
+        assert (answer.code, answer.body["status"], answer.body["error"]) == (403, "REFUSED", "unknown_certificate")
+        aside.rename(earlier)
+        # They are looked for once a second.
+        wait_for(lambda: client.post("/v1/batches", batches[0]).code == 201, "the certificate to be found")
+        assert client.post("/v1/batches", batches[1]).code == 201
+
+
+def test_what_was_sealed_after_the_certificate_expired_is_archived_counted_and_noted(
+    make_core: Callable[..., Core], own_pki: Path, tmp_path: Path
+) -> None:
+    now = int(time.time())
+    authority = Authority(own_pki)
+    # It became valid an hour ago, and expired half an hour ago.
+    authority.issue_probe("third", days=-1 / 48)
+    probe = Probe("third", own_pki)
+    within, outside = probe.seal(iat=now - 2400), probe.restate(probe.seal(iat=now - 2400), now)
+    authority.issue_probe("third")
+    core = make_core(pki=own_pki)
+    with core.client("third") as client:
+        assert client.post("/v1/batches", within).code == 201
+        assert core.metric("dpi_core_outside_validity_total") == 0
+        assert [client.post("/v1/batches", outside).code for _ in range(2)] == [201, 200]
+    assert core.metric("dpi_core_outside_validity_total") == 1
+    assert core.log.count("outside the validity of its certificate") == 1
+    done = verified(core)
+    assert done.returncode == 0, done.stdout
+    (note,) = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert "batch 1 of" in note
+    assert "outside the validity" in note
 
 
 def test_damaged_revocation_list_leaves_the_one_before_in_force(make_core: Callable[..., Core], own_pki: Path) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 
@@ -100,6 +102,24 @@ class Probe:
         self.seq += 1
         self.prev = _native.read_claims(batch)["manifest_digest"]
         return batch
+
+    def restate(self, batch: bytes, iat: int) -> bytes:
+        """The batch with another time of sealing, signed again: as one seals that started when that was allowed."""
+        manifest = _native.read_claims(batch)["manifest"]
+        head, payload, _ = manifest.split(".")
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        parts = [head, _b64url(json.dumps({**claims, "iat": iat}, separators=(",", ":")).encode())]
+        key = serialization.load_pem_private_key(self.key, None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+        parts.append(_b64url(key.sign(".".join(parts).encode(), pss, hashes.SHA256())))
+        made = batch.replace(manifest.encode(), ".".join(parts).encode())
+        assert len(made) == len(batch)
+        return made
+
+
+def _b64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 @dataclass

@@ -111,6 +111,11 @@ class Evidence:
         signed = _native.read_claims(data)
         return Sealed(data, signed["manifest"], dict(signed["claims"]))
 
+    def whenever(self, batch: pa.RecordBatch, probe: str, **stated: Any) -> Sealed:
+        """A batch of the sealer of the vectors, which does not ask whether the certificate is valid."""
+        data, manifest = self.make.seal(batch, *self.make.load(probe), **stated)
+        return Sealed(data, manifest, stated)
+
     def receipt(self, sealed: Sealed, typ: str = "dpi-receipt+jwt", **claims: Any) -> str:
         core_key, core_der = self.make.load("core")
         header = {"alg": "ES256", "typ": typ, "x5c": [base64.b64encode(core_der).decode()]}

@@ -298,6 +298,48 @@ def test_expired_certificates_are_judged_at_the_time_of_sealing(evidence, check,
     assert faults(report) == []
 
 
+def test_what_was_sealed_outside_the_validity_is_vouched_for_by_its_receipt_alone(evidence, check, tmp_path):
+    stated = {"iss": "probe-1", "kind": "flow", "chain": CHAIN, "seq": 0, "prev": None, "iat": 1_790_000_000}
+    made = evidence.whenever(_one_row(), "expired", **stated)
+    archive = evidence.archive(tmp_path / "archive", [evidence.entry(made, 0)])
+    export = evidence.export(tmp_path / "export", [made])
+    words = "sealed outside the validity of the certificate of"
+    for path in (archive, export):
+        report = check(path, certificates=["expired"])
+        assert faults(report) == []
+        assert [(finding.check, words in finding.message) for finding in report.findings] == [("certificate", True)]
+        assert "its receipt shows that the Core accepted it" in str(report.findings[0])
+        # Without the CA nobody can say whose the receipt is.
+        only(verify_paths([path], certificates=[PKI / "expired.pem"]), "certificate", words)
+    (receipt,) = (export / "receipts").rglob("*.jwt")
+    text = receipt.read_text()
+    receipt.unlink()
+    only(check(export, certificates=["expired"]), "certificate", words)
+    receipt.write_text(text[:-4] + ("AAAA" if text[-4:] != "AAAA" else "BBBB"))
+    assert sorted(name for name, _ in faults(check(export, certificates=["expired"]))) == ["certificate", "receipt"]
+    only(check(evidence.spool(tmp_path / "spool", [made]), certificates=["expired"]), "certificate", words)
+    # A receipt makes no certificate that of the CA.
+    report = verify_paths([archive], ca=PKI / "other-ca.pem", certificates=[PKI / "expired.pem"])
+    assert any("not accepted under the CA" in message for _, message in faults(report))
+
+
+@pytest.mark.parametrize("layout", ["archive", "export"])
+def test_a_damaged_certificate_that_lies_with_the_evidence_ends_nothing(evidence, chain, tmp_path, layout):
+    path = tmp_path / "evidence"
+    if layout == "archive":
+        evidence.archive(path, [evidence.entry(sealed, position) for position, sealed in enumerate(chain)])
+    else:
+        evidence.export(path, chain)
+    damaged = path / "certificates" / "another.pem"
+    damaged.write_bytes((PKI / "probe2.pem").read_bytes()[:300])
+    one = next(path.glob("segment-*") if layout == "archive" else path.rglob("*.arrows"))
+    report = verify_paths([path, one], ca=PKI / "ca.pem")
+    unreadable = [finding for finding in report.faults if finding.check == "unreadable"]
+    assert [finding.where for finding in unreadable] == [str(damaged)]
+    report = verify_paths([path], ca=PKI / "ca.pem")
+    assert (report.batches, len(report.faults), report.exit_status) == (10, 1, 3)
+
+
 def _one_row():
     import pyarrow as pa
 
