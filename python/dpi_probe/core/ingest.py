@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BATCH_BYTES = 900 << 10
 RETRY_AFTER_SECONDS = 1
+# What a body must come with in all, beside the time that it may stand still.
+LEAST_BYTES_PER_SECOND = 4 << 10
 _STATUS = {
     400: "REJECTED", 401: "REFUSED", 403: "REFUSED", 409: "FORK", 413: "REJECTED", 415: "REJECTED", 422: "REJECTED",
     429: "BACKPRESSURE", 503: "ERROR",
@@ -177,14 +179,25 @@ class Ingest:
         return peer
 
     async def _read(self, request: web.Request, length: int) -> bytes:
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_seconds):
-                return await request.content.readexactly(length)
+        """The body. A slow link has its time, as long as something comes; but not one that holds a place for ever."""
+        patience = self._settings.body_timeout_seconds
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + patience + length / LEAST_BYTES_PER_SECOND
+        body = bytearray()
         # A link that is slow or breaks says nothing of the batch: what a probe is answered 4xx it never sends again.
+        try:
+            while len(body) < length:
+                async with asyncio.timeout_at(min(deadline, clock() + patience)):
+                    part = await request.content.read(length - len(body))
+                if not part:
+                    raise _RefusalError(503, "cut", f"the body broke off before its {length} bytes were there")
+                body += part
         except TimeoutError as error:
-            raise _RefusalError(503, "slow", f"the body did not come within its time ({length} bytes)") from error
-        except (asyncio.IncompleteReadError, ConnectionError, web.RequestPayloadError) as error:
+            came = f"{len(body)} of its {length} bytes"
+            raise _RefusalError(503, "slow", f"the body did not come within its time ({came})") from error
+        except (ConnectionError, web.RequestPayloadError) as error:
             raise _RefusalError(503, "cut", f"the body broke off before its {length} bytes were there") from error
+        return bytes(body)
 
     def _verify(self, peer: Peer, body: bytes, whole: bool) -> Arrival:
         """Check a body in every respect but its place in the chain. Runs on a thread of the pool."""

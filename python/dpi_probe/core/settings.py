@@ -53,7 +53,13 @@ class CoreSettings(BaseSettings):
         "of it, but for 4.",
     )
     max_in_flight_mb: int = Field(64, ge=1, le=65536, description="Bytes of their bodies; more are answered 429.")
-    body_timeout_seconds: float = Field(30, gt=0, le=600, description="How long a probe may take to send a body.")
+    body_timeout_seconds: float = Field(
+        30,
+        gt=0,
+        le=600,
+        description="How long a body may stand still, from one part of it to the next; in all it may take as long, and "
+        "a second more for every 4 KiB of it.",
+    )
     commit_delay_ms: float = Field(5, ge=0, le=50, description="How long a batch waits for others to share its fsync.")
     segment_size_mb: int = Field(256, ge=1, le=4096, description="Size at which the archive begins a new segment.")
     verify_threads: int = Field(

@@ -421,6 +421,30 @@ def test_overload_429_and_slow_body_503(make_core: Callable[..., Core], probe: P
         assert client.post("/v1/batches", batch).code == 201
 
 
+def test_a_slow_link_has_its_time_and_one_that_trickles_has_not(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core(CORE_BODY_TIMEOUT_SECONDS="1")
+    batch = probe.seal(flow_table(2000))
+    assert len(batch) > 20_000, "at 4 KiB a second it has 6 seconds"
+    with core.client() as client:
+        head = f"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: {len(batch)}\r\n\r\n"
+        client.socket.sendall(head.encode())
+        for at in range(0, len(batch), len(batch) // 4 + 1):
+            # Longer in all than it may stand still.
+            time.sleep(0.4)
+            client.socket.sendall(batch[at : at + len(batch) // 4 + 1])
+        assert client.answer().code == 201
+    with core.client() as client:
+        client.socket.sendall(b"POST /v1/batches HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        sent = 0
+        while not select.select([client.socket], [], [], 0.1)[0]:
+            client.socket.sendall(b"x")
+            sent += 1
+            assert sent < 200, "it holds its place for ever"
+        answer = client.answer()
+    assert (answer.code, answer.body["error"]) == (503, "slow")
+    assert f"{sent} of its 1000 bytes" in answer.body["detail"] or f"{sent - 1} of" in answer.body["detail"]
+
+
 def test_slow_bodies_of_one_probe_leave_places_to_others(make_core: Callable[..., Core], shared_pki: Path) -> None:
     core = make_core(CORE_MAX_REQUESTS_IN_FLIGHT="6")
     with contextlib.ExitStack() as stack:
