@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -122,6 +123,8 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
     from dpi_probe.core.reindex import reindex as rebuild
 
     set_up_logging()
+    # ClickHouse makes its files for everybody to read.
+    os.umask(0o077)
     role = role_of(load_certificate(settings.certificate, "Core certificate"))
     if role is None or role[0] != "core":
         raise ConfigError(f"Core certificate {settings.certificate}: carries no Core role")

@@ -144,6 +144,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logging()
+    # ClickHouse makes its files for everybody to read.
+    os.umask(0o077)
     link = _Link(socket.socket(fileno=int(sys.argv[1])))
     hello = link.receive()
     if hello is None:

@@ -265,6 +265,8 @@ async def serve(settings: CoreSettings, ready: Callable[[Service], None]) -> Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with locked(settings.data_dir):
+        # What SQLite and ClickHouse make too is nobody else's to read. Directories above may be shared with others.
+        os.umask(0o077)
         service = Service(settings)
         async with service:
             logger.info(

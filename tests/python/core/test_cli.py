@@ -141,6 +141,36 @@ def test_a_server_that_is_down_is_one_short_line(dsn: str) -> None:
     assert str(caught.value) == f"ClickHouse at 127.0.0.1:{port} cannot be reached: Connection refused"
 
 
+def test_what_the_core_keeps_is_nobody_elses_to_read(core: Core, probe: Probe, tmp_path: Path) -> None:
+    with core.client() as client:
+        assert client.post("/v1/batches", probe.seal()).code == 201
+    core.indexed()
+    second = tmp_path / "second" / "database"
+    arguments = ("core", "reindex", "--data-dir", core.data, "--pki", core.pki, "--database", f"chdb://{second}")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    made = [path for directory in (core.data, second) for path in (directory, *directory.rglob("*"))]
+    assert len([path for path in made if path.name == "columns.txt"]) > 2, "ClickHouse has made its files"
+    open_to_others = [path for path in made if not path.is_symlink() and path.stat().st_mode & 0o077]
+    assert open_to_others == []
+
+
+def test_a_damaged_certificate_keeps_nothing_else_from_being_indexed_again(
+    make_core: Callable[..., Core], probe: Probe
+) -> None:
+    core = make_core()
+    for name in ("sensor", "other"):
+        with core.client(name) as client:
+            assert client.post("/v1/batches", Probe(name, probe.pki).seal()).code == 201
+    assert core.stop() == 0
+    path = core.data / "archive" / "certificates" / f"{hashlib.sha256(probe.der).hexdigest()}.pem"
+    path.write_text("damaged")
+    done = run("core", "reindex", "--data-dir", core.data, "--pki", core.pki)
+    assert done.returncode == 4, done.stderr
+    assert f"{path}: not a PEM certificate; what it signed cannot be verified" in done.stderr
+    assert "1 entry of the archive could not be indexed" in done.stderr
+
+
 def test_authority_of_an_archive_cannot_be_changed(make_core: Callable[..., Core], tmp_path: Path) -> None:
     core = make_core()
     assert core.stop() == 0
