@@ -11,8 +11,10 @@ import errno
 import importlib
 import io
 import os
+import select
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +22,7 @@ from dpi_probe.cli._output import STANDARD_OUTPUT, silence_stdout
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 INTERRUPTED = 130
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -50,8 +52,30 @@ def _keep_lines(command: click.Command) -> None:
             _keep_lines(part)
 
 
+@contextmanager
+def _past_click() -> Iterator[None]:
+    """Within the block a broken pipe of whatever kind would be to click the end, with status 1 and no message.
+
+    One without a number passes.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise BrokenPipeError(error.strerror or str(error)) from error
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """Parse the command line as far as it is this group's, which may show `--help`."""
+        with _past_click():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        with _past_click():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The verbs in the order in which a user meets them."""
@@ -93,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status: int | str | None
     _replace_closed()
     _prepare_stdout()
+    _prepare_stderr()
     try:
         status = _run(arguments)
     except SystemExit as end:
@@ -136,6 +161,24 @@ def _prepare_stdout() -> None:
         sys.stdout.reconfigure(encoding="utf-8")
 
 
+class _Unheard(io.FileIO):
+    """Standard error: where nobody reads what is told there, the command goes on all the same."""
+
+    def write(self, data: Any, /) -> int:
+        """Write to it, or nowhere."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def _prepare_stderr() -> None:
+    """Let a closed pipe change no exit status, as in `dpi-probe … 2>&1 | head`."""
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        raw = io.BufferedWriter(_Unheard(sys.stderr.fileno(), "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(raw, encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     """Run the command line; the exit status. Whatever goes wrong is told in one line."""
     try:
@@ -150,8 +193,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     except DpiProbeError as error:
         return _tell(str(error), error.exit_status)
     except OSError as error:
-        return _tell(_of_system(error), 1)
+        # Whoever reads standard output may go away; any other pipe is something that was needed.
+        if not (isinstance(error, BrokenPipeError) and _is_unread()):
+            return _tell(_of_system(error), 1)
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _of_system(error: OSError) -> str:

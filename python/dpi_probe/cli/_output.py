@@ -22,17 +22,22 @@ STANDARD_OUTPUT = "standard output"
 def writing(name: object = STANDARD_OUTPUT) -> Iterator[None]:
     """Within the block `name` is written.
 
+    That nobody reads standard output any more ends the block and is no failure; the exit status is for what comes after
+    the block to say.
+
     Raises:
         DpiProbeError: it cannot be; the message names it.
-        BrokenPipeError: nobody reads it any more, which is no failure.
     """
     try:
         yield
         if name == STANDARD_OUTPUT:
             sys.stdout.flush()
-    except (BrokenPipeError, DpiProbeError):
+    except DpiProbeError:
         raise
     except OSError as error:
+        if name == STANDARD_OUTPUT and isinstance(error, BrokenPipeError):
+            silence_stdout()
+            return
         raise DpiProbeError(f"cannot write {name}: {error.strerror or error}") from error
 
 

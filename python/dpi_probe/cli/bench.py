@@ -15,8 +15,9 @@ import click
 
 from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
+from dpi_probe.cli._input import InputFile
 from dpi_probe.cli._output import OutputFile, writing
-from dpi_probe.errors import ConfigError, DpiProbeError
+from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -444,8 +445,8 @@ def _show_stages(console: Console, result: dict[str, Any], repeat: int) -> None:
 
 
 @command.command("compare", context_settings=CONTEXT)
-@click.argument("before", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("after", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("before", type=InputFile())
+@click.argument("after", type=InputFile())
 @click.option("--json", "json_file", type=OUTPUT, help="Write the comparison to this file.")
 def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
     """Compare two results that were written with --json.
@@ -490,7 +491,7 @@ def _show_comparison(console: Console, lines: list[dict[str, Any]], doubts: list
 
 
 @command.command("peers", context_settings=CONTEXT)
-@click.argument("capture", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("capture", metavar="FILE", type=InputFile())
 @click.option("--repeat", type=click.IntRange(3, 100), default=3, show_default=True, help="Runs; the median counts.")
 @click.option(
     "--only", multiple=True, metavar="TOOL", help="Only this tool, and ourselves; may be given several times."
@@ -567,7 +568,7 @@ def _load(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{path}: {error.strerror}"
-        raise ConfigError(msg) from None
+        raise CaptureError(msg) from None
     except ValueError:
         # What is wrong with it as JSON helps nobody who has named another file.
         result = None
@@ -674,7 +675,7 @@ def _keeping(*files: tuple[Path | None, str]) -> Iterator[None]:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from dpi_probe.cli._console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:

@@ -12,6 +12,7 @@ import click
 
 from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
+from dpi_probe.cli._output import writing
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,11 +97,12 @@ def export(parent: dict[str, Any], /, out: Path, probe: str | None, **flags: Any
     if not archive.is_dir():
         raise ConfigError(f"CORE_DATA_DIR = {str(settings.data_dir)!r}: no archive here")
     done = write(archive, out, CoreSigner(settings.certificate, settings.key), probe=probe)
-    click.echo(
-        f"{out}: {counted(done.batches, 'batch', 'batches')}, "
-        f"{counted(done.manifests, 'manifest of a dropped batch', 'manifests of dropped batches')}, "
-        f"{counted(done.forks, 'fork')}, {counted(done.chains, 'chain head')}"
-    )
+    with writing():
+        click.echo(
+            f"{out}: {counted(done.batches, 'batch', 'batches')}, "
+            f"{counted(done.manifests, 'manifest of a dropped batch', 'manifests of dropped batches')}, "
+            f"{counted(done.forks, 'fork')}, {counted(done.chains, 'chain head')}"
+        )
     if done.damaged:
         places = counted(done.damaged, "damaged place")
         click.echo(f"dpi-probe: left out of the export: {places} of the archive", err=True)
@@ -143,7 +145,8 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
     )
     if shown:
         click.echo(err=True)
-    click.echo(f"indexed {counted(status.position, 'batch', 'batches')}, {counted(status.rows, 'row')}")
+    with writing():
+        click.echo(f"indexed {counted(status.position, 'batch', 'batches')}, {counted(status.rows, 'row')}")
     if status.unindexed:
         entries = counted(status.unindexed, "entry", "entries")
         click.echo(f"dpi-probe: {entries} of the archive could not be indexed; see above", err=True)

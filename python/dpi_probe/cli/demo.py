@@ -15,6 +15,7 @@ import click
 from dpi_probe._counted import counted
 from dpi_probe._throwaway import complaints, make_authority, run_command, running_core
 from dpi_probe.cli import _extras
+from dpi_probe.cli._input import InputFile
 from dpi_probe.cli._output import writing
 from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
 
@@ -30,7 +31,7 @@ DEFAULT_CAPTURES = "tests/corpus/*/input.pcap*"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("files", nargs=-1, type=InputFile())
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave everything in this new folder.")
 def command(files: tuple[Path, ...], keep: Path | None) -> None:
     """Make a throw-away authority and Core, run a probe over FILES, and show what the Core then knows.
@@ -38,7 +39,7 @@ def command(files: tuple[Path, ...], keep: Path | None) -> None:
     At the end one bit of an archived batch is flipped, and `dpi-probe verify` names what no longer holds. Without FILES
     the captures of a source checkout are taken.
     """
-    from rich.console import Console
+    from dpi_probe.cli._console import Console
 
     _extras.need("the demo", "core", *_extras.CORE)
     captures = list(files) or sorted(Path.cwd().glob(DEFAULT_CAPTURES))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.cli._output import writing
 from dpi_probe.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool
     missing = unknown_interfaces(machine, names)
     if as_json:
         count = {status: sum(finding.status == status for finding in findings) for status in WORDS}
-        click.echo(json.dumps({"count": count, "findings": [finding.to_dict() for finding in findings]}))
+        with writing():
+            click.echo(json.dumps({"count": count, "findings": [finding.to_dict() for finding in findings]}))
     else:
         show(findings, missing)
     if missing:
@@ -87,7 +89,7 @@ def command(interfaces: tuple[str, ...], config_file: Path | None, as_json: bool
 
 def console() -> Console:
     """A console as wide as the terminal; wide enough for most lines where there is none."""
-    from rich.console import Console
+    from dpi_probe.cli._console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
 

@@ -70,9 +70,8 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
     dpi-probe top http://127.0.0.1:20123
     dpi-probe top eth0 -d 10 -n 1 > now.txt
     """
-    from rich.console import Console
-
     from dpi_probe._scrape import Between, NoAnswerError, Scrape, find_endpoint
+    from dpi_probe.cli._console import Console
 
     console = Console(highlight=False)
     try:
@@ -89,6 +88,9 @@ def command(probe: str | None, interval: float, count: int | None) -> None:
             time.sleep(interval)
             now = Scrape.of(base)
             console.print(screen(Between(before, now), console, base))
+            if console.quiet:
+                # Nobody reads it any more.
+                return
             before = now
         return
     # Its way to end, as `q` is: nothing was broken off.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.cli._output import writing
 from dpi_probe.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def command(
         else:
             steps = tuning.plan(machine, wanted, interrupting=interrupting)
     if as_json:
-        click.echo(json.dumps({"undo_file": str(undo_file), "steps": [step.to_dict() for step in steps]}))
+        with writing():
+            click.echo(json.dumps({"undo_file": str(undo_file), "steps": [step.to_dict() for step in steps]}))
     else:
         _show(steps, undo_file, applied=applied, reverted=reverted)
     refused = [step for step in steps if step.state == "refused"]

@@ -97,8 +97,9 @@ class _Progress:
 
 def _print(report: Report) -> None:
     """Findings on stdout, one line each; what trust rests on, on stderr."""
-    from rich.console import Console
     from rich.text import Text
+
+    from dpi_probe.cli._console import Console
 
     console = Console(soft_wrap=True, highlight=False)
     for because in report.trusted:

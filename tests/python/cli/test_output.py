@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import capture_files as captures
 import pytest
 from dpi_probe._counted import counted
 from dpi_probe._throwaway import run_command
-from dpi_probe.cli import _output
+from dpi_probe.bench import machine
+from dpi_probe.cli import _output, main, read
 from dpi_probe.errors import DpiProbeError
 
 PKI = Path(__file__).parents[2] / "vectors" / "pki"
@@ -52,16 +54,78 @@ def test_a_full_standard_output_is_one_line(command, capture, shared_pki, tmp_pa
     with Path("/dev/full").open("w") as full:
         done = run(*[places.get(word, word) for word in command], stdout=full)
     assert done.returncode == 1, done.stderr
-    output = "the output" if command[0] in {"--help", "doctor"} else "standard output"
+    output = "the output" if command[0] == "--help" else "standard output"
     assert done.stderr == f"dpi-probe: cannot write {output}: No space left on device\n"
 
 
-def test_nobody_who_reads_is_no_failure_to_tell(capture):
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["read", "--format", "table", "CAPTURE"], 0, ""),
+        (["read", "--summary", "CAPTURE"], 0, ""),
+        (["read", "--summary", "FOLDER/none.pcap"], 3, "none.pcap: no such file"),
+        (["read", "FOLDER/none.pcap"], 3, "none.pcap: no such file"),
+        (["read", "--bogus"], 2, "No such option '--bogus'"),
+        (["verify", "FOLDER/none"], 3, ""),
+        (["verify", "--json", "FOLDER/none"], 3, ""),
+        (["verify", "FOLDER/altered.arrows"], 4, ""),
+        (["doctor", "nosuchif0"], 3, "nosuchif0: there is no such interface"),
+        (["doctor", "--json", "nosuchif0"], 3, "nosuchif0: there is no such interface"),
+        (["tune", "lo"], 0, ""),
+        (["tune", "--json", "lo"], 0, ""),
+        (["pki", "list", "--dir", "PKI"], 0, ""),
+        (["bench", "compare", "RESULT", "RESULT"], 0, ""),
+        (["--help"], 0, ""),
+        (["--version"], 0, ""),
+        (["read", "--help"], 0, ""),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_that_nobody_reads_changes_no_status(command, status, said, capture, shared_pki, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({"kind": "stages", "stages": [], "machine": machine.fingerprint()}))
+    if "altered" in command[-1]:
+        (folder / "altered.arrows").write_bytes(b"\xff\xff\xff\xff" + bytes(60))
+    places = {"CAPTURE": capture, "PKI": shared_pki, "RESULT": result}
+    words = [places.get(word, word.replace("FOLDER", str(folder))) for word in command]
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
-        done = run("read", "--format", "table", capture, stdout=pipe)
-    assert done.stderr == ""
+        done = run(*words, stdout=pipe)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if said else 0)
+    if said:
+        # Nor does anybody who reads the messages.
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as pipe:
+            assert run(*words, stdout=pipe, stderr=pipe).returncode == status
+
+
+def test_another_pipe_that_breaks_is_a_failure(monkeypatch, capsys):
+    def break_off(*_: object, **__: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(read.command, "callback", break_off)
+    monkeypatch.setattr("dpi_probe.cli._is_unread", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        main(["read", "x"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "dpi-probe: Broken pipe\n"
+
+
+@pytest.mark.parametrize("command", [["bench", "peers"], ["bench", "compare"], ["demo"]], ids=" ".join)
+def test_a_file_that_is_not_there_is_status_3_with_every_verb(command, capture, tmp_path):
+    files = [capture] if command[1:] == ["compare"] else []
+    done = run(*command, *files, tmp_path / "none")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"dpi-probe: {tmp_path}/none: no such file; check the path\n"
+    done = run(*command, *files, tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"dpi-probe: {tmp_path}: is a directory; name the files in it\n"
 
 
 @pytest.mark.parametrize("target", ["/nowhere/x", "/dev/full"])
@@ -140,8 +204,8 @@ def test_an_unknown_interface_is_status_3(verb):
 def test_other_errors_of_the_system_name_their_file(capsys):
     with pytest.raises(DpiProbeError, match="cannot write there: Input/output error"), _output.writing("there"):
         raise OSError(errno.EIO, "Input/output error")
-    with pytest.raises(BrokenPipeError), _output.writing():
-        raise BrokenPipeError
+    with pytest.raises(DpiProbeError, match="cannot write there: Broken pipe"), _output.writing("there"):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import os
 import socketserver
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from dpi_probe._scrape import Between, NoAnswerError, Scrape, find_endpoint
 from dpi_probe._throwaway import RunningCore
 from dpi_probe.cli import top
 from dpi_probe.errors import DpiProbeError
+from harness.core import COMMAND
 from harness.programs import dpi_probe
 from rich.console import Console
 
@@ -237,6 +239,16 @@ def test_a_proxy_for_the_way_out_is_not_asked_for_a_probe(stranger: str, monkeyp
         RunningCore("", stranger, process, Path()).get("/health")
     caught.value.close()
     assert caught.value.code == 404
+
+
+def test_it_ends_when_nobody_reads_it_any_more(stranger: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        done = subprocess.run(
+            [COMMAND, "top", f"{stranger}/eth7", "-d", "0.1", "-n", "10000"], stdout=pipe, timeout=60, check=False
+        )
+    assert done.returncode == 0
 
 
 def test_a_probe_that_is_not_there_is_one_clear_line() -> None:

@@ -381,6 +381,19 @@ def test_verify_prints_findings_and_exits_with_4(evidence, chain, tmp_path):
     assert report["findings"][0]["check"] == "gap"
 
 
+def test_that_nobody_reads_the_findings_changes_no_status(evidence, chain, tmp_path):
+    path = evidence.spool(tmp_path / "spool", chain)
+    trust = ["--ca", PKI / "ca.pem", "--certificate", PKI / "probe.pem"]
+    program = Path(sys.executable).with_name("dpi-probe")
+    for status in (0, 4):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as pipe:
+            done = subprocess.run([program, "verify", *trust, path], stdout=pipe, timeout=60, check=False)
+        assert done.returncode == status
+        (path / "pending" / f"{chain[6].name}.arrows").unlink(missing_ok=True)
+
+
 def test_prove_and_verify_a_record(evidence, chain, tmp_path):
     path = evidence.spool(tmp_path / "spool", chain) / "pending" / f"{chain[0].name}.arrows"
     proof = tmp_path / "proof.json"
