@@ -100,7 +100,13 @@ def running_core(folder: Path, pki: Path, **environment: str) -> Iterator[Runnin
         yield core
     finally:
         process.terminate()
-        process.wait(WAIT_SECONDS)
+        try:
+            process.wait(WAIT_SECONDS)
+        except BaseException:
+            # A second Ctrl-C, or it does not end: it must not outlive whoever started it.
+            process.kill()
+            process.wait()
+            raise
 
 
 def _end_with_the_parent() -> None:

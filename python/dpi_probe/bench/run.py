@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ SAMPLE_SECONDS = 0.25
 PROBE_NAME = "bench"
 # How long a probe may take to export, seal and deliver what is open at the end, and the Core to archive it.
 DRAIN_SECONDS = 300.0
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -77,7 +79,19 @@ def work_folder(keep: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         if keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
+            with _undisturbed():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Within the block no Ctrl-C breaks anything off, nor any other signal by which the bench ends."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def observe(

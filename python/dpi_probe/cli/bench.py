@@ -137,6 +137,9 @@ def command() -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # Another one, as when a service manager loses patience or both come, would break off what takes everything away.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -14,9 +16,11 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from dpi_probe import _throwaway
 from dpi_probe.bench import books, compare, machine, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
@@ -637,6 +641,69 @@ def test_a_bench_that_is_ended_leaves_no_files(how: signal.Signals, tmp_path: Pa
         bench.kill()
         bench.wait()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGHUP"])
+def test_a_second_signal_breaks_off_nothing_of_the_end(first: str) -> None:
+    code = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from dpi_probe.cli import bench\n"
+        "bench.command.callback()\n"
+        f"try: signal.raise_signal(signal.{first})\n"
+        "except KeyboardInterrupt: print('ends')\n"
+        "signal.raise_signal(signal.SIGTERM); signal.raise_signal(signal.SIGHUP); print('ended')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ends\nended\n"), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_no_signal_keeps_the_folder(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = shutil.rmtree
+
+    def interrupted(folder: Path, **options: Any) -> None:
+        signal.raise_signal(number)
+        really(folder, **options)
+
+    def break_off(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    before = signal.signal(number, break_off)
+    try:
+        with work_folder() as folder:
+            (folder / "made").touch()
+        assert signal.getsignal(number) is break_off
+    finally:
+        signal.signal(number, before)
+    assert not folder.exists()
+
+
+def test_a_core_that_is_waited_for_no_longer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = tmp_path / "ready"
+    unwilling = (
+        "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(600)"
+    )
+    monkeypatch.setattr(_throwaway, "own_command", lambda: [sys.executable, "-c", unwilling])
+    monkeypatch.setattr(_throwaway, "wait", lambda *_: None)
+    with contextlib.ExitStack() as stack:
+        core = stack.enter_context(_throwaway.running_core(tmp_path, tmp_path))
+        wait_for(ready.exists, "a Core that does not end when it is told to")
+        really = core.process.wait
+
+        def interrupted(timeout: float | None = None) -> int:
+            if timeout is not None:
+                raise KeyboardInterrupt
+            return really()
+
+        monkeypatch.setattr(core.process, "wait", interrupted)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                stack.close()
+            assert core.process.returncode == -signal.SIGKILL
+        finally:
+            core.process.kill()
+            really()
 
 
 def test_a_bench_under_nohup_outlives_its_terminal() -> None:
