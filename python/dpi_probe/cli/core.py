@@ -55,10 +55,13 @@ def command(context: click.Context, /, **flags: Any) -> None:
 
     \b
     dpi-probe pki init pki --probe sensor1
-    dpi-probe core --data-dir /var/lib/dpi-probe/core --pki pki --listen 0.0.0.0:8443
-    curl 'http://127.0.0.1:8444/v1/flows?app=tls'   queries, /v1/probes, /v1/health, /metrics
-    dpi-probe core export --out evidence/           sealed batches, receipts, certificates, chain heads
-    dpi-probe core reindex                          the database again, from the archive
+    dpi-probe core --pki pki --listen 0.0.0.0:8443
+    curl 'http://127.0.0.1:8444/v1/flows?app=tls'
+        queries; also /v1/probes, /v1/health, /metrics
+    dpi-probe core export --out evidence/
+        sealed batches, receipts, certificates, chain heads
+    dpi-probe core reindex
+        the database again, from the archive
 
     SIGTERM ends it cleanly. Every setting also has an environment name CORE_… and a place in the table [core].
     """

@@ -33,7 +33,8 @@ def command() -> None:
     \b
     dpi-probe pki init pki --dns core.example.net --probe sensor1
     dpi-probe pki issue sensor2 --dir pki
-    dpi-probe pki revoke sensor2 --dir pki         a running Core refuses it from the next request on
+    dpi-probe pki revoke sensor2 --dir pki
+        a running Core refuses it from the next request on
     dpi-probe pki list --dir pki
 
     The directory holds ca.pem, ca.key, crl.pem, core.pem, core.key and probes/NAME.pem, probes/NAME.key.

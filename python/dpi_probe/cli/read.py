@@ -34,16 +34,16 @@ Examples:
   dpi-probe read capture.pcap | jq .server_name       NDJSON into a pipe
   dpi-probe read -f 'tcp port 443' -o tls.parquet *.pcapng.gz
   tcpdump -w - | dpi-probe read -                     from standard input
-  dpi-probe read --summary big.pcap                   the books of the input instead of its flows
+  dpi-probe read --summary big.pcap                   books instead of flows
   dpi-probe read --summary --format ndjson big.pcap   the same as JSON
-  dpi-probe read --flow-key vlan,tunnel tenants.pcap  tenants with the same addresses apart
+  dpi-probe read --flow-key vlan,tunnel tenants.pcap  tenants apart
 
 \b
 Exit status:
   0  everything was read
   1  failure while running (the output cannot be written, …)
   2  bad usage or setting
-  3  an input could not be read, or only in part; what could be read was delivered
+  3  an input could not be read, or only in part; what could be was delivered
   130  interrupted; what was metered so far was delivered
 
 The columns are described in docs/reference/records.md.""",
