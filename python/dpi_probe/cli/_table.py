@@ -128,7 +128,8 @@ LAYOUTS = (
     Layout(frozenset({"end", "time"}), address=21, name=20),
     Layout(frozenset({"end", "time", "duration"}), address=21, name=20),
     Layout(frozenset({"end", "time", "duration"}), address=17, name=11),
-    Layout(frozenset({"end", "time", "duration"}), address=15, name=11),
+    # Whole `192.0.2.10:50000`: cut in the middle, an address loses what tells hosts of one network apart.
+    Layout(frozenset({"end", "time", "duration", "ip"}), address=17, name=11),
     Layout(frozenset({"end", "time", "duration", "ip"}), address=15, name=12),
     Layout(frozenset({"end", "time", "duration", "ip", "server name"}), address=15),
     Layout(frozenset({"end", "time", "duration", "ip", "server name", "app"}), address=8),

@@ -70,6 +70,15 @@ def test_short_addresses_stay_whole(width):
     assert "[2001:db8::53]:53" in shown
 
 
+def test_hosts_of_one_network_can_be_told_apart_on_80_columns():
+    row = (ROW[0], "192.0.2.10:43376", "192.0.2.20:59276", "icmp6", "postgresql", *ROW[5:])
+    columns = _table.fit(_table.COLUMNS, [row, LONG], 80)
+    shown = _table.line(row, columns, coloured=False, width=80)
+    assert shown.split()[:2] == ["192.0.2.10:43376", "192.0.2.20:59276"]
+    assert len(shown) <= 80
+    assert {"app", "server name"} <= {_table.COLUMNS[fitted.index].title for fitted in columns}
+
+
 def test_a_long_address_is_cut_in_the_middle():
     shown = _table.line(LONG, _table.fit(_table.COLUMNS, [LONG], 80), coloured=False)
     source = shown.split()[0]
