@@ -300,7 +300,8 @@ class Authority:
                 raise ConfigError(
                     f"{name}: all its {what} are revoked already"
                     if listed
-                    else f"{name}: no certificate of a probe of that name in {self.directory}"
+                    else f"{name}: no certificate of a probe of that name in {self.directory}; "
+                    f"`dpi-probe pki list --dir {shlex.quote(str(self.directory))}` names those that there are"
                 )
             present = load_revocations(self.directory / "crl.pem", self.certificate)
             now = dt.datetime.now(dt.UTC)

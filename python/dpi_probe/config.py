@@ -463,9 +463,14 @@ def _fault(error: ValidationError, origin: str, setting: str | None = None) -> s
 
 def _no_such_setting(name: str, origin: str, setting: str | None = None) -> str:
     """One line with the setting that was meant, if one is near."""
-    near = difflib.get_close_matches(name.lower(), ProbeSettings.model_fields, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; the settings are listed in docs/reference/config.md"
-    return f"{setting or name} ({origin}): there is no such setting{hint}"
+    hint = meant(name, ProbeSettings) or "the settings are listed in docs/reference/config.md"
+    return f"{setting or name} ({origin}): there is no such setting; {hint}"
+
+
+def meant(name: str, model: type[BaseSettings]) -> str:
+    """The question whether the setting was meant that is nearest to `name`; empty where none is near."""
+    near = difflib.get_close_matches(name.lower(), model.model_fields, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def allowed(name: str, model: type[BaseSettings] = ProbeSettings) -> str:

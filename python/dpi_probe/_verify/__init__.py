@@ -57,6 +57,9 @@ def verify_paths(
     for path in paths:
         try:
             source = find_source(path)
+        except FileNotFoundError as error:
+            report.fault("unreadable", str(path), f"cannot be read: {error.strerror}; check the path")
+            continue
         except OSError as error:
             report.fault("unreadable", str(path), f"cannot be read: {error.strerror or error}")
             continue

@@ -29,6 +29,8 @@ def command(batch: Path, row: int, output: Path | None) -> None:
 
     try:
         data = read(batch)
+    except FileNotFoundError as error:
+        raise _UnreadableError(f"{batch}: cannot be read: {error.strerror}; check the path") from error
     except OSError as error:
         raise _UnreadableError(f"{batch}: cannot be read: {error.strerror or error}") from error
     if not is_batch(batch, data):

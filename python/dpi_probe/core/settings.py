@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from dpi_probe.config import allowed
+from dpi_probe.config import allowed, meant
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -201,7 +201,8 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> CoreS
         if first["type"] != "value_error" and name in CoreSettings.model_fields:
             reason = allowed(name, CoreSettings) or reason
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{path}: [core] {name}: no such setting") from error
+            hint = meant(name, CoreSettings) or "docs/reference/core-api.md says where the settings are described"
+            raise ConfigError(f"{path}: [core] {name}: there is no such setting; {hint}") from error
         given = str(first["input"])
         if name == "database" and "@" in given:
             given = redact(given)

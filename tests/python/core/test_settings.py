@@ -68,6 +68,18 @@ def test_bad_file_is_one_line_that_names_it(tmp_path: Path, text: str) -> None:
         load_settings({}, tmp_path / "missing.toml")
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("data_dri", "did you mean data_dir?"), ("nonsense", "docs/reference/core-api.md says where the settings")],
+)
+def test_a_name_that_is_no_setting_gets_a_hint(tmp_path: Path, name: str, hint: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[core]\n{name} = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings({}, path)
+    assert str(caught.value).startswith(f"{path}: [core] {name}: there is no such setting; {hint}")
+
+
 def test_secrets_stay_out_of_messages() -> None:
     assert redact("clickhouse://user:secret@host/db?password=x") == "clickhouse://host/db"
     with pytest.raises(ConfigError) as caught:

@@ -168,6 +168,8 @@ def test_command_line(tmp_path: Path) -> None:
     issued = runner.invoke(command, ["issue", "b", "--dir", directory], catch_exceptions=False)
     assert issued.stdout == f"{directory}/probes/b.pem\n"
     assert runner.invoke(command, ["revoke", "b", "--dir", directory]).exit_code == 0
+    with pytest.raises(ConfigError, match=rf"; `dpi-probe pki list --dir {directory}` names those that there are$"):
+        runner.invoke(command, ["revoke", "nobody", "--dir", directory], catch_exceptions=False)
     listed = runner.invoke(command, ["list", "--dir", directory, "--json"]).stdout
     assert '"name": "b", "role": "probe", "state": "revoked"' in listed
     assert runner.invoke(command, ["issue", "c", "--dir", directory, "--dns", "x"]).exit_code == 2

@@ -431,6 +431,8 @@ def test_what_is_no_evidence_is_one_clear_line(tmp_path, name):
         assert "Traceback" not in done.stderr
         assert str(path) in done.stdout + done.stderr
         assert len(done.stderr.splitlines()) <= 1
+        is_told = f"{path}: cannot be read: No such file or directory; check the path" in done.stdout + done.stderr
+        assert is_told == (name == "missing")
 
 
 def test_one_path_that_is_missing_does_not_keep_the_others_from_being_checked(evidence, chain, check, tmp_path):
