@@ -63,6 +63,8 @@ class Packet:
     """What an ICMP error quotes."""
     part: tuple[int, int] | None = None
     """TCP: the sequence numbers that it, or fragments before it, add to the segment that its datagram is."""
+    bad_header: bool = False
+    """Whether a field of its transport header contradicts it, so that its receiver discards it."""
     bad_checksum: bool = False
 
 
@@ -138,6 +140,8 @@ def _transport(packet: Packet, body: bytes, length: int) -> None:
         (stated,) = struct.unpack_from("!H", body, 4)
         if 8 <= stated <= length:
             packet.payload_length = stated - 8
+        else:
+            packet.bad_header = stated != 0
     elif packet.protocol == DCCP and len(body) >= 5:
         if 12 <= body[4] * 4 <= length:  # RFC 4340 §5.1
             packet.payload_length = length - body[4] * 4

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30_000_000_000
 """How long the fragments of a datagram are kept together, in nanoseconds of the clock."""
-FIN, SYN = 0x01, 0x02
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 
 
 def _part(first: Packet, packet: Packet, ready: list[Packet]) -> tuple[int, int] | None:
     """What the segment of which `first` is the first fragment gains by those that are counted now."""
     if first.tcp is None or first.fragment is None or packet.fragment is None:
         return None
+    if not first.tcp.flags & (ACK | SYN | RST):
+        return None  # Nobody takes the segment.
     fragments = [one.fragment for one in ready if one.fragment is not None]
     start = first.fragment.length if packet is first else packet.fragment.offset
     end = max(fragment.offset + fragment.length for fragment in fragments)

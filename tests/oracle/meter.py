@@ -244,10 +244,11 @@ class Meter:
         destination = (packet.destination.packed, packet.destination_port)
         key = self._key(packet)
         flow = self._flows.get(key)
+        discarded = self._is_discarded(packet)
         if flow is not None and flow.deadline is None and self._idle_for(flow, packet) > self.idle_timeout:
             self._end(flow, "idle_timeout", min(flow.last_clock + self.idle_timeout, self._now()))
             flow = None
-        reused = flow is not None and self._replaces(flow, packet)
+        reused = flow is not None and not discarded and self._replaces(flow, packet)
         if flow is not None and reused:
             self._end(flow, "straggler" if flow.tombstone else "end_of_flow", self._now())
             flow = None
@@ -256,7 +257,7 @@ class Meter:
             flow.reused = reused
         forward = source == flow.initiator
         observation = Observation(packet, forward)
-        if packet.tcp is not None:
+        if packet.tcp is not None and not discarded:
             self._tcp(flow, packet, observation)
         if packet.part is not None:
             flow.segments.go_on(packet.part, forward=forward)
@@ -268,7 +269,7 @@ class Meter:
         if packet.quoted is not None and (blamed := self._flows.get(self._key(packet.quoted))) is not None:
             blamed.icmp_errors += 1
         flow.last_clock = self._now()
-        if packet.tcp is not None and not flow.tombstone:
+        if packet.tcp is not None and not discarded and not flow.tombstone:
             self._close(flow, packet)
         moment = self._limit(flow)[0] if flow.seen or flow.deadline is not None else None
         if moment is not None:
@@ -279,6 +280,16 @@ class Meter:
         ends = ((packet.source.packed, packet.source_port), (packet.destination.packed, packet.destination_port))
         low, high = sorted(ends)
         return packet.version, packet.protocol, low, high
+
+    @staticmethod
+    def _is_discarded(packet: Packet) -> bool:
+        """Whether every receiver discards a packet: it counts, and nothing else is made of it.
+
+        A wrong checksum does not tell it: in a file it may have been left to hardware.
+        """
+        if packet.tcp is not None and not packet.tcp.flags & (ACK | SYN | RST):
+            return True  # RFC 9293 §3.10.7
+        return packet.bad_header and packet.fragment is None
 
     @staticmethod
     def _idle_for(flow: Flow, packet: Packet) -> int:

@@ -15,6 +15,7 @@ use wire::l7::{Limit, Malformed};
 use wire::malformed::{Fault, Reason, Undecodable};
 
 use crate::flow::EndReason;
+use crate::flow::disregard::Disregard;
 use crate::flow::fragment::FragmentLoss;
 use crate::flow::profile::ShedWork;
 use crate::flow::reassembly::GapReason;
@@ -189,6 +190,8 @@ tally! {
     Counter frames_lost: u64,
     /// Metered packets with a fault; a packet with several faults counts for each.
     Counter packet_faults: By<Fault>,
+    /// Metered packets that every receiver discards: they are counted for their flow, but change neither the state of the connection nor what is learned from it.
+    Counter packets_disregarded: By<Disregard>,
     /// Flow records begun: flows, further parts of long flows, and stragglers.
     Counter flows_opened: u64,
     /// Flow records begun and not yet ended.

@@ -90,6 +90,9 @@ reasons! {
 }
 
 impl Fault {
+    /// The bits of wrong checksums.
+    pub const CHECKSUMS: u8 = Self::BadIpChecksum.bit() | Self::BadTransportChecksum.bit();
+
     /// Its bit in a packet's faults.
     pub const fn bit(self) -> u8 {
         1 << self as u8

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FRAMES = ("frames_metered", "frames_undecodable", "frames_waiting", "frames_lost")
-_OF_FRAMES = ("packet_faults", "fragments", "datagrams_reassembled", "datagrams_lost", "icmp_errors")
+_OF_FRAMES = (
+    "packet_faults",
+    "packets_disregarded",
+    "fragments",
+    "datagrams_reassembled",
+    "datagrams_lost",
+    "icmp_errors",
+)
 _FLOWS = (
     "flows_exported",
     "flows_active",

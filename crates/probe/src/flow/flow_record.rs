@@ -87,7 +87,7 @@ wire::record! {
         payload_bytes_rev: u64,
         /// Packets that were IP fragments, both directions.
         fragments: u64,
-        /// Packets with a wrong IP or transport checksum, both directions; they are metered like any other.
+        /// Packets with a wrong IP or transport checksum, both directions. They count like any other; those that their receiver must have discarded (live with AF_PACKET, account `packets_disregarded`) change neither the state of the connection nor what layer 7 learns.
         checksum_errors: u64,
         /// ICMP errors (RFC 1122 §3.2.2, RFC 4443 §2.1) that quote a packet of this flow, from either side or from a router on the way, seen before the record left. They are metered as flows of their own too.
         icmp_errors: u64,

@@ -18,7 +18,7 @@ use wire::decode::{Fragment, Packet, Transport};
 use wire::flowkey::FlowKey;
 
 use super::meter::Seen;
-use super::tcp::{FIN, SYN};
+use super::tcp::{FIN, SYN, is_dropped};
 use crate::counters::Tally;
 
 /// How long the fragments of a datagram are kept together: 30 s, in nanoseconds.
@@ -138,6 +138,9 @@ impl Start {
         let Transport::Tcp(tcp) = packet.transport else {
             return None;
         };
+        if is_dropped(tcp.flags) {
+            return None;
+        }
         let header = fragment.length.saturating_sub(packet.payload_length);
         Some(Self {
             origin: tcp

@@ -4,6 +4,7 @@ use wire::decode::Packet;
 use wire::flowkey::Direction;
 use wire::l7::Crypto;
 
+use super::disregard::ChecksumTrust;
 use super::facts::Answer;
 use super::features;
 use super::fragment::{FragmentLoss, Fragments, Part, Verdict, Waiting};
@@ -141,6 +142,7 @@ impl<T: FlowTable> Meter<T> {
             epoch: 0,
             timeouts,
             duty: Duty::new(settings.profile, Shed::Nothing),
+            checksum_trust: ChecksumTrust::new(settings.knows_offload),
             sessions: Sessions::new(settings, crypto),
             sequences: Sequences::new(settings.sequence_chunks),
             features: features::Store::new(settings.memory_bytes / 2),

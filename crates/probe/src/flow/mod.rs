@@ -51,6 +51,8 @@ pub mod profile;
 pub mod state;
 /// TCP: sequence number analysis, handshake times, and when a connection is over.
 pub mod tcp;
+/// Packets that every receiver discards.
+pub mod disregard;
 /// TCP: duplicate and partial ACKs, zero windows, keep-alives, and what the capture missed.
 pub mod tcp_analysis;
 /// The first packets' lengths, directions and times.
@@ -213,6 +215,9 @@ pub struct Settings {
     pub key_vlan: bool,
     /// Whether tunnels and their identifiers join the flow key.
     pub key_tunnel: bool,
+    /// Whether the source tells of every frame whose checksums need no look
+    /// ([`wire::decode::FrameMeta::checksum_offloaded`]), so that a wrong one of another is wrong. Files do not tell it.
+    pub knows_offload: bool,
     /// Workers, at least 1.
     pub workers: usize,
     /// Flows in the table, at least 1 for each worker.
@@ -278,6 +283,7 @@ impl Settings {
             profile: Profile::default(),
             key_vlan: false,
             key_tunnel: false,
+            knows_offload: false,
             workers: 1,
             flows: (shared / state::FLOW_BYTES).clamp(1024, MAX_FLOWS),
             sequence_chunks: (shared / 8 / splt::CHUNK_BYTES).max(1024),

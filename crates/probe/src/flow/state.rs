@@ -115,6 +115,8 @@ impl Side {
     pub(super) const SHARED_BYTES: usize = std::mem::offset_of!(Self, first);
     /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
     const FLAGS: u16 = 0x01ff;
+    /// TCP: payload was seen.
+    pub const DATA: u16 = 1 << 11;
     /// TCP: a RST has ended the connection; of the initiator's side only.
     pub const RESET: u16 = 1 << 12;
     /// TCP: a segment was seen, so that `sequence_end` and the initial window are known.
@@ -128,7 +130,7 @@ impl Side {
     #[inline]
     pub fn stream_start(&self) -> Option<u32> {
         let syn = self.flags() & super::tcp::SYN != 0;
-        (syn && self.payload_bytes == 0).then_some(self.sequence_end)
+        (syn && self.is(Self::BEGUN) && !self.is(Self::DATA)).then_some(self.sequence_end)
     }
 
     /// Whether this is known.

@@ -47,6 +47,13 @@ pub fn is_after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
+/// Whether a segment with these flags is dropped in every state in which it could mean something: it has neither ACK nor
+/// SYN nor RST (RFC 9293 §3.10.7.2 to §3.10.7.4).
+#[inline]
+pub const fn is_dropped(flags: u16) -> bool {
+    flags & (ACK | SYN | RST) == 0
+}
+
 /// Whether a segment starts a new connection on the ports of a flow: a SYN with another initial sequence number than
 /// the flow's, or the SYN-ACK to such a SYN, where the old connection is known to be over, or may be: it has ended, a
 /// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs. After a RST
@@ -80,7 +87,6 @@ pub fn observe(
     time: i64,
 ) -> Transition {
     let number = usize::from(direction == Direction::Reverse);
-    flow.hot.sides[number].add_flags(tcp.flags);
     if tcp.flags & RST != 0 {
         return Transition::Reset;
     }
@@ -124,6 +130,7 @@ pub fn observe(
 /// Takes into account what further fragments add to a segment.
 pub fn go_on(side: &mut Side, part: Part) {
     if side.is(Side::BEGUN) && is_after(part.end, side.sequence_end) {
+        side.mark(Side::DATA);
         side.sequence_end = part.end;
     }
 }
@@ -135,6 +142,9 @@ fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
         .wrapping_add(u32::from(tcp.flags & SYN != 0))
         .wrapping_add(u32::from(tcp.flags & FIN != 0));
     let end = tcp.sequence.wrapping_add(occupied);
+    if payload_length > 0 {
+        side.mark(Side::DATA);
+    }
     if !side.is(Side::BEGUN) {
         side.mark(Side::BEGUN);
         side.sequence_end = end;

@@ -142,7 +142,12 @@ impl Capture {
         let metrics = self.instruments.worker(number);
         let mut follower = Follower::new(&self.configuration, number);
         let number = number as u32;
-        let mut worker = Worker::new(&self.flow.share(), self.flow.decoder(), page);
+        // AF_PACKET tells it; AF_XDP and libpcap do not, and have no checksum looked at.
+        let share = flow::Settings {
+            knows_offload: true,
+            ..self.flow.share()
+        };
+        let mut worker = Worker::new(&share, self.flow.decoder(), page);
         let is_over = Cell::new(false);
         let mut desk = Desk::live(&self.books, &metrics, self.linger, |batch| {
             // When nothing more is captured, waiting harms nobody.
@@ -350,8 +355,9 @@ mod tests {
         }
     }
 
-    /// Ends after so many frames, which nobody can decode.
+    /// Delivers a frame so many times, and ends.
     struct Counted {
+        frame: &'static [u8],
         frames: u64,
         delivered: u64,
     }
@@ -364,15 +370,15 @@ mod tests {
             let header = FrameHeader {
                 time: clock::utc_now(),
                 offset: 0,
-                captured_length: 14,
-                wire_length: 14,
+                captured_length: self.frame.len() as u32,
+                wire_length: self.frame.len() as u32,
                 link_type: LinkType::ETHERNET,
                 stripped_vlan: None,
                 checksum_offloaded: false,
                 clock: None,
             };
             take(Frames {
-                bytes: &[0; 14],
+                bytes: self.frame,
                 headers: &[header],
                 first_number: self.delivered + 1,
             });
@@ -436,7 +442,11 @@ mod tests {
     fn the_books_of_each_live_worker_balance_at_the_end() {
         let parts = Parts::of_workers(2);
         let source = |frames| {
-            let source: Box<dyn Source + Send> = Box::new(Counted { frames, delivered: 0 });
+            let source: Box<dyn Source + Send> = Box::new(Counted {
+                frame: &[0; 14],
+                frames,
+                delivered: 0,
+            });
             (source, None)
         };
         // A worker that ends does not stop the other one before it has taken what there is.
@@ -445,6 +455,29 @@ mod tests {
         let entries = parts.books.ledger_entries();
         assert_eq!(check_books_at_the_end(&entries), Ok(()));
         assert_eq!(delivered(&entries), [(Some(0), Some(5)), (Some(1), Some(900))]);
+        parts.sealer.finish();
+    }
+
+    #[test]
+    fn a_wrong_checksum_of_a_live_source_is_believed() {
+        // Two MAC addresses, IPv4 with a header checksum of 0, UDP without one.
+        const FRAME: &[u8] = &[
+            2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1,
+            10, 0, 0, 2, 0, 1, 0, 2, 0, 8, 0, 0,
+        ];
+        let parts = Parts::of_workers(1);
+        let source: Box<dyn Source + Send> = Box::new(Counted {
+            frame: FRAME,
+            frames: 3,
+            delivered: 0,
+        });
+        let sources = Opened::Live(vec![(source, None)]);
+        assert!(capture(&parts, &Arc::default()).run(sources).is_empty());
+        let entries = parts.books.ledger_entries();
+        let disregarded = entries
+            .iter()
+            .filter(|entry| entry.account == "packets_disregarded");
+        assert_eq!(disregarded.filter_map(|entry| entry.value).sum::<u64>(), 3);
         parts.sealer.finish();
     }
 

@@ -10,6 +10,7 @@ use wire::malformed::{Fault, Reason as _};
 
 use super::{Content, Event, Moment, Seen, UDP};
 use crate::counters::Tally;
+use crate::flow::disregard::{ChecksumTrust, disregard};
 use crate::flow::export::{self, Parts};
 use crate::flow::facts::Answer;
 use crate::flow::features::{self, Observed};
@@ -32,6 +33,7 @@ pub(super) struct Desk {
     pub(super) epoch: u64,
     pub(super) timeouts: Timeouts,
     pub(super) duty: Duty,
+    pub(super) checksum_trust: ChecksumTrust,
     pub(super) sessions: Sessions,
     pub(super) sequences: Sequences,
     pub(super) features: features::Store,
@@ -62,10 +64,18 @@ impl Desk {
         } else {
             None
         };
+        let disregarded = disregard(
+            packet,
+            header,
+            &mut self.checksum_trust,
+            self.tally.frames_metered,
+        );
+        // The segment as the state of the connection sees it.
+        let taken = header.filter(|_| disregarded.is_none());
         let mut next = Next::Keep;
         if fresh {
             self.begin(&mut flow, packet, seen);
-        } else if let Some(reason) = self.is_another(&flow, header, seen) {
+        } else if let Some(reason) = self.is_another(&flow, taken, seen) {
             self.end(&mut flow, reason, now, events);
             *flow.hot = Hot::new(flow.hot.key, flow.hot.tag);
             self.begin(&mut flow, packet, seen);
@@ -86,12 +96,17 @@ impl Desk {
             [None; 2]
         };
         self.count(&mut flow, packet, direction, seen);
-        let transition = header.map_or(Transition::Continue, |header| {
+        let side = &mut flow.hot.sides[usize::from(direction == Direction::Reverse)];
+        side.add_flags(header.map_or(0, |header| header.flags));
+        let transition = taken.map_or(Transition::Continue, |header| {
             if self.duty.work.has(Work::TCP) {
                 self.analyse(&mut flow, direction, packet, header);
             }
             tcp::observe(&mut flow, direction, packet, header, seen.time)
         });
+        if let Some(reason) = disregarded {
+            self.tally.packets_disregarded.add(reason, 1);
+        }
         if let Content::Part(part) = content {
             self.go_on(&mut flow, direction, part);
         }
@@ -100,6 +115,9 @@ impl Desk {
         }
         if flow.hot.phase == Phase::Open {
             flow.hot.seen = seen.clock;
+        }
+        if disregarded.is_some() {
+            return next;
         }
         if let Transport::Icmp { .. } = packet.transport
             && let Some(quoted) = packet.quoted()
@@ -248,8 +266,7 @@ impl Desk {
             }
             left &= left - 1;
         }
-        let checksums = Fault::BadIpChecksum.bit() | Fault::BadTransportChecksum.bit();
-        flow.count_faults(packet.fragment, packet.faults & checksums != 0);
+        flow.count_faults(packet.fragment, packet.faults & Fault::CHECKSUMS != 0);
     }
 
     /// Gives the packet's payload to layer 7.

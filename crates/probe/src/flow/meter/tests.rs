@@ -1,7 +1,7 @@
 //! Packets made by hand, and what the meter makes of them.
 
 use wire::column::{Address, Mac};
-use wire::decode::{Fragment, Packet, Tcp, Transport};
+use wire::decode::{Fragment, Packet, Tcp, Transport, Tunnel};
 use wire::flowkey::{FlowKey, KeyHasher};
 use wire::malformed::Fault;
 
@@ -9,6 +9,7 @@ use super::*;
 use crate::counters::{Counters, check_books};
 use crate::crypto;
 use crate::flow::application::AppConfidence;
+use crate::flow::disregard::Disregard;
 use crate::flow::flow_record::FlowRecord;
 use crate::flow::state::{self, Basis};
 use crate::flow::tcp::{ACK, FIN, RST, SYN};
@@ -25,6 +26,7 @@ pub(crate) struct Frame {
     pub fragment: Option<Fragment>,
     pub faults: u8,
     pub vlan: Option<u16>,
+    pub tunnel: Option<Tunnel>,
 }
 
 pub(crate) const A: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1]);
@@ -42,6 +44,7 @@ impl Frame {
             fragment: None,
             faults: 0,
             vlan: None,
+            tunnel: None,
         }
     }
 
@@ -93,7 +96,7 @@ impl Frame {
             dst_mac: Some(Mac([2, 0, 0, 0, 0, self.destination.0.0[15]])),
             vlans: [self.vlan.unwrap_or(0), 0, 0, 0],
             vlan_count: u8::from(self.vlan.is_some()),
-            tunnels: [None; 4],
+            tunnels: [self.tunnel, None, None, None],
             tunnel_id: None,
             ttl: 64,
             ip_length: self.ip_length(),
@@ -525,6 +528,169 @@ fn vlans_and_faults_are_noticed() {
     assert!(record.key_ambiguous);
     assert_eq!(record.checksum_errors, 1);
     assert_eq!(bench.meter.tally().packet_faults.get(Fault::BadIpChecksum), 1);
+}
+
+impl Frame {
+    fn with_fault(self, fault: Fault) -> Self {
+        Self {
+            faults: fault.bit(),
+            ..self
+        }
+    }
+}
+
+/// Of a source that tells what is left to hardware.
+fn live() -> Bench {
+    Bench::new(|settings| settings.knows_offload = true)
+}
+
+/// Of a file.
+fn offline() -> Bench {
+    Bench::new(|_| {})
+}
+
+/// What is kept of a connection's state in its record, and how many packets were disregarded.
+fn state_after(mut bench: Bench, frames: &[Frame]) -> (&'static str, u64, u32, u32, u64) {
+    handshake(&mut bench, 0);
+    for frame in frames {
+        bench.at(60, frame);
+    }
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"real"));
+    bench.flush();
+    let record = bench.records()[0];
+    (
+        record.end_reason.name(),
+        record.packets_fwd + record.packets_rev,
+        record.tcp_retransmissions_fwd.unwrap(),
+        record.tcp_out_of_order_fwd.unwrap(),
+        bench.meter.tally().packets_disregarded.total(),
+    )
+}
+
+#[test]
+fn what_every_receiver_discards_is_counted_and_changes_nothing() {
+    let decoy = |flags| Frame::tcp(flags, 101, 501).payload(b"fake");
+    for bench in [live, offline] {
+        assert_eq!(
+            state_after(bench(), &[decoy(ACK)]),
+            ("forced_end", 5, 1, 0, 0),
+            "taken"
+        );
+        for flags in [0, FIN, 0x08, FIN | 0x20 | 0x08] {
+            assert_eq!(
+                state_after(bench(), &[decoy(flags)]),
+                ("forced_end", 5, 0, 0, 1),
+                "{flags:#x}"
+            );
+        }
+        for flags in [SYN, RST | 0x08, SYN | FIN] {
+            let frame = Frame::tcp(flags, 101, 0);
+            assert_eq!(state_after(bench(), &[frame]).4, 0, "{flags:#x}");
+        }
+    }
+    for fault in [Fault::BadIpChecksum, Fault::BadTransportChecksum] {
+        assert_eq!(
+            state_after(live(), &[decoy(ACK).with_fault(fault)]),
+            ("forced_end", 5, 0, 0, 1)
+        );
+        let resets = [Frame::tcp(RST, 101, 0), Frame::tcp(RST, 501, 0).back()];
+        assert_eq!(
+            state_after(live(), &resets.map(|frame| frame.with_fault(fault))),
+            ("forced_end", 6, 0, 0, 2)
+        );
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_taken_where_hardware_may_have_been_to_compute_it() {
+    for fault in [Fault::BadIpChecksum, Fault::BadTransportChecksum] {
+        let bad = || Frame::tcp(ACK, 101, 501).payload(b"data").with_fault(fault);
+        assert_eq!(state_after(offline(), &[bad()]), ("forced_end", 5, 1, 0, 0));
+        let inside = Frame {
+            tunnel: Some(Tunnel::Vxlan),
+            ..bad()
+        };
+        assert_eq!(state_after(live(), &[inside]), ("forced_end", 5, 1, 0, 0));
+    }
+}
+
+#[test]
+fn the_checksum_and_the_length_of_a_datagram_say_nothing_of_its_fragments() {
+    for fault in [Fault::BadIpChecksum, Fault::BadTransportHeader] {
+        let first = fragment(&Frame::udp(1, 2).payload(&[0; 8]), true).with_fault(fault);
+        let mut bench = live();
+        bench.at(0, &first);
+        bench.flush();
+        assert_eq!(bench.meter.tally().packets_disregarded.total(), 0);
+    }
+}
+
+#[test]
+fn what_is_disregarded_is_told() {
+    let mut bench = live();
+    handshake(&mut bench, 0);
+    let reset = Frame::tcp(RST | ACK, 501, 101).back();
+    bench.at(60, &reset.with_fault(Fault::BadTransportChecksum));
+    bench.at(70, &Frame::tcp(FIN, 101, 0));
+    let beyond = Frame::udp(1, 2).payload(b"x");
+    bench.at(80, &beyond.with_fault(Fault::BadTransportHeader));
+    bench.flush();
+    let tally = &bench.meter.tally().packets_disregarded;
+    assert_eq!(
+        Disregard::ALL
+            .iter()
+            .map(|reason| tally.get(*reason))
+            .collect::<Vec<_>>(),
+        [1, 1, 1]
+    );
+    let record = bench
+        .records()
+        .into_iter()
+        .find(|record| record.ip_protocol == 6)
+        .unwrap();
+    assert_eq!(
+        (record.tcp_flags_fwd, record.tcp_flags_rev, record.checksum_errors),
+        (Some(SYN | ACK | FIN), Some(SYN | ACK | RST), 1)
+    );
+}
+
+#[test]
+fn a_syn_that_is_discarded_opens_no_connection() {
+    let mut bench = live();
+    handshake(&mut bench, 0);
+    bench.at(60, &Frame::tcp(FIN | ACK, 101, 501));
+    bench.at(
+        70,
+        &Frame::tcp(SYN, 9000, 0).with_fault(Fault::BadTransportChecksum),
+    );
+    bench.flush();
+    assert_eq!(bench.ends(), [("forced_end", 5)]);
+}
+
+#[test]
+fn the_sequence_numbers_of_a_segment_without_ack_go_on_in_no_fragment() {
+    let mut bench = offline();
+    handshake(&mut bench, 0);
+    let part = |offset: u32, more: bool| {
+        let mut frame = Frame::tcp(0x08, 101, 0).payload(&[0; 32]);
+        let length = if offset == 0 { 52 } else { 32 };
+        if offset > 0 {
+            frame.transport = Transport::Other;
+        }
+        frame.fragment = Some(Fragment {
+            identification: 3,
+            offset,
+            length,
+            more,
+        });
+        frame
+    };
+    bench.at(60, &part(0, true));
+    bench.at(61, &part(52, false));
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"real"));
+    bench.flush();
+    assert_eq!(bench.records()[0].tcp_retransmissions_fwd, Some(0));
+    assert_eq!(bench.meter.tally().packets_disregarded.total(), 1);
 }
 
 /// The `part`-th of two fragments of a datagram.

@@ -370,3 +370,71 @@ fn unfinished_messages_are_bounded_and_given_back() {
     assert_eq!(bench.meter.desk.sessions.bytes(), 0);
     assert_eq!(bench.records()[0].app, Some("dtls"), "what was learned stays");
 }
+
+#[test]
+fn layer_7_is_not_shown_what_every_receiver_discards() {
+    const FAKE: &[u8] = b"GET /public HTTP/1.1\r\nHost: fake.example\r\n\r\n";
+    const REAL: &[u8] = b"GET /secret HTTP/1.1\r\nHost: real.example\r\n\r\n";
+    let (first, second) = REAL.split_at(30);
+    let name_after = |mut bench: Bench, decoy: Frame| {
+        handshake(&mut bench, 0);
+        bench.at(60, &decoy.payload(FAKE));
+        // Out of order: the stream starts after its SYN, whatever came since.
+        bench.at(70, &Frame::tcp(ACK, 131, 501).payload(second));
+        bench.at(80, &Frame::tcp(ACK, 101, 501).payload(first));
+        bench.flush();
+        bench.records()[0].server_name.clone()
+    };
+    let decoy = |flags| Frame::tcp(flags, 101, 501);
+    let real = Some("real.example".to_owned());
+    assert_ne!(name_after(live(), decoy(ACK)), real);
+    assert_eq!(name_after(live(), decoy(0x08)), real);
+    assert_eq!(name_after(offline(), decoy(0x08)), real);
+    for fault in [Fault::BadIpChecksum, Fault::BadTransportChecksum] {
+        assert_eq!(name_after(live(), decoy(ACK).with_fault(fault)), real);
+    }
+}
+
+#[test]
+fn layer_7_reads_a_file_whose_checksums_are_wrong() {
+    let mut bench = offline();
+    handshake(&mut bench, 0);
+    let request = Frame::tcp(ACK, 101, 501).payload(b"GET / HTTP/1.1\r\nHost: edited.example\r\n\r\n");
+    bench.at(60, &request.with_fault(Fault::BadTransportChecksum));
+    bench.flush();
+    assert_eq!(bench.records()[0].server_name.as_deref(), Some("edited.example"));
+}
+
+#[test]
+fn an_answer_that_nobody_takes_teaches_no_name() {
+    let names_after = |mut bench: Bench, answer: Frame| {
+        bench.at(0, &Frame::udp(4000, 53).payload(&dns_query()));
+        bench.at(1, &answer.payload(&dns_answer()));
+        let count = bench
+            .events
+            .iter()
+            .filter(|event| matches!(event, Event::Answer(_)))
+            .count();
+        bench.flush();
+        count
+    };
+    let answer = || Frame::udp(4000, 53).back();
+    let bad_checksum = || answer().with_fault(Fault::BadTransportChecksum);
+    assert_eq!(names_after(live(), answer()), 1);
+    assert_eq!(names_after(live(), bad_checksum()), 0);
+    assert_eq!(names_after(offline(), bad_checksum()), 1);
+    let beyond = answer().with_fault(Fault::BadTransportHeader);
+    assert_eq!(names_after(offline(), beyond), 0);
+}
+
+#[test]
+fn an_icmp_error_that_nobody_takes_blames_no_flow() {
+    let mut bench = live();
+    let mut error = Frame::new(1, Transport::Icmp { kind: 3, code: 3 }, 0, 0);
+    error.payload = vec![
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1, 0, 2, 0, 1, 0, 8, 0, 0,
+    ];
+    bench.at(0, &error);
+    bench.at(1, &error.with_fault(Fault::BadTransportChecksum));
+    assert_eq!(bench.meter.tally().icmp_errors, 1);
+}

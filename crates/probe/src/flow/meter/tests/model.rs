@@ -101,6 +101,7 @@ proptest! {
     ) {
         let mut bench = Bench::new(|settings| {
             settings.flows = flows;
+            settings.knows_offload = flows % 2 == 0;
             settings.sessions = 3;
             settings.stream_bytes = 3 * EARLY_BYTES;
             settings.stream_bytes_per_direction = 2 * EARLY_BYTES;
@@ -131,6 +132,7 @@ proptest! {
             };
             frame.payload = payload;
             frame.faults = number & detail & 0x1f;
+            frame.tunnel = (detail >> 6 == 1).then_some(Tunnel::Gre);
             frame.vlan = (detail == 3).then_some(4);
             bench.at(time, &if number % 2 == 0 { frame } else { frame.back() });
             prop_assert!(bench.meter.flows() <= flows);
