@@ -29,7 +29,7 @@ from dpi_probe.core.metrics import Metrics
 from dpi_probe.core.receipt import CoreSigner
 from dpi_probe.core.settings import redact, split_listen
 from dpi_probe.core.trust import Trust
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +44,11 @@ ADMIN_HOST = "127.0.0.1"
 HANDSHAKE_SECONDS = 10
 SHUTDOWN_SECONDS = 30
 BACKLOG = 128
+# What may pass: another process holds the port, or the machine does not have the address yet, as at boot.
+_NOT_NOW = {
+    errno.EADDRINUSE: "the port is in use by another process; stop it or give another port",
+    errno.EADDRNOTAVAIL: "this machine does not have the address now; bring it up or give another",
+}
 
 
 @contextlib.contextmanager
@@ -182,7 +187,8 @@ class Service:
         """Start everything.
 
         Raises:
-            ConfigError: an address is in use or cannot be listened on.
+            ConfigError: an address cannot be listened on.
+            DpiProbeError: it cannot be listened on now.
         """
         self._loop = asyncio.get_running_loop()
         host, port = split_listen(self._settings.listen)
@@ -219,9 +225,9 @@ class Service:
         try:
             server = await loop.create_server(runner.server, host, port, ssl=tls, backlog=BACKLOG, **options)
         except OSError as error:
+            if error.errno in _NOT_NOW:
+                raise DpiProbeError(f"{setting} = {host}:{port}: {_NOT_NOW[error.errno]}") from error
             reason = os.strerror(error.errno) if error.errno else str(error)
-            if error.errno == errno.EADDRINUSE:
-                reason = "the port is in use by another process; stop it or give another port"
             raise ConfigError(f"{setting} = {host}:{port}: {reason}") from error
         self._servers.append(server)
         address = server.sockets[0].getsockname()
@@ -259,6 +265,7 @@ async def serve(settings: CoreSettings, ready: Callable[[Service], None]) -> Non
 
     Raises:
         ConfigError: a setting, a certificate or an address cannot be used.
+        DpiProbeError: an address cannot be listened on now.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -122,10 +122,13 @@ def test_ports_and_directories_in_use(core: Core, shared_pki: Path, tmp_path: Pa
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--admin-port", str(port))
+        line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--admin-port", str(port), status=1)
         assert f"CORE_ADMIN_PORT = 127.0.0.1:{port}: the port is in use" in line
-        line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--listen", f"127.0.0.1:{port}")
+        line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--listen", f"127.0.0.1:{port}", status=1)
     assert f"CORE_LISTEN = 127.0.0.1:{port}: the port is in use" in line
+    # Of documentation (RFC 5737): no machine has it. At boot the next start may find it.
+    line = refused("--data-dir", tmp_path / "x", "--pki", shared_pki, "--listen", "192.0.2.1:8443", status=1)
+    assert "CORE_LISTEN = 192.0.2.1:8443: this machine does not have the address now" in line
     (tmp_path / "file").write_text("")
     assert "CORE_DATA_DIR" in refused("--data-dir", tmp_path / "file" / "data", "--pki", shared_pki)
 
