@@ -45,6 +45,12 @@ class Metrics:
         self.handshakes_failed = Counter(
             "dpi_core_tls_handshakes_failed", "TLS handshakes that failed.", ["reason"], registry=registry
         )
+        self.connections = Gauge("dpi_core_connections", "Open connections of probes.", registry=registry)
+        self.connections_refused = Counter(
+            "dpi_core_connections_refused",
+            "Connections that were closed because their certificate (share) or all together (limit) have too many.",
+            ["reason"], registry=registry,
+        )  # fmt: skip
         self.commit_seconds = Histogram(
             "dpi_core_commit_seconds", "From the first arrival of a group to its fsync and catalog entry.",
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5), registry=registry,

@@ -23,6 +23,8 @@ from cryptography.exceptions import InvalidSignature
 from dpi_probe._pki import renewal
 from dpi_probe.core.admin import Admin
 from dpi_probe.core.committer import Committer
+from dpi_probe.core.connections import KEEP_ALIVE_SECONDS, Connections, request_came
+from dpi_probe.core.connections import SHUTDOWN_SECONDS as CLOSE_SECONDS
 from dpi_probe.core.database_link import DatabaseLink
 from dpi_probe.core.ingest import Ingest
 from dpi_probe.core.metrics import Metrics
@@ -192,12 +194,15 @@ class Service:
         """
         self._loop = asyncio.get_running_loop()
         host, port = split_listen(self._settings.listen)
+        application = self.ingest.application()
+        application.middlewares.append(request_came)
         self._ingest_runner = web.AppRunner(
-            self.ingest.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS
+            application, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS
         )
         self._admin_runner = web.AppRunner(
-            self.admin.application(), access_log=None, handle_signals=False, shutdown_timeout=1
-        )
+            self.admin.application(), access_log=None, handle_signals=False, shutdown_timeout=1,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )  # fmt: skip
         try:
             await self._ingest_runner.setup()
             await self._admin_runner.setup()
@@ -221,9 +226,13 @@ class Service:
         loop = asyncio.get_running_loop()
         if runner.server is None:
             raise RuntimeError("the runner was not set up")
-        options: dict[str, Any] = {"ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
+        factory: Callable[[], asyncio.Protocol] = runner.server
+        options: dict[str, Any] = {}
+        if tls is not None:
+            factory = Connections(runner.server, self.metrics)
+            options = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": CLOSE_SECONDS}
         try:
-            server = await loop.create_server(runner.server, host, port, ssl=tls, backlog=BACKLOG, **options)
+            server = await loop.create_server(factory, host, port, ssl=tls, backlog=BACKLOG, **options)
         except OSError as error:
             if error.errno in _NOT_NOW:
                 raise DpiProbeError(f"{setting} = {host}:{port}: {_NOT_NOW[error.errno]}") from error

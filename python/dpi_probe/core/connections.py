@@ -1,0 +1,138 @@
+"""The probes' connections: how many there may be, of all and of one certificate, and how long one may be silent.
+
+In: connections whose handshake is done. Out: those that may stay, as aiohttp serves them. Owns: the count.
+Never: lets one certificate, or peers that say nothing, take the descriptors that the Core needs for everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import resource
+from collections import Counter
+from typing import TYPE_CHECKING, cast
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from dpi_probe.core.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+# From the handshake to the end of the first request head.
+HEAD_SECONDS = 30.0
+# From an answer to the end of the next request head. Probes close a connection 90 s after an answer: were it less than
+# that, a request could meet the end of its connection.
+KEEP_ALIVE_SECONDS = 120.0
+# The peer's word at the end of a connection is waited for as long.
+SHUTDOWN_SECONDS = 5.0
+# For handshakes that go on, the archive, the catalog, the link to the database and the operators' door.
+_RESERVED_DESCRIPTORS = 64
+_LEAST_SHARE = 16
+
+
+def bounds(descriptors: int) -> tuple[int, int]:
+    """How many connections there may be in all and of one certificate, with so many descriptors."""
+    everyone = max(1, descriptors - max(_RESERVED_DESCRIPTORS, descriptors // 4))
+    return everyone, max(_LEAST_SHARE, everyone // 8)
+
+
+class Connections:
+    """Makes the protocol of each connection; counts those that are open."""
+
+    def __init__(self, server: web.Server, metrics: Metrics) -> None:
+        """`server` handles the requests."""
+        self._server = server
+        self._metrics = metrics
+        self._open: Counter[str] = Counter()
+        self._total = 0
+
+    def __call__(self) -> Connection:
+        """The protocol of a connection that was accepted."""
+        return Connection(self._server, self)
+
+    def admit(self, certificate: str) -> str | None:
+        """Count a connection; if there may be no more, the reason instead."""
+        # Asked each time, for it may be changed while the Core runs.
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        everyone, share = bounds(descriptors if descriptors != resource.RLIM_INFINITY else 1 << 20)
+        if self._total >= everyone:
+            return self._refuse("limit", f"{everyone} connections are open, as many as the Core has descriptors for")
+        if self._open[certificate] >= share:
+            return self._refuse("share", f"{share} connections of certificate {certificate[:16]}… are open: its share")
+        self._open[certificate] += 1
+        self._set(self._total + 1)
+        return None
+
+    def release(self, certificate: str) -> None:
+        """A connection that was counted is closed."""
+        self._open[certificate] -= 1
+        if not self._open[certificate]:
+            del self._open[certificate]
+        self._set(self._total - 1)
+
+    def _refuse(self, word: str, reason: str) -> str:
+        self._metrics.connections_refused.labels(word).inc()
+        return reason
+
+    def _set(self, total: int) -> None:
+        self._total = total
+        self._metrics.connections.set(total)
+
+
+class Connection(web.RequestHandler):
+    """A connection of a probe."""
+
+    def __init__(self, server: web.Server, connections: Connections) -> None:
+        """Nothing is counted before the handshake is done."""
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+        )
+        self._connections = connections
+        self._counted_as: str | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done."""
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        der = None if tls is None else tls.getpeercert(binary_form=True)
+        certificate = hashlib.sha256(der or b"").hexdigest()
+        reason = self._connections.admit(certificate)
+        if reason is not None:
+            logger.warning("connection from %s closed: %s", transport.get_extra_info("peername"), reason)
+            # Nothing of it must stay until the peer has answered.
+            cast("asyncio.Transport", transport).abort()
+            return
+        self._counted_as = certificate
+        self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self.force_close)
+
+    def head_came(self) -> None:
+        """A request is being handled: from now on the time between requests counts."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is closed, by whichever side."""
+        self.head_came()
+        if self._counted_as is not None:
+            self._connections.release(self._counted_as)
+            self._counted_as = None
+        super().connection_lost(exc)
+
+
+@web.middleware
+async def request_came(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Tell the connection that it has brought a request."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.head_came()
+    return await handler(request)
