@@ -42,6 +42,7 @@ from dpi_probe.core.schema import (
     columns_of,
     create_batches,
     create_table,
+    scalars_of,
 )
 from dpi_probe.core.settings import redact
 from dpi_probe.errors import DpiProbeError
@@ -81,6 +82,11 @@ _CODES_OF_DATA = frozenset(
 )
 
 
+_MEMORY_LIMIT_EXCEEDED = 241
+# The same code is told where all queries together, or all of a user, take too much. The second is of older servers.
+_OWN_LIMIT = re.compile(r"Query memory limit exceeded|Memory limit \(for query\) exceeded")
+
+
 class DatabaseError(DpiProbeError):
     """The database cannot be opened or does not do what it is asked."""
 
@@ -97,6 +103,11 @@ class RefusedError(DatabaseError):
     def of_data(self) -> bool:
         """Whether what was to be inserted is at fault, so that the next try ends likewise."""
         return self.code in _CODES_OF_DATA
+
+    @property
+    def of_size(self) -> bool:
+        """Whether the insert alone took more memory than one may, whatever else the server has to do."""
+        return self.code == _MEMORY_LIMIT_EXCEEDED and _OWN_LIMIT.search(str(self)) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,14 +335,20 @@ class Index:
             for name, kind in NEVER_NULL.items():
                 if wanted.get(name, f"Nullable({kind})") != f"Nullable({kind})":
                     raise UnsupportedBatchError(f"column {rows.table}.{name} is {kind}, and here {wanted[name]}")
+            if sum(map(scalars_of, wanted.values())) > MAX_COLUMNS:
+                raise UnsupportedBatchError(f"table {rows.table}: over {MAX_COLUMNS} columns with members of tuples")
             if rows.table not in self._tables:
                 self._make(rows.table, wanted)
             present = self._tables[rows.table]
+            scalars = sum(map(scalars_of, present.values()))
             for name, kind in wanted.items():
                 expected = NEVER_NULL.get(name, kind)
                 if name not in present:
-                    if len(present) >= MAX_COLUMNS:
-                        raise UnsupportedBatchError(f"table {rows.table}: there are {MAX_COLUMNS} columns already")
+                    scalars += scalars_of(kind)
+                    if scalars > MAX_COLUMNS:
+                        raise UnsupportedBatchError(
+                            f"table {rows.table}: there would be more than {MAX_COLUMNS} columns with members of tuples"
+                        )
                     self._command(
                         f"ALTER TABLE {quote(rows.table)} ADD COLUMN IF NOT EXISTS "
                         f"{column_definition(rows.table, name, kind)}"

@@ -44,6 +44,8 @@ INSERT_INTERVAL_SECONDS = 1.0
 GROUP_MAX_BYTES = 16 << 20
 GROUP_MAX_DECODED_BYTES = 128 << 20
 RETRY_SECONDS = (0.5, 30.0)
+# How often an entry alone may take more memory than an insert may, before it is passed over.
+TRIES_OF_SIZE = 3
 _NS_A_DAY = 86_400 * 1_000_000_000
 
 
@@ -95,6 +97,8 @@ class Indexer(threading.Thread):
         self._doubt_until = self._alone_until = 0
         self._rows = self._failures = self._unindexed = 0
         self._reported: set[tuple[str, int]] = set()
+        self._too_large = (-1, 0)
+        """Position of the entry that took too much memory last, and how often in a row."""
 
     def extend(self, durable: Durable) -> None:
         """The archive is on disk up to here."""
@@ -186,15 +190,29 @@ class Indexer(threading.Thread):
             except RefusedError as error:
                 self._alone_until = group[-1].entry.position + 1
                 self._doubt_until = max(self._doubt_until, self._alone_until)
-                if not error.of_data:
+                if not error.of_data and not error.of_size:
                     raise
                 if len(group) > 1:
                     logger.warning("%s; the %d entries of this insert go in one by one", error, len(group))
                     self._not_before = time.monotonic()
                     return
+                if error.of_size and self._is_tried_again(error):
+                    return
                 self._pass_over(index, group[0], str(error))
         self._next = following
         self._say()
+
+    def _is_tried_again(self, error: RefusedError) -> bool:
+        """Whether the entry that alone took too much memory may yet go in; waits before the next try."""
+        position, tries = self._too_large
+        self._too_large = (self._position, tries + 1 if position == self._position else 1)
+        if self._too_large[1] >= TRIES_OF_SIZE:
+            return False
+        self._failures += 1
+        delay = RETRY_SECONDS[0] * self._too_large[1]
+        logger.warning("%s; trying again in %.1f s", error, delay)
+        self._pause(delay)
+        return True
 
     def _put_in(self, index: Index, group: list[Located]) -> tuple[int, int] | None:
         """Decode and insert as many of the group as fit in memory; returns the point behind them if not all did."""

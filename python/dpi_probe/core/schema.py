@@ -27,12 +27,14 @@ BATCHES = "batches"
 MAX_TABLES = 256
 # Of a row in whichever table: the key columns, which are the same for all rows of a batch and so take little in it.
 _KEY_BYTES = 128
-MAX_COLUMNS = 1024
+# An insert has memory for its rows times all columns of the table, also those of which its batches know nothing. Ours
+# has about a hundred.
+MAX_COLUMNS = 512
 # A batch is many small columns: handing them to other threads takes three times the processor time of decoding them.
 _ON_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
 # A leading underscore is ClickHouse's: `_part`, `_row_exists`.
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-_ADDRESS_BYTES = 16
+_ADDRESS_BYTES, _MAC_BYTES = 16, 6
 # Few distinct values, asked for by name: a dictionary makes them small and fast.
 _LOW_CARDINALITY = frozenset(
     {"app", "app_confidence", "category", "end_reason", "direction_basis", "account", "reason", "severity", "event"}
@@ -207,7 +209,28 @@ def _checked(table: str, keys: Mapping[str, Any], columns: Mapping[str, Any]) ->
     named = {(f"{name}_" if name in keys else _name(name)): column for name, column in columns.items()}
     if len(named) != len(columns):
         raise UnsupportedBatchError(f"{table}: two columns would have one name beside the keys")
-    return pa.table({**keys, **named})
+    try:
+        stored = {
+            name: column if (kind := _stored(column.type)) == column.type else column.cast(kind)
+            for name, column in named.items()
+        }
+    except pa.ArrowException as error:
+        raise UnsupportedBatchError(f"{table}: {error}") from error
+    return pa.table({**keys, **stored})
+
+
+def _stored(arrow: pa.DataType) -> pa.DataType:
+    """The type without fixed widths, but for those of addresses and MAC addresses.
+
+    A FixedString takes its whole width in every row, also in those of batches that have no such column.
+    """
+    if pa.types.is_list(arrow):
+        return pa.list_(arrow.value_field.with_type(_stored(arrow.value_type)))
+    if pa.types.is_struct(arrow):
+        return pa.struct([field.with_type(_stored(field.type)) for field in arrow])
+    if pa.types.is_fixed_size_binary(arrow) and arrow.byte_width not in (_ADDRESS_BYTES, _MAC_BYTES):
+        return pa.binary()
+    return arrow
 
 
 def _name(name: str) -> str:
@@ -227,6 +250,11 @@ def columns_of(rows: Rows) -> dict[str, str]:
         for field in rows.data.schema
         if field.name not in KEY_COLUMNS
     }
+
+
+def scalars_of(kind: str) -> int:
+    """How many columns of scalars a ClickHouse type is stored as: the members of tuples count, as every column does."""
+    return max(1, kind.count("Nullable("))
 
 
 def clickhouse_type(arrow: pa.DataType, *, name: str = "", nested: bool = False) -> str:
@@ -256,7 +284,7 @@ def _scalar(arrow: pa.DataType) -> str:
         return str(arrow).replace("uint", "UInt").replace("int", "Int")
     if pa.types.is_float64(arrow):
         return "Float64"
-    if pa.types.is_string(arrow):
+    if pa.types.is_string(arrow) or pa.types.is_binary(arrow):
         return "String"
     if arrow == pa.timestamp("ns", "UTC"):
         return "DateTime64(9, 'UTC')"

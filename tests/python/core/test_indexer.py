@@ -40,8 +40,9 @@ def archived(writer: ArchiveWriter, body: bytes) -> Durable:
 class Refusing:
     """In the database's place: refuses what has rows of seq 1, with one code or one after another."""
 
-    def __init__(self, *codes: int) -> None:
+    def __init__(self, *codes: int, message: str = "code {}") -> None:
         self.codes = list(codes)
+        self.message = message
         self.tried: list[tuple[list[int], bool]] = []
         self.inserted: dict[int, tuple[int, str]] = {}
         self.withdrawn: list[int] = []
@@ -64,7 +65,7 @@ class Refusing:
         if self.codes and any(1 in rows.data.column("seq").to_pylist() for decoded in group for rows in decoded.rows):
             code = self.codes[0] if len(self.codes) == 1 else self.codes.pop(0)
             if code:
-                raise RefusedError(f"code {code}", code)
+                raise RefusedError(self.message.format(code), code)
         for decoded in group:
             for entry in decoded.entries:
                 self.inserted[entry.manifest.seq] = (sum(rows.data.num_rows for rows in decoded.rows), entry.error)
@@ -158,6 +159,22 @@ def test_an_entry_that_is_refused_for_the_state_of_the_database_is_tried_again(
     assert database.tried == [([0, 1, 2], True), ([0], True), *alone, ([2], True)]
     assert database.inserted == {0: (3, ""), 1: (3, ""), 2: (3, "")}
     assert (statuses[-1].unindexed, statuses[-1].failures) == (0, 3)
+
+
+def test_an_entry_that_alone_takes_too_much_memory_is_passed_over_after_a_few_tries(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.01, 0.01))
+    message = "Code: {}. DB::Exception: Query memory limit exceeded: would use 2.00 GiB, maximum: 2.00 GiB."
+    database = Refusing(241, message=message)
+    statuses = index_three(tmp_path, probe, database)
+    alone = [([1], True)] * 3
+    assert database.tried == [([0, 1, 2], True), ([0], True), *alone, ([1], True), ([2], True)]
+    assert database.inserted == {0: (3, ""), 1: (0, message.format(241)), 2: (3, "")}
+    assert database.withdrawn == [1]
+    # `core reindex` gives up where the database itself fails.
+    assert [status.error for status in statuses if status.error] == []
+    assert (statuses[-1].unindexed, statuses[-1].failures) == (1, 2)
 
 
 class Joint:
