@@ -380,6 +380,17 @@ class Index:
             if table != BATCHES and self._count(table, [entry.key]):
                 self._delete(table, [entry.key])
 
+    def others(self) -> list[str]:
+        """Names of other Cores of which there are batches; a Core has another name after its certificate says so.
+
+        Raises:
+            DatabaseError: the database refuses.
+        """
+        rows = self._query(
+            "SELECT DISTINCT core FROM batches WHERE core != {core:String} ORDER BY core LIMIT 10", core=self._core
+        )
+        return [core for (core,) in rows]
+
     def drop(self) -> None:
         """Remove what this Core put in: whole tables where it is the only Core, else its rows.
 

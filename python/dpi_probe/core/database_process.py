@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 QUERY_THREADS = 2
 # The name of ClickHouse's error for a result above max_result_bytes.
 _OVERFLOW = "TOO_MANY_ROWS_OR_BYTES"
+_OTHERS = (
+    "database %s: it also holds rows of other Cores (%s), which no answer of this one (%s) counts; where those are "
+    "earlier names of this Core, stop it, empty the database (an embedded one: remove its directory) and run: "
+    "dpi-probe core reindex"
+)
 
 
 class _Link:
@@ -71,8 +76,9 @@ def _line(message: dict[str, Any]) -> bytes:
 class _Answers:
     """Questions on a few threads, each with a client of its own."""
 
-    def __init__(self, link: _Link, dsn: str, memory_bytes: int, query_seconds: float) -> None:
+    def __init__(self, link: _Link, dsn: str, core: str, memory_bytes: int, query_seconds: float) -> None:
         self._link = link
+        self._core = core
         self._options = (dsn, memory_bytes, query_seconds)
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
@@ -98,7 +104,7 @@ class _Answers:
                 if not hasattr(self._local, "questions"):
                     dsn, memory, seconds = self._options
                     client = connect(dsn, memory_bytes=memory, query_seconds=seconds, result_bytes=MAX_ANSWER_BYTES)
-                    self._local.questions = Questions(client)
+                    self._local.questions = Questions(client, self._core)
                 reply["answer"] = self._local.questions.ask(message["ask"], message["arguments"])
         except BadQueryError as error:
             reply["bad"] = str(error)
@@ -156,8 +162,9 @@ def main() -> None:
 
     from dpi_probe.core.database import Index, connect, sole_writer
     from dpi_probe.core.indexer import Indexer, Status
+    from dpi_probe.core.settings import redact
 
-    answers = _Answers(link, dsn, memory_bytes, float(hello["query_seconds"]))
+    answers = _Answers(link, dsn, core, memory_bytes, float(hello["query_seconds"]))
 
     resources = contextlib.ExitStack()
 
@@ -165,6 +172,8 @@ def main() -> None:
         resources.close()
         resources.enter_context(sole_writer(data_dir, dsn))
         index = Index(connect(dsn, memory_bytes=memory_bytes), core)
+        if others := index.others():
+            logger.warning(_OTHERS, redact(dsn), ", ".join(others), core)
         # Not before: a start that gets no processor looks like a database that does not work.
         lower_priority(int(hello["nice"]))
         answers.open.set()

@@ -95,8 +95,8 @@ class Filters:
 
     def conditions(  # noqa: C901 - one clause for each filter
         self, columns: Mapping[str, str]
-    ) -> tuple[str, dict[str, Any]]:
-        """The WHERE clause over a table with `columns`, and its parameters.
+    ) -> tuple[list[str], dict[str, Any]]:
+        """What a row of a table with `columns` has to fulfil, in SQL, and its parameters.
 
         Raises:
             BadQueryError: the table has no such column.
@@ -144,7 +144,7 @@ class Filters:
                 c_seq=seq,
                 c_row=row,
             )
-        return (f"WHERE {' AND '.join(clauses)}" if clauses else ""), parameters
+        return clauses, parameters
 
 
 def parse_time(text: str) -> int:
@@ -156,7 +156,7 @@ def parse_time(text: str) -> int:
     if re.fullmatch(r"-?[0-9]{1,11}(\.[0-9]{1,9})?", text):
         whole, _, fraction = text.partition(".")
         nanoseconds = int(fraction.ljust(9, "0") or 0)
-        return int(whole) * _NS + (-nanoseconds if whole.startswith("-") else nanoseconds)
+        return _in_range(int(whole) * _NS + (-nanoseconds if whole.startswith("-") else nanoseconds))
     if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         text += "T00:00:00"
     refusal = "RFC 3339 (2026-01-31T12:00:00Z) or seconds since 1970 are allowed"
@@ -168,7 +168,11 @@ def parse_time(text: str) -> int:
         seconds = int((moment - dt.datetime.fromtimestamp(0, dt.UTC)).total_seconds())
     except (ValueError, OverflowError) as error:
         raise ValueError(refusal) from error
-    nanoseconds = seconds * _NS + int((match[2] or "").ljust(9, "0"))
+    return _in_range(seconds * _NS + int((match[2] or "").ljust(9, "0")))
+
+
+def _in_range(nanoseconds: int) -> int:
+    # ClickHouse wraps what does not fit, and says nothing.
     if not -(1 << 63) <= nanoseconds < 1 << 63:
         raise ValueError("years from 1678 to 2261 are allowed")
     return nanoseconds
@@ -180,10 +184,14 @@ def parse_range(text: str) -> tuple[str, str]:
     Raises:
         ValueError: it is neither.
     """
+    refusal = "an IP address or a network (192.0.2.0/24) is allowed"
+    if "%" in text:
+        # Python takes the zone of an address (RFC 4007 §11); a flow has none, and the database knows none.
+        raise ValueError(refusal)
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError as error:
-        raise ValueError("an IP address or a network (192.0.2.0/24) is allowed") from error
+        raise ValueError(refusal) from error
     prefix = "::ffff:" if network.version == 4 else ""
     return f"{prefix}{network.network_address}", f"{prefix}{network.broadcast_address}"
 
@@ -228,9 +236,10 @@ def make_cursor(row: Mapping[str, Any]) -> str:
 class Questions:
     """Answers over one client, in the database process."""
 
-    def __init__(self, client: Client) -> None:
-        """Use `client` for every question."""
+    def __init__(self, client: Client, core: str) -> None:
+        """Use `client` for every question; only rows of `core` count."""
         self._client = client
+        self._core = core
 
     def ask(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Answer the question `name`.
@@ -258,8 +267,9 @@ class Questions:
         columns = self._columns("flows")
         if not columns:
             return {"flows": [], "next": None}
-        where, parameters = filters.conditions(columns)
-        chosen = ", ".join(_shown(name, kind) for name, kind in columns.items() if name not in _HIDDEN)
+        where, parameters = self._where(filters, columns)
+        shown = (_shown(name, kind) for name, kind in columns.items() if name not in _HIDDEN)
+        chosen = ", ".join(column for column in shown if column is not None)
         rows = self._rows(
             f"SELECT {chosen} FROM flows {where} ORDER BY start_time DESC, probe DESC, chain DESC, seq DESC, row DESC "
             f"LIMIT {filters.limit + 1}",
@@ -280,9 +290,9 @@ class Questions:
         columns = self._columns("flows")
         if not columns:
             return []
-        where, parameters = filters.conditions(columns)
+        where, parameters = self._where(filters, columns)
         if extra:
-            where = f"{where} AND {extra}" if where else f"WHERE {extra}"
+            where = f"{where} AND {extra}"
         return self._rows(
             f"SELECT {what}, count() AS flows, sum(packets_fwd + packets_rev) AS packets, "
             f"sum(bytes_fwd + bytes_rev) AS bytes FROM flows {where} GROUP BY {group} "
@@ -295,11 +305,13 @@ class Questions:
         columns = self._columns("flows")
         if not columns:
             return []
-        where, parameters = filters.conditions(columns)
+        where, parameters = self._where(filters, columns)
         return self._rows(
-            "SELECT ip, sum(sent) AS bytes_sent, sum(received) AS bytes_received, count() AS flows FROM ("
-            f"SELECT src_ip AS ip, bytes_fwd AS sent, bytes_rev AS received FROM flows {where} UNION ALL "
-            f"SELECT dst_ip AS ip, bytes_rev AS sent, bytes_fwd AS received FROM flows {where}) "
+            "SELECT ip, sum(sent) AS bytes_sent, sum(received) AS bytes_received, sum(flow) AS flows FROM ("
+            f"SELECT src_ip AS ip, bytes_fwd AS sent, bytes_rev AS received, 1 AS flow FROM flows {where} UNION ALL "
+            # A flow from an address to itself is one of its flows, though it sent and received everything.
+            "SELECT dst_ip AS ip, bytes_rev AS sent, bytes_fwd AS received, src_ip != dst_ip AS flow "
+            f"FROM flows {where}) "
             f"GROUP BY ip ORDER BY bytes_sent + bytes_received DESC, ip LIMIT {filters.limit}",
             parameters,
             {"ip": "IPv6"},
@@ -310,11 +322,11 @@ class Questions:
         columns = self._columns("ledger")
         if not columns:
             return []
-        where, parameters = Filters(probe=filters.probe).conditions(columns)
+        where, parameters = self._where(Filters(probe=filters.probe), columns)
         return self._rows(
             "SELECT probe, chain, account, reason, worker, argMax(value, (seq, row)) AS value, max(time) AS time "
-            f"FROM ledger {where} {'AND' if where else 'WHERE'} (probe, chain) IN ("
-            "SELECT probe, argMax(chain, (received, seq)) FROM ledger GROUP BY probe) "
+            f"FROM ledger {where} AND (probe, chain) IN ("
+            "SELECT probe, argMax(chain, (received, seq)) FROM ledger WHERE core = {core:String} GROUP BY probe) "
             "GROUP BY probe, chain, account, reason, worker ORDER BY probe, account, reason, worker",
             parameters,
             {"time": "DateTime64"},
@@ -328,6 +340,11 @@ class Questions:
             {},
         )
 
+    def _where(self, filters: Filters, columns: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+        """The WHERE clause over a table with `columns`, and its parameters."""
+        clauses, parameters = filters.conditions(columns)
+        return f"WHERE {' AND '.join(['core = {core:String}', *clauses])}", {"core": self._core, **parameters}
+
     def _columns(self, table: str) -> dict[str, str]:
         result = self._client.query(
             "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = {table:String} "
@@ -340,14 +357,21 @@ class Questions:
         answer = self._client.raw_query(
             f"{sql} SETTINGS output_format_json_quote_64bit_integers = 0", parameters=parameters, fmt="JSONEachRow"
         )
-        return [_readable(json.loads(line), columns) for line in answer.splitlines() if line]
+        # Nothing before has seen whether text is UTF-8; one value that is not must not take away all others.
+        lines = (line.decode(errors="replace") for line in answer.splitlines() if line)
+        return [_readable(json.loads(line), columns) for line in lines]
 
 
-def _shown(name: str, kind: str) -> str:
-    """A column in a SELECT: bytes as hexadecimal digits, since JSON cannot carry them."""
-    if "FixedString" in kind and "Array" not in kind:
-        return f"lower(hex({quote(name)})) AS {quote(name)}"
-    return quote(name)
+def _shown(name: str, kind: str) -> str | None:
+    """A column in a SELECT: bytes as hexadecimal digits, since JSON cannot carry them. None if it cannot be shown."""
+    column = quote(name)
+    if "FixedString(" not in kind:
+        return column
+    if kind.startswith(("Nullable(FixedString(", "FixedString(")):
+        return f"lower(hex({column})) AS {column}"
+    if kind.startswith("Array(Nullable(FixedString("):
+        return f"arrayMap(x -> lower(hex(x)), {column}) AS {column}"
+    return None
 
 
 def _readable(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -355,9 +379,18 @@ def _readable(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]
     out: dict[str, Any] = {}
     for name, value in row.items():
         if value is not None:
-            kind = columns.get(name, KEY_COLUMNS.get(name, ("", ""))[0])
-            out[name] = _readable_text(value, kind) if isinstance(value, str) else value
+            out[name] = _readable_value(value, columns.get(name, KEY_COLUMNS.get(name, ("", ""))[0]))
     return out
+
+
+def _readable_value(value: Any, kind: str) -> Any:
+    """A value of a scalar type, or each of a list of those."""
+    if isinstance(value, str):
+        return _readable_text(value, kind)
+    # Of what is in a tuple the type says nothing for all.
+    if isinstance(value, list) and "Tuple(" not in kind:
+        return [_readable_value(one, kind) for one in value]
+    return value
 
 
 def _readable_text(value: str, kind: str) -> str:

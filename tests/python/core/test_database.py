@@ -13,9 +13,10 @@ from dpi_probe.core.catalog import entry_manifest
 from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, connect
 from dpi_probe.core.indexer import Indexer, Status
 from dpi_probe.core.manifest import manifest_of
+from dpi_probe.core.queries import Filters, Questions
 from dpi_probe.core.schema import MAX_COLUMNS, read_batch, rows_of
 from harness.core import wait_for
-from harness.sealing import Probe, flow_table
+from harness.sealing import Probe, address, flow_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -270,3 +271,72 @@ def test_a_batch_with_more_columns_than_a_table_may_have_is_told(tmp_path: Path,
         (1, f"table flows: there would be more than {MAX_COLUMNS} columns with members of tuples"),
         (2, f"table flows: over {MAX_COLUMNS} columns with members of tuples"),
     ]
+
+
+def questions(tmp_path: Path, client: Client, probe: Probe, *tables: pa.Table) -> Questions:
+    """What can be asked where these are indexed."""
+    index_all(tmp_path, archive(tmp_path, [probe.seal(table) for table in tables]), Index(client, "a"), "a")
+    return Questions(client, "a")
+
+
+def ask(questions: Questions, name: str, **filters: Any) -> Any:
+    return questions.ask(name, Filters(**filters).dump())
+
+
+def replaced(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)
+
+
+def test_lists_of_addresses_and_bytes_read_as_people_write(tmp_path: Path, client: Client, probe: Probe) -> None:
+    table = flow_table(2)
+    mac = b"\xff\xfe\x01\x02\x03\x04"
+    deep = pa.list_(pa.struct([("mac", pa.binary(6)), ("name", pa.string()), ("ip", pa.binary(16))]))
+    lists = {
+        "macs": pa.array([[mac, None], None], pa.list_(pa.binary(6))),
+        "ips": pa.array([[address("192.0.2.1"), address("2001:db8::1"), None], []], pa.list_(pa.binary(16))),
+        "times": pa.array([[10**9], []], pa.list_(pa.timestamp("ns", "UTC"))),
+        "deep": pa.array([[{"mac": mac, "name": "::ffff:x", "ip": address("192.0.2.1")}], None], deep),
+        "deeper": pa.array([[[mac]], None], pa.list_(pa.list_(pa.binary(6)))),
+        "names": pa.array([[{"name": "::ffff:x"}], None], pa.list_(pa.struct([("name", pa.string())]))),
+    }
+    for name, values in lists.items():
+        table = table.append_column(name, values)
+    later, first = ask(questions(tmp_path, client, probe, table), "flows")["flows"]
+    assert first["macs"] == ["ff:fe:01:02:03:04", None]
+    assert first["ips"] == ["192.0.2.1", "2001:db8::1", None]
+    assert first["times"] == ["1970-01-01T00:00:01.000000000Z"]
+    assert first["names"] == [{"name": "::ffff:x"}]
+    assert later["macs"] == later["ips"] == []
+    assert not {"deep", "deeper"} & first.keys()
+
+
+def test_text_that_is_no_utf_8_takes_nothing_else_away(tmp_path: Path, client: Client, probe: Probe) -> None:
+    table = replaced(flow_table(2), "server_name", pa.array([b"a\xffb", None], pa.binary(3)))
+    asking = questions(tmp_path, client, probe, table)
+    assert [flow.get("server_name") for flow in ask(asking, "flows")["flows"]] == [None, "a\ufffdb"]
+    assert [row["server_name"] for row in ask(asking, "server-names")["server_names"]] == ["a\ufffdb"]
+
+
+def test_a_flow_from_an_address_to_itself_is_one(tmp_path: Path, client: Client, probe: Probe) -> None:
+    table = flow_table(2)
+    asking = questions(tmp_path, client, probe, replaced(table, "dst_ip", table.column("src_ip").combine_chunks()))
+    talkers = ask(asking, "top-talkers")["talkers"]
+    assert {row["ip"]: (row["flows"], row["bytes_sent"]) for row in talkers} == {
+        "192.0.2.0": (1, 150),
+        "192.0.2.1": (1, 151),
+    }
+
+
+def test_only_rows_of_this_core_count(tmp_path: Path, client: Client, probe: Probe) -> None:
+    for core, count in (("a", 2), ("b", 5)):
+        end = archive(tmp_path / core, [Probe("sensor", probe.pki).seal(flow_table(count))])
+        index_all(tmp_path / core, end, Index(client, core), core)
+    assert Index(client, "a").others() == ["b"]
+    assert Index(client, "c").others() == ["a", "b"]
+    for core, count in (("a", 2), ("b", 5)):
+        asking = Questions(client, core)
+        assert len(ask(asking, "flows")["flows"]) == count
+        assert len(ask(asking, "flows", probe="sensor")["flows"]) == count
+        assert sum(row["flows"] for row in ask(asking, "applications")["applications"]) == count
+        assert sum(row["flows"] for row in ask(asking, "server-names")["server_names"]) == count // 2
+        assert sum(row["flows"] for row in ask(asking, "top-talkers")["talkers"]) == 2 * count

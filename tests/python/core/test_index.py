@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pytest
 from dpi_probe._flows import open_reader
+from dpi_probe._pki import Authority
 from harness.core import COMMAND, Core, wait_for
 from harness.sealing import START_NS, Probe, flow_table
 
@@ -113,7 +114,8 @@ def test_filters(filled: Core, query: str, expected: list[int]) -> None:
     "query",
     [
         "limit=0", "limit=1001", "limit=x", "port=65536", "port=-1", "ip=300.1.1.1", "ip=1.2.3.4/33", "since=yesterday",
-        "since=2025-13-01", "cursor=x", "cursor=WzFd", "nonsense=1", "app=a&app=b", "app=" + "a" * 600, "category=web",
+        "since=2025-13-01", "until=9999999999", "ip=fe80::1%25eth0",
+        "cursor=x", "cursor=WzFd", "nonsense=1", "app=a&app=b", "app=" + "a" * 600, "category=web",
     ],
 )  # fmt: skip
 def test_bad_queries_400_with_one_sentence(filled: Core, query: str) -> None:
@@ -357,6 +359,35 @@ def test_what_the_database_refuses_holds_up_nothing(make_core: Callable[..., Cor
     reasons = ["flow_id is UInt64", "start_time is DateTime64", "'_row_exists' cannot name", "Duplicate name"]
     assert [seq for seq, _ in errors] == [1, 3, 5, 7]
     assert all(reason in str(error) for reason, (_, error) in zip(reasons, errors, strict=True))
+
+
+def test_rows_of_an_earlier_name_do_not_count_and_are_told(make_core: Callable[..., Core], own_pki: Path) -> None:
+    core = make_core(pki=own_pki)
+    probe = Probe("sensor", own_pki)
+    ledger = pa.table(
+        {
+            "time": pa.array([START_NS], pa.timestamp("ns", "UTC")),
+            "account": ["packets"],
+            "reason": [""],
+            "worker": pa.array([None], pa.uint32()),
+            "value": pa.array([7], pa.uint64()),
+        }
+    )
+    with core.client() as client:
+        post(client, probe.seal(flow_table(3)))
+        post(client, probe.seal(ledger, kind="ledger"))
+    core.indexed()
+    assert "other Cores" not in core.log
+    assert core.stop() == 0
+    Authority(own_pki).issue_core("renamed", renew=True)
+    core.start()
+    core.indexed()
+    assert len(core.get("/v1/flows")["flows"]) == 3
+    assert sum(row["flows"] for row in core.get("/v1/query/applications")["applications"]) == 3
+    assert sum(row["flows"] for row in core.get("/v1/query/top-talkers")["talkers"]) == 6
+    assert sum(row["flows"] for row in core.get("/v1/query/server-names")["server_names"]) == 1
+    assert [account["value"] for account in core.get("/v1/probes")["probes"][0]["books"]] == [7]
+    assert "it also holds rows of other Cores (core), which no answer of this one (renamed) counts" in core.log
 
 
 def test_restart_goes_on_where_it_was(make_core: Callable[..., Core], probe: Probe) -> None:

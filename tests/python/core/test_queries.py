@@ -37,7 +37,8 @@ def test_any_query_parses_or_is_refused_in_one_line(query: dict[str, str]) -> No
     except BadQueryError as error:
         assert len(str(error).splitlines()) == 1  # noqa: PT017
         return
-    where, parameters = filters.conditions(COLUMNS)
+    clauses, parameters = filters.conditions(COLUMNS)
+    where = " AND ".join(clauses)
     again = Filters.load(json.loads(json.dumps(filters.dump())))
     assert again == filters
     # Every value is in the parameters, and every placeholder has one.
@@ -80,6 +81,8 @@ def test_range_of_one_address_is_itself(address: ipaddress.IPv4Address | ipaddre
         ("1.5", 1_500_000_000),
         ("-1.5", -1_500_000_000),
         ("1760000000.000000001", 1_760_000_000_000_000_001),
+        ("9223372036.854775807", (1 << 63) - 1),
+        ("-9223372036.854775808", -(1 << 63)),
         ("1970-01-01", 0),
         ("1970-01-01T00:00:01Z", 10**9),
         ("1970-01-01 00:00:01.25", 1_250_000_000),
@@ -90,7 +93,19 @@ def test_times(text: str, expected: int) -> None:
     assert parse_time(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "1970-01-01T25:00:00Z", "9999-12-31", "1e9", "0001-01-01", "٣"])
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "fe80::%1/64", "1.2.3.4/33", ""])
+def test_bad_ranges(text: str) -> None:
+    with pytest.raises(ValueError, match="is allowed"):
+        parse_range(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "x", "1970-01-01T25:00:00Z", "9999-12-31", "1e9", "0001-01-01", "٣",
+        "9999999999", "-9999999999", "9223372036.854775808", "99999999999.999999999",
+    ],
+)  # fmt: skip
 def test_bad_times(text: str) -> None:
     with pytest.raises(ValueError, match="allowed"):
         parse_time(text)
