@@ -1,7 +1,8 @@
 """The operators' door, on a loopback port: queries, state, health, metrics (docs/reference/core-api.md).
 
 In: GET requests without credentials, which is why it listens on loopback only. Out: JSON and Prometheus text.
-Never: changes anything, or answers a web page that made its name one of the loopback (DNS rebinding).
+Never: changes anything, or does anything for a web page of another place, whether it made its name one of the loopback
+(DNS rebinding) or only has the browser ask (an image, a form).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dpi_probe.core.metrics import Metrics
 
 MAX_GAPS = 100
+_T = TypeVar("_T")
 _QUESTIONS = ("flows", "applications", "top-talkers", "server-names")
 
 
@@ -70,8 +72,7 @@ class Admin:
         query = _single(request)
         if set(query) - {"probe"}:
             raise BadQueryError("the only parameter is probe")
-        async with self._catalog_lock:
-            chains = await asyncio.to_thread(self._chains, query.get("probe"))
+        chains = await self._of_catalog(lambda: self._chains(query.get("probe")))
         probes: dict[str, dict[str, Any]] = {}
         for chain in chains:
             probe = probes.setdefault(chain["probe"], {"probe": chain["probe"], "last_seen": "", "chains": []})
@@ -86,6 +87,16 @@ class Admin:
                 entry = {name: value for name, value in account.items() if name != "probe"}
                 probes[account["probe"]].setdefault("books", []).append(entry)
         return web.json_response({"probes": list(probes.values())})
+
+    async def _of_catalog(self, read: Callable[[], _T]) -> _T:
+        """What a thread reads; one reads at a time."""
+
+        async def locked() -> _T:
+            async with self._catalog_lock:
+                return await asyncio.to_thread(read)
+
+        # A caller that is gone must not unlock what the thread still uses.
+        return await asyncio.shield(asyncio.ensure_future(locked()))
 
     def _chains(self, probe: str | None) -> list[dict[str, Any]]:
         chains = self._catalog.chains(probe)
@@ -143,8 +154,7 @@ class Admin:
         return web.json_response(body, status=503 if failed else 200)
 
     async def _metrics_page(self, _: web.Request) -> web.StreamResponse:
-        async with self._catalog_lock:
-            totals = await asyncio.to_thread(self._catalog.totals)
+        totals = await self._of_catalog(self._catalog.totals)
         self._metrics.chains.set(totals["chains"])
         self._metrics.missing_batches.set(totals["missing"])
         self._metrics.dropped_batches.set(totals["manifest_only"])
@@ -180,9 +190,19 @@ async def _for_loopback(
     # Browsers always send one; simple health checks by HTTP/1.0 may send none.
     host = request.headers.get("Host")
     if host is not None and not is_loopback(host):
-        detail = "Host names another machine; ask by 127.0.0.1 or localhost"
-        return web.json_response({"status": "FORBIDDEN", "detail": detail}, status=403)
+        return _forbidden("Host names another machine; ask by 127.0.0.1 or localhost")
+    # A page of another place may not read the answer, but the question would be asked all the same. Only browsers send
+    # these; to them every port of one name is the same site.
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+        return _forbidden("a web page of another place asks")
+    origin = request.headers.get("Origin")
+    if origin is not None and not is_loopback(origin.partition("://")[2]):
+        return _forbidden("a web page of another place asks")
     return await handler(request)
+
+
+def _forbidden(detail: str) -> web.Response:
+    return web.json_response({"status": "FORBIDDEN", "detail": detail}, status=403)
 
 
 @web.middleware

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESTART_SECONDS = (0.5, 30.0)
+# Questions that the database process has not answered: it takes two at a time, so the last of them waits for long.
+MAX_QUESTIONS = 16
+# The database ends a query itself; this much longer is waited for a process that hangs.
+_GRACE_SECONDS = 10
 # An insert that is going on may finish; it fsyncs, so not at once.
 STOP_SECONDS = 60.0
 
@@ -45,6 +49,8 @@ class DatabaseLink:
         self._query_seconds = query_seconds
         self._ids = itertools.count()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._unanswered: set[int] = set()
+        """Questions that the process still has, also those that nobody waits for any more."""
         self._writer: asyncio.StreamWriter | None = None
         self._durable: Durable | None = None
         self._stopping = False
@@ -80,17 +86,24 @@ class DatabaseLink:
         """
         if self._writer is None:
             raise DatabaseUnavailableError(f"the database is not open: {self.status.get('error') or 'starting'}")
+        if len(self._unanswered) >= MAX_QUESTIONS:
+            raise DatabaseUnavailableError(f"{MAX_QUESTIONS} questions are being answered or wait; ask again later")
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        self._send({"id": number, "ask": question, "arguments": dict(arguments)})
+        self._unanswered.add(number)
+        patience = self._query_seconds + _GRACE_SECONDS
+        deadline = time.monotonic() + patience
+        self._send({"id": number, "ask": question, "arguments": dict(arguments), "deadline": deadline})
         try:
-            # The database ends a query itself; this bound is for a process that hangs.
-            reply = await asyncio.wait_for(future, self._query_seconds + 10)
+            reply = await asyncio.wait_for(future, patience)
         except TimeoutError as error:
             raise DatabaseUnavailableError("the database does not answer") from error
         finally:
             self._waiting.pop(number, None)
+            if number in self._unanswered:
+                # The caller is gone, or waits no longer.
+                self._send({"cancel": number})
         if "bad" in reply:
             raise BadQueryError(reply["bad"])
         if "failed" in reply:
@@ -166,6 +179,7 @@ class DatabaseLink:
         finally:
             writer, self._writer = self._writer, None
             writer.close()
+            self._unanswered.clear()
             for future in self._waiting.values():
                 if not future.done():
                     future.set_result({"failed": "the database process ended"})
@@ -185,6 +199,7 @@ class DatabaseLink:
                 self._seen[name] = status[name]
             self._update_lag()
             return
+        self._unanswered.discard(message["id"])
         future = self._waiting.get(message["id"])
         if future is not None and not future.done():
             future.set_result(message)

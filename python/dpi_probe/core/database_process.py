@@ -4,7 +4,8 @@ In and out: one JSON object a line over a socket that the service holds the othe
 Never: outlives the service (the end of the socket ends it), or, once it is up, takes the processor from ingest: it has
 the lowest priority then.
 
-Messages from the service: `{"durable": [segment, offset, position]}`; `{"id", "ask", "arguments"}`.
+Messages from the service: `{"durable": [segment, offset, position]}`; `{"id", "ask", "arguments", "deadline"}` with the
+time of the monotonic clock from which nobody waits for the answer; `{"cancel": id}`.
 Messages to it: `{"status": {…}}`; `{"id", "answer"}` or `{"id", "bad"}` or `{"id", "failed"}`.
 """
 
@@ -20,7 +21,8 @@ import signal
 import socket
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +82,22 @@ class _Answers:
         self._link = link
         self._core = core
         self._options = (dsn, memory_bytes, query_seconds)
+        self._asked: dict[int, Future[None]] = {}
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
         self.open = threading.Event()
 
     def ask(self, message: dict[str, Any]) -> None:
-        self._pool.submit(self._answer, message)
+        number = message["id"]
+        self._asked[number] = future = self._pool.submit(self._answer, message)
+        # Called at once where it is done already.
+        future.add_done_callback(lambda _: self._asked.pop(number, None))
+
+    def cancel(self, number: int) -> None:
+        """Nobody waits for the answer: a question that is not being answered yet never will be."""
+        future = self._asked.get(number)
+        if future is not None and future.cancel():
+            self._link.send({"id": number, "failed": "cancelled"})
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -98,7 +110,9 @@ class _Answers:
 
         reply: dict[str, Any] = {"id": message["id"]}
         try:
-            if not self.open.is_set():
+            if time.monotonic() > message["deadline"]:
+                reply["failed"] = "the database had no time for the question"
+            elif not self.open.is_set():
                 reply["failed"] = "the database is not open yet"
             else:
                 if not hasattr(self._local, "questions"):
@@ -187,6 +201,8 @@ def main() -> None:
     while (message := link.receive()) is not None:
         if "durable" in message:
             indexer.extend(Durable(*message["durable"]))
+        elif "cancel" in message:
+            answers.cancel(message["cancel"])
         else:
             answers.ask(message)
     answers.close()

@@ -201,7 +201,8 @@ class Service:
         )
         self._admin_runner = web.AppRunner(
             self.admin.application(), access_log=None, handle_signals=False, shutdown_timeout=1,
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            # A question of a caller that is gone is not worth its answer.
+            handler_cancellation=True, keepalive_timeout=KEEP_ALIVE_SECONDS,
         )  # fmt: skip
         try:
             await self._ingest_runner.setup()

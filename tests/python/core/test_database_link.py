@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
 import socket
+import threading
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
-from dpi_probe.core import database_link
-from dpi_probe.core.database_link import DatabaseLink
-from dpi_probe.core.database_process import _Link
+import pytest
+from dpi_probe.core import database, database_link
+from dpi_probe.core.database_link import MAX_QUESTIONS, DatabaseLink, DatabaseUnavailableError
+from dpi_probe.core.database_process import _Answers, _Link
 from dpi_probe.core.metrics import Metrics
-
-if TYPE_CHECKING:
-    import pytest
+from harness.core import wait_for
 
 
 def test_a_service_that_ended_with_something_unread_is_the_end() -> None:
@@ -60,3 +62,92 @@ def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.Mon
     assert link.status["error"] == f"the database process cannot be started: {os.strerror(errno.EAGAIN)}"
     # Something of another test may be closed meanwhile.
     assert open_at[-1] <= open_at[0], "descriptors are left open"
+
+
+class Sent:
+    """In the place of the writer to the database process: the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    def write(self, data: bytes) -> None:
+        self.messages += [json.loads(line) for line in data.splitlines()]
+
+
+def linked() -> tuple[DatabaseLink, Sent]:
+    """A link whose process never answers by itself."""
+    link, sent = DatabaseLink({}, Metrics(), query_seconds=1), Sent()
+    link._writer = sent  # type: ignore[assignment]
+    return link, sent
+
+
+def test_questions_that_wait_are_bounded_and_abandoned_ones_are_cancelled() -> None:
+    async def run() -> None:
+        link, sent = linked()
+        asked = [asyncio.create_task(link.ask("flows", {})) for _ in range(MAX_QUESTIONS)]
+        await asyncio.sleep(0)
+        with pytest.raises(DatabaseUnavailableError, match="16 questions"):
+            await link.ask("flows", {})
+        assert len(sent.messages) == MAX_QUESTIONS
+        assert all(time.monotonic() < message["deadline"] < time.monotonic() + 12 for message in sent.messages)
+        asked[3].cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked[3]
+        number = sent.messages[3]["id"]
+        assert sent.messages[-1] == {"cancel": number}
+        # It counts until the process has let go of it.
+        with pytest.raises(DatabaseUnavailableError, match="16 questions"):
+            await link.ask("flows", {})
+        link._take({"id": number, "failed": "cancelled"})
+        again = asyncio.create_task(link.ask("flows", {}))
+        await asyncio.sleep(0)
+        asked[3] = again
+        for message in [message for message in sent.messages if "ask" in message]:
+            link._take({"id": message["id"], "answer": {"of": message["id"]}})
+        answers = await asyncio.gather(*asked)
+        assert len({answer["of"] for answer in answers}) == MAX_QUESTIONS
+        assert [message for message in sent.messages if "cancel" in message] == [{"cancel": number}]
+
+    asyncio.run(run())
+
+
+class Told:
+    """In the place of the process's end of the link."""
+
+    def __init__(self) -> None:
+        self.replies: dict[int, dict[str, Any]] = {}
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.replies[message["id"]] = message
+
+
+def test_what_nobody_waits_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold, asked = threading.Event(), []
+
+    class Slow:
+        def __init__(self, _: object, core: str) -> None:
+            assert core == "core"
+
+        def ask(self, name: str, _: object) -> dict[str, Any]:
+            asked.append(name)
+            hold.wait(20)
+            return {}
+
+    monkeypatch.setattr("dpi_probe.core.queries.Questions", Slow)
+    monkeypatch.setattr(database, "connect", lambda *_, **__: None)
+    told = Told()
+    answers = _Answers(told, "", "core", 0, 0)  # type: ignore[arg-type]
+    answers.open.set()
+    soon, later = time.monotonic() + 0.2, time.monotonic() + 100
+    for number, deadline in enumerate((later, later, soon, later, later)):
+        answers.ask({"id": number, "ask": str(number), "arguments": {}, "deadline": deadline})
+    wait_for(lambda: len(asked) == 2, "two questions on two threads")
+    answers.cancel(0)
+    answers.cancel(3)
+    assert told.replies == {3: {"id": 3, "failed": "cancelled"}}
+    time.sleep(0.3)
+    hold.set()
+    wait_for(lambda: len(told.replies) == 5, "the others")
+    answers.close()
+    assert sorted(asked) == ["0", "1", "4"]
+    assert told.replies[2] == {"id": 2, "failed": "the database had no time for the question"}

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,12 +159,34 @@ def test_health_and_metrics_are_answered_by_every_name_of_the_loopback(filled: C
             assert connection.makefile("rb").readline().split()[1] == b"200"
 
 
-def ask_as(core: Core, path: str, host: str) -> tuple[int, str | None]:
-    """Code and status of the answer to a request with this `Host`."""
+@pytest.mark.parametrize("path", ["/v1/flows", "/metrics"])
+def test_a_web_page_of_another_place_asks_nothing(filled: Core, path: str) -> None:
+    """An image or a form of a page: it cannot read the answer, but the database would have to work."""
+    for name, value in (
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Site", "same-site"),
+        ("Origin", "https://evil.example"),
+        ("Origin", "null"),
+        ("Origin", "http://["),
+        ("Origin", f"http://evil.example:{filled.admin_port}"),
+    ):
+        assert ask_as(filled, path, "localhost", **{name: value}) == (403, "FORBIDDEN"), value
+    for name, value in (
+        ("Sec-Fetch-Site", "none"),
+        ("Sec-Fetch-Site", "same-origin"),
+        ("Origin", f"http://127.0.0.1:{filled.admin_port}"),
+    ):
+        assert ask_as(filled, path, "localhost", **{name: value})[0] == 200, value
+
+
+def ask_as(core: Core, path: str, host: str, **headers: str) -> tuple[int, str | None]:
+    """Code and status of the answer to a request with this `Host`, and other headers."""
     connection = http.client.HTTPConnection("127.0.0.1", core.admin_port, timeout=30)
     try:
         connection.putrequest("GET", path, skip_host=True)
         connection.putheader("Host", host)
+        for name, value in headers.items():
+            connection.putheader(name, value)
         connection.endheaders()
         answer = connection.getresponse()
         body = answer.read()
@@ -359,6 +382,24 @@ def test_what_the_database_refuses_holds_up_nothing(make_core: Callable[..., Cor
     reasons = ["flow_id is UInt64", "start_time is DateTime64", "'_row_exists' cannot name", "Duplicate name"]
     assert [seq for seq, _ in errors] == [1, 3, 5, 7]
     assert all(reason in str(error) for reason, (_, error) in zip(reasons, errors, strict=True))
+
+
+def test_callers_that_went_away_hold_up_nobody(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    with core.client() as client:
+        for at in range(3):
+            post(client, probe.seal(flow_table(3000, base=3000 * at)))
+    core.indexed()
+    begun = time.monotonic()
+    core.get("/v1/flows", limit=1000)
+    one = time.monotonic() - begun
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", core.admin_port), timeout=30) as connection:
+            connection.sendall(b"GET /v1/flows?limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    # At most as many as the Core takes at a time are still in its hands.
+    begun = time.monotonic()
+    wait_for(lambda: core.ask("/v1/flows", limit=1)[0] == 200, "an answer", pause=0.2)
+    assert time.monotonic() - begun < max(5.0, 40 * one)
 
 
 def test_rows_of_an_earlier_name_do_not_count_and_are_told(make_core: Callable[..., Core], own_pki: Path) -> None:
