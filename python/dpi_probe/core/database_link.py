@@ -51,6 +51,8 @@ class DatabaseLink:
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._unanswered: set[int] = set()
         """Questions that the process still has, also those that nobody waits for any more."""
+        self._behind: tuple[int, int] | None = None
+        """The position of the oldest entry that is not in the database, and since when it has waited."""
         self._writer: asyncio.StreamWriter | None = None
         self._durable: Durable | None = None
         self._stopping = False
@@ -119,14 +121,21 @@ class DatabaseLink:
     @property
     def lag_seconds(self) -> float:
         """Age of the oldest of them."""
-        waiting = self.status.get("waiting_since_ns")
-        return max(0.0, (time.time_ns() - int(waiting)) / 1e9) if waiting and self.lag_batches else 0.0
+        return max(0.0, (time.time_ns() - self._behind[1]) / 1e9) if self._behind else 0.0
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._writer is not None:
             self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
     def _update_lag(self) -> None:
+        position, waiting = int(self.status["position"]), self.status.get("waiting_since_ns")
+        if not self.lag_batches:
+            self._behind = None
+        elif self._behind is None:
+            self._behind = (position, waiting or time.time_ns())
+        elif self.status["up"] and waiting is not None and position >= self._behind[0]:
+            self._behind = (position, waiting)
+        # Else a process that was started again, or cannot open the database, knows less than is known here.
         self._metrics.index_lag_batches.set(self.lag_batches)
         self._metrics.index_lag_seconds.set(self.lag_seconds)
 

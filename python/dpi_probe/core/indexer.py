@@ -99,6 +99,9 @@ class Indexer(threading.Thread):
         self._reported: set[tuple[str, int]] = set()
         self._too_large = (-1, 0)
         """Position of the entry that took too much memory last, and how often in a row."""
+        self._waiting: tuple[int, int] | None = None
+        """Position of the oldest entry that waits, and since when."""
+        self._last_received_ns = 0
 
     def extend(self, durable: Durable) -> None:
         """The archive is on disk up to here."""
@@ -230,6 +233,7 @@ class Indexer(threading.Thread):
         self._unindexed += sum(entry.error != "" for entry in entries)
         last = entries[-1].located
         self._position = last.entry.position + 1
+        self._last_received_ns = last.entry.received_ns
         return last
 
     def _pass_over(self, index: Index, located: Located, reason: str) -> None:
@@ -367,8 +371,16 @@ class Indexer(threading.Thread):
         return Indexed(located, indexed.manifest, reason)
 
     def _say(self, *, up: bool = True, waiting: int | None = None, error: str | None = None) -> None:
-        if waiting is None and self._behind():
-            waiting = time.time_ns()
+        if waiting is not None:
+            self._waiting = (self._position, waiting)
+        elif not self._behind():
+            self._waiting = None
+        elif self._waiting is None:
+            self._waiting = (self._position, time.time_ns())
+        elif self._waiting[0] != self._position:
+            # The next is not read yet; it was archived no earlier than the last that went in.
+            self._waiting = (self._position, self._last_received_ns or time.time_ns())
+        waiting = self._waiting[1] if self._waiting else None
         self._on_status(Status(up, self._position, waiting, self._rows, self._failures, self._unindexed, error))
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 from dpi_probe.core import database, database_link
+from dpi_probe.core.archive import Durable
 from dpi_probe.core.database_link import MAX_QUESTIONS, DatabaseLink, DatabaseUnavailableError
 from dpi_probe.core.database_process import _Answers, _Link
 from dpi_probe.core.metrics import Metrics
@@ -151,3 +152,34 @@ def test_what_nobody_waits_for_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> 
     answers.close()
     assert sorted(asked) == ["0", "1", "4"]
     assert told.replies[2] == {"id": 2, "failed": "the database had no time for the question"}
+
+
+def test_the_lag_grows_over_tries_and_starts_and_ends_with_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000
+    monkeypatch.setattr(database_link.time, "time_ns", lambda: now * 10**9)
+    link = DatabaseLink({}, Metrics(), query_seconds=1)
+
+    def told(position: int, waiting: int | None, *, up: bool = True) -> float:
+        since = None if waiting is None else waiting * 10**9
+        link._take({"status": {"up": up, "position": position, "waiting_since_ns": since, "rows": 0, "failures": 0}})
+        return link.lag_seconds
+
+    assert told(5, None) == 0
+    link.extend(Durable(0, 100, 7))
+    now = 1_010
+    assert told(5, None) == 10
+    # A process that was started again and has no database knows neither position nor time.
+    now = 1_020
+    link.status = {**link.status, "up": False}
+    link._update_lag()
+    assert told(0, 1_020, up=False) == 20
+    assert told(0, 1_020) == 20
+    link.extend(Durable(0, 120, 7))
+    assert told(5, 995) == 25, "from before this service"
+    assert told(6, 1_019) == 1, "the next in line"
+    assert told(7, None) == 0
+    now = 1_030
+    link.extend(Durable(0, 200, 8))
+    assert link.lag_seconds == 0
+    now = 1_031
+    assert link.lag_seconds == 1

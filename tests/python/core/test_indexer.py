@@ -177,6 +177,18 @@ def test_an_entry_that_alone_takes_too_much_memory_is_passed_over_after_a_few_tr
     assert (statuses[-1].unindexed, statuses[-1].failures) == (1, 2)
 
 
+def test_an_entry_goes_on_waiting_while_tries_fail(
+    tmp_path: Path, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.01, 0.01))
+    statuses = index_three(tmp_path, probe, Refusing(252, 252, 252, 0))
+    failed = [status for status in statuses if status.error]
+    assert [status.position for status in failed] == [0, 1, 1]
+    # Each is archived at the nanosecond of its position; of the second it is known once it was read.
+    assert [status.waiting_since_ns for status in failed] == [0, 1, 1]
+    assert [status.waiting_since_ns for status in statuses if status.position == 3] == [None]
+
+
 class Joint:
     """In the database's place: what is decoded together, and how large it is."""
 
