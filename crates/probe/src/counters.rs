@@ -252,8 +252,8 @@ tally! {
     Gauge icmp_errors_waiting: u64,
     /// Names of servers learned from DNS answers.
     Counter names_learned: u64,
-    /// Addresses in DNS answers for which no name was learned: a message had more than 64, or it was behind missing bytes
-    /// of a stream when its flow ended.
+    /// Addresses in DNS answers for which no name was learned: a message had more than 64, it stood behind what is read
+    /// of a message, or it was behind missing bytes of a stream when its flow ended.
     Counter names_refused: u64,
     /// Names of servers forgotten because too many were known.
     Counter names_forgotten: u64,

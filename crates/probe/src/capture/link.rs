@@ -12,7 +12,7 @@ use nix::sys::socket::{
 /// A change of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkChange {
-    /// It does not receive any more: it was set down, or its carrier is gone.
+    /// It does not receive: it is down, or its carrier is gone.
     Down,
     /// It receives again.
     Up,
@@ -272,8 +272,14 @@ impl Tracker {
                 return;
             }
             None if now.name != self.interface => return,
-            None if self.was_known => changes.push(LinkChange::Back),
-            None => {}
+            None => {
+                if self.was_known {
+                    changes.push(LinkChange::Back);
+                }
+                if !now.receives {
+                    changes.push(LinkChange::Down);
+                }
+            }
         }
         self.was_known = true;
         self.known = Some(now);
@@ -413,6 +419,16 @@ mod tests {
         bytes.extend([0; 10]);
         bytes.extend(content);
         bytes
+    }
+
+    #[test]
+    fn tells_that_its_interface_is_down_when_it_sees_it_first() {
+        let down = message(netlink::NEW_LINK, 2, 0x01, "eth0", 1500);
+        let mut tracker = Tracker::new("eth0");
+        assert_eq!(tracker.take(&down), [LinkChange::Down]);
+        assert_eq!(tracker.take(&down), []);
+        tracker.take(&message(netlink::DELETE_LINK, 2, 0x01, "eth0", 1500));
+        assert_eq!(tracker.take(&down), [LinkChange::Back, LinkChange::Down]);
     }
 
     #[test]

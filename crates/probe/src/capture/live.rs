@@ -87,13 +87,7 @@ fn resolve(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<(Mode, 
         Mode::Pcap => libpcap::link_type(interface, libraries).map(|link_type| (mode, link_type)),
         Mode::Auto => match by_packet_socket(Mode::AfPacket) {
             Err(error) if error.is_of_packet_sockets() => match libpcap::link_type(interface, libraries) {
-                Ok(link_type) => {
-                    tracing::info!(
-                        interface,
-                        "no network interface that AF_PACKET can open: libpcap captures"
-                    );
-                    Ok((Mode::Pcap, link_type))
-                }
+                Ok(link_type) => Ok((Mode::Pcap, link_type)),
                 Err(other) => {
                     tracing::debug!(error = %other, "libpcap cannot open it either");
                     Err(error)
@@ -112,6 +106,12 @@ pub fn link_type(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<L
 /// Starts to capture, and goes on whenever the interface has been away.
 pub fn open(interface: Interface) -> Result<Live, CaptureError> {
     let (mode, _) = resolve(&interface.name, interface.mode, &interface.libpcap)?;
+    if (interface.mode, mode) == (Mode::Auto, Mode::Pcap) {
+        tracing::info!(
+            interface = interface.name,
+            "no network interface that AF_PACKET can open: libpcap captures"
+        );
+    }
     if interface.options.timestamps == Timestamps::Hardware && matches!(mode, Mode::Pcap | Mode::AfXdp) {
         tracing::warn!(
             interface = interface.name,

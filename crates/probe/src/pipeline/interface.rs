@@ -36,7 +36,7 @@ const DROPS: [(&str, &str, &str); 4] = [
 
 /// What happens to an interface, in the order of [`LinkChange::NAMES`].
 const CHANGES: [&str; LinkChange::NAMES.len()] = [
-    "It does not receive any more.",
+    "It does not receive.",
     "It receives again.",
     "It was removed.",
     "One of its name is there again.",

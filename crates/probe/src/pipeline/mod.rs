@@ -32,6 +32,7 @@ pub mod stages;
 mod watch;
 mod withheld;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -579,17 +580,36 @@ impl Supervisor {
         });
         // The last books: everything that was captured is sealed by now, so that they are final but for delivery.
         health.finish();
-        sealer.finish();
-        if let Some(delivery) = delivery {
-            delivery.shutdown(shutdown_timeout);
-        }
-        // Whoever still has the books of this run must not keep others from the directory.
-        spool.unlock();
+        problems.extend(finish_evidence(sealer, delivery, shutdown_timeout, &spool));
         Outcome {
             problems,
             ledger: books.ledger_entries(),
         }
     }
+}
+
+/// Seals the rest, delivers what there is time for, and leaves the spool to others. Returns which of these a panic has cut
+/// short.
+fn finish_evidence(
+    sealer: Sealer,
+    delivery: Option<Delivery>,
+    shutdown_timeout: Duration,
+    spool: &Spool,
+) -> Vec<String> {
+    let sealed = catch_unwind(AssertUnwindSafe(|| sealer.finish()));
+    let delivered = catch_unwind(AssertUnwindSafe(|| {
+        if let Some(delivery) = delivery {
+            delivery.shutdown(shutdown_timeout);
+        }
+    }));
+    // Whoever still has the books of this run must not keep others from the directory.
+    spool.unlock();
+    let panicked = [(sealed.is_err(), "seals"), (delivered.is_err(), "delivers")];
+    panicked
+        .iter()
+        .filter(|(has_panicked, _)| *has_panicked)
+        .map(|(_, what)| format!("a thread that {what} has panicked, a bug: the log has it"))
+        .collect()
 }
 
 /// Returns when no record waits for its signature. Sealing threads always get on; the records of one that has ended by a
@@ -618,6 +638,26 @@ mod tests {
         assert!(parts.sealer.intake().submit(Kind::Flow, batch(3, 0)));
         wait_until_sealed(&parts.books, &parts.sealer);
         assert_eq!(parts.books.events_waiting(), 3);
+    }
+
+    #[test]
+    fn a_sealing_thread_that_panicked_neither_hides_the_problems_nor_keeps_the_spool() {
+        let parts = Parts::with_clock(clock_that_ends_the_thread());
+        assert!(parts.sealer.intake().submit(Kind::Flow, batch(3, 0)));
+        wait_until_sealed(&parts.books, &parts.sealer);
+        let directory = tempfile::tempdir().unwrap();
+        let settings = SpoolSettings {
+            max_bytes: 1 << 20,
+            when_full: WhenFull::DropOldest,
+            sync: spool::Sync::Never,
+        };
+        let spool = Spool::open(directory.path(), settings).unwrap();
+        let problems = finish_evidence(parts.sealer, None, Duration::ZERO, &spool);
+        assert_eq!(
+            problems,
+            ["a thread that seals has panicked, a bug: the log has it"]
+        );
+        assert!(Spool::open(directory.path(), settings).is_ok());
     }
 
     /// Why a probe on this interface does not start.

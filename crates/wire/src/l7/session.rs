@@ -326,14 +326,16 @@ impl Session {
     /// last: each with the name as asked (not the alias that it may lead to). At most [`super::dns::MAX_ADDRESSES`] of a
     /// message; how many there were beside these. To be called after each feed, lest too many of them wait.
     pub fn take_dns_addresses(&mut self, learn: &mut dyn FnMut(&str, Address)) -> u64 {
-        match &mut self.state {
-            State::Known {
-                dissector:
-                    Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns) | Dissector::Netbios(dns),
-                ..
-            } => dns.take_addresses(learn),
+        let State::Known { dissector, next, .. } = &mut self.state else {
+            return 0;
+        };
+        let own = match dissector {
+            Dissector::Dns(dns) | Dissector::Mdns(dns) | Dissector::Llmnr(dns) => dns.take_addresses(learn),
             _ => 0,
-        }
+        };
+        // Who asks through a proxy is the one who asked the proxy.
+        let inner = next.as_mut().map_or(0, |next| next.take_dns_addresses(learn));
+        own.saturating_add(inner)
     }
 
     /// Shows the state of the dissector, once there is one.

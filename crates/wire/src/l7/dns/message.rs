@@ -203,7 +203,7 @@ pub(super) mod kind {
     pub(super) const PTR: u16 = 12;
     pub(super) const MX: u16 = 15;
     pub(super) const TXT: u16 = 16;
-    pub(super) const AAAA: u16 = 28;
+    pub(in crate::l7::dns) const AAAA: u16 = 28;
     pub(super) const SRV: u16 = 33;
     pub(super) const DNAME: u16 = 39;
     pub(in crate::l7::dns) const OPT: u16 = 41;

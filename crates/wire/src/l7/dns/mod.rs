@@ -548,8 +548,11 @@ impl Dns {
         let start = self.learned.waiting.len();
         for number in 0..header.answers {
             if number >= MAX_RECORDS || texts.name_bytes > MAX_NAME_BYTES {
-                Resource::skip(&mut cursor)?;
+                let (kind, _) = Resource::skip(&mut cursor)?;
                 self.record.answers_omitted = self.record.answers_omitted.saturating_add(1);
+                if matches!(kind, message::kind::A | message::kind::AAAA) && asked.is_some() {
+                    self.learned.omitted = self.learned.omitted.saturating_add(1);
+                }
                 continue;
             }
             let resource = Resource::parse(bytes, &mut cursor, dialect, &mut texts)?;

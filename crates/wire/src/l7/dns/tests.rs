@@ -477,6 +477,35 @@ fn addresses_are_learned_however_many_come_at_once() {
 }
 
 #[test]
+fn addresses_are_learned_through_a_proxy_too() {
+    let mut flow = Feeder::tcp(50_000, 1080);
+    flow.forward(&[5, 1, 0]);
+    flow.reverse(&[5, 0]);
+    flow.forward(&[5, 1, 0, 1, 192, 0, 2, 53, 0, 53]);
+    flow.reverse(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    flow.forward(&framed(&[query("www.example.test")]));
+    let before = flow.session.kept_bytes();
+    for index in 0..100 {
+        flow.reverse(&framed(&[response("www.example.test", [192, 0, 2, index])]));
+    }
+    assert_eq!((flow.addresses.len(), flow.omitted), (100, 0));
+    assert!(flow.session.kept_bytes() < before + 16 * 1024);
+}
+
+#[test]
+fn addresses_behind_what_is_read_of_a_message_are_counted() {
+    let mut flow = Feeder::udp(40_000, 53);
+    let long = format!("{0}.{0}.{0}.test", "\u{7f}".repeat(60));
+    let mut message = [header(0x8180, 1, 41), wire_name(&long), vec![0, 1, 0, 1]].concat();
+    for _ in 0..40 {
+        message.extend_from_slice(&[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 2, 0xc0, 12]);
+    }
+    message.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+    flow.reverse(&message);
+    assert_eq!((flow.addresses.len(), flow.omitted), (0, 1));
+}
+
+#[test]
 fn addresses_take_memory_until_they_are_taken() {
     let mut dns = Dns::default();
     for index in 0..MAX_QUERIES {

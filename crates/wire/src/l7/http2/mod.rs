@@ -136,7 +136,7 @@ pub(super) struct Http2 {
     /// What the record takes on the heap, so that this need not be summed up for every segment of a body.
     record_bytes: usize,
     sides: [Side; 2],
-    /// Oldest first.
+    /// Those that were heard of last come last.
     streams: Vec<Stream>,
     /// The highest stream on which a request was seen, of those that a server opens (even) and of a client's (odd).
     requested: [u32; 2],
