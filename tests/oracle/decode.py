@@ -134,7 +134,7 @@ def _transport(packet: Packet, body: bytes, length: int) -> None:
     packet.payload_length = max(length - header, 0)
     if packet.protocol in (TCP, UDP, DCCP, SCTP, UDP_LITE) and len(body) >= 4:
         packet.source_port, packet.destination_port = struct.unpack_from("!HH", body)
-    if packet.protocol == TCP and len(body) >= 20:
+    if packet.protocol == TCP:
         _tcp(packet, body, length)
     elif packet.protocol == UDP and len(body) >= 8:
         (stated,) = struct.unpack_from("!H", body, 4)
@@ -153,9 +153,13 @@ def _transport(packet: Packet, body: bytes, length: int) -> None:
 
 
 def _tcp(packet: Packet, body: bytes, length: int) -> None:
+    if len(body) < 20:
+        packet.bad_header = length < 20
+        return
     sequence, acknowledgement, offset_flags, window = struct.unpack_from("!IIHH", body, 4)
     header = (offset_flags >> 12) * 4
     if header < 20 or header > length:
+        packet.bad_header = True
         return
     options = body[20:header] if len(body) >= header else b""
     packet.tcp = Tcp(sequence, acknowledgement, offset_flags & 0x01FF, window, _segment_size(options))

@@ -88,6 +88,8 @@ class Flow:
     """TCP: both sides sent a SYN."""
     reset: bool = False
     """TCP: a RST ended the connection."""
+    discarded_first: bool = False
+    """Whether every receiver discards its first packet."""
     reused: bool = False
     """TCP: its SYN came for the ports of a connection that was still remembered."""
     scopes: set[tuple[Any, ...]] = field(default_factory=set)
@@ -95,6 +97,12 @@ class Flow:
     """Source and tunnel identifier of the first packet whose tunnel has another identifier each way."""
     icmp_errors: int = 0
     """ICMP errors that quote it, since its last record left."""
+
+    @property
+    def discarded_only(self) -> bool:
+        """TCP: whether it began with a packet that every receiver discards, and only such ones came since."""
+        heard = any(side.next_sequence is not None for side in self.sides)
+        return self.discarded_first and not self.tombstone and not heard
 
     def add_scope(self, packet: Packet, source: tuple[bytes, int]) -> None:
         """Note the VLANs and tunnels of a packet."""
@@ -248,13 +256,14 @@ class Meter:
         if flow is not None and flow.deadline is None and self._idle_for(flow, packet) > self.idle_timeout:
             self._end(flow, "idle_timeout", min(flow.last_clock + self.idle_timeout, self._now()))
             flow = None
-        reused = flow is not None and not discarded and self._replaces(flow, packet)
-        if flow is not None and reused:
+        reused = False
+        if flow is not None and not discarded and self._replaces(flow, packet):
+            reused = not flow.discarded_only
             self._end(flow, "straggler" if flow.tombstone else "end_of_flow", self._now())
             flow = None
         if flow is None:
             flow = self._flows[key] = self._open(key, packet, source, destination)
-            flow.reused = reused
+            flow.discarded_first, flow.reused = discarded, reused
         forward = source == flow.initiator
         observation = Observation(packet, forward)
         if packet.tcp is not None and not discarded:
@@ -311,6 +320,8 @@ class Meter:
         """Whether a segment opens a new connection on the ports of one that is over, or may be."""
         if packet.tcp is None or packet.tcp.flags & (SYN | RST | FIN) != SYN:
             return False
+        if flow.discarded_only:
+            return True
         answered = (packet.tcp.acknowledgement - 1) % (1 << 32)
         if flow.reset and not packet.tcp.flags & ACK:
             return True

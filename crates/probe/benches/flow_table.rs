@@ -119,7 +119,7 @@ fn work<T: FlowTable>(
             let visit = (place == 0).then(clock::monotonic);
             let in_order = table.with(&packet.key, packet.hash, |mut flow, fresh| {
                 if fresh {
-                    flow.begin(&packet, number);
+                    flow.begin(&packet, None, number);
                 }
                 let in_order = fresh || flow.hot.latest() <= time;
                 let direction = flow.hot.direction(&packet);

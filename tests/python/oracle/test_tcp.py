@@ -9,13 +9,14 @@ from typing import Any
 
 import dpi_probe
 from dpi_probe import _native
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
 
 from tests.corpus.testbed import write_pcap
 from tests.oracle.compare import compare, reference_of
-from tests.python.oracle.conversations import ACK, CLIENT, SERVER, SYN, Conversation, Segment, conversations
+from tests.python.oracle.conversations import ACK, CLIENT, PSH, RST, SERVER, SYN, Conversation, Segment, conversations
 
 RAW_IP = 101
+OPENED = [Segment(CLIENT, SYN), Segment(SERVER, SYN | ACK), Segment(CLIENT)]
 
 
 def read(made: Conversation, directory: Path) -> list[dict[str, Any]]:
@@ -28,6 +29,10 @@ def read(made: Conversation, directory: Path) -> list[dict[str, Any]]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(conversations())
+@example(Conversation(4, [Segment(CLIENT, 0), *OPENED], 0))
+@example(Conversation(4, [Segment(SERVER, PSH, 10), *OPENED[1:]], 0))
+@example(Conversation(4, [Segment(CLIENT, 0), Segment(CLIENT), *OPENED], 0))
+@example(Conversation(4, [Segment(CLIENT, 0), Segment(CLIENT, RST), *OPENED], 0))
 def test_probe_and_reference_agree(made: Conversation):
     with TemporaryDirectory() as directory:
         ours = read(made, Path(directory))

@@ -50,7 +50,7 @@ wire::record! {
         dst_ip: Address,
         /// The responder's port; 0 where the protocol has none.
         dst_port: u16,
-        /// What told the initiator (RFC 9293 §3.5: who sends the SYN): `syn`, `syn_ack` or `first_packet`. A TCP flow with `first_packet` was picked up in the middle of its connection, one with `syn_ack` after its SYN, or from a place that sees only the responder.
+        /// What told the initiator (RFC 9293 §3.5: who sends the SYN): `syn`, `syn_ack` or `first_packet`. A TCP flow with `first_packet` was picked up in the middle of its connection, or begins with a packet that every receiver discards; one with `syn_ack` after its SYN, or from a place that sees only the responder.
         direction_basis: Basis,
         /// Why the record ended: `idle_timeout`, `active_timeout`, `end_of_flow`, `reset`, `forced_end`, `lack_of_resources`, `straggler` (IPFIX flowEndReason, RFC 5102 §5.11.3, and ours). A TCP flow ends with the ACK of its second FIN (`end_of_flow`, RFC 9293 §3.6) or a RST (`reset`, §3.5.3); a half-closed one (FIN in one of the two unions of flags, §3.6) goes on until it idles.
         end_reason: EndReason,

@@ -272,7 +272,7 @@ mod tests {
             let packet = frame.packet();
             table.with(&packet.key, packet.hash, |mut flow, fresh| {
                 if fresh {
-                    flow.begin(&packet, u64::from(port));
+                    flow.begin(&packet, None, u64::from(port));
                     flow.hot.seen = i64::from(port);
                 }
                 (fresh, Next::Keep)

@@ -6,6 +6,7 @@ use wire::flowkey::{Direction, FlowKey};
 use wire::l7::{Confidence, Protocol};
 
 use super::LINGER_NS;
+use super::disregard::Disregard;
 use super::path::PathId;
 use super::profile::LeftOut;
 use super::statistics::{Arrivals, Sum96, Summary};
@@ -115,6 +116,8 @@ impl Side {
     pub(super) const SHARED_BYTES: usize = std::mem::offset_of!(Self, first);
     /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
     const FLAGS: u16 = 0x01ff;
+    /// The flow's first packet was disregarded; of the initiator's side only.
+    pub const DISREGARDED_FIRST: u16 = 1 << 10;
     /// TCP: payload was seen.
     pub const DATA: u16 = 1 << 11;
     /// TCP: a RST has ended the connection; of the initiator's side only.
@@ -369,6 +372,13 @@ impl Hot {
         self.marks = self.marks & !mark | if is_so { mark } else { 0 };
     }
 
+    /// TCP: whether the flow began with a disregarded packet, and no segment was taken since.
+    pub fn is_disregarded_only(&self) -> bool {
+        self.phase == Phase::Open
+            && self.sides[0].is(Side::DISREGARDED_FIRST)
+            && !self.sides.iter().any(|side| side.is(Side::BEGUN))
+    }
+
     /// Which way a packet goes.
     #[inline]
     pub fn direction(&self, packet: &Packet<'_>) -> Direction {
@@ -507,16 +517,20 @@ impl Flow<'_> {
             .saturating_add(u32::from(checksum_error));
     }
 
-    /// Takes the direction and what is only told at the beginning from the flow's first packet.
-    pub fn begin(&mut self, packet: &Packet<'_>, flow_id: u64) {
+    /// Takes the direction and what is only told at the beginning from the flow's first packet. The flags of one that
+    /// is disregarded tell nothing.
+    pub fn begin(&mut self, packet: &Packet<'_>, disregarded: Option<Disregard>, flow_id: u64) {
         let (basis, from_initiator) = match packet.transport {
-            Transport::Tcp(tcp) => super::tcp::initiator(&tcp),
+            Transport::Tcp(tcp) if disregarded.is_none() => super::tcp::initiator(&tcp),
             _ => (Basis::FirstPacket, true),
         };
         self.hot.basis = basis;
         self.hot
             .mark(Hot::INITIATOR_HIGH, packet.from_high == from_initiator);
         self.hot.mark(Hot::PLAIN, packet.is_plain());
+        if disregarded.is_some() {
+            self.hot.sides[0].mark(Side::DISREGARDED_FIRST);
+        }
         *self.cold = Cold {
             flow_id,
             ..Cold::default()

@@ -334,7 +334,7 @@ mod tests {
         let frame = Frame::udp(1, 2);
         let packet = frame.packet();
         let visit = |mut flow: Flow<'_>, _| {
-            flow.begin(&packet, 1);
+            flow.begin(&packet, None, 1);
             flow.hot.seen = 5;
             ((), Next::Keep)
         };

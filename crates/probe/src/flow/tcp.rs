@@ -57,13 +57,17 @@ pub const fn is_dropped(flags: u16) -> bool {
 /// Whether a segment starts a new connection on the ports of a flow: a SYN with another initial sequence number than
 /// the flow's, or the SYN-ACK to such a SYN, where the old connection is known to be over, or may be: it has ended, a
 /// FIN was seen, or it has been silent for longer than [`super::LINGER_NS`] and had got beyond its SYNs. After a RST
-/// there is no connection (RFC 9293 §3.10.7.4), so that any SYN asks for a new one, also with the old number.
+/// there is no connection (RFC 9293 §3.10.7.4), so that any SYN asks for a new one, also with the old number. Nor is there
+/// one where every receiver has discarded what came so far: who sent that must not decide direction and handshake.
 pub fn is_new_connection(flow: &Flow<'_>, tcp: &Tcp, clock: i64) -> bool {
     let initial_sequence = match tcp.flags & (SYN | ACK | RST | FIN) {
         SYN => tcp.sequence,
         flags if flags == SYN | ACK => tcp.acknowledgement.wrapping_sub(1),
         _ => return false,
     };
+    if flow.hot.is_disregarded_only() {
+        return true;
+    }
     let sides = &flow.hot.sides;
     if sides[0].is(Side::RESET) && tcp.flags & ACK == 0 {
         return true;

@@ -10,7 +10,7 @@ use wire::malformed::{Fault, Reason as _};
 
 use super::{Content, Event, Moment, Seen, UDP};
 use crate::counters::Tally;
-use crate::flow::disregard::{ChecksumTrust, disregard};
+use crate::flow::disregard::{ChecksumTrust, Disregard, disregard};
 use crate::flow::export::{self, Parts};
 use crate::flow::facts::Answer;
 use crate::flow::features::{self, Observed};
@@ -74,12 +74,14 @@ impl Desk {
         let taken = header.filter(|_| disregarded.is_none());
         let mut next = Next::Keep;
         if fresh {
-            self.begin(&mut flow, packet, seen);
+            self.begin(&mut flow, packet, disregarded, seen);
         } else if let Some(reason) = self.is_another(&flow, taken, seen) {
+            // Before a connection's first segment that is taken there is none whose ports could be used again.
+            let reused = reason != EndReason::IdleTimeout && !flow.hot.is_disregarded_only();
             self.end(&mut flow, reason, now, events);
             *flow.hot = Hot::new(flow.hot.key, flow.hot.tag);
-            self.begin(&mut flow, packet, seen);
-            flow.hot.mark(Hot::PORTS_REUSED, reason != EndReason::IdleTimeout);
+            self.begin(&mut flow, packet, disregarded, seen);
+            flow.hot.mark(Hot::PORTS_REUSED, reused);
             next = Next::Reschedule;
         } else if flow.hot.phase == Phase::Open
             && flow.hot.packets() > 0
@@ -159,8 +161,15 @@ impl Desk {
         })
     }
 
-    fn begin(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, seen: Seen) {
-        flow.begin(packet, export::flow_id(&packet.key, seen.time, seen.frame));
+    fn begin(
+        &mut self,
+        flow: &mut Flow<'_>,
+        packet: &Packet<'_>,
+        disregarded: Option<Disregard>,
+        seen: Seen,
+    ) {
+        let flow_id = export::flow_id(&packet.key, seen.time, seen.frame);
+        flow.begin(packet, disregarded, flow_id);
         flow.hot.seen = seen.clock;
         flow.cold.path = self.paths.hold(packet);
         self.tally.link_paths_overflowed += u64::from(!self.paths.is_whole(flow.cold.path));

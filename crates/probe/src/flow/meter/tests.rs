@@ -541,7 +541,10 @@ impl Frame {
 
 /// Of a source that tells what is left to hardware.
 fn live() -> Bench {
-    Bench::new(|settings| settings.knows_offload = true)
+    Bench::new(|settings| {
+        settings.knows_offload = true;
+        settings.profile = Profile::Full;
+    })
 }
 
 /// Of a file.
@@ -665,6 +668,103 @@ fn a_syn_that_is_discarded_opens_no_connection() {
     );
     bench.flush();
     assert_eq!(bench.ends(), [("forced_end", 5)]);
+}
+
+/// Segments that are disregarded live.
+fn decoys() -> Vec<Frame> {
+    let flags = [SYN, SYN | ACK, ACK, FIN | ACK, RST];
+    let mut decoys: Vec<_> = flags
+        .map(|flags| Frame::tcp(flags, 77, 88).with_fault(Fault::BadTransportChecksum))
+        .into();
+    decoys.extend([0, 0x08].map(|flags| Frame::tcp(flags, 77, 0).payload(b"fake")));
+    let unreadable = Frame::new(6, Transport::Other, 1000, 2000);
+    decoys.push(unreadable.with_fault(Fault::BadTransportHeader));
+    decoys
+}
+
+#[test]
+fn a_connection_begins_with_the_first_segment_that_is_taken() {
+    for decoy in decoys()
+        .into_iter()
+        .flat_map(|decoy| [decoy.clone(), decoy.back()])
+    {
+        let mut bench = live();
+        bench.at(0, &decoy);
+        bench.at(5, &Frame::tcp(0x08, 78, 0));
+        handshake(&mut bench, 10);
+        bench.at(70, &Frame::tcp(FIN | ACK, 101, 501));
+        bench.at(80, &Frame::tcp(FIN | ACK, 501, 102).back());
+        bench.at(90, &Frame::tcp(ACK, 102, 502));
+        bench.flush();
+        assert_eq!(
+            bench.ends(),
+            [("end_of_flow", 2), ("end_of_flow", 6)],
+            "{decoy:?}"
+        );
+        let records = bench.records();
+        assert_eq!(
+            (records[0].direction_basis, records[0].src_port),
+            (Basis::FirstPacket, decoy.source.1),
+            "{decoy:?}"
+        );
+        let record = records[1];
+        assert_eq!(
+            (record.direction_basis, record.src_port, record.packets_rev),
+            (Basis::Syn, 1000, 2),
+            "{decoy:?}"
+        );
+        assert_eq!(
+            (
+                record.tcp_handshake_rtt_server_ns,
+                record.tcp_handshake_rtt_client_ns,
+                record.tcp_ports_reused
+            ),
+            (Some(30), Some(20), Some(false)),
+            "{decoy:?}"
+        );
+    }
+}
+
+#[test]
+fn a_syn_ack_after_what_is_disregarded_tells_the_initiator() {
+    for decoy in decoys() {
+        let mut bench = live();
+        bench.at(0, &decoy);
+        bench.at(10, &Frame::tcp(SYN | ACK, 500, 101).back());
+        bench.at(20, &Frame::tcp(ACK, 101, 501));
+        bench.flush();
+        assert_eq!(bench.ends(), [("end_of_flow", 1), ("forced_end", 2)], "{decoy:?}");
+        let record = bench.records()[1];
+        assert_eq!(
+            (record.direction_basis, record.src_port, record.tcp_ports_reused),
+            (Basis::SynAck, 1000, Some(false)),
+            "{decoy:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_disregarded_first_cuts_no_connection_that_goes_on() {
+    let mut bench = live();
+    bench.at(0, &Frame::tcp(0x08, 101, 0));
+    bench.at(10, &Frame::tcp(ACK, 101, 501));
+    bench.at(20, &Frame::tcp(SYN, 7777, 0)); // a stray one on a live connection
+    bench.flush();
+    assert_eq!(bench.ends(), [("forced_end", 3)]);
+    // Nothing tells that a segment whose header was not captured is not the SYN itself.
+    let mut bench = live();
+    bench.at(0, &Frame::new(6, Transport::Other, 1000, 2000));
+    handshake(&mut bench, 10);
+    bench.flush();
+    assert_eq!(bench.ends(), [("forced_end", 4)]);
+    // A RST that is taken ends what there was, as without the others.
+    let mut bench = live();
+    bench.at(0, &Frame::tcp(0x08, 101, 0));
+    bench.at(10, &Frame::tcp(RST, 101, 0));
+    handshake(&mut bench, 20);
+    bench.flush();
+    assert_eq!(bench.ends(), [("reset", 2), ("forced_end", 3)]);
+    assert_eq!(bench.records()[1].tcp_ports_reused, Some(true));
 }
 
 #[test]
