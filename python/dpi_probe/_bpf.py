@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,8 @@ Instruction = tuple[int, int, int, int]
 # PCAP_NETMASK_UNKNOWN: `ip broadcast` cannot be compiled without the network's mask.
 _NETMASK_UNKNOWN = 0xFFFFFFFF
 _OPTIMIZE = 1
+# PCAP_ERROR_IFACE_NOT_UP.
+_NOT_UP = -9
 # PCAP_ERRBUF_SIZE.
 _ERROR_BYTES = 256
 # The keyword of pcap-filter(7).
@@ -123,8 +125,8 @@ def _handle(library: ctypes.CDLL, link_type: int, snaplen: int) -> Iterator[int]
 def _live_handle(library: ctypes.CDLL, interface: str, snaplen: int) -> Iterator[int]:
     """A `pcap_t` of an interface. It captures as long as it is open; nothing is taken from it."""
 
-    def refused(reason: bytes) -> ConfigError:
-        return ConfigError(
+    def refused(reason: bytes, kind: type[DpiProbeError] = ConfigError) -> DpiProbeError:
+        return kind(
             f"a live filter with `vlan` is compiled for its interface, which must be up, and libpcap cannot open "
             f"{interface}: {reason.decode('utf-8', 'replace')}"
         )
@@ -138,7 +140,9 @@ def _live_handle(library: ctypes.CDLL, interface: str, snaplen: int) -> Iterator
         # What is above 0 is a warning.
         status = library.pcap_activate(handle)
         if status < 0:
-            raise refused(library.pcap_geterr(handle) or library.pcap_statustostr(status))
+            reason = library.pcap_geterr(handle) or library.pcap_statustostr(status)
+            # It may be up in a moment, and no setting is wrong.
+            raise refused(reason, DpiProbeError if status == _NOT_UP else ConfigError)
         yield handle
     finally:
         library.pcap_close(handle)
@@ -170,7 +174,8 @@ def compile_filter(
     it is for the bytes alone.
 
     Returns the program as (code, jump if true, jump if false, operand) tuples. Raises ConfigError with libpcap's own
-    words where the expression is wrong or does not fit the link type, and where libpcap is missing.
+    words where the expression is wrong or does not fit the link type, and where libpcap is missing; DpiProbeError where
+    the interface is needed and down.
     """
     if "\0" in expression:
         msg = "the filter contains a NUL character"

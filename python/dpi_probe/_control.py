@@ -314,10 +314,11 @@ class _Handler(BaseHTTPRequestHandler):
         their own (DNS rebinding).
         """
         address = self.server.control.address
-        host_is_loopback = is_loopback(self.headers.get("Host", ""))
-        if path == CONFIG_PATH and not (host_is_loopback and address_of(self.client_address).is_loopback):
+        # Browsers always send one; simple health checks by HTTP/1.0 may not.
+        host = self.headers.get("Host")
+        if path == CONFIG_PATH and not (is_loopback(host or "") and address_of(self.client_address).is_loopback):
             return f"{CONFIG_PATH} is for this machine's loopback only"
-        if is_loopback(str(address)) and not host_is_loopback:
+        if is_loopback(str(address)) and host is not None and not is_loopback(host):
             return f"this is for programs of this machine, at http://{address}{path}"
         return None
 

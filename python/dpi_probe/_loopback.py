@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
+# TCP_ESTABLISHED (linux/tcp_states.h).
+_ESTABLISHED = "01"
+_IPV4_BYTES = 4
+# RFC 4291 §2.5.5.2.
+_IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 def is_loopback(host: str) -> bool:
@@ -31,12 +36,18 @@ def address_of(end: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def user_of(client: Any, server: Any) -> int | None:
-    """The user id of the process that opened a TCP connection, as the kernel's table has it (proc_pid_net(5)).
+    """The user id of the process that has a TCP connection open, as the kernel's tables have it (proc_pid_net(5)).
 
-    `client`, `server`: the addresses of both ends, as `socket.getsockname` gives them. None if the table has no such
-    connection.
+    `client`, `server`: the addresses of both ends, as `socket.getsockname` gives them. None if the tables have no such
+    connection, or its process has closed it: it has no owner then, and the tables show root's number.
     """
-    ends = [_in_table(client), _in_table(server)]
+    first = _owner(client, server)
+    # A row is not made at once: it may have lost its owner between two of its columns.
+    return first if first is not None and first == _owner(client, server) else None
+
+
+def _owner(client: Any, server: Any) -> int | None:
+    ends = [[_in_table(end, mapped=mapped) for end in (client, server)] for mapped in (False, True)]
     for table in _TABLES:
         try:
             text = table.read_text(encoding="ascii")
@@ -45,13 +56,18 @@ def user_of(client: Any, server: Any) -> int | None:
             continue
         for line in text.splitlines()[1:]:
             columns = line.split()
-            if columns[1:3] == ends:
+            if columns[1:3] in ends and columns[3] == _ESTABLISHED and columns[9] != "0":
                 return int(columns[7])
     return None
 
 
-def _in_table(end: Any) -> str:
-    """An address and port as the kernel writes them: 32-bit words of the machine's byte order."""
+def _in_table(end: Any, *, mapped: bool) -> str:
+    """An address and port as the kernel writes them: 32-bit words of the machine's byte order.
+
+    `mapped`: as a socket of IPv6 has an address of IPv4.
+    """
     packed = address_of(end).packed
+    if mapped and len(packed) == _IPV4_BYTES:
+        packed = _IPV4_MAPPED + packed
     words = struct.unpack(f"={len(packed) // 4}I", packed)
     return f"{''.join(f'{word:08X}' for word in words)}:{end[1]:04X}"

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,7 @@ def test_a_bad_change_changes_nothing_and_says_why(tmp_path: Path, shared_pki: P
         assert live.endpoint.json("/v1/config", method="PUT", body=b"[" * 60_000)[0] == 400
         assert put(live, {"flow_timeout_seconds": 1}, Host="attacker.example")[0] == 403
         assert live.endpoint.json("/metrics", headers={"Host": "attacker.example"})[0] == 403
+        assert live.endpoint.json("/v1/config", headers={"Host": ""})[0] == 403
         assert put(live, {}, **{"Content-Length": "9" * 5000})[0] == 413
         assert live.endpoint.json("/v1/config", method="PUT", body=b" " * 100_000)[0] == 413
         assert live.endpoint.json("/v1/config") == before
@@ -203,6 +205,9 @@ def test_by_default_nobody_else_can_connect(tmp_path: Path, shared_pki: Path) ->
         port = urllib.parse.urlsplit(live.endpoint.url).port
         assert port is not None
         assert ask_from(live, "127.0.0.1", port, "GET", "/v1/config")[0] == 200
+        with live.link.host.entered(), socket.create_connection(("127.0.0.1", port), 30) as simple:
+            simple.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert simple.recv(12) == b"HTTP/1.1 200"
         with pytest.raises(ConnectionRefusedError):
             ask_from(live, "198.51.100.7", port, "PUT", "/v1/config", b"{}")
         check_books(live.finish())

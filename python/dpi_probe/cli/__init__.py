@@ -200,10 +200,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _is_unread() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
+    """Whether standard output is a pipe or a socket that nobody reads any more."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _of_system(error: OSError) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Raised when the tables change; a catalog of another version is rebuilt.
-VERSION = 1
+VERSION = 2
 _CATCH_UP_ENTRIES = 1000
 _TABLES = """
 CREATE TABLE entries (
@@ -53,7 +53,8 @@ CREATE TABLE chains (
     PRIMARY KEY (probe, chain)
 ) WITHOUT ROWID;
 CREATE TABLE covered (
-    id INTEGER PRIMARY KEY CHECK (id = 0), segment INTEGER NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL
+    id INTEGER PRIMARY KEY CHECK (id = 0), segment INTEGER NOT NULL, offset INTEGER NOT NULL, position INTEGER NOT NULL,
+    incomplete INTEGER NOT NULL
 );
 """
 
@@ -147,8 +148,12 @@ class Catalog:
         try:
             database = self._connect()
             if database.execute("PRAGMA user_version").fetchone() == (VERSION,):
-                database.execute("SELECT segment FROM covered").fetchall()
-                return database
+                if (True,) not in database.execute("SELECT incomplete FROM covered").fetchall():
+                    return database
+                logger.warning(
+                    "catalog %s: it lacks entries whose certificate was not there; it is rebuilt from the archive",
+                    self.path,
+                )
         except sqlite3.DatabaseError as error:
             if database is not None:
                 database.close()
@@ -223,8 +228,8 @@ class Catalog:
         # `total` is a float: `sum` fails where heads far off, which any probe may state, pass 63 bits.
         return {name: int(value) for name, value in zip(names, row or (0,) * len(names), strict=True)}
 
-    def add(self, stored: Iterable[Stored], durable: Durable) -> None:
-        """Take in entries that are on disk, all or none.
+    def add(self, stored: Iterable[Stored], durable: Durable, *, incomplete: bool = False) -> None:
+        """Take in entries that are on disk, all or none. `incomplete`: before `durable` are others that it lacks.
 
         Raises:
             CatalogError: the catalog cannot be written.
@@ -234,8 +239,10 @@ class Catalog:
                 for entry in stored:
                     _insert(database, entry)
                 database.execute(
-                    "INSERT OR REPLACE INTO covered VALUES (0, ?, ?, ?)",
-                    (durable.segment, durable.offset, durable.position),
+                    """INSERT INTO covered VALUES (0, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+                       segment = excluded.segment, offset = excluded.offset, position = excluded.position,
+                       incomplete = max(incomplete, excluded.incomplete)""",
+                    (durable.segment, durable.offset, durable.position, incomplete),
                 )
         except (sqlite3.Error, OverflowError) as error:
             raise CatalogError(f"catalog {self.path}: {error}") from error
@@ -268,14 +275,15 @@ class Catalog:
         """Take in what the archive holds behind `covered`; returns the number of damaged places found.
 
         `certificates` are those of each probe by its name (DER). What none of them signed counts as damage: it was not
-        archived by a Core, which verifies first.
+        archived by a Core, which verifies first. So does what is of a certificate that is not among them; but then the
+        catalog is rebuilt at the next start, when it may be there.
 
         Raises:
             ArchiveError: a segment cannot be read.
             CatalogError: the catalog cannot be written.
         """
         covered = self.covered() or Durable(0, 0, 0)
-        damaged, pending = 0, []
+        damaged, pending, incomplete = 0, [], False
         files = segments(directory)
         for number, path in files:
             if number < covered.segment:
@@ -290,15 +298,16 @@ class Catalog:
                         manifest = _signed_manifest(item.entry, certificates)
                     except (ManifestError, VerificationError) as error:
                         damaged += 1
+                        incomplete |= getattr(error, "check", None) == "certificate"
                         logger.error("archive %s: at offset %d: %s", path, item.place.offset, error)
                         continue
                     pending.append(Stored(manifest, item.entry.kind, item.place, item.entry.received_ns))
                     covered = Durable(number, item.place.end, item.entry.position + 1)
                     if len(pending) >= _CATCH_UP_ENTRIES:
-                        self.add(pending, covered)
+                        self.add(pending, covered, incomplete=incomplete)
                         pending = []
-        if pending:
-            self.add(pending, covered)
+        if pending or incomplete:
+            self.add(pending, covered, incomplete=incomplete)
         return damaged
 
     def _rows(self, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:

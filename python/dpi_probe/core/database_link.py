@@ -131,9 +131,9 @@ class DatabaseLink:
         position, waiting = int(self.status["position"]), self.status.get("waiting_since_ns")
         if not self.lag_batches:
             self._behind = None
-        elif self._behind is None:
+        elif self._behind is None or (self.status["up"] and position > self._behind[0]):
             self._behind = (position, waiting or time.time_ns())
-        elif self.status["up"] and waiting is not None and position >= self._behind[0]:
+        elif self.status["up"] and position == self._behind[0] and waiting is not None:
             self._behind = (position, waiting)
         # Else a process that was started again, or cannot open the database, knows less than is known here.
         self._metrics.index_lag_batches.set(self.lag_batches)

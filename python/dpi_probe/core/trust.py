@@ -101,7 +101,7 @@ class Trust:
                 except OSError:
                     # A renewal took it away meanwhile.
                     continue
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+                stamp = (status.st_ctime_ns, status.st_size, status.st_ino)
                 if self._looked_at.get(path) != stamp:
                     self._looked_at[path] = stamp
                     self._learn_file(path)
@@ -203,7 +203,7 @@ class Trust:
         """Read the list again if the file has changed. A list that cannot be used leaves the one before in force."""
         try:
             status = self._crl.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            stamp = (status.st_ctime_ns, status.st_size, status.st_ino)
         except OSError as error:
             if first:
                 raise ConfigError(f"revocation list {self._crl}: {error.strerror}") from error

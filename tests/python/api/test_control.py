@@ -36,3 +36,29 @@ def test_the_kernel_knows_whose_connection_it_is(listens: str, connects: str) ->
         with accepted:
             assert user_of(client, accepted.getsockname()) == os.geteuid()
             assert user_of((client[0], 1), accepted.getsockname()) is None
+
+
+def test_who_has_closed_its_connection_is_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connection = socket.create_connection(server.getsockname())
+        accepted, client = server.accept()
+        with accepted:
+            connection.sendall(b"a request")
+            connection.close()
+            assert accepted.recv(100) == b"a request"
+            assert accepted.recv(100) == b"", "its end was seen"
+            assert user_of(client, accepted.getsockname()) is None
+
+
+def test_an_address_of_ipv4_on_a_socket_of_ipv6_is_known() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as connection,
+    ):
+        try:
+            connection.connect(("::ffff:127.0.0.1", server.getsockname()[1]))
+        except OSError as error:
+            pytest.skip(str(error))
+        accepted, client = server.accept()
+        with accepted:
+            assert user_of(client, accepted.getsockname()) == os.geteuid()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import select
 import ssl
 import subprocess
@@ -422,7 +423,7 @@ def test_overload_429_and_slow_body_503(make_core: Callable[..., Core], probe: P
 
 
 def test_a_slow_link_has_its_time_and_one_that_trickles_has_not(make_core: Callable[..., Core], probe: Probe) -> None:
-    core = make_core(CORE_BODY_TIMEOUT_SECONDS="1")
+    core = make_core(CORE_BODY_TIMEOUT_SECONDS="3")
     batch = probe.seal(flow_table(2000))
     assert len(batch) > 20_000, "at 4 KiB a second it has 6 seconds"
     with core.client() as client:
@@ -430,7 +431,7 @@ def test_a_slow_link_has_its_time_and_one_that_trickles_has_not(make_core: Calla
         client.socket.sendall(head.encode())
         for at in range(0, len(batch), len(batch) // 4 + 1):
             # Longer in all than it may stand still.
-            time.sleep(0.4)
+            time.sleep(1.2)
             client.socket.sendall(batch[at : at + len(batch) // 4 + 1])
         assert client.answer().code == 201
     with core.client() as client:
@@ -442,7 +443,9 @@ def test_a_slow_link_has_its_time_and_one_that_trickles_has_not(make_core: Calla
             assert sent < 200, "it holds its place for ever"
         answer = client.answer()
     assert (answer.code, answer.body["error"]) == (503, "slow")
-    assert f"{sent} of its 1000 bytes" in answer.body["detail"] or f"{sent - 1} of" in answer.body["detail"]
+    came = re.search(r"(\d+) of its 1000 bytes", answer.body["detail"])
+    assert came is not None
+    assert 0 < int(came[1]) <= sent
 
 
 def test_slow_bodies_of_one_probe_leave_places_to_others(make_core: Callable[..., Core], shared_pki: Path) -> None:

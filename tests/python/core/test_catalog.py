@@ -141,6 +141,23 @@ def test_what_no_probe_signed_is_not_taken_in(tmp_path: Path, catalog: Catalog, 
     again.close()
 
 
+def test_a_catalog_that_lacks_entries_for_want_of_a_certificate_is_rebuilt(tmp_path: Path, probe: Probe) -> None:
+    writer = ArchiveWriter(tmp_path / "archive", segment_max_bytes=1 << 20)
+    other = Probe("other", probe.pki)
+    for position, manifest in enumerate(manifest_of(one.seal()) for one in (other, probe)):
+        key = (manifest.iss, manifest.chain, manifest.seq)
+        writer.append([Entry(Kind.MANIFEST, position, 1, *key, manifest.digest, manifest.token.encode(), "")])
+    writer.close()
+    path = tmp_path / "catalog.sqlite"
+    found = []
+    for certificates in ({"sensor": [probe.der]}, {"sensor": [probe.der], "other": [other.der]}, {}):
+        catalog = Catalog(path, writable=True)
+        damaged = catalog.catch_up(tmp_path / "archive", certificates)
+        found.append((damaged, sorted(chain.probe for chain in catalog.chains())))
+        catalog.close()
+    assert found == [(1, ["sensor"]), (0, ["other", "sensor"]), (0, ["other", "sensor"])]
+
+
 @pytest.mark.parametrize("name", ["a#b", "a%41b", "a?mode=rw", "a b", "ä"])
 def test_the_name_of_its_directory_is_of_no_matter(tmp_path: Path, shared_pki: Path, name: str) -> None:
     (tmp_path / name).mkdir()
