@@ -127,8 +127,7 @@ class ControlServer:
         self._registry = registry
         self._server = listener
         self._server.control = self
-        host, port = self._server.server_address[:2]
-        self.address = Address(str(host), int(port))
+        self.address = listener.address
         self._file = directory / ADDRESS_FILE
         self._write_address(interface)
         self._thread = threading.Thread(target=self._server.serve_forever, name="dpi-control", daemon=True)
@@ -221,6 +220,8 @@ class Listener(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((address.host, address.port), _Handler)
+        host, port = self.server_address[:2]
+        self.address = Address(str(host), int(port))
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._places.acquire(blocking=False):
@@ -313,7 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
         What is for programs of this machine is not for web pages, which can make a browser on it ask under a name of
         their own (DNS rebinding).
         """
-        address = self.server.control.address
+        address = self.server.address
         # Browsers always send one; simple health checks by HTTP/1.0 may not.
         host = self.headers.get("Host")
         if path == CONFIG_PATH and not (is_loopback(host or "") and address_of(self.client_address).is_loopback):
