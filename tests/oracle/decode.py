@@ -140,8 +140,6 @@ def _transport(packet: Packet, body: bytes, length: int) -> None:
         (stated,) = struct.unpack_from("!H", body, 4)
         if 8 <= stated <= length:
             packet.payload_length = stated - 8
-        else:
-            packet.bad_header = stated != 0
     elif packet.protocol == DCCP and len(body) >= 5:
         if 12 <= body[4] * 4 <= length:  # RFC 4340 §5.1
             packet.payload_length = length - body[4] * 4

@@ -11,12 +11,14 @@ use wire::malformed::Fault;
 
 use super::tcp;
 
+const TCP: u8 = 6;
+
 wire::reasons! {
     /// Why a packet is counted and not looked into.
     Disregard {
         /// Its IP or transport checksum is wrong; only live with AF_PACKET, outside tunnels, not of fragments, and as long as few are, because elsewhere hardware may have been to compute it.
         BadChecksum = "bad_checksum",
-        /// A transport header field contradicts the packet (TCP data offset, UDP length).
+        /// A transport header field contradicts the packet: the TCP data offset; live, the UDP length.
         BadTransportHeader = "bad_transport_header",
         /// A TCP segment with neither ACK nor SYN nor RST (RFC 9293 §3.10.7).
         NoAcknowledgement = "no_acknowledgement",
@@ -85,7 +87,9 @@ fn judge(packet: &Packet<'_>, trust: &mut ChecksumTrust, metered: u64) -> Option
     if packet.fragment.is_some() {
         return None;
     }
-    if packet.faults & Fault::BadTransportHeader.bit() != 0 {
+    // A file may have been edited, and who reads it wants to see what a datagram of a wrong length says.
+    let is_edited = !trust.knows_offload && packet.key.ip_protocol != TCP;
+    if packet.faults & Fault::BadTransportHeader.bit() != 0 && !is_edited {
         return Some(Disregard::BadTransportHeader);
     }
     // What the sender of a tunnel left to hardware says nothing of the packet inside.

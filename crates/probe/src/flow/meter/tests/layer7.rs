@@ -424,7 +424,9 @@ fn an_answer_that_nobody_takes_teaches_no_name() {
     assert_eq!(names_after(live(), bad_checksum()), 0);
     assert_eq!(names_after(offline(), bad_checksum()), 1);
     let beyond = answer().with_fault(Fault::BadTransportHeader);
-    assert_eq!(names_after(offline(), beyond), 0);
+    assert_eq!(names_after(live(), beyond), 0);
+    let beyond = answer().with_fault(Fault::BadTransportHeader);
+    assert_eq!(names_after(offline(), beyond), 1);
 }
 
 #[test]
