@@ -155,17 +155,22 @@ fn section(order: Order) -> Vec<u8> {
     block(order, 0x0a0d_0d0a, &body)
 }
 
-/// An interface; each option is code and value.
-fn interface(order: Order, link_type: u16, snaplen: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
-    let mut body = order.u16(link_type).to_vec();
-    body.extend([0, 0]);
-    body.extend(order.u32(snaplen));
+/// Each option is code and value.
+fn add_options(order: Order, body: &mut Vec<u8>, options: &[(u16, &[u8])]) {
     for (code, value) in options {
         body.extend(order.u16(*code));
         body.extend(order.u16(value.len() as u16));
         body.extend(*value);
         body.resize(body.len().next_multiple_of(4), 0);
     }
+}
+
+/// An interface; each option is code and value.
+fn interface(order: Order, link_type: u16, snaplen: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
+    let mut body = order.u16(link_type).to_vec();
+    body.extend([0, 0]);
+    body.extend(order.u32(snaplen));
+    add_options(order, &mut body, options);
     block(order, 1, &body)
 }
 
@@ -177,12 +182,7 @@ fn enhanced_with(order: Order, frame: &[u8], options: &[(u16, &[u8])]) -> Vec<u8
     }
     body.extend(frame);
     body.resize(body.len().next_multiple_of(4), 0);
-    for (code, value) in options {
-        body.extend(order.u16(*code));
-        body.extend(order.u16(value.len() as u16));
-        body.extend(*value);
-        body.resize(body.len().next_multiple_of(4), 0);
-    }
+    add_options(order, &mut body, options);
     block(order, 6, &body)
 }
 

@@ -146,20 +146,25 @@ fn live_a_full_queue_drops_and_counts() {
     assert!((1..200).contains(&taken), "{taken} of 200 were taken");
 }
 
-#[test]
-fn live_a_queue_that_takes_too_much_memory_drops_and_counts() {
-    let bytes = batch(10, 0).get_array_memory_size() as u64;
+/// A sealer whose queue may take so many bytes. Each batch is stored once something comes on the channel, or when it is gone.
+fn held_up(queue_bytes: u64) -> (Sealer, std::sync::mpsc::Sender<()>) {
     let settings = SealerSettings {
         threads: 1,
         queue_batches: 100,
-        queue_bytes: 2 * bytes,
+        queue_bytes,
         clock: Arc::new(|| NOW * 1_000_000_000),
     };
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let (go_on, wait) = std::sync::mpsc::channel();
     let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, move |_| {
         let _ = wait.recv();
-    })
-    .unwrap();
+    });
+    (sealer.unwrap(), go_on)
+}
+
+#[test]
+fn live_a_queue_that_takes_too_much_memory_drops_and_counts() {
+    let bytes = batch(10, 0).get_array_memory_size() as u64;
+    let (sealer, go_on) = held_up(2 * bytes);
     let intake = sealer.intake();
     let offer = || intake.offer(Kind::Flow, batch(10, 0));
     assert!(offer());
@@ -351,17 +356,7 @@ fn a_draft_is_signed_wherever_it_comes_to_stand() {
 #[test]
 fn who_waits_for_the_queue_waits_for_its_memory_too() {
     let bytes = batch(10, 0).get_array_memory_size() as u64;
-    let settings = SealerSettings {
-        threads: 1,
-        queue_batches: 100,
-        queue_bytes: 2 * bytes,
-        clock: Arc::new(|| NOW * 1_000_000_000),
-    };
-    let (go_on, wait) = std::sync::mpsc::channel::<()>();
-    let sealer = Sealer::start(signer(), Chain::start(None).unwrap(), settings, move |_| {
-        let _ = wait.recv();
-    })
-    .unwrap();
+    let (sealer, go_on) = held_up(2 * bytes);
     let intake = sealer.intake();
     let counters = Arc::clone(intake.counters());
     let feeder = std::thread::spawn({
