@@ -18,6 +18,7 @@ MAX_FILE_BYTES = 8 << 20
 """Longer than any file but a segment may be; the native code knows the exact limits."""
 
 PieceKind = Literal["batch", "manifest", "proof", "receipt", "head", "spool_head", "damage", "unreadable"]
+Role = Literal["evidence", "fork", "refused", "skipped"]
 Layout = Literal["plain", "spool", "archive", "export"]
 
 
@@ -36,8 +37,9 @@ class Piece:
     """The receipt that lies with it."""
     note: str = ""
     """What should be known of it, whatever it proves."""
-    role: Literal["evidence", "fork", "refused"] = "evidence"
-    """`fork`: refused by a Core for a fork, and kept; `refused`: put away by a probe."""
+    role: Role = "evidence"
+    """`fork`: refused by a Core for a fork, and kept; `refused`: put away by a probe; `skipped`: in a spool, of another
+    owner, so that its probe may be unable to read it, and deliver others meanwhile."""
 
 
 @dataclass(slots=True)
@@ -131,7 +133,7 @@ def stated_place(name: str) -> tuple[str, int] | None:
         return None
 
 
-def _file(path: Path, role: Literal["evidence", "fork", "refused"] = "evidence") -> Piece:
+def _file(path: Path, role: Role = "evidence") -> Piece:
     try:
         data = read(path)
     except OSError as error:
@@ -217,7 +219,7 @@ def _spool(path: Path) -> Iterator[Piece]:
         if isinstance(file, Piece):
             yield file
         elif file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
-            yield _file(file)
+            yield _file(file, "evidence" if _owner(file) == _owner(file.parent) else "skipped")
     for file in _listed(path / "rejected"):
         if isinstance(file, Piece):
             yield file
@@ -236,6 +238,14 @@ def _spool(path: Path) -> Iterator[Piece]:
         pass
     except OSError as error:
         yield _unreadable(head, error)
+
+
+def _owner(path: Path) -> int | None:
+    """The user that a file belongs to, if it is there."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
 
 
 def spool_head(data: bytes) -> tuple[str, int, str] | None:

@@ -192,6 +192,18 @@ def test_what_a_spool_may_lack_is_only_noted(evidence, chain, check, tmp_path):
     assert f"batch 0 to 1, 3 of chain {CHAIN} (probe-1/eth0) is not here: delivered already" in str(finding)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_what_a_probe_cannot_read_keeps_back_no_other(evidence, chain, check, tmp_path):
+    spool = evidence.spool(tmp_path / "spool", [*chain[:5], chain[7]], head=chain[-1])
+    assert [name for name, _ in faults(check(spool))] == ["gap", "tail"]
+    for batch in chain[:5]:
+        os.chown(spool / "pending" / f"{batch.name}.arrows", 65534, 65534)
+    report = check(spool)
+    assert faults(report) == []
+    assert [finding.check for finding in report.findings] == ["gap", "tail"]
+    assert "batch 5 to 6" in str(report.findings[0])
+
+
 def test_a_missing_tail_is_named(evidence, chain, check, tmp_path):
     spool = evidence.spool(tmp_path / "spool", chain[:7], head=chain[-1])
     only(check(spool), "tail", "missing tail: batch 7 to 9")

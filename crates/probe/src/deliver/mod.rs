@@ -82,6 +82,8 @@ pub struct DeliverSettings {
     pub backoff_max: Duration,
     /// Wait after the Core said that this probe is not trusted.
     pub refused_interval: Duration,
+    /// How long an entry rests that the disk did not give.
+    pub unreadable_interval: Duration,
     /// Longest time for a connection to be made.
     pub connect_timeout: Duration,
     /// Longest time for a request and its answer, beside the time that the body may take on a slow line.
@@ -99,6 +101,7 @@ impl DeliverSettings {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(30),
             refused_interval: Duration::from_secs(60),
+            unreadable_interval: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
             alarm_interval: Duration::from_secs(60),

@@ -26,9 +26,11 @@ use crate::spool::{Disk, Entry, Form, Loaded, NotLoaded, Spool};
 const BACKPRESSURE: HeaderName = HeaderName::from_static("x-backpressure");
 /// Without news the loop looks at the spool again after this time.
 const IDLE: Duration = Duration::from_secs(3600);
-/// An entry that the disk does not give so many times in a row is put away, so that the others can go. With the waits
-/// between them that takes half a minute or so: a probe that is short of descriptors for a moment puts nothing away.
+/// An entry that the disk does not give so many times in a row, but others between them, is put away. With its rests that
+/// takes a minute or longer: a probe that is short of descriptors for a moment puts nothing away.
 const UNREADABLE_TRIES: u32 = 10;
+/// After so many entries that the disk did not give, the answers that came meanwhile are looked at first.
+const UNREADABLE_AT_ONCE: usize = 64;
 
 /// A line on which a body goes slower than this, in bytes a second, is too slow for a request.
 const SLOWEST_LINE: u64 = 16 * 1024;
@@ -60,8 +62,6 @@ pub(super) struct Worker<D: Disk> {
     window: Window,
     /// Nothing is sent before.
     wait_until: Option<Instant>,
-    /// The entry that the disk did not give last, and how many times in a row.
-    unreadable: Option<(Entry, u32)>,
     requests: JoinSet<Verdict>,
     entries: HashMap<Id, (Entry, Departure)>,
 }
@@ -120,7 +120,6 @@ impl<D: Disk + 'static> Worker<D> {
             counters,
             state,
             wait_until: None,
-            unreadable: None,
             requests: JoinSet::new(),
             entries: HashMap::new(),
         })
@@ -168,7 +167,11 @@ impl<D: Disk + 'static> Worker<D> {
 
     /// When to look at the spool again without news, after [`Self::launch`] at `now`.
     fn wakes_at(&self, now: Instant) -> Instant {
-        self.wait_until.unwrap_or(now + IDLE)
+        let idle = now + IDLE;
+        self.wait_until.unwrap_or_else(|| {
+            let rested = self.spool.next_rest_ends(now.into_std());
+            rested.map_or(idle, |end| idle.min(Instant::from_std(end)))
+        })
     }
 
     /// Starts as many requests as are allowed now.
@@ -182,19 +185,23 @@ impl<D: Disk + 'static> Worker<D> {
         } else {
             self.window.size()
         };
+        let mut not_given = 0;
         while self.requests.len() < limit {
-            let Some(entry) = self.spool.take_oldest() else {
+            if not_given == UNREADABLE_AT_ONCE {
+                return self.wait_at_least(now);
+            }
+            let Some(entry) = self.spool.take_oldest(now.into_std()) else {
                 return;
             };
             let loaded = match self.spool.load(&entry) {
                 Ok(loaded) => loaded,
                 Err(NotLoaded::Gone) => continue,
                 Err(NotLoaded::Unreadable) => {
-                    self.not_given(entry);
-                    return self.wait(None, false);
+                    self.not_given(&entry);
+                    not_given += 1;
+                    continue;
                 }
             };
-            self.unreadable = None;
             DeliverCounters::add(&self.counters.requests, 1);
             DeliverCounters::add(&self.counters.in_flight, 1);
             DeliverCounters::add(&self.counters.bytes_sent, loaded.bytes.len() as u64);
@@ -207,21 +214,17 @@ impl<D: Disk + 'static> Worker<D> {
         }
     }
 
-    /// The disk did not give an entry. It comes first, so it is tried again first; that it goes on failing must not keep back
-    /// the others.
-    fn not_given(&mut self, entry: Entry) {
-        let times = match self.unreadable {
-            Some((last, times)) if last == entry => times + 1,
-            _ => 1,
-        };
-        if times < UNREADABLE_TRIES {
-            self.unreadable = Some((entry, times));
+    /// The disk did not give an entry: the others go first, for a while.
+    fn not_given(&mut self, entry: &Entry) {
+        // From now on: to read it may have taken long.
+        let until = Instant::now() + self.settings.unreadable_interval;
+        if self.spool.rest(entry, until.into_std()) < UNREADABLE_TRIES {
             return;
         }
-        self.unreadable = None;
-        let reason = format!("the disk did not give it {UNREADABLE_TRIES} times in a row");
-        if self.spool.give_up(&entry, &reason) {
-            let detail = format!("{} is put away: {reason}", named(&entry));
+        let reason =
+            format!("the disk gave other entries, but not this one, {UNREADABLE_TRIES} times in a row");
+        if self.spool.give_up(entry, &reason) {
+            let detail = format!("{} is put away: {reason}", named(entry));
             self.alarms.raise(Severity::Error, "batch_unreadable", detail);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -241,6 +242,7 @@ fn settings(url: String) -> DeliverSettings {
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(20),
         refused_interval: Duration::from_millis(5),
+        unreadable_interval: Duration::from_millis(5),
         alarm_interval: Duration::ZERO,
         ..DeliverSettings::new(url)
     }
@@ -259,7 +261,7 @@ impl Probe {
             sync: Sync::Never,
         };
         let spool = Arc::new(Spool::open(&directory.path().join("buffer"), settings).unwrap());
-        for sealed in &chains()[0][..batches] {
+        for sealed in chains().iter().flatten().take(batches) {
             assert!(matches!(spool.store(sealed), Stored::Batch));
         }
         Self {
@@ -649,7 +651,7 @@ fn shutdown_waits_for_what_is_left_but_not_longer_than_granted() {
     probe.shutdown(Duration::from_millis(30));
     assert_eq!(probe.spool.pending_entries(), 5);
     assert!(
-        probe.spool.take_oldest().is_some(),
+        probe.spool.take_oldest(crate_now()).is_some(),
         "nothing is held as in flight"
     );
 }
@@ -913,20 +915,50 @@ fn a_name_server_that_does_not_answer_does_not_hold_up_the_end() {
     assert!(crate_now() - began < Duration::from_secs(5));
 }
 
-#[test]
-fn a_batch_that_the_disk_does_not_give_keeps_back_no_other() {
-    let core = Core::start(archived);
-    let probe = Probe::new(4);
+/// Replaces the files of the oldest `count` batches by directories: to read one fails, for root too.
+fn make_unreadable(probe: &Probe, count: usize) -> Vec<PathBuf> {
     let pending = probe.directory.path().join("buffer/pending");
-    let mut names: Vec<_> = std::fs::read_dir(&pending)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    names.sort();
-    // Reading a directory as a file fails, for root too.
-    std::fs::remove_file(&names[0]).unwrap();
-    std::fs::create_dir(&names[0]).unwrap();
-    let mut probe = probe.deliver(settings(core.url()));
+    let oldest = chains().iter().flatten().take(count).map(|sealed| Entry {
+        chain: sealed.claims.chain,
+        seq: sealed.claims.seq,
+        form: Form::Batch,
+    });
+    let paths: Vec<_> = oldest.map(|entry| pending.join(entry.file_name())).collect();
+    for path in &paths {
+        std::fs::remove_file(path).unwrap();
+        std::fs::create_dir(path).unwrap();
+    }
+    paths
+}
+
+#[test]
+fn batches_that_the_disk_does_not_give_keep_back_no_other() {
+    let core = Core::start(archived);
+    let probe = Probe::new(72);
+    let unreadable = make_unreadable(&probe, 66);
+    let mut settings = settings(core.url());
+    // They come first, and are not asked for again while this test runs.
+    settings.unreadable_interval = Duration::from_secs(3600);
+    let mut probe = probe.deliver(settings);
+    probe.wait("delivery of the others", |probe| {
+        probe.spool.pending_entries() == 66
+    });
+    probe.shutdown(Duration::ZERO);
+    let entries = probe.spool.counters().ledger_entries();
+    assert_eq!(value(&entries, "batches_acknowledged", ""), 6);
+    assert_eq!(value(&entries, "batches_rejected", "unreadable"), 0);
+    assert!(unreadable.iter().all(|path| path.exists()));
+}
+
+#[test]
+fn a_batch_that_the_disk_does_not_give_again_and_again_is_put_away() {
+    let core = Core::start(archived);
+    let probe = Probe::new(48);
+    let unreadable = make_unreadable(&probe, 1);
+    let mut settings = settings(core.url());
+    // It is asked for before each of the others.
+    settings.unreadable_interval = Duration::ZERO;
+    let mut probe = probe.deliver(settings);
     probe.wait_until_empty();
     let detail = probe.alarm("batch_unreadable").unwrap();
     assert!(
@@ -936,8 +968,8 @@ fn a_batch_that_the_disk_does_not_give_keeps_back_no_other() {
     probe.shutdown(Duration::ZERO);
     let entries = probe.spool.counters().ledger_entries();
     assert_eq!(value(&entries, "batches_rejected", "unreadable"), 1);
-    assert_eq!(value(&entries, "batches_acknowledged", ""), 3);
-    assert!(!names[0].exists(), "it is in rejected/");
+    assert_eq!(value(&entries, "batches_acknowledged", ""), 47);
+    assert!(!unreadable[0].exists(), "it is in rejected/");
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(super) fn parse_name(name: &str) -> Option<Entry> {
 }
 
 /// An entry's place in the order of delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) rank: u32,
     pub(super) seq: u64,

@@ -12,8 +12,7 @@
 //! 4. A deletion may be undone by a crash: the batch is delivered again, and the Core answers 200.
 //!
 //! Damage: a file in `pending/` that does not hold what its name says goes to `rejected/`; of one whose manifest is readable
-//! the manifest stays behind; one that the disk does not give now stays, and is tried again when its turn to be sent comes;
-//! files of other names are left alone, in every directory; a file that vanished is counted as lost.
+//! the manifest stays behind; one that the disk does not give now stays, and is tried again, others meanwhile; files of other names are left alone, in every directory; a file that vanished is counted as lost.
 
 mod counters;
 mod disk;
@@ -24,7 +23,7 @@ mod take;
 #[cfg(test)]
 mod model;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -143,7 +142,7 @@ pub struct Loaded {
 pub enum NotLoaded {
     /// It vanished, or was damaged and is put away: it is no longer in the spool.
     Gone,
-    /// The disk does not give it now: it is still in the spool.
+    /// The disk does not give it now: it is still in the spool, and in flight until it is put to rest, given up or released.
     Unreadable,
 }
 
@@ -200,10 +199,29 @@ struct Troubles {
     last: Option<Instant>,
 }
 
+/// An entry that the disk did not give.
+#[derive(Clone, Copy, Debug)]
+struct NotGiven {
+    /// How many times in a row, without those between which the disk gave no other entry either.
+    times: u32,
+    /// `State::given` at the last of them.
+    given: u64,
+    /// It is not handed out before.
+    until: Instant,
+}
+
 #[derive(Debug, Default)]
 struct State {
     batches: BTreeMap<Key, Sizes>,
     manifests: BTreeMap<Key, Sizes>,
+    /// Entries that may be handed out: neither in flight nor at rest.
+    free: BTreeSet<(Key, Form)>,
+    /// Entries that the disk did not give when they were last asked for.
+    not_given: HashMap<(Key, Form), NotGiven>,
+    /// Those of them that are at rest, by its end.
+    resting: BTreeSet<(Instant, Key, Form)>,
+    /// How many times the disk gave an entry.
+    given: u64,
     /// Files of `rejected/`, oldest first.
     rejected: std::collections::VecDeque<(String, u64)>,
     rejected_bytes: u64,
@@ -234,6 +252,28 @@ impl State {
     fn rank(&mut self, chain: ChainId) -> u32 {
         let next = self.ranks.len() as u32;
         *self.ranks.entry(chain).or_insert(next)
+    }
+
+    /// The entry is no longer in flight.
+    fn land(&mut self, key: &Key) {
+        self.in_flight.retain(|other| other != key);
+    }
+
+    /// Those whose rest is over at `now` may be handed out again.
+    fn wake(&mut self, now: Instant) {
+        while let Some(&(until, key, form)) = self.resting.first()
+            && until <= now
+        {
+            self.resting.pop_first();
+            self.free.insert((key, form));
+        }
+    }
+
+    /// The entry has not failed to be read, as far as is known.
+    fn forgive(&mut self, key: &Key, form: Form) {
+        if let Some(not_given) = self.not_given.remove(&(*key, form)) {
+            self.resting.remove(&(not_given.until, *key, form));
+        }
     }
 
     fn map(&mut self, form: Form) -> &mut BTreeMap<Key, Sizes> {
@@ -567,6 +607,7 @@ impl<D: Disk> Spool<D> {
                 is_unread: false,
             },
         );
+        state.free.insert((key, form));
         let counter = match form {
             Form::Batch => &self.counters.spooled,
             Form::Manifest => &self.counters.manifests_spooled,
@@ -579,6 +620,8 @@ impl<D: Disk> Spool<D> {
         let Some(sizes) = state.map(form).remove(key) else {
             return false;
         };
+        state.free.remove(&(*key, form));
+        state.forgive(key, form);
         state.pending_bytes -= sizes.size;
         state.pending_events -= sizes.events;
         match form {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -308,7 +309,7 @@ fn spool_on(disk: &MemoryDisk, max_bytes: u64) -> Spool<MemoryDisk> {
 
 /// What is left in a spool, from the oldest on.
 fn left(spool: &Spool<MemoryDisk>) -> Vec<(Entry, Kind)> {
-    std::iter::from_fn(|| spool.take_oldest())
+    std::iter::from_fn(|| spool.take_oldest(clock::monotonic()))
         .map(|entry| (entry, spool.load(&entry).unwrap().claims.kind))
         .collect()
 }
@@ -404,7 +405,7 @@ impl Model {
     }
 
     fn deliver(&mut self, verdict: Verdict) {
-        let Some(entry) = self.spool.take_oldest() else {
+        let Some(entry) = self.spool.take_oldest(clock::monotonic()) else {
             return;
         };
         let (place, sealed) = sealed_of(&entry);
@@ -415,8 +416,16 @@ impl Model {
                     self.disturbed || self.settings.sync == Sync::Never,
                     "an entry was damaged on a sound disk"
                 );
-                if error == NotLoaded::Unreadable && verdict == Verdict::Reject {
-                    self.spool.give_up(&entry, "the disk does not give it");
+                let now = clock::monotonic();
+                match (error, verdict) {
+                    (NotLoaded::Gone, _) => {}
+                    (_, Verdict::Reject) => {
+                        self.spool.give_up(&entry, "the disk does not give it");
+                    }
+                    (_, Verdict::Acknowledge) => {
+                        self.spool.rest(&entry, now);
+                    }
+                    (_, Verdict::Release) => self.spool.release(&entry),
                 }
                 return;
             }
@@ -444,7 +453,15 @@ impl Model {
             self.spool.counters()
         );
         let (bytes, _) = self.spool.fill();
-        assert_eq!(bytes, self.spool.lock().total_bytes());
+        let state = self.spool.lock();
+        assert_eq!(bytes, state.total_bytes());
+        // Between two steps nothing is in flight: each entry may be handed out, or rests.
+        assert_eq!(state.in_flight, []);
+        assert_eq!(
+            state.free.len() + state.resting.len(),
+            state.batches.len() + state.manifests.len()
+        );
+        drop(state);
         assert!(bytes <= self.allowed, "{bytes} of {}", self.allowed);
     }
 
@@ -453,7 +470,7 @@ impl Model {
         self.step(&Step::DiskWell);
         let mut found = BTreeMap::new();
         let mut order = Vec::new();
-        while let Some(entry) = self.spool.take_oldest() {
+        while let Some(entry) = self.spool.take_oldest(clock::monotonic()) {
             if self.spool.load(&entry).is_err() {
                 assert!(
                     self.disturbed || self.settings.sync == Sync::Never,
@@ -610,7 +627,7 @@ fn ledgers_stay_longest_within_their_share() {
         assert!(matches!(spool.store(&sealed), Stored::Batch));
     }
     assert!(counted(&spool, "batches_dropped", None) > 0);
-    let first = spool.take_oldest().unwrap();
+    let first = spool.take_oldest(clock::monotonic()).unwrap();
     assert_eq!(
         (first.seq, first.form),
         (0, Form::Batch),
@@ -709,7 +726,7 @@ fn a_disk_that_hangs_holds_up_nobody_who_only_looks() {
             let seen = (spool.fill().0, spool.pending_events(), spool.pending_entries());
             done.send(seen).unwrap();
         });
-        let seen = looked.recv_timeout(std::time::Duration::from_secs(5));
+        let seen = looked.recv_timeout(Duration::from_secs(5));
         drop(busy);
         assert_eq!(seen, Ok(expected));
     });
@@ -798,7 +815,7 @@ fn foreign_and_corrupt_files_are_put_aside() {
     disk.write(&path(entry(&chains()[0][3], Form::Batch)), &[], false)
         .unwrap();
     let spool = Spool::open_on(disk.clone(), Path::new("/spool"), settings).unwrap();
-    assert!(spool.take_oldest().is_none());
+    assert!(spool.take_oldest(clock::monotonic()).is_none());
     assert_eq!(spool.put_away_at_start(), 3);
     assert_eq!(spool.counters().imbalance(), 0);
     let names: Vec<String> = disk
@@ -829,9 +846,9 @@ fn foreign_and_corrupt_files_are_put_aside() {
     *bytes.last_mut().unwrap() ^= 1;
     disk.write(&path(entry(&chains()[1][0], Form::Batch)), &bytes, false)
         .unwrap();
-    let taken = spool.take_oldest().unwrap();
+    let taken = spool.take_oldest(clock::monotonic()).unwrap();
     assert_eq!(spool.load(&taken).unwrap_err(), NotLoaded::Gone);
-    let taken = spool.take_oldest().unwrap();
+    let taken = spool.take_oldest(clock::monotonic()).unwrap();
     assert_eq!(taken.form, Form::Manifest);
     assert_eq!(
         spool.load(&taken).unwrap().bytes,
@@ -883,6 +900,51 @@ fn what_the_disk_does_not_give_at_start_is_kept() {
         (state.pending_bytes, state.ledger_bytes, state.pending_events),
         (0, 0, 0)
     );
+}
+
+#[test]
+fn what_the_disk_does_not_give_rests_while_others_go() {
+    let disk = MemoryDisk::default();
+    let spool = spool_on(&disk, 1 << 20);
+    for sealed in &chains()[0][..3] {
+        assert!(matches!(spool.store(sealed), Stored::Batch));
+    }
+    let start = clock::monotonic();
+    let second = Duration::from_secs(1);
+    let take = |seconds| spool.take_oldest(start + seconds * second);
+    let first = take(0).unwrap();
+    let path = Path::new("/spool/pending").join(first.file_name());
+    disk.0.lock().unwrap().bad = Some(path);
+    assert_eq!(spool.load(&first).unwrap_err(), NotLoaded::Unreadable);
+    assert_eq!(spool.rest(&first, start + 5 * second), 1);
+    let other = take(4).unwrap();
+    assert_eq!(other.seq, 1, "the others go meanwhile");
+    assert_eq!(spool.next_rest_ends(start + 4 * second), Some(start + 5 * second));
+    assert_eq!(take(5).unwrap(), first, "in its turn again");
+    assert_eq!(spool.next_rest_ends(start + 5 * second), None);
+    assert_eq!(spool.load(&first).unwrap_err(), NotLoaded::Unreadable);
+    assert_eq!(
+        spool.rest(&first, start + 10 * second),
+        1,
+        "as long as nothing else is given, it may be the disk"
+    );
+    spool.load(&other).unwrap();
+    spool.acknowledge(&other);
+    assert_eq!(take(10).unwrap(), first);
+    assert_eq!(spool.load(&first).unwrap_err(), NotLoaded::Unreadable);
+    assert_eq!(spool.rest(&first, start + 15 * second), 2);
+    // The disk gives it again: what was is forgotten.
+    disk.0.lock().unwrap().bad = None;
+    assert_eq!(take(15).unwrap(), first);
+    spool.load(&first).unwrap();
+    spool.release(&first);
+    assert_eq!(take(15).unwrap(), first);
+    assert_eq!(spool.rest(&first, start + 20 * second), 1);
+    // One that is gone does not rest.
+    spool.acknowledge(&first);
+    assert_eq!(spool.next_rest_ends(start), None);
+    assert_eq!(take(20).unwrap().seq, 2);
+    assert_eq!(take(20), None);
 }
 
 #[test]
@@ -962,7 +1024,7 @@ fn one_process_owns_a_spool() {
     assert!(matches!(spool.store(&chains()[0][0]), Stored::Batch));
     drop(spool);
     let spool = Spool::open(&path, settings).unwrap();
-    let entry = spool.take_oldest().unwrap();
+    let entry = spool.take_oldest(clock::monotonic()).unwrap();
     assert!(spool.load(&entry).unwrap().bytes == chains()[0][0].bytes);
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(path.join("pending").join(entry.file_name()))

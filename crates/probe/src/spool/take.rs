@@ -1,36 +1,23 @@
 //! Handing entries out for delivery, and what becomes of them.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
-use super::entry::{Key, Sizes, accounted};
+use super::entry::{Key, accounted};
 use super::{
-    Disk, Entry, Form, Loaded, NotLoaded, REJECTED_SHARE, Spool, State, damage, events_of, parse_entry,
+    Disk, Entry, Form, Loaded, NotGiven, NotLoaded, REJECTED_SHARE, Spool, State, damage, events_of,
+    parse_entry,
 };
 use crate::seal::ipc;
 use crate::seal::manifest::{Claims, Head};
 
 impl<D: Disk> Spool<D> {
-    /// The oldest entry that is not in flight; it is in flight from now on, until it is acknowledged, rejected or released.
-    pub fn take_oldest(&self) -> Option<Entry> {
+    /// The oldest entry that is neither in flight nor at rest; it is in flight from now on, until it is acknowledged, rejected,
+    /// put to rest or released.
+    pub fn take_oldest(&self, now: Instant) -> Option<Entry> {
         let mut state = self.lock();
-        let free = |map: &BTreeMap<Key, Sizes>, form| {
-            let key = map.keys().find(|key| !state.in_flight.contains(key))?;
-            Some((*key, form))
-        };
-        let batch = free(&state.batches, Form::Batch);
-        let manifest = free(&state.manifests, Form::Manifest);
-        let (key, form) = match (batch, manifest) {
-            (Some(batch), Some(manifest)) => {
-                if manifest.0 < batch.0 {
-                    manifest
-                } else {
-                    batch
-                }
-            }
-            (batch, manifest) => batch.or(manifest)?,
-        };
+        state.wake(now);
+        let (key, form) = state.free.pop_first()?;
         state.in_flight.push(key);
         Some(Entry {
             chain: key.chain,
@@ -39,7 +26,7 @@ impl<D: Disk> Spool<D> {
         })
     }
 
-    /// Reads an entry and checks that it is what was written. After an error it is no longer in flight.
+    /// Reads an entry and checks that it is what was written. One that is gone is no longer in flight.
     pub fn load(&self, entry: &Entry) -> Result<Loaded, NotLoaded> {
         let path = self.pending_path(entry);
         let mut state = self.lock();
@@ -48,10 +35,10 @@ impl<D: Disk> Spool<D> {
             Ok(bytes) => bytes,
             Err(error) => {
                 self.note_disk_error("reading an entry", &path, &error);
-                state.in_flight.retain(|other| *other != key);
                 if error.kind() != io::ErrorKind::NotFound {
                     return Err(NotLoaded::Unreadable);
                 }
+                state.land(&key);
                 if self.forget(&mut state, &key, entry.form) {
                     let lost = match entry.form {
                         Form::Batch => &self.counters.vanished,
@@ -62,6 +49,8 @@ impl<D: Disk> Spool<D> {
                 return Err(NotLoaded::Gone);
             }
         };
+        state.given += 1;
+        state.forgive(&key, entry.form);
         let parsed = parse_entry(entry, &bytes);
         let reason = match parsed {
             Ok((claims, digest)) => match damage(entry, &bytes, &claims) {
@@ -80,7 +69,7 @@ impl<D: Disk> Spool<D> {
         };
         let reason = format!("damaged on disk: {reason}");
         tracing::error!(path = %path.display(), "spool: {reason}");
-        state.in_flight.retain(|other| *other != key);
+        state.land(&key);
         self.put_away_damaged(&mut state, &key, entry, &bytes, &reason);
         Err(NotLoaded::Gone)
     }
@@ -142,7 +131,7 @@ impl<D: Disk> Spool<D> {
     pub fn acknowledge(&self, entry: &Entry) {
         let mut state = self.lock();
         let key = state.key(entry);
-        state.in_flight.retain(|other| *other != key);
+        state.land(&key);
         let events = state.map(entry.form).get(&key).map_or(0, |sizes| sizes.events);
         if self.forget(&mut state, &key, entry.form) {
             Self::count(&self.counters.events_acknowledged, events);
@@ -160,7 +149,7 @@ impl<D: Disk> Spool<D> {
     pub fn reject(&self, entry: &Entry, reason: &str) {
         let mut state = self.lock();
         let key = state.key(entry);
-        state.in_flight.retain(|other| *other != key);
+        state.land(&key);
         let size = state.map(entry.form).get(&key).map_or(0, |sizes| sizes.size);
         if self.forget(&mut state, &key, entry.form) {
             let counter = match entry.form {
@@ -177,7 +166,7 @@ impl<D: Disk> Spool<D> {
     pub fn give_up(&self, entry: &Entry, reason: &str) -> bool {
         let mut state = self.lock();
         let key = state.key(entry);
-        state.in_flight.retain(|other| *other != key);
+        state.land(&key);
         let Some(size) = state.map(entry.form).get(&key).map(|sizes| sizes.size) else {
             return false;
         };
@@ -194,11 +183,41 @@ impl<D: Disk> Spool<D> {
         true
     }
 
+    /// The disk did not give an entry: it is not handed out before `until`, so that it keeps back no other. Returns how many
+    /// times in a row that was; it counts only where the disk gave another entry since the time before. A disk that gives
+    /// nothing says nothing of a single file.
+    pub fn rest(&self, entry: &Entry, until: Instant) -> u32 {
+        let mut state = self.lock();
+        let key = state.key(entry);
+        state.land(&key);
+        let (at, given) = ((key, entry.form), state.given);
+        let times = match state.not_given.get(&at) {
+            Some(before) if before.given == given => before.times,
+            before => before.map_or(0, |before| before.times).saturating_add(1),
+        };
+        state.forgive(&key, entry.form);
+        if state.map(entry.form).contains_key(&key) {
+            state.not_given.insert(at, NotGiven { times, given, until });
+            state.resting.insert((until, key, entry.form));
+        }
+        times
+    }
+
+    /// When the first entry that is still at rest at `now` may be handed out again.
+    pub fn next_rest_ends(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.lock();
+        state.wake(now);
+        state.resting.first().map(|(until, ..)| *until)
+    }
+
     /// Puts an entry back: it was not answered, and will be tried again.
     pub fn release(&self, entry: &Entry) {
         let mut state = self.lock();
         let key = state.key(entry);
-        state.in_flight.retain(|other| *other != key);
+        state.land(&key);
+        if state.map(entry.form).contains_key(&key) {
+            state.free.insert((key, entry.form));
+        }
     }
 
     /// Moves a file of `pending/` to `rejected/`, with the reason beside it.
