@@ -18,6 +18,8 @@ from dpi_probe import _native
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pydantic_settings import BaseSettings
+
     Entry = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,15 +203,16 @@ def _toml_value(value: object) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def config_page() -> str:
-    """docs/reference/config.md."""
-    from dpi_probe.config import ProbeSettings, allowed
+def settings_table(model: type[BaseSettings]) -> tuple[list[str], list[str]]:
+    """The settings as the lines of a table, and of a TOML file in which each stands as a comment."""
+    from dpi_probe.config import allowed
 
     table = ["| setting | default | what it does |", "|---|---|---|"]
     example = []
-    for name, field in ProbeSettings.model_fields.items():
-        default = "" if field.default is None else _toml_value(field.default)
-        values = allowed(name)
+    for name, field in model.model_fields.items():
+        given = None if field.default_factory else field.default
+        default = "" if given is None else _toml_value(given)
+        values = allowed(name, model)
         text = (field.description or "").rstrip(".") + "." + (f" {values.capitalize()}." if values else "")
         table.append(f"| `{name}` | {f'`{default}`' if default else ''} | {text} |")
         if not default and not field.examples:
@@ -217,6 +220,14 @@ def config_page() -> str:
             raise ValueError(msg)
         value = default or _toml_value((field.examples or [])[0])
         example += [f"# {text}", f"# {name} = {value}", ""]
+    return table, example[:-1]
+
+
+def config_page() -> str:
+    """docs/reference/config.md."""
+    from dpi_probe.config import ProbeSettings
+
+    table, example = settings_table(ProbeSettings)
     return "\n".join(
         [
             "# Settings of the probe",
@@ -228,13 +239,47 @@ def config_page() -> str:
             "or of `/etc/dpi-probe/config.toml` where none is given and that is there.",
             "A flag overrules the environment, that the file, that the default. SIGHUP has a running probe look there",
             "again, with `--config` or without; what was changed by `PUT /v1/config` goes back to what they say.",
+            "Those of a Core stand in the same file, in a table `[core]`: [core-config.md](core-config.md).",
             "",
             *table,
             "",
             "## Example file",
             "",
             "```toml",
-            *example[:-1],
+            *example,
+            "```",
+            "",
+        ]
+    )
+
+
+def core_config_page() -> str:
+    """docs/reference/core-config.md."""
+    from dpi_probe.cli.core import command
+    from dpi_probe.core.settings import CoreSettings
+
+    table, example = settings_table(CoreSettings)
+    flags = {option.name: option.opts[0] for option in command.params if option.name in CoreSettings.model_fields}
+    first, *others = (f"`{flags[name]}`" for name in CoreSettings.model_fields if name in flags)
+    return "\n".join(
+        [
+            "# Settings of the Core",
+            "",
+            NOTE,
+            "",
+            "Each setting is an environment variable with `CORE_` before its name (`CORE_QUERY_TIMEOUT_SECONDS=60`) or",
+            "a line of the table `[core]` in the file given with `--config` (`query_timeout_seconds = 60`), or in",
+            "`/etc/dpi-probe/config.toml` where none is given and that is there; the rest of that file is the probes'.",
+            f"Flags of `dpi-probe core` are {', '.join([first, *others[:-1]])} and {others[-1]}.",
+            "A flag overrules the environment, that the file, that the default. They are read when the Core starts.",
+            "",
+            *table,
+            "",
+            "## Example file",
+            "",
+            "```toml",
+            "[core]",
+            *example,
             "```",
             "",
         ]
@@ -375,6 +420,7 @@ def metrics_page() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/reference/captures.md": captures_page,
     "docs/reference/config.md": config_page,
+    "docs/reference/core-config.md": core_config_page,
     "docs/reference/counters.md": counters_page,
     "docs/reference/doctor.md": doctor_page,
     "docs/reference/metrics.md": metrics_page,

@@ -63,7 +63,8 @@ def command(context: click.Context, /, **flags: Any) -> None:
     dpi-probe core reindex
         the database again, from the archive
 
-    SIGTERM ends it cleanly. Every setting also has an environment name CORE_… and a place in the table [core].
+    SIGTERM ends it cleanly. Every setting also has an environment name CORE_… and a place in the table [core];
+    docs/reference/core-config.md lists them.
     """
     if context.invoked_subcommand is not None:
         context.obj = flags

@@ -38,12 +38,20 @@ class CoreSettings(BaseSettings):
     pki: Path = Field(
         Path("pki"), description="Directory of `dpi-probe pki init`: ca.pem, crl.pem, core.pem, core.key."
     )
-    ca_cert_path: Path | None = Field(None, description="The authority's certificate, if not PKI/ca.pem.")
-    cert_path: Path | None = Field(None, description="The Core's certificate, if not PKI/core.pem.")
-    key_path: Path | None = Field(None, description="The Core's key, if not PKI/core.key.")
-    crl_path: Path | None = Field(None, description="The revocation list, if not PKI/crl.pem.")
+    ca_cert_path: Path | None = Field(
+        None, examples=["/etc/dpi-probe/core/ca.pem"], description="The authority's certificate, if not PKI/ca.pem."
+    )
+    cert_path: Path | None = Field(
+        None, examples=["/etc/dpi-probe/core/core.pem"], description="The Core's certificate, if not PKI/core.pem."
+    )
+    key_path: Path | None = Field(
+        None, examples=["/etc/dpi-probe/core/core.key"], description="The Core's key, if not PKI/core.key."
+    )
+    crl_path: Path | None = Field(
+        None, examples=["/etc/dpi-probe/core/crl.pem"], description="The revocation list, if not PKI/crl.pem."
+    )
     allowed_skew_seconds: int = Field(
-        300, ge=0, le=86400, description="How far in the future a probe's clock may be before its batches are refused."
+        300, ge=0, le=86400, description="Seconds that a probe's clock may be ahead before its batches are refused."
     )
     max_requests_in_flight: int = Field(
         64,
@@ -52,24 +60,29 @@ class CoreSettings(BaseSettings):
         description="Requests handled at a time; more are answered 429, and so are those of one probe above a quarter "
         "of it, but for 4.",
     )
-    max_in_flight_mb: int = Field(64, ge=1, le=65536, description="Bytes of their bodies; more are answered 429.")
+    max_in_flight_mb: int = Field(
+        64, ge=1, le=65536, description="MiB that their bodies may have in all; more are answered 429."
+    )
     body_timeout_seconds: float = Field(
         30,
         gt=0,
         le=600,
-        description="How long a body may stand still, from one part of it to the next; in all it may take as long, and "
-        "a second more for every 4 KiB of it.",
+        description="Seconds that a body may stand still, from one part of it to the next; in all it may take as long, "
+        "and a second more for every 4 KiB of it.",
     )
-    commit_delay_ms: float = Field(5, ge=0, le=50, description="How long a batch waits for others to share its fsync.")
-    segment_size_mb: int = Field(256, ge=1, le=4096, description="Size at which the archive begins a new segment.")
+    commit_delay_ms: float = Field(
+        5, ge=0, le=50, description="Milliseconds that a batch waits for others to share its fsync."
+    )
+    segment_size_mb: int = Field(256, ge=1, le=4096, description="MiB at which the archive begins a new segment.")
     verify_threads: int = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 2) - 1),
         ge=1,
         le=256,
-        description="Threads that verify batches.",
+        examples=[3],
+        description="Threads that verify batches. Default: one less than the machine has cores.",
     )
     database_memory_mb: int = Field(
-        2048, ge=256, le=1 << 20, description="Memory that one insert or query may take in the database."
+        2048, ge=256, le=1 << 20, description="MiB that one insert or query may take in the database."
     )
     database_nice: int = Field(
         19,
@@ -77,7 +90,7 @@ class CoreSettings(BaseSettings):
         le=19,
         description="Nice value of the database process once it is up; at 0 indexing competes with receiving.",
     )
-    query_timeout_seconds: float = Field(30, gt=0, le=3600, description="How long a query may take.")
+    query_timeout_seconds: float = Field(30, gt=0, le=3600, description="Seconds that a query may take.")
 
     @field_validator("listen")
     @classmethod
@@ -201,7 +214,7 @@ def load_settings(flags: Mapping[str, Any], config: Path | None = None) -> CoreS
         if first["type"] != "value_error" and name in CoreSettings.model_fields:
             reason = allowed(name, CoreSettings) or reason
         if first["type"] == "extra_forbidden":
-            hint = meant(name, CoreSettings) or "docs/reference/core-api.md says where the settings are described"
+            hint = meant(name, CoreSettings) or "docs/reference/core-config.md lists the settings"
             raise ConfigError(f"{path}: [core] {name}: there is no such setting; {hint}") from error
         given = str(first["input"])
         if name == "database" and "@" in given:

@@ -70,7 +70,7 @@ def test_bad_file_is_one_line_that_names_it(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("data_dri", "did you mean data_dir?"), ("nonsense", "docs/reference/core-api.md says where the settings")],
+    [("data_dri", "did you mean data_dir?"), ("nonsense", "docs/reference/core-config.md lists the settings")],
 )
 def test_a_name_that_is_no_setting_gets_a_hint(tmp_path: Path, name: str, hint: str) -> None:
     path = tmp_path / "config.toml"
