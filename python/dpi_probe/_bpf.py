@@ -28,6 +28,8 @@ Instruction = tuple[int, int, int, int]
 
 # PCAP_NETMASK_UNKNOWN: `ip broadcast` cannot be compiled without the network's mask.
 _NETMASK_UNKNOWN = 0xFFFFFFFF
+# BPF_MAXINSNS: neither the kernel nor `probe::capture::bpf` takes a longer program.
+_MOST_INSTRUCTIONS = 4096
 _OPTIMIZE = 1
 # PCAP_ERROR_IFACE_NOT_UP.
 _NOT_UP = -9
@@ -154,6 +156,14 @@ def _compile(library: ctypes.CDLL, handle: int, expression: str, link_type: int)
     if library.pcap_compile(handle, ctypes.byref(program), text, _OPTIMIZE, _NETMASK_UNKNOWN) != 0:
         reason = library.pcap_geterr(handle).decode("utf-8", "replace")
         msg = f"filter {expression!r} (link type {link_type}): {reason}; the language is that of pcap-filter(7)"
+        raise ConfigError(msg)
+    if program.length > _MOST_INSTRUCTIONS:
+        length = program.length
+        library.pcap_freecode(ctypes.byref(program))
+        msg = (
+            f"the filter for link type {link_type} is a program of {length:,} instructions, and {_MOST_INSTRUCTIONS:,} "
+            "are allowed; say it shorter, for instance by networks (`net 192.0.2.0/24`) instead of hosts"
+        )
         raise ConfigError(msg)
     try:
         return [

@@ -17,7 +17,7 @@ use probe::record::files::{self, Options};
 use probe::record::read::{Reading, Shared, Step};
 use probe::record::schema::{FEATURES, definition, recorded, type_name};
 use probe::record::{Addresses, Format, Layout, Limits, Protocols, WriteError, Writer};
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
 use wire::column::{Column, Type};
@@ -409,10 +409,23 @@ impl Iterator for Stream {
             Ok(None) => self.reading.shared().failure().and_then(stopped),
             Err(raised) => {
                 self.reading.shared().cancel();
+                Python::attach(|py| raise_again(py, &raised));
                 *lock(&self.raised) = Some(raised);
                 stopped("interrupted".to_owned())
             }
         }
+    }
+}
+
+/// Ctrl-C was taken by this stream, whose consumer raises an error of its own that programs catch: it comes again, when
+/// Python has the word.
+fn raise_again(py: Python<'_>, raised: &PyErr) {
+    if raised.is_instance_of::<PyKeyboardInterrupt>(py)
+        && let Err(error) = py
+            .import("_thread")
+            .and_then(|thread| thread.call_method0("interrupt_main"))
+    {
+        error.write_unraisable(py, None);
     }
 }
 

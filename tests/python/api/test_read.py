@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -212,6 +217,45 @@ def test_settings_are_checked_at_once(small, settings, message):
 def test_no_path_is_a_clear_error():
     with pytest.raises(dpi_probe.ConfigError, match="at least one capture file"):
         dpi_probe.read([])
+
+
+def test_a_path_that_the_system_refuses_is_told_at_once(tmp_path, small):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for path, words in (
+        (small / "below", "Not a directory"),
+        (loop, "symbolic links"),
+        (tmp_path / ("x" * 300), "long"),
+    ):
+        with pytest.raises(dpi_probe.CaptureError, match=words) as caught:
+            dpi_probe.read(path)
+        assert "every packet before" not in str(caught.value)
+
+
+def test_ctrl_c_is_not_lost_where_another_takes_the_stream(tmp_path):
+    program = (
+        "import dpi_probe, polars, sys\n"
+        "print('reads', flush=True)\n"
+        "try:\n"
+        "    polars.DataFrame(dpi_probe.read(sys.argv[1]))\n"
+        "except Exception as error:\n"
+        "    print('went on', type(error))\n"
+    )
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"reads\n"
+        # Opened once the reader has come.
+        with path.open("wb"):
+            time.sleep(0.3)
+            child.send_signal(signal.SIGINT)
+            output, errors = child.communicate(timeout=20)
+    assert output == b""
+    assert b"KeyboardInterrupt" in errors
+    assert child.returncode == -signal.SIGINT
 
 
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path):

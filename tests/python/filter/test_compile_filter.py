@@ -7,7 +7,7 @@ from dpi_probe._bpf import compile_filter
 from dpi_probe._flows import compile_filter as compile_for_files
 from dpi_probe.errors import ConfigError
 
-ETHERNET, RAW_IP, LINUX_SLL, IEEE802_11 = 1, 101, 113, 105
+ETHERNET, RAW_IP, LINUX_SLL, IEEE802_11, IEEE802_11_RADIOTAP = 1, 101, 113, 105, 127
 
 
 def test_a_program_ends_with_returns() -> None:
@@ -61,6 +61,19 @@ def test_a_filter_of_files_need_fit_one_link_type_only(expression: str, fits: in
     programs = dict(compile_for_files(expression))
     assert isinstance(programs[fits], list)
     assert isinstance(programs[RAW_IP], str)
+
+
+def test_a_filter_that_is_too_long_for_one_link_type_holds_for_the_others() -> None:
+    # The headers of 802.11 have no fixed length, so that each test of a host begins at the start.
+    expression = " or ".join(f"host 10.0.0.{number}" for number in range(60))
+    programs = dict(compile_for_files(expression))
+    assert isinstance(programs[ETHERNET], list)
+    message = str(programs[IEEE802_11_RADIOTAP])
+    assert "link type 127 is a program of" in message
+    assert "4,096 are allowed" in message
+    with pytest.raises(ConfigError) as caught:
+        compile_filter(expression, IEEE802_11_RADIOTAP)
+    assert str(caught.value) == message
 
 
 def test_a_filter_of_files_that_fits_none_is_refused_at_once() -> None:

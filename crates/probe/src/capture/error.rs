@@ -94,7 +94,7 @@ pub enum CaptureError {
         searched: u64,
     },
     /// The operating system or the decompressor failed.
-    #[error("{path}: reading failed at byte {offset}: {source}; every packet before it was read")]
+    #[error("{path}: reading failed at byte {offset}: {source}{}", if *offset == 0 { "" } else { "; every packet before it was read" })]
     Read {
         /// The file.
         path: String,

@@ -94,6 +94,7 @@ const fn is_unreadable(error: &CaptureError) -> bool {
             | CaptureError::Empty { .. }
             | CaptureError::NotACapture { .. }
             | CaptureError::UnsupportedVersion { .. }
+            | CaptureError::Read { offset: 0, .. }
     )
 }
 
