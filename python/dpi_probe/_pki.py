@@ -140,6 +140,11 @@ def load_revocations(path: Path, authority: x509.Certificate) -> x509.Certificat
     """
     try:
         revocations = x509.load_pem_x509_crl(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"revocation list {path}: {error.strerror}; put back a copy, such as the one that the Core reads: "
+            "without it nobody knows what is revoked"
+        ) from error
     except OSError as error:
         raise ConfigError(f"revocation list {path}: {error.strerror}") from error
     except ValueError as error:
@@ -216,14 +221,11 @@ class Authority:
                 .sign(key, hashes.SHA384())
             )
             with _written_pair(directory / "ca.pem", certificate, key) as pair:
+                # An authority without its list is of no use, and would be in the way of the next try: so the list comes
+                # first.
+                _write_revocations(directory, certificate, key, [], number=1)
                 pair.create()
-                try:
-                    authority = cls(directory)
-                    authority._write_revocations([], number=1)
-                except BaseException:
-                    # An authority without its list is of no use, and would be in the way of the next try.
-                    pair.remove()
-                    raise
+            authority = cls(directory)
         except OSError as error:
             raise _unwritten(error.filename or directory, error) from error
         authority.issue_core(core, dns=hosts, ip=[str(address) for address in addresses])
@@ -311,7 +313,7 @@ class Authority:
             ]
             number = present.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
             try:
-                self._write_revocations([*present, *fresh], number=number + 1)
+                _write_revocations(self.directory, self.certificate, self._key, [*present, *fresh], number=number + 1)
             except OSError as error:
                 raise _unwritten(self.directory / "crl.pem", error) from error
         return serials
@@ -419,23 +421,31 @@ class Authority:
         except OSError as error:
             raise _unwritten(error.filename or path, error) from error
 
-    def _write_revocations(self, revoked: Sequence[x509.RevokedCertificate], *, number: int) -> None:
-        now = dt.datetime.now(dt.UTC)
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self.certificate.subject)
-            .last_update(now - BACKDATE)
-            .next_update(now + dt.timedelta(days=CRL_DAYS))
-            .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-        )
-        for entry in revoked:
-            builder = builder.add_revoked_certificate(entry)
-        signed = builder.sign(self._key, hashes.SHA384())
-        # Readers see the old list or the new one, never a part of one.
-        path = self.directory / "crl.pem"
-        with _written(path, signed.public_bytes(serialization.Encoding.PEM)) as temporary:
-            temporary.replace(path)
+
+def _write_revocations(
+    directory: Path,
+    authority: x509.Certificate,
+    key: PrivateKey,
+    revoked: Sequence[x509.RevokedCertificate],
+    *,
+    number: int,
+) -> None:
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(now - BACKDATE)
+        .next_update(now + dt.timedelta(days=CRL_DAYS))
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+    )
+    for entry in revoked:
+        builder = builder.add_revoked_certificate(entry)
+    signed = builder.sign(key, hashes.SHA384())
+    # Readers see the old list or the new one, never a part of one.
+    path = directory / "crl.pem"
+    with _written(path, signed.public_bytes(serialization.Encoding.PEM)) as temporary:
+        temporary.replace(path)
 
 
 def _key_usage(*, sign_certificates: bool) -> x509.KeyUsage:
@@ -560,11 +570,6 @@ class _Pair:
             os.link(self.path, earlier)
         self.certificate.replace(self.path)
         self.key.replace(self.path.with_suffix(".key"))
-
-    def remove(self) -> None:
-        """Take away what `create` put in its place."""
-        self.path.unlink()
-        self.path.with_suffix(".key").unlink()
 
 
 @contextlib.contextmanager

@@ -127,7 +127,9 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
     from dpi_probe._pki import load_certificate, role_of
     from dpi_probe.core.log import set_up_logging
     from dpi_probe.core.reindex import reindex as rebuild
+    from dpi_probe.core.service import check_owner
 
+    check_owner(settings.data_dir)
     set_up_logging()
     # ClickHouse makes its files for everybody to read.
     os.umask(0o077)

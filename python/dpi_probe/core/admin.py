@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from dpi_probe.core.committer import Committer
     from dpi_probe.core.metrics import Metrics
+    from dpi_probe.core.trust import Trust
 
 MAX_GAPS = 100
 _T = TypeVar("_T")
@@ -37,13 +38,16 @@ _QUESTIONS = ("flows", "applications", "top-talkers", "server-names")
 class Admin:
     """The handlers of the admin port."""
 
-    def __init__(self, catalog_path: Path, committer: Committer, database: DatabaseLink, metrics: Metrics) -> None:
+    def __init__(
+        self, catalog_path: Path, committer: Committer, database: DatabaseLink, trust: Trust, metrics: Metrics
+    ) -> None:
         """Open the catalog for reading."""
         self._catalog = Catalog(catalog_path)
         # SQLite connections are not for several threads at a time.
         self._catalog_lock = asyncio.Lock()
         self._committer = committer
         self._database = database
+        self._trust = trust
         self._metrics = metrics
 
     def application(self) -> web.Application:
@@ -136,6 +140,8 @@ class Admin:
             problems.append(f"archive: acknowledged evidence is gone: {self._committer.lost}")
         if self._committer.damaged:
             problems.append(f"archive: {self._committer.damaged} damaged places; run: dpi-probe verify")
+        if self._trust.problem:
+            problems.append(f"{self._trust.problem}; the list that was read before stays in force")
         status = self._database.status
         if not status["up"] or status.get("error"):
             problems.append(f"database: {status.get('error') or 'not open'}")

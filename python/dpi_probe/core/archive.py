@@ -374,7 +374,7 @@ class ArchiveWriter:
         `known` is what the catalog knows to be on disk: nothing before it is taken for a torn tail.
 
         Raises:
-            ArchiveError: the directory cannot be made, read or written.
+            ArchiveError: the directory cannot be made, read or written, or nothing is left of what is known.
         """
         self.directory = directory
         self.segment_max_bytes = segment_max_bytes
@@ -387,6 +387,12 @@ class ArchiveWriter:
             self.next_position = known.position if known else 0
             if existing:
                 self._recover(*existing[-1], known)
+            elif known is not None and known.position > 0:
+                raise ArchiveError(
+                    f"archive {directory}: holds no segment, but {known.position} records that lay there were "
+                    f"acknowledged; is its volume mounted? If they are lost for good, move {directory.parent} away and "
+                    "begin anew"
+                )
             else:
                 self._begin_segment()
         except OSError as error:

@@ -16,7 +16,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dpi_probe.core.archive import ArchiveError, ArchiveWriter, DamagedError, Durable, Entry, Kind, Place, read_entry
+from dpi_probe.core.archive import (
+    ArchiveError,
+    ArchiveWriter,
+    DamagedError,
+    Durable,
+    Entry,
+    Kind,
+    Place,
+    read_entry,
+    segment_name,
+)
 from dpi_probe.core.catalog import Catalog, CatalogError, Known, Stored
 
 if TYPE_CHECKING:
@@ -267,7 +277,7 @@ class Committer(threading.Thread):
         """
         for known in same:
             try:
-                stored = read_entry(self.directory, known.place)
+                stored = self._read(manifest, known.place)
             except DamagedError as error:
                 logger.error("%s; archived again", error)
             except ArchiveError as error:
@@ -283,6 +293,18 @@ class Committer(threading.Thread):
                 )
                 return self._signer.receipt(manifest, status, stored.received_ns)
         return None
+
+    def _read(self, manifest: Manifest, place: Place) -> Entry:
+        """What is archived at a place, if it is of this manifest."""
+        stored = read_entry(self.directory, place)
+        key = (manifest.iss, manifest.chain, manifest.seq, manifest.digest)
+        if (stored.probe, stored.chain, stored.seq, stored.manifest_hash) != key:
+            raise DamagedError(
+                f"{self.directory / segment_name(place.segment)}: another record than was archived stands at offset "
+                f"{place.offset}",
+                errno.EIO,
+            )
+        return stored
 
     def _record(self, stored: list[Stored]) -> None:
         """Put entries that are on disk into the catalog, count them and tell; what fails is kept for the next time."""

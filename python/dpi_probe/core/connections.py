@@ -1,6 +1,6 @@
 """The probes' connections: how many there may be, of all and of one certificate, and how long one may be silent.
 
-In: connections whose handshake is done. Out: those that may stay, as aiohttp serves them. Owns: the count.
+In: connections as they come. Out: those that may stay, as aiohttp serves them. Owns: the count, and the handshakes.
 Never: lets one certificate, or peers that say nothing, take the descriptors that the Core needs for everything else.
 """
 
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import socket
+    import ssl
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dpi_probe.core.metrics import Metrics
 
@@ -29,15 +31,127 @@ HEAD_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 120.0
 # The peer's word at the end of a connection is waited for as long.
 SHUTDOWN_SECONDS = 5.0
+HANDSHAKE_SECONDS = 10.0
+BACKLOG = 128
+# After an accept that failed, as for want of descriptors, none is tried for so long.
+ACCEPT_PAUSE_SECONDS = 0.5
 # For handshakes that go on, the archive, the catalog, the link to the database and the operators' door.
 _RESERVED_DESCRIPTORS = 64
 _LEAST_SHARE = 16
+_LEAST_HANDSHAKES = 16
 
 
 def bounds(descriptors: int) -> tuple[int, int]:
     """How many connections there may be in all and of one certificate, with so many descriptors."""
     everyone = max(1, descriptors - max(_RESERVED_DESCRIPTORS, descriptors // 4))
     return everyone, max(_LEAST_SHARE, everyone // 8)
+
+
+def handshakes_at_once(descriptors: int) -> int:
+    """How many handshakes there may be at a time, with so many descriptors: they are of those that are kept back."""
+    return max(_LEAST_HANDSHAKES, descriptors // 16)
+
+
+def _descriptors() -> int:
+    # Asked each time, for it may be changed while the Core runs.
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return descriptors if descriptors != resource.RLIM_INFINITY else 1 << 20
+
+
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on every address of the host.
+
+    Raises:
+        OSError: an address cannot be listened on.
+    """
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    try:
+        sockets = [listening.dup() for listening in server.sockets]
+    finally:
+        server.close()
+    try:
+        for listening in sockets:
+            listening.listen(BACKLOG)
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+class Handshakes:
+    """Accepts connections and does their handshakes, a bounded number at a time.
+
+    Where there are more, the oldest goes: a probe is done in no time, while a peer that says nothing never is.
+    asyncio's own server has no bound, and writes a traceback for each accept that fails.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        protocol: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext,
+        metrics: Metrics,
+    ) -> None:
+        """Accept from now on. `protocol` makes what serves a connection whose handshake is done."""
+        self._sockets = sockets
+        self._protocol = protocol
+        self._tls = tls
+        self._metrics = metrics
+        # The oldest first.
+        self._running: dict[asyncio.Task[None], None] = {}
+        self._is_failing = False
+        self._accepting = [asyncio.ensure_future(self._accept(listening)) for listening in sockets]
+
+    async def close(self) -> None:
+        """Stop listening, and end the handshakes that go on."""
+        tasks = [*self._accepting, *self._running]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listening in self._sockets:
+            listening.close()
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except ConnectionError:
+                # The peer has gone already.
+                continue
+            except OSError as error:
+                if not self._is_failing:
+                    logger.error("connections cannot be accepted: %s; tried again", error.strerror or error)
+                self._is_failing = True
+                self._metrics.connections_refused.labels("accept").inc()
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
+            self._is_failing = False
+            # An accept that need not wait does not let others run by itself.
+            await asyncio.sleep(0)
+            if len(self._running) >= handshakes_at_once(_descriptors()):
+                self._metrics.connections_refused.labels("handshake").inc()
+                oldest = next(iter(self._running))
+                oldest.cancel()
+                # It is as good as gone, and not to be chosen again.
+                del self._running[oldest]
+            task = loop.create_task(self._shake_hands(connection))
+            self._running[task] = None
+            task.add_done_callback(lambda done: self._running.pop(done, None))
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            # What TLS refused it has counted and told; a peer that went away, or said nothing, has done nothing wrong.
+            logger.debug("a handshake came to no end: %s", error)
 
 
 class Connections:
@@ -56,9 +170,7 @@ class Connections:
 
     def admit(self, certificate: str) -> str | None:
         """Count a connection; if there may be no more, the reason instead."""
-        # Asked each time, for it may be changed while the Core runs.
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        everyone, share = bounds(descriptors if descriptors != resource.RLIM_INFINITY else 1 << 20)
+        everyone, share = bounds(_descriptors())
         if self._total >= everyone:
             return self._refuse("limit", f"{everyone} connections are open, as many as the Core has descriptors for")
         if self._open[certificate] >= share:

@@ -48,7 +48,8 @@ class Metrics:
         self.connections = Gauge("dpi_core_connections", "Open connections of probes.", registry=registry)
         self.connections_refused = Counter(
             "dpi_core_connections_refused",
-            "Connections that were closed because their certificate (share) or all together (limit) have too many.",
+            "Connections that were closed because their certificate (share) or all together (limit) have too many, or "
+            "because too many are in their handshake (handshake); tries to accept one that failed (accept).",
             ["reason"], registry=registry,
         )  # fmt: skip
         self.commit_seconds = Histogram(

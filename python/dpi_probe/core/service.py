@@ -12,10 +12,13 @@ import errno
 import fcntl
 import logging
 import os
+import pwd
+import shlex
 import signal
+import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 from cryptography.exceptions import InvalidSignature
@@ -23,8 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from dpi_probe._pki import renewal
 from dpi_probe.core.admin import Admin
 from dpi_probe.core.committer import Committer
-from dpi_probe.core.connections import KEEP_ALIVE_SECONDS, Connections, request_came
-from dpi_probe.core.connections import SHUTDOWN_SECONDS as CLOSE_SECONDS
+from dpi_probe.core.connections import KEEP_ALIVE_SECONDS, Connections, Handshakes, listen, request_came
 from dpi_probe.core.database_link import DatabaseLink
 from dpi_probe.core.ingest import Ingest
 from dpi_probe.core.metrics import Metrics
@@ -43,9 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ADMIN_HOST = "127.0.0.1"
-HANDSHAKE_SECONDS = 10
 SHUTDOWN_SECONDS = 30
-BACKLOG = 128
 # What may pass: another process holds the port, or the machine does not have the address yet, as at boot.
 _NOT_NOW = {
     errno.EADDRINUSE: "the port is in use by another process; stop it or give another port",
@@ -62,6 +62,7 @@ def locked(data_dir: Path, name: str = "lock") -> Iterator[None]:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_owner(data_dir)
         descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
@@ -80,6 +81,27 @@ def locked(data_dir: Path, name: str = "lock") -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_owner(data_dir: Path) -> None:
+    """Refuse to leave files of root's among those of a Core that runs as another user: it could not use them.
+
+    Raises:
+        ConfigError: root is asked to.
+    """
+    try:
+        owner = (data_dir / "lock").stat().st_uid
+    except FileNotFoundError:
+        return
+    if os.geteuid() == 0 and owner != 0:
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"#{owner}"
+        raise ConfigError(
+            f"CORE_DATA_DIR = {str(data_dir)!r}: is of a Core that runs as user {name}, which could not use what root "
+            f"writes there; run the command with: sudo -u {shlex.quote(name)}"
+        )
+
+
 def tls_context(settings: CoreSettings, metrics: Metrics) -> ssl.SSLContext:
     """TLS 1.3 only, certificates on both sides, our authority only.
 
@@ -93,9 +115,12 @@ def tls_context(settings: CoreSettings, metrics: Metrics) -> ssl.SSLContext:
     context.num_tickets = 0
     try:
         context.load_cert_chain(settings.certificate, settings.key)
-        context.load_verify_locations(settings.ca)
     except (ssl.SSLError, OSError) as error:
         raise ConfigError(f"Core certificate {settings.certificate}, key {settings.key}: {error}") from error
+    try:
+        context.load_verify_locations(settings.ca)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"CA certificate {settings.ca}: {error}") from error
     context.sslobject_class = _counting(metrics)
     return context
 
@@ -153,7 +178,8 @@ class Service:
         _check_issued(self._signer, self.trust, settings.pki)
         self.name = self._signer.name
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._servers: list[asyncio.Server] = []
+        self._handshakes: Handshakes | None = None
+        self._admin_server: asyncio.Server | None = None
         self.committer = Committer(
             settings.data_dir,
             self._signer,
@@ -176,7 +202,9 @@ class Service:
             settings.query_timeout_seconds,
         )
         self.ingest = Ingest(settings, self.trust, self.committer, self.metrics)
-        self.admin = Admin(settings.data_dir / "catalog.sqlite", self.committer, self.database, self.metrics)
+        self.admin = Admin(
+            settings.data_dir / "catalog.sqlite", self.committer, self.database, self.trust, self.metrics
+        )
         self.listen_address = ("", 0)
         self.admin_address = ("", 0)
 
@@ -207,13 +235,18 @@ class Service:
         try:
             await self._ingest_runner.setup()
             await self._admin_runner.setup()
-            self.listen_address = await self._listen(self._ingest_runner, "CORE_LISTEN", host, port, self._tls)
-            self.admin_address = await self._listen(
-                self._admin_runner, "CORE_ADMIN_PORT", ADMIN_HOST, self._settings.admin_port, None
-            )
+            with _named("CORE_LISTEN", host, port):
+                sockets = await listen(host, port)
+            connections = Connections(_server(self._ingest_runner), self.metrics)
+            self._handshakes = Handshakes(sockets, connections, self._tls, self.metrics)
+            self.listen_address = sockets[0].getsockname()[:2]
+            with _named("CORE_ADMIN_PORT", ADMIN_HOST, self._settings.admin_port):
+                self._admin_server = await self._loop.create_server(
+                    _server(self._admin_runner), ADMIN_HOST, self._settings.admin_port
+                )
+            self.admin_address = self._admin_server.sockets[0].getsockname()[:2]
         except BaseException:
-            for server in self._servers:
-                server.close()
+            await self._close_doors()
             self.committer.stop()
             raise
         self.committer.start()
@@ -221,38 +254,50 @@ class Service:
         self.database.extend(self.committer.durable)
         return self
 
-    async def _listen(
-        self, runner: web.AppRunner, setting: str, host: str, port: int, tls: ssl.SSLContext | None
-    ) -> tuple[str, int]:
-        loop = asyncio.get_running_loop()
-        if runner.server is None:
-            raise RuntimeError("the runner was not set up")
-        factory: Callable[[], asyncio.Protocol] = runner.server
-        options: dict[str, Any] = {}
-        if tls is not None:
-            factory = Connections(runner.server, self.metrics)
-            options = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": CLOSE_SECONDS}
-        try:
-            server = await loop.create_server(factory, host, port, ssl=tls, backlog=BACKLOG, **options)
-        except OSError as error:
-            if error.errno in _NOT_NOW:
-                raise DpiProbeError(f"{setting} = {host}:{port}: {_NOT_NOW[error.errno]}") from error
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ConfigError(f"{setting} = {host}:{port}: {reason}") from error
-        self._servers.append(server)
-        address = server.sockets[0].getsockname()
-        return str(address[0]), int(address[1])
+    async def _close_doors(self) -> None:
+        if self._handshakes is not None:
+            await self._handshakes.close()
+        if self._admin_server is not None:
+            self._admin_server.close()
 
     async def __aexit__(self, *_: object) -> None:
         """Answer and archive what was received, let the database finish, close."""
-        for server in self._servers:
-            server.close()
+        await self._close_doors()
         await self._ingest_runner.cleanup()
         await asyncio.to_thread(self.committer.stop)
         self.ingest.close()
         await self._admin_runner.cleanup()
         await self.database.stop()
         self.admin.close()
+
+
+def _server(runner: web.AppRunner) -> web.Server:
+    if runner.server is None:
+        raise RuntimeError("the runner was not set up")
+    return runner.server
+
+
+@contextlib.contextmanager
+def _named(setting: str, host: str, port: int) -> Iterator[None]:
+    """Say of an address that cannot be listened on which setting it is of.
+
+    Raises:
+        ConfigError: it is none that can be listened on.
+        DpiProbeError: it may be one that can, at another time.
+    """
+    try:
+        yield
+    except socket.gaierror as error:
+        if error.errno in (socket.EAI_AGAIN, socket.EAI_SYSTEM):
+            raise DpiProbeError(
+                f"{setting} = {host}:{port}: the name cannot be resolved now: {error.strerror}"
+            ) from error
+        raise ConfigError(f"{setting} = {host}:{port}: there is no such name: {error.strerror}") from error
+    except OSError as error:
+        if error.errno in _NOT_NOW:
+            raise DpiProbeError(f"{setting} = {host}:{port}: {_NOT_NOW[error.errno]}") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"{setting} = {host}:{port}: {reason}") from error
 
 
 def _check_issued(signer: CoreSigner, trust: Trust, pki: Path) -> None:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# For a certificate that is not known the directories are looked into again, at most so often.
+# For a certificate that is not known the directories are looked into again, at most so often; so is a revocation list
+# that could not be used.
 SCAN_SECONDS = 1.0
 
 
@@ -67,9 +68,12 @@ class Trust:
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._revoked: frozenset[int] = frozenset()
+        self._unusable: str | None = None
+        self._tried = 0.0
         self._probes: dict[str, dict[bytes, x509.Certificate]] = {}
         self._directories = (store, *extra)
         self._looked_at: dict[Path, tuple[int, int, int]] = {}
+        self._unread: set[Path] = set()
         self._kept: set[bytes] = set()
         self._unkept: str | None = None
         self._scanned = 0.0
@@ -102,22 +106,29 @@ class Trust:
                     # A renewal took it away meanwhile.
                     continue
                 stamp = (status.st_ctime_ns, status.st_size, status.st_ino)
-                if self._looked_at.get(path) != stamp:
+                if self._looked_at.get(path) != stamp and self._learn_file(path):
                     self._looked_at[path] = stamp
-                    self._learn_file(path)
 
-    def _learn_file(self, path: Path) -> None:
+    def _learn_file(self, path: Path) -> bool:
+        """Learn a certificate; False if its file could not be read now."""
         try:
             certificate = load_certificate(path, "certificate")
         except ConfigError as error:
+            if isinstance(error.__cause__, OSError):
+                if path not in self._unread:
+                    logger.warning("%s; tried again", error)
+                self._unread.add(path)
+                return False
             logger.warning("%s; ignored", error)
-            return
+            return True
+        self._unread.discard(path)
         role = role_of(certificate)
         if role is not None and role[0] == "probe" and self._is_issued(certificate):
             digest = fingerprint(certificate)
             self._probes.setdefault(role[1], {})[digest] = certificate
             if path == self._kept_at(digest):
                 self._kept.add(digest)
+        return True
 
     def _is_issued(self, certificate: x509.Certificate) -> bool:
         try:
@@ -199,8 +210,17 @@ class Trust:
     def _kept_at(self, digest: bytes) -> Path:
         return self._store / f"{digest.hex()}.pem"
 
+    @property
+    def problem(self) -> str | None:
+        """Why the revocation list in force is not the one on disk, or None."""
+        return self._unusable
+
     def _load_revocations(self, *, first: bool) -> None:
-        """Read the list again if the file has changed. A list that cannot be used leaves the one before in force."""
+        """Read the list again if the file has changed.
+
+        One that cannot be used leaves the list before in force, and is tried again: what hinders it may pass, as do too
+        many open files.
+        """
         try:
             status = self._crl.stat()
             stamp = (status.st_ctime_ns, status.st_size, status.st_ino)
@@ -208,22 +228,27 @@ class Trust:
             if first:
                 raise ConfigError(f"revocation list {self._crl}: {error.strerror}") from error
             stamp = (0, 0, 0)
-        if stamp == self._stamp:
+        if stamp == self._stamp and self._unusable is None:
             return
         with self._lock:
+            if self._unusable is not None and time.monotonic() - self._tried < SCAN_SECONDS:
+                return
+            self._tried = time.monotonic()
             try:
                 entries = load_revocations(self._crl, self.authority)
             except ConfigError as error:
                 if first:
                     raise
-                logger.error("%s; the list that was read before stays in force", error)
+                if str(error) != self._unusable:
+                    logger.error("%s; the list that was read before stays in force", error)
+                self._unusable = str(error)
                 self._metrics.revocations_stale.set(1)
-            else:
-                self._revoked = frozenset(entry.serial_number for entry in entries)
-                self._metrics.revocations_stale.set(0)
-                if not first:
-                    logger.info("revocation list %s: read again, %d entries", self._crl, len(self._revoked))
-            self._stamp = stamp
+                return
+            self._revoked = frozenset(entry.serial_number for entry in entries)
+            self._stamp, self._unusable = stamp, None
+            self._metrics.revocations_stale.set(0)
+            if not first:
+                logger.info("revocation list %s: read again, %d entries", self._crl, len(self._revoked))
 
 
 def _write(path: Path, data: bytes) -> None:

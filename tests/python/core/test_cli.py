@@ -21,7 +21,7 @@ from dpi_probe._pki import Authority, load_certificate
 from dpi_probe.core import service
 from dpi_probe.core.database import DatabaseError, connect
 from dpi_probe.core.receipt import CoreSigner
-from dpi_probe.errors import ConfigError
+from dpi_probe.errors import ConfigError, DpiProbeError
 from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
@@ -131,6 +131,33 @@ def test_ports_and_directories_in_use(core: Core, shared_pki: Path, tmp_path: Pa
     assert "CORE_LISTEN = 192.0.2.1:8443: this machine does not have the address now" in line
     (tmp_path / "file").write_text("")
     assert "CORE_DATA_DIR" in refused("--data-dir", tmp_path / "file" / "data", "--pki", shared_pki)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        (socket.EAI_AGAIN, 1, "the name cannot be resolved now: no answer"),
+        (socket.EAI_NONAME, 2, "there is no such name: no answer"),
+    ],
+)
+def test_a_name_that_may_be_known_later_is_no_wrong_setting(code: int, status: int, words: str) -> None:
+    with pytest.raises(DpiProbeError) as caught, service._named("CORE_LISTEN", "core.example.net", 8443):
+        raise socket.gaierror(code, "no answer")
+    assert str(caught.value) == f"CORE_LISTEN = core.example.net:8443: {words}"
+    assert caught.value.exit_status == status
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_root_writes_nothing_among_the_files_of_a_core_of_another_user(
+    make_core: Callable[..., Core], probe: Probe
+) -> None:
+    core = make_core()
+    assert core.stop() == 0
+    os.chown(core.data / "lock", 65534, 65534)
+    for command in ("core", "core reindex"):
+        done = run(*command.split(), "--data-dir", core.data, "--pki", core.pki)
+        assert done.returncode == 2, done.stderr
+        assert "run the command with: sudo -u nobody" in done.stderr
 
 
 @pytest.mark.parametrize("dsn", ["clickhouse://user:secret@127.0.0.1:{}/flows", "http://127.0.0.1:{}/flows"])

@@ -13,7 +13,7 @@ from dpi_probe import _native
 from dpi_probe._pki import Authority, load_certificate
 from dpi_probe.core.catalog import CatalogError
 from dpi_probe.core.committer import Arrival, CommitError, Committer
-from dpi_probe.core.jose import unb64url
+from dpi_probe.core.jose import b64url, unb64url
 from dpi_probe.core.manifest import manifest_of
 from dpi_probe.core.metrics import Metrics
 from dpi_probe.core.receipt import CoreSigner
@@ -86,6 +86,29 @@ def test_a_duplicate_gets_a_receipt_of_the_certificate_that_the_core_has_now(
         assert [base64.b64decode(certificate) for certificate in header["x5c"]] == [now]
         read = [_native.verify_receipt(receipt, ca, int(time.time())) for receipt in (before, outcome.receipt)]
         assert read[0] == read[1], "it says the same"
+
+
+def test_a_record_of_another_batch_in_its_place_is_no_copy(tmp_path: Path, shared_pki: Path, probe: Probe) -> None:
+    committer = committer_of(tmp_path, shared_pki, [])
+    committer.start()
+    one, other = arrival(probe.seal()), arrival(probe.seal())
+    assert committer.submit(one).result(30).status == "archived"
+    committer.stop()
+    # As if another archive had been put in the place of this one.
+    (tmp_path / "archive").rename(tmp_path / "first")
+    (tmp_path / "catalog.sqlite").rename(tmp_path / "kept")
+    committer = committer_of(tmp_path, shared_pki, [])
+    committer.start()
+    assert committer.submit(other).result(30).status == "archived"
+    committer.stop()
+    (tmp_path / "kept").rename(tmp_path / "catalog.sqlite")
+    committer = committer_of(tmp_path, shared_pki, [])
+    committer.start()
+    outcome = committer.submit(one).result(30)
+    committer.stop()
+    assert outcome.status == "archived"
+    claims = json.loads(unb64url(outcome.receipt.split(".")[1]))
+    assert claims["manifest"] == b64url(one.manifest.digest)
 
 
 def test_what_the_catalog_did_not_take_is_counted_and_indexed_when_it_does(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 from dpi_probe.core import connections as module
-from dpi_probe.core.connections import Connections, bounds, request_came
+from dpi_probe.core.connections import Connections, bounds, handshakes_at_once, request_came
 from dpi_probe.core.metrics import Metrics
 from harness.core import wait_for
 from harness.sealing import Probe
@@ -108,6 +110,12 @@ def test_connections_are_bounded_in_all_and_of_one_certificate(monkeypatch: pyte
     served(talk)
 
 
+@pytest.mark.parametrize(("descriptors", "expected"), [(64, 16), (1024, 64), (65536, 4096)])
+def test_bound_of_handshakes_at_a_time(descriptors: int, expected: int) -> None:
+    assert handshakes_at_once(descriptors) == expected
+    assert handshakes_at_once(descriptors) + bounds(descriptors)[0] <= descriptors
+
+
 @pytest.mark.parametrize(
     ("descriptors", "expected"),
     [(100, (36, 16)), (1024, (768, 96)), (65536, (49152, 6144)), (64, (1, 16))],
@@ -133,3 +141,37 @@ def test_idle_connections_of_one_certificate_keep_nobody_out(make_core: Callable
     finally:
         for client in held:
             client.socket.close()
+
+
+def test_peers_that_never_finish_a_handshake_keep_nobody_out(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    assert core.process is not None
+    resource.prlimit(core.process.pid, resource.RLIMIT_NOFILE, (150, 150))
+    silent = [socket.create_connection(("127.0.0.1", core.port)) for _ in range(300)]
+    try:
+        for _ in range(3):
+            with core.client() as client:
+                assert client.post("/v1/batches", probe.seal()).code == 201
+        core.indexed()
+        wait_for(lambda: core.metric("dpi_core_connections_refused_total") >= 284, "the others")
+    finally:
+        for one in silent:
+            one.close()
+    assert "Traceback" not in core.log
+
+
+def test_a_core_out_of_descriptors_says_so_once_and_goes_on(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    assert core.process is not None
+    pid = core.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())), before[1]))
+    held = socket.create_connection(("127.0.0.1", core.port))
+    wait_for(lambda: "connections cannot be accepted: Too many open files" in core.log, "the message")
+    time.sleep(3 * module.ACCEPT_PAUSE_SECONDS)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    with core.client() as client:
+        assert client.post("/v1/batches", probe.seal()).code == 201
+    held.close()
+    assert core.log.count("cannot be accepted") == 1
+    assert "Traceback" not in core.log

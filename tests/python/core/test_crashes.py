@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from dpi_probe.core.archive import Damage, Kind, Located, iter_entries
-from harness.core import Core, wait_for
+from harness.core import COMMAND, Core, wait_for
 from harness.sealing import Probe, flow_table
 
 if TYPE_CHECKING:
@@ -155,3 +157,25 @@ def test_evidence_that_was_taken_away_is_reported(make_core: Callable[..., Core]
     with core.client() as client:
         # What is left is not archived again; what is gone is, if its probe still has it.
         assert [client.post("/v1/batches", batch).code for batch in batches] == [200, 201]
+
+
+def test_an_archive_whose_volume_is_not_mounted_is_not_begun_anew(make_core: Callable[..., Core], probe: Probe) -> None:
+    core = make_core()
+    batch = probe.seal()
+    with core.client() as client:
+        assert client.post("/v1/batches", batch).code == 201
+    assert core.stop() == 0
+    archive, aside = core.data / "archive", core.data / "aside"
+    archive.rename(aside)
+    archive.mkdir(mode=0o700)
+    arguments = ["core", "--data-dir", core.data, "--pki", core.pki, "--admin-port", "0", "--listen", "127.0.0.1:0"]
+    done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    # Not 2: systemd is to try again.
+    assert done.returncode == 1, done.stderr
+    assert "holds no segment, but 1 records that lay there were acknowledged; is its volume mounted?" in done.stderr
+    assert list(archive.glob("segment-*")) == []
+    shutil.rmtree(archive)
+    aside.rename(archive)
+    core.start()
+    with core.client() as client:
+        assert [client.post("/v1/batches", one).code for one in (batch, probe.seal())] == [200, 201]
