@@ -1,9 +1,9 @@
 //! What flows learn from other flows: names from DNS answers.
 //!
 //! A DNS answer that a client got gives its name to later flows of that client to that address, where these carry no
-//! name themselves. Answers are taken at the moment when they pass, and applied after the ordered merge, to flows that
-//! began later: so the result is the same with any number of workers, though the two flows may belong to different
-//! ones. Bounded in memory: of one client and address the latest few answers are kept, and the oldest pairs go first.
+//! name themselves. Answers are taken at the moment when they pass, and applied after the ordered merge, to records that
+//! began later, also where they are later parts of a flow that began before: so the result is the same with any number of
+//! workers, though the two flows may belong to different ones. Bounded in memory: of one client and address the latest few answers are kept, and the oldest pairs go first.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
@@ -128,6 +128,8 @@ impl Facts {
         let latest = (answer.time, answer.name);
         if let Some(names) = self.names.get_mut(&pair) {
             if names.latest.1 == latest.1 {
+                // The time of the first of them, unless the clock was turned back since.
+                names.latest.0 = names.latest.0.min(latest.0);
                 return;
             }
             if names.earlier.len() + 1 >= NAMES_OF_A_PAIR {
@@ -312,6 +314,17 @@ mod tests {
         );
         assert_eq!(name_of(&facts, 30, 2, 9, None), None, "another client");
         assert_eq!(tally.names_learned, 2);
+    }
+
+    #[test]
+    fn a_name_that_comes_again_after_the_clock_was_turned_back_is_known_from_then_on() {
+        let (mut facts, mut tally) = (Facts::new(8), Tally::default());
+        facts.learn(answer(7200, 1, 9, "a.example"), &mut tally);
+        facts.learn(answer(10, 1, 9, "a.example"), &mut tally);
+        facts.learn(answer(20, 1, 9, "a.example"), &mut tally);
+        assert_eq!(name_of(&facts, 9, 1, 9, None), None);
+        assert_eq!(name_of(&facts, 11, 1, 9, None).as_deref(), Some("a.example"));
+        assert_eq!(tally.names_learned, 1);
     }
 
     #[test]

@@ -215,7 +215,7 @@ wire::record! {
         app_confidence: AppConfidence,
         /// Group of the application: `web`, `name_service`, `remote_access`, `mail`, `network`, ….
         category: Option<&'static str>,
-        /// The server's name: SNI, HTTP host or DNS query name; else a name that an earlier DNS answer gave for `dst_ip` (`app_confidence` is then not affected).
+        /// The server's name: SNI, HTTP host or DNS query name; else the latest name for which a DNS answer gave the initiator `dst_ip` before this record began (`app_confidence` is then not affected).
         server_name: Option<String> => layer7,
         /// Work that was left out for packets of this record because of pressure, not because of the profile: `statistics`, `layer7` or `statistics,layer7`; null where none was.
         shed: Option<&'static str>,
