@@ -87,18 +87,21 @@ enum Over {
 }
 
 /// The application that IANA, or firm custom, assigns to a port; the responder's port is asked before the initiator's,
-/// which tells where the direction could only be guessed.
-pub fn of_ports(ip_protocol: u8, responder: u16, initiator: u16) -> Option<Application> {
-    [responder, initiator].into_iter().find_map(|port| {
-        let found = NUMBERS.binary_search(&port).ok()?;
-        let (_, over, application) = PORTS.get(found)?;
-        let matches = match ip_protocol {
-            TCP => *over != Over::Udp,
-            UDP => *over != Over::Tcp,
-            _ => false,
-        };
-        matches.then_some(*application)
-    })
+/// which is given only where the direction was guessed.
+pub fn of_ports(ip_protocol: u8, responder: u16, initiator: Option<u16>) -> Option<Application> {
+    [Some(responder), initiator]
+        .into_iter()
+        .flatten()
+        .find_map(|port| {
+            let found = NUMBERS.binary_search(&port).ok()?;
+            let (_, over, application) = PORTS.get(found)?;
+            let matches = match ip_protocol {
+                TCP => *over != Over::Udp,
+                UDP => *over != Over::Tcp,
+                _ => false,
+            };
+            matches.then_some(*application)
+        })
 }
 
 /// The ports of [`PORTS`] alone: a few cache lines to search in.
@@ -253,14 +256,15 @@ mod tests {
         let name = |protocol, responder, initiator| {
             of_ports(protocol, responder, initiator).map(|application| application.name)
         };
-        assert_eq!(name(TCP, 22, 80), Some("ssh"));
+        assert_eq!(name(TCP, 22, Some(80)), Some("ssh"));
         assert_eq!(
-            name(TCP, 40_000, 80),
+            name(TCP, 40_000, Some(80)),
             Some("http"),
             "where the first packet came from the server"
         );
-        assert_eq!(name(UDP, 22, 40_000), None);
-        assert_eq!(name(132, 80, 40_000), None);
+        assert_eq!(name(TCP, 40_000, None), None);
+        assert_eq!(name(UDP, 22, Some(40_000)), None);
+        assert_eq!(name(132, 80, Some(40_000)), None);
         assert_eq!(
             of_ip_protocol(50).map(|application| application.name),
             Some("ipsec")

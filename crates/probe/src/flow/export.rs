@@ -278,7 +278,13 @@ fn app(protocol: Option<(Protocol, Confidence)>, record: &mut FlowRecord) {
         return;
     }
     let by_ip = application::of_ip_protocol(record.ip_protocol);
-    let by_port = application::of_ports(record.ip_protocol, record.dst_port, record.src_port);
+    // Where a SYN tells who serves, the other port is any that was free.
+    let is_guessed = record.direction_basis == Basis::FirstPacket;
+    let by_port = application::of_ports(
+        record.ip_protocol,
+        record.dst_port,
+        is_guessed.then_some(record.src_port),
+    );
     record.app_confidence = match (by_ip, by_port) {
         (Some(_), _) => AppConfidence::Payload,
         (None, Some(_)) => AppConfidence::Port,

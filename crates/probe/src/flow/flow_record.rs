@@ -211,9 +211,9 @@ wire::record! {
 
         /// What was seen on layer 7: a neutral lower-case protocol name; else what the IP protocol or the ports stand for; else null.
         app: Option<&'static str>,
-        /// How `app` was told: `payload`, `handshake`, `dns`, `port` or `unknown`.
+        /// How `app` was told: `payload` (also by the IP protocol), `handshake` (one that more than one protocol begins with), `port` (the responder's; where the direction was guessed, either) or `unknown`.
         app_confidence: AppConfidence,
-        /// Group of the application: `web`, `name_service`, `remote_access`, `mail`, `network`, ….
+        /// Group of the application: `web`, `network`, `remote_access`, `mail`, `file_transfer`, `database`, ….
         category: Option<&'static str>,
         /// The server's name: SNI, HTTP host or DNS query name; else the latest name for which a DNS answer gave the initiator `dst_ip` before this record began (`app_confidence` is then not affected).
         server_name: Option<String> => layer7,
