@@ -328,12 +328,17 @@ impl Fragments {
                 tally.frames_waiting += 1;
                 Verdict::Waits
             }
-            None => Verdict::Counts {
-                released: Vec::new(),
-                endpoints,
-                payload: None,
-                part: None,
-            },
+            None => {
+                if !std::mem::replace(&mut datagram.counted, true) {
+                    tally.datagrams_lost.add(FragmentLoss::TooManyFragments, 1);
+                }
+                Verdict::Counts {
+                    released: Vec::new(),
+                    endpoints,
+                    payload: None,
+                    part: None,
+                }
+            }
         }
     }
 
@@ -495,7 +500,9 @@ impl Datagram {
         self.pieces.sort_unstable_by_key(|(at, _)| *at);
         *bytes -= self.memory();
         self.given_up = true;
-        Ok(Some(self.pieces.drain(..).flat_map(|(_, piece)| piece).collect()))
+        // With its room, for the datagram stays in the table.
+        let pieces = std::mem::take(&mut self.pieces);
+        Ok(Some(pieces.into_iter().flat_map(|(_, piece)| piece).collect()))
     }
 
     fn give_up(&mut self, loss: FragmentLoss, bytes: &mut usize, tally: &mut Tally) {

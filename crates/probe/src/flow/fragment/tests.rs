@@ -62,6 +62,8 @@ fn in_order_fragments_make_a_datagram() {
     assert!(matches!(&last, Verdict::Counts { endpoints, .. } if endpoints.key == one.packet().key));
     assert_eq!(payload_of(last), (0, Some(b"0123456789".to_vec())));
     assert_eq!((fragments.bytes, tally.datagrams_reassembled), (0, 1));
+    let kept = |datagram: &Datagram| datagram.pieces.capacity();
+    assert_eq!(fragments.datagrams.values().map(kept).sum::<usize>(), 0);
     // A repetition still belongs to the flow, and makes nothing twice.
     assert_eq!(
         payload_of(fragments.push(&fragment(&two, 16, false), seen(3), &mut tally)),
@@ -221,6 +223,24 @@ fn overlaps_cuts_and_floods_are_given_up_and_counted() {
     assert!(matches!(verdict, Verdict::Counts { .. }), "no more wait");
     assert_eq!(tally.datagrams_lost.get(FragmentLoss::TooManyFragments), 1);
     assert_eq!(tally.frames_waiting, MAX_FRAGMENTS as u64);
+}
+
+#[test]
+fn fragments_that_cannot_wait_are_a_loss_of_their_datagram() {
+    let (mut fragments, mut tally) = (Fragments::new(40, 1 << 20), Tally::default());
+    let frame = Frame::tcp(0x10, 1, 1).payload(b"01234567");
+    for place in 1..=MAX_FRAGMENTS as u32 + 3 {
+        fragments.push(&fragment(&frame, place * 8, true), seen(1), &mut tally);
+    }
+    assert_eq!(tally.frames_waiting, MAX_FRAGMENTS as u64);
+    fragments.forget_oldest(FragmentLoss::Timeout, &mut tally);
+    assert_eq!(
+        (
+            tally.datagrams_lost.get(FragmentLoss::TooManyFragments),
+            tally.datagrams_lost.total()
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
