@@ -156,7 +156,8 @@ impl Sessions {
     }
 
     /// Feeds the session of a flow. `entry` is the flow's; `starts` says where each direction's stream starts, where its
-    /// SYN was seen and nothing after it, for a session that begins with this; `learn` is told the names and addresses of new DNS answers.
+    /// SYN was seen and nothing after it, for a session that begins with this; `learn` is told the names and addresses of
+    /// new DNS answers, each with the direction in which it went.
     /// A flow that layer 7 wants no more of is not fed again.
     pub fn feed(
         &mut self,
@@ -165,7 +166,7 @@ impl Sessions {
         starts: [Option<u32>; 2],
         context: Context,
         tally: &mut Tally,
-        learn: &mut dyn FnMut(&str, Address),
+        learn: &mut dyn FnMut(Direction, &str, Address),
     ) -> Wish {
         self.open(entry, load, starts, tally);
         let (crypto, budget) = (self.crypto, &mut self.budget);
@@ -223,7 +224,12 @@ impl Sessions {
                         fed = true;
                         session.feed(input, &context, crypto)
                     };
-                    peer.acknowledge(acknowledgement, &mut Sinks { feed, budget, tally })
+                    let result = peer.acknowledge(acknowledgement, &mut Sinks { feed, budget, tally });
+                    if fed {
+                        let mut learn = |name: &str, address| learn(from_peer, name, address);
+                        tally.names_refused += session.take_dns_addresses(&mut learn);
+                    }
+                    result
                 });
                 acknowledged.and_then(|()| {
                     let feed = |input: Input<'_>| {
@@ -238,7 +244,8 @@ impl Sessions {
         if result.is_ok() && !fed {
             return Wish::More;
         }
-        tally.names_refused += layer7.session.take_dns_addresses(learn);
+        let mut learn = |name: &str, address| learn(context.direction, name, address);
+        tally.names_refused += layer7.session.take_dns_addresses(&mut learn);
         // Each time: a few bytes may bring much, such as an index into a header table.
         let weight = weigh(&layer7.session);
         let grown = weight > layer7.bytes;

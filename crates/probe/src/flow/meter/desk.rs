@@ -305,14 +305,15 @@ impl Desk {
             _ => return,
         };
         let context = Self::context(flow.hot, direction, seen.time);
-        // Who gets the answer is who asked, whichever of the two was seen first.
-        let (_, client) = packet.addresses();
+        let (source, destination) = packet.addresses();
         let Seen {
             time, clock, frame, ..
         } = seen;
         let epoch = self.epoch;
         let mut last: Option<Arc<str>> = None;
-        let mut learn = |name: &str, address: Address| {
+        let mut learn = |sent: Direction, name: &str, address: Address| {
+            // Who gets the answer is who asked, whichever of the two was seen first.
+            let client = if sent == direction { destination } else { source };
             // The addresses of one answer come one after the other.
             let name = match &last {
                 Some(last) if **last == *name => Arc::clone(last),

@@ -156,6 +156,33 @@ fn layer_7_reads_streams_in_any_order_and_over_fragments() {
     assert_eq!(bench.ends(), [("forced_end", 3)]);
 }
 
+/// The client's ACK tells that the rest of an answer was there, and releases it.
+#[test]
+fn an_answer_that_an_acknowledgement_releases_is_the_clients() {
+    let answer = dns_answer_of(1, 1);
+    let framed = [&(answer.len() as u16).to_be_bytes(), &answer[..]].concat();
+    let stream = framed.repeat(3);
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    // Some of the second was not captured.
+    let (head, tail) = (framed.len() + 10, framed.len() + 20);
+    let at = |place: usize| Frame::tcp(ACK, 501 + place as u32, 101).back();
+    bench.at(60, &at(0).payload(&stream[..head]));
+    bench.at(70, &at(tail).payload(&stream[tail..]));
+    assert_eq!(learned(&bench).len(), 1);
+    bench.at(80, &Frame::tcp(ACK, 101, 501 + stream.len() as u32));
+    let clients: Vec<_> = bench
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Answer(answer) => Some(answer.client),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(clients, [A, A]);
+    bench.flush();
+}
+
 /// What a server says later may look like what it begins with, and holds names.
 #[test]
 fn a_greeting_is_known_only_where_the_start_of_the_stream_was_seen() {
