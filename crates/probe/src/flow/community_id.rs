@@ -24,8 +24,8 @@ pub struct Flow {
     pub source: (Address, u16),
     /// Receiver of the first packet, and its port.
     pub destination: (Address, u16),
-    /// ICMP of either version: type and code of the first packet.
-    pub icmp: [u8; 2],
+    /// ICMP of either version: type and code of the source's first packet, where they were seen.
+    pub icmp: Option<[u8; 2]>,
 }
 
 /// Bytes of the version, `1:`.
@@ -78,13 +78,12 @@ impl Value for CommunityId {
 /// The identifier with seed 0.
 pub fn community_id(flow: &Flow) -> CommunityId {
     let (source_port, destination_port, one_way) = match flow.ip_protocol {
-        ICMP | ICMP6 => {
-            let [kind, code] = flow.icmp;
+        ICMP | ICMP6 => flow.icmp.map_or((0, 0, false), |[kind, code]| {
             match counterpart(flow.ip_protocol, kind) {
                 Some(counterpart) => (u16::from(kind), u16::from(counterpart), false),
                 None => (u16::from(kind), u16::from(code), true),
             }
-        }
+        }),
         _ => (flow.source.1, flow.destination.1, false),
     };
     let (mut low, mut high) = (
@@ -105,7 +104,11 @@ pub fn community_id(flow: &Flow) -> CommunityId {
         }
     }
     message.extend([flow.ip_protocol, 0]);
-    if matches!(flow.ip_protocol, ICMP | TCP | UDP | ICMP6 | SCTP) {
+    let has_ports = match flow.ip_protocol {
+        ICMP | ICMP6 => flow.icmp.is_some(),
+        protocol => matches!(protocol, TCP | UDP | SCTP),
+    };
+    if has_ports {
         message.extend(low.1.to_be_bytes());
         message.extend(high.1.to_be_bytes());
     }
@@ -148,7 +151,7 @@ mod tests {
             ipv4: source.is_ipv4(),
             source: (source.into(), ports[0]),
             destination: (destination.into(), ports[1]),
-            icmp: if icmp { [one as u8, other as u8] } else { [0, 0] },
+            icmp: icmp.then_some([one as u8, other as u8]),
         })
     }
 

@@ -88,7 +88,7 @@ pub fn fill(record: &mut FlowRecord, hot: &Hot, cold: &Cold, reason: EndReason, 
     record.community_id = community_id::community_id(&community_id::Flow {
         ip_protocol: record.ip_protocol,
         ipv4: record.ip_version == 4,
-        // An ICMP flow's type and code are those of its first packet, which the initiator sent.
+        // An ICMP flow's type and code are those that the initiator sent.
         source: (src_ip, src_port),
         destination: (dst_ip, dst_port),
         icmp: cold.icmp,

@@ -32,7 +32,7 @@ wire::record! {
     pub struct FlowRecord {
         /// 64-bit hash of flow key, first timestamp and first frame number, the same in all records of a flow and for the same capture: the first 8 bytes, big-endian, of SHA-256 over lower address, higher address (16 bytes each), their ports, IP protocol, IP version, VLAN and tunnel scope (4 bytes, 0 unless these join the key), timestamp in ns and frame number from 1 (8 bytes each), all big-endian; endpoints are ordered by address, then port.
         flow_id: u64,
-        /// Community ID v1, seed 0 (<https://github.com/corelight/community-id-spec>).
+        /// Community ID v1, seed 0 (<https://github.com/corelight/community-id-spec>); of ICMP with type and code of the initiator's first packet that shows them.
         community_id: CommunityId,
         /// Timestamp of the first packet of this record, UTC.
         start_time: Time,

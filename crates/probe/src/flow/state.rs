@@ -289,8 +289,9 @@ pub struct Cold {
     pub path: PathId,
     /// How far the handshake has been seen.
     pub handshake: Handshake,
-    /// ICMP: type and code of the first packet.
-    pub icmp: [u8; 2],
+    /// ICMP: type and code of the initiator's first packet that shows them: a fragment that came before the first of its
+    /// datagram does not.
+    pub icmp: Option<[u8; 2]>,
     /// What layer 7 said, where its state is gone already.
     pub protocol: Option<(Protocol, Confidence)>,
 }
@@ -311,7 +312,7 @@ impl Default for Cold {
             analysis: NO_ENTRY,
             path: PathId::NONE,
             handshake: Handshake::default(),
-            icmp: [0; 2],
+            icmp: None,
             protocol: None,
         }
     }
@@ -536,7 +537,7 @@ impl Flow<'_> {
             ..Cold::default()
         };
         if let Transport::Icmp { kind, code } = packet.transport {
-            self.cold.icmp = [kind, code];
+            self.cold.icmp = Some([kind, code]);
         }
     }
 }

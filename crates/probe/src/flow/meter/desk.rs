@@ -121,11 +121,14 @@ impl Desk {
         if disregarded.is_some() {
             return next;
         }
-        if let Transport::Icmp { .. } = packet.transport
-            && let Some(quoted) = packet.quoted()
-        {
-            self.tally.icmp_errors += 1;
-            events.push(Event::IcmpError(IcmpError::new(quoted, self.epoch, seen)));
+        if let Transport::Icmp { kind, code } = packet.transport {
+            if direction == Direction::Forward {
+                flow.cold.icmp.get_or_insert([kind, code]);
+            }
+            if let Some(quoted) = packet.quoted() {
+                self.tally.icmp_errors += 1;
+                events.push(Event::IcmpError(IcmpError::new(quoted, self.epoch, seen)));
+            }
         }
         if self.duty.work.has(Work::LAYER7) && !flow.hot.is(Hot::LAYER7_OVER) {
             self.learn(
