@@ -77,6 +77,8 @@ class Flow:
     interim: int = 0
     seen: list[Observation] = field(default_factory=list)
     """The packets of the present record."""
+    behind: bool = False
+    """Whether the present record began further behind the clock than the idle time-out."""
     last_clock: int = 0
     deadline: int | None = None
     """TCP: when both FINs are seen, the moment to end without the last ACK; for a tombstone its end."""
@@ -88,6 +90,8 @@ class Flow:
     """TCP: both sides sent a SYN."""
     reset: bool = False
     """TCP: a RST ended the connection."""
+    icmp: tuple[int, int] | None = None
+    """ICMP: type and code of the initiator's first packet that shows them."""
     discarded_first: bool = False
     """Whether every receiver discards its first packet."""
     reused: bool = False
@@ -190,9 +194,8 @@ class Meter:
         if flow.deadline is not None:
             return flow.deadline, "straggler" if flow.tombstone else "end_of_flow"
         idle = flow.last_clock + self.idle_timeout
-        if flow.seen:
-            # Time stamps far behind the clock do not cut a record in the past.
-            active = max(flow.seen[0].time_ns + self.active_timeout, flow.last_clock)
+        if flow.seen and not flow.behind:
+            active = flow.seen[0].time_ns + self.active_timeout
             if active < idle:
                 return active, "active_timeout"
         return idle, "idle_timeout"
@@ -264,6 +267,8 @@ class Meter:
         if flow is None:
             flow = self._flows[key] = self._open(key, packet, source, destination)
             flow.discarded_first, flow.reused = discarded, reused
+        else:
+            self._cut(flow, packet)
         forward = source == flow.initiator
         observation = Observation(packet, forward)
         if packet.tcp is not None and not discarded:
@@ -274,7 +279,7 @@ class Meter:
             if side.next_sequence is not None and later(packet.part[1], side.next_sequence):
                 side.next_sequence = packet.part[1]
         flow.add_scope(packet, source)
-        flow.seen.append(observation)
+        self._count(flow, observation)
         if packet.quoted is not None and (blamed := self._flows.get(self._key(packet.quoted))) is not None:
             blamed.icmp_errors += 1
         flow.last_clock = self._now()
@@ -304,6 +309,20 @@ class Meter:
     def _idle_for(flow: Flow, packet: Packet) -> int:
         """How much later than the present record's latest time stamp the packet is by its own."""
         return max((packet.frame.time_ns - max(one.time_ns for one in flow.seen)) if flow.seen else 0, 0)
+
+    def _cut(self, flow: Flow, packet: Packet) -> None:
+        """End a record that the packet, by its own time stamp, is too late for: the clock is another source's."""
+        lasts = packet.frame.time_ns - flow.seen[0].time_ns if flow.seen else 0
+        if flow.deadline is None and lasts > self.active_timeout:
+            self._end(flow, "active_timeout", self._now())
+
+    def _count(self, flow: Flow, observation: Observation) -> None:
+        """Add a packet to the present record."""
+        if observation.forward and flow.icmp is None:
+            flow.icmp = observation.packet.icmp
+        if not flow.seen:
+            flow.behind = self._now() - observation.time_ns > self.idle_timeout
+        flow.seen.append(observation)
 
     def _open(self, key: Key, packet: Packet, source: Endpoint, destination: Endpoint) -> Flow:
         tcp = packet.tcp

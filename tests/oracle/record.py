@@ -97,8 +97,8 @@ def _identity(flow: Flow, reason: str) -> dict[str, Any]:
     source_port, destination_port = ports if first_forward else ports[::-1]
     macs = (mac_text(opening.source_mac), mac_text(opening.destination_mac))
     source_mac, destination_mac = macs if first_forward else macs[::-1]
-    if opening.icmp is not None:
-        identifier = community_id(opening.protocol, opening.source, opening.destination, *opening.icmp, icmp=True)
+    if flow.icmp is not None:
+        identifier = community_id(opening.protocol, opening.source, opening.destination, *flow.icmp, icmp=True)
     else:
         identifier = community_id(opening.protocol, source, destination, source_port, destination_port)
     return {

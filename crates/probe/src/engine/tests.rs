@@ -554,6 +554,83 @@ fn timeouts_go_on_after_a_clock_that_was_set_back_or_far_ahead() {
     }
 }
 
+/// What the records of all workers are, which are the same with any number of them.
+fn agreed(frames: &[(i64, Vec<u8>)], settings: impl Fn(usize) -> Settings) -> Vec<String> {
+    let (expected, _) = records(frames, 1000, &settings(1));
+    for workers in [2, 3, 4] {
+        assert_eq!(
+            records(frames, 7, &settings(workers)).0,
+            expected,
+            "{workers} workers"
+        );
+    }
+    expected
+}
+
+#[test]
+fn fragments_that_are_given_up_at_one_moment_end_flows_in_order() {
+    let hosts = (0..6).map(|number| (2 * number + 10, 2 * number + 11));
+    let orphan = |source, destination, identification| {
+        let fragment = Some(Fragment {
+            identification,
+            offset: 1480,
+            length: 0,
+            more: false,
+        });
+        let frame = Frame {
+            transport: Transport::Other,
+            fragment,
+            ..Frame::udp(0, 0)
+        };
+        bytes(&between(source, destination, frame))
+    };
+    // One timestamp is far ahead, so that all datagrams are due at the same moment, and the flows of the first are idle.
+    let other = |second| (second * SECOND, bytes(&Frame::udp(1, 2)));
+    let mut frames = vec![other(2000)];
+    for (round, start) in [(1, 0), (2, 400)] {
+        for (source, destination) in hosts.clone() {
+            let time = start * SECOND + i64::from(source);
+            frames.push((time, orphan(source, destination, round)));
+        }
+    }
+    frames.push(other(2031));
+    let records = agreed(&frames, settings);
+    assert_eq!(
+        records
+            .iter()
+            .filter(|record| record.contains("IdleTimeout"))
+            .count(),
+        6
+    );
+}
+
+/// Two sources merged, of which one is behind by so many seconds.
+#[test]
+fn workers_do_not_matter_where_a_source_lags() {
+    for behind in [5, 19, 21, 30, 44, 46, 3600] {
+        let frames: Vec<_> = seconds(10_000, 200)
+            .into_iter()
+            .zip(seconds(10_000 - behind, 200))
+            .flat_map(|(on_time, (time, _))| {
+                let late = between(1, 4, Frame::udp(7, 8));
+                [on_time, (time, bytes(&late))]
+            })
+            .collect();
+        let records = agreed(&frames, short);
+        let late = records
+            .iter()
+            .filter(|record| record.contains("dst_port: 8"))
+            .count();
+        let clock_cuts = behind <= 20;
+        let most = if clock_cuts {
+            200 / (46 - behind) + 1
+        } else {
+            200 / 46 + 1
+        };
+        assert_eq!(late as i64, most, "{behind} seconds");
+    }
+}
+
 /// Random traffic between few hosts, so that flows meet, end, and come back.
 fn traffic() -> impl Strategy<Value = Vec<(i64, Vec<u8>)>> {
     let frame = (

@@ -374,10 +374,13 @@ impl<T: FlowTable> Meter<T> {
             if fragments_due >= clock {
                 return;
             }
-            let waiting = self
-                .fragments
-                .forget_oldest(FragmentLoss::Timeout, &mut self.desk.tally);
-            self.meter_orphans(&waiting, Moment::orphans(fragments_due));
+            // What ends at one moment leaves in order, however many datagrams are given up then.
+            while self.fragments.next_deadline() == fragments_due {
+                let waiting = self
+                    .fragments
+                    .forget_oldest(FragmentLoss::Timeout, &mut self.desk.tally);
+                self.meter_orphans(&waiting, Moment::orphans(fragments_due));
+            }
             self.emit(sink);
         }
     }

@@ -23,7 +23,9 @@
 //! | `forced_end` | clock at the end of the input |
 //!
 //! Timestamps that step back are metered as they are; they do not turn the clock back. While the clock stands still
-//! because of a timestamp in the future, a packet still ends a flow that it finds idle by its own timestamp. Where time
+//! because of a timestamp in the future, a packet still ends a flow that it finds idle by its own timestamp. A record
+//! whose first packet lies further behind the clock than the idle timeout is of a source whose clock differs: its active
+//! timeout ends it at the packet that is beyond it by its own timestamp, and not by the clock. Where time
 //! begins anew (an earlier file is read after a later one, or a long run of frames lies further behind the clock than
 //! the idle timeout; see [`crate::clock::PacketClock`]), all flows end as at the end of the input, `forced_end`, and the
 //! clock goes on from there.

@@ -118,7 +118,9 @@ impl Side {
     const FLAGS: u16 = 0x01ff;
     /// The flow's first packet was disregarded; of the initiator's side only.
     pub const DISREGARDED_FIRST: u16 = 1 << 10;
-    /// TCP: payload was seen.
+    /// The present record began so far behind the clock that the clock does not cut it; of the responder's side only.
+    pub const BEHIND: u16 = 1 << 10;
+    /// TCP: payload was seen, or numbers were passed over.
     pub const DATA: u16 = 1 << 11;
     /// TCP: a RST has ended the connection; of the initiator's side only.
     pub const RESET: u16 = 1 << 12;
@@ -374,6 +376,13 @@ impl Hot {
     }
 
     /// TCP: whether the flow began with a disregarded packet, and no segment was taken since.
+    /// Says whether the present record, of which this is the first packet, begins behind the clock.
+    #[inline]
+    pub fn begin_record(&mut self, behind: bool) {
+        let side = &mut self.sides[1];
+        side.marks = side.marks & !Side::BEHIND | if behind { Side::BEHIND } else { 0 };
+    }
+
     pub fn is_disregarded_only(&self) -> bool {
         self.phase == Phase::Open
             && self.sides[0].is(Side::DISREGARDED_FIRST)
@@ -484,10 +493,11 @@ impl Hot {
     #[inline]
     pub fn deadline(&self, timeouts: Timeouts) -> i64 {
         let idle = self.idle_deadline(timeouts);
-        if self.phase != Phase::Open || self.packets() == 0 {
+        // The clock is another source's than that of a record far behind it: that one is cut by its own packets.
+        if self.phase != Phase::Open || self.packets() == 0 || self.sides[1].is(Side::BEHIND) {
             return idle;
         }
-        // A flow whose timestamps are far behind the clock is cut at the clock, not in the past.
+        // Not in the past, where the timeouts were changed.
         idle.min(
             self.first()
                 .saturating_add(timeouts.active)
@@ -581,6 +591,10 @@ mod tests {
         hot.seen = 200;
         assert_eq!(hot.deadline(timeouts), 200, "not in the past");
         hot.phase = Phase::Lingering;
+        hot.begin_record(true);
+        assert_eq!(hot.deadline(timeouts), 210, "of another source than the clock");
+        hot.begin_record(false);
+        assert_eq!(hot.deadline(timeouts), 200);
         assert_eq!(hot.deadline(timeouts), 200 + LINGER_NS);
     }
 

@@ -97,7 +97,10 @@ impl Desk {
         } else {
             [None; 2]
         };
-        self.count(&mut flow, packet, direction, seen);
+        if self.count(&mut flow, packet, direction, seen) {
+            // What was set when the record before was cut is later than when this one may be due.
+            next = Next::Reschedule;
+        }
         let side = &mut flow.hot.sides[usize::from(direction == Direction::Reverse)];
         side.add_flags(header.map_or(0, |header| header.flags));
         let transition = taken.map_or(Transition::Continue, |header| {
@@ -178,9 +181,9 @@ impl Desk {
         self.tally.link_paths_overflowed += u64::from(!self.paths.is_whole(flow.cold.path));
     }
 
-    /// Counters, statistics and sequence of packets.
+    /// Counters, statistics and sequence of packets. Whether the packet is its record's first.
     #[inline]
-    fn count(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, direction: Direction, seen: Seen) {
+    fn count(&mut self, flow: &mut Flow<'_>, packet: &Packet<'_>, direction: Direction, seen: Seen) -> bool {
         self.tally.frames_metered += 1;
         let Duty { work, left_out } = self.duty;
         let hot = &mut *flow.hot;
@@ -196,6 +199,7 @@ impl Desk {
             self.add_to_features(flow, packet, direction, seen.time);
         }
         flow.hot.add(
+            hot.begin_record(seen.clock.saturating_sub(seen.time) > self.timeouts.idle);
             direction,
             packet,
             seen.time,
@@ -216,6 +220,7 @@ impl Desk {
         let interval = if time > latest { time.abs_diff(latest) } else { 0 };
         let position = hot.packets() as usize;
         let mut result = Ok(());
+        packets == 0
         if position == 1 {
             // The record's second packet: the first is known from its sums.
             let direction = hot.first_direction();

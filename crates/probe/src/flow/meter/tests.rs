@@ -310,6 +310,66 @@ fn late_timestamps_are_tolerated() {
     assert_eq!(flow.splt_times_ns, Some(vec![0, 0, SECOND as u64]));
 }
 
+/// Two sources merged whose clocks differ: the packets of one lie further behind than any timeout.
+#[test]
+fn a_source_far_behind_the_clock_is_cut_by_its_own_time() {
+    let hour = 3600 * SECOND;
+    let mut bench = Bench::new(|_| {});
+    for packet in 0..50 {
+        let time = packet * 100 * SECOND;
+        bench.at(hour + time, &Frame::udp(1, 2));
+        bench.at(time, &Frame::udp(5, 6));
+        bench.at(time + SECOND, &Frame::udp(5, 6).back());
+    }
+    bench.flush();
+    let parts_of = |port| {
+        let records = bench.records().into_iter();
+        records
+            .filter(move |record| record.dst_port == port)
+            .map(|record| (record.start_time.0, record.packets_fwd, record.packets_rev))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        parts_of(6),
+        [(0, 19, 18), (1801 * SECOND, 18, 19), (3700 * SECOND, 13, 13)]
+    );
+    assert_eq!(
+        parts_of(2),
+        [
+            (hour, 19, 0),
+            (hour + 1900 * SECOND, 19, 0),
+            (hour + 3800 * SECOND, 12, 0)
+        ]
+    );
+    let reasons: Vec<_> = bench.ends().into_iter().map(|(reason, _)| reason).collect();
+    let cut = "active_timeout";
+    assert_eq!(reasons, [cut, cut, cut, cut, "forced_end", "forced_end"]);
+}
+
+/// The clock was ahead of the flow when its first part began, and is not when its second does.
+#[test]
+fn a_part_is_due_earlier_than_the_part_before_it_was() {
+    let mut bench = Bench::new(|settings| {
+        settings.idle_timeout_ns = 20 * SECOND;
+        settings.active_timeout_ns = 30 * SECOND;
+    });
+    bench.at(40 * SECOND, &Frame::udp(1, 2));
+    for time in [-10, 5] {
+        bench.at(time * SECOND, &Frame::udp(5, 6)); // idle at 60 s
+    }
+    for time in [21, 35, 45] {
+        bench.at(time * SECOND, &Frame::udp(5, 6)); // another part, cut at 51 s
+    }
+    bench.at(52 * SECOND, &Frame::udp(1, 2));
+    let cuts: Vec<_> = bench
+        .flows()
+        .iter()
+        .map(|flow| (flow.export_time / SECOND, flow.record.packets_fwd))
+        .collect();
+    assert_eq!(cuts, [(40, 2), (51, 3)]);
+    bench.flush();
+}
+
 #[test]
 fn a_clock_that_stands_still_does_not_merge_flows() {
     let mut bench = Bench::new(|_| {});
