@@ -368,7 +368,9 @@ class Meter:
             observation.out_of_order = later(tcp.sequence, side.next_sequence)
             below = not observation.out_of_order and not later(end, side.next_sequence)
             observation.retransmission = below and not is_keep_alive(packet, side.next_sequence)
-            if later(end, side.next_sequence):
+            # In an open connection a SYN is answered and dropped: RFC 9293 §3.10.7.4.
+            dropped = tcp.flags & SYN and other.next_sequence is not None
+            if later(end, side.next_sequence) and not dropped:
                 side.next_sequence = end
         if tcp.flags & SYN and tcp.maximum_segment_size:  # an option of 0 announces nothing
             side.segment_size = tcp.maximum_segment_size

@@ -17,8 +17,9 @@
 //!
 //! TCP sequence numbers are compared modulo 2³² (RFC 9293 §3.4). A segment occupies its payload length, plus one for
 //! SYN and one for FIN. The *next expected* number of a direction is the highest number after any segment of the flow so
-//! far; its first segment, whatever it occupies, sets it. RST segments count as packets and for the flags, and are not
-//! looked at otherwise.
+//! far; its first segment, whatever it occupies, sets it. A SYN that comes when both directions have been heard is counted,
+//! and does not move it: its receiver drops it (RFC 9293 §3.10.7.4). RST segments count as packets and for the flags, and are
+//! not looked at otherwise.
 
 use wire::column::{Address, Mac, Time};
 

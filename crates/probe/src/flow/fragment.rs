@@ -122,6 +122,8 @@ pub struct Part {
     pub start: u32,
     /// The sequence number after the last one, that of a FIN included.
     pub end: u32,
+    /// Whether the segment is a SYN: whether its receiver takes what these carry is then another question.
+    pub of_syn: bool,
 }
 
 /// What the first fragment of a TCP segment says of the bytes in the others.
@@ -159,6 +161,7 @@ impl Start {
                 .origin
                 .wrapping_add(to)
                 .wrapping_add(u32::from(self.flags & FIN != 0)),
+            of_syn: self.flags & SYN != 0,
         }
     }
 }

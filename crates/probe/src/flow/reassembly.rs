@@ -4,7 +4,8 @@
 //! reader does not consume is kept. Segments that come too early are kept, within limits; where segments overlap, the
 //! bytes that came first count. What is missing is declared a gap when the peer acknowledges it (so it was there, only
 //! not seen here), when keeping more would break a limit, when the capture cut a segment short, and at the end.
-//! Sequence numbers are modulo 2³² (RFC 9293 §3.4); a SYN and a FIN take one each, and a SYN may carry data (RFC 7413).
+//! Sequence numbers are modulo 2³² (RFC 9293 §3.4); a SYN and a FIN take one each. A SYN may carry data, which its receiver may
+//! take (RFC 7413) or leave: what its answer acknowledges, and where the sender goes on, tells.
 
 use std::collections::VecDeque;
 
@@ -135,6 +136,8 @@ pub struct Stream {
     /// The sequence number of the FIN.
     fin: Option<u32>,
     ended: bool,
+    /// The first of `early` are the data of the SYN, and it is not known yet whether they were taken.
+    offered: bool,
     /// Contiguous bytes that the reader has not consumed.
     unread: Vec<u8>,
     /// The reader asked not to be called again before there are this many unread bytes.
@@ -169,15 +172,22 @@ impl Stream {
         if self.ended {
             return Ok(());
         }
-        let data_at = segment.sequence.wrapping_add(u32::from(segment.syn));
         let captured = segment.payload.len().min(segment.length as usize);
         let Some(payload) = segment.payload.get(..captured) else {
             return Ok(());
         };
+        if segment.syn {
+            self.open(segment, payload, sinks.budget);
+            return Ok(());
+        }
+        let data_at = segment.sequence;
+        if self.offered {
+            self.decide(data_at, sinks.budget);
+        }
         let start = match self.next {
             Some(next) => next,
             // The flow may have begun before the capture: then its first data is where we come in.
-            None if segment.syn || segment.length > 0 || segment.fin => {
+            None if segment.length > 0 || segment.fin => {
                 self.next = Some(data_at);
                 data_at
             }
@@ -218,6 +228,9 @@ impl Stream {
         F: FnMut(Input<'_>) -> Outcome,
     {
         if self.note(acknowledgement) {
+            if self.offered {
+                self.decide(acknowledgement, sinks.budget);
+            }
             self.settle(sinks)
         } else {
             Ok(())
@@ -229,6 +242,9 @@ impl Stream {
     where
         F: FnMut(Input<'_>) -> Outcome,
     {
+        if self.offered {
+            self.withdraw(0, sinks.budget);
+        }
         while !self.early.is_empty() {
             self.skip_to_early(GapReason::FlowEnd, sinks)?;
         }
@@ -255,6 +271,46 @@ impl Stream {
             early,
             ..Self::default()
         };
+    }
+
+    /// Takes the SYN: the stream starts after it. What it carries waits. A SYN that comes later says nothing.
+    fn open(&mut self, segment: Segment<'_>, payload: &[u8], budget: &mut Budget) {
+        if self.next.is_some() {
+            return;
+        }
+        let start = segment.sequence.wrapping_add(1);
+        self.next = Some(start);
+        let missing = segment.length.saturating_sub(payload.len() as u32);
+        let memory = memory_of(payload.len(), 1);
+        if segment.length > 0 && memory <= budget.per_direction && budget.has_room(memory) {
+            self.keep(start, payload, missing, budget);
+            self.offered = true;
+        }
+    }
+
+    /// The peer acknowledges all before `next` of a stream of which nothing but its SYN was seen, or the sender goes on
+    /// there: that much of the SYN's data was taken, and the rest is not of the stream.
+    fn decide(&mut self, next: u32, budget: &mut Budget) {
+        let taken = self.next.map_or(0, |start| next.wrapping_sub(start) as i32);
+        self.withdraw(taken.max(0).unsigned_abs(), budget);
+    }
+
+    /// Leaves so many bytes of the SYN's data.
+    fn withdraw(&mut self, taken: u32, budget: &mut Budget) {
+        self.offered = false;
+        let Some(offer) = self.early.front_mut() else {
+            return;
+        };
+        let kept = offer.bytes.len().min(taken as usize);
+        let dropped = offer.bytes.len() - kept;
+        offer.missing = taken.min(offer.length()) - kept as u32;
+        offer.bytes.truncate(kept);
+        self.early_bytes -= dropped;
+        budget.bytes -= dropped;
+        if taken == 0 {
+            self.early.pop_front();
+            budget.segments -= 1;
+        }
     }
 
     /// A segment that does not start after the end of the stream: feeds what is new in it. Where early segments lie

@@ -116,6 +116,8 @@ impl Side {
     pub(super) const SHARED_BYTES: usize = std::mem::offset_of!(Self, first);
     /// The nine TCP flags (RFC 9293 §3.1, RFC 3540).
     const FLAGS: u16 = 0x01ff;
+    /// TCP: its first segment was a SYN.
+    pub const OPENED: u16 = 1 << 9;
     /// The flow's first packet was disregarded; of the initiator's side only.
     pub const DISREGARDED_FIRST: u16 = 1 << 10;
     /// The present record began so far behind the clock that the clock does not cut it; of the responder's side only.
@@ -134,8 +136,7 @@ impl Side {
     /// TCP: where the stream starts, where its SYN was seen and nothing after it.
     #[inline]
     pub fn stream_start(&self) -> Option<u32> {
-        let syn = self.flags() & super::tcp::SYN != 0;
-        (syn && self.is(Self::BEGUN) && !self.is(Self::DATA)).then_some(self.sequence_end)
+        (self.is(Self::OPENED) && !self.is(Self::DATA)).then_some(self.sequence_end)
     }
 
     /// Whether this is known.
@@ -375,7 +376,6 @@ impl Hot {
         self.marks = self.marks & !mark | if is_so { mark } else { 0 };
     }
 
-    /// TCP: whether the flow began with a disregarded packet, and no segment was taken since.
     /// Says whether the present record, of which this is the first packet, begins behind the clock.
     #[inline]
     pub fn begin_record(&mut self, behind: bool) {
@@ -383,6 +383,7 @@ impl Hot {
         side.marks = side.marks & !Side::BEHIND | if behind { Side::BEHIND } else { 0 };
     }
 
+    /// TCP: whether the flow began with a disregarded packet, and no segment was taken since.
     pub fn is_disregarded_only(&self) -> bool {
         self.phase == Phase::Open
             && self.sides[0].is(Side::DISREGARDED_FIRST)
@@ -590,12 +591,27 @@ mod tests {
         assert_eq!(hot.deadline(timeouts), 113);
         hot.seen = 200;
         assert_eq!(hot.deadline(timeouts), 200, "not in the past");
-        hot.phase = Phase::Lingering;
         hot.begin_record(true);
         assert_eq!(hot.deadline(timeouts), 210, "of another source than the clock");
         hot.begin_record(false);
         assert_eq!(hot.deadline(timeouts), 200);
+        hot.phase = Phase::Lingering;
         assert_eq!(hot.deadline(timeouts), 200 + LINGER_NS);
+    }
+
+    #[test]
+    fn a_cut_leaves_where_the_stream_starts() {
+        let mut side = Side {
+            sequence_end: 101,
+            ..Side::default()
+        };
+        assert_eq!(side.stream_start(), None);
+        side.mark(Side::OPENED | Side::BEGUN);
+        side.add_flags(0x1ff);
+        assert_eq!(side.cut().flags(), 0);
+        assert_eq!(side.cut().stream_start(), Some(101));
+        side.mark(Side::DATA);
+        assert_eq!(side.cut().stream_start(), None);
     }
 
     #[test]

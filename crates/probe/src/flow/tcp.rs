@@ -105,7 +105,7 @@ pub fn observe(
         Direction::Forward => (forward, reverse),
         Direction::Reverse => (reverse, forward),
     };
-    sequence(side, packet.payload_length, tcp);
+    sequence(side, other.is(Side::BEGUN), packet.payload_length, tcp);
     if tcp.flags & SYN != 0
         && let Some(announced) = tcp.maximum_segment_size.filter(|size| *size > 0)
     {
@@ -139,27 +139,36 @@ pub fn go_on(side: &mut Side, part: Part) {
     }
 }
 
-/// Retransmissions and gaps (columns `tcp_retransmissions_fwd`, `tcp_out_of_order_fwd`).
+/// Retransmissions and gaps (columns `tcp_retransmissions_fwd`, `tcp_out_of_order_fwd`). A SYN in a connection that is open,
+/// both sides having been heard, is answered and dropped (RFC 9293 §3.10.7.4): the stream stays where it stands.
 #[inline]
-fn sequence(side: &mut Side, payload_length: u32, tcp: &Tcp) {
+fn sequence(side: &mut Side, is_other_heard: bool, payload_length: u32, tcp: &Tcp) {
     let occupied = payload_length
         .wrapping_add(u32::from(tcp.flags & SYN != 0))
         .wrapping_add(u32::from(tcp.flags & FIN != 0));
     let end = tcp.sequence.wrapping_add(occupied);
-    if payload_length > 0 {
+    let is_dropped = tcp.flags & SYN != 0 && is_other_heard && side.is(Side::BEGUN);
+    if payload_length > 0 && !is_dropped {
         side.mark(Side::DATA);
     }
     if !side.is(Side::BEGUN) {
-        side.mark(Side::BEGUN);
+        // No system takes a SYN with a FIN: of what it is followed by the start is not known.
+        side.mark(match tcp.flags & (SYN | FIN) {
+            SYN => Side::BEGUN | Side::OPENED,
+            _ => Side::BEGUN,
+        });
         side.sequence_end = end;
     } else if occupied > 0 {
         if is_after(tcp.sequence, side.sequence_end) {
             side.out_of_order = side.out_of_order.saturating_add(1);
+            if tcp.flags & SYN == 0 {
+                side.mark(Side::DATA);
+            }
         } else if !is_after(end, side.sequence_end) && !is_keep_alive(tcp, payload_length, side.sequence_end)
         {
             side.retransmissions = side.retransmissions.saturating_add(1);
         }
-        if is_after(end, side.sequence_end) {
+        if is_after(end, side.sequence_end) && !is_dropped {
             side.sequence_end = end;
         }
     }

@@ -339,7 +339,13 @@ fn fragments_go_on_with_a_tcp_segment() {
         Verdict::Counts { part, .. } => part,
         Verdict::Waits => panic!("it waits"),
     };
-    let part = |start, end| Some(Part { start, end });
+    let part = |start, end| {
+        Some(Part {
+            start,
+            end,
+            of_syn: false,
+        })
+    };
     let mut tally = Tally::default();
     // In order: the first alone adds nothing, the others what they carry, and the FIN.
     let mut fragments = Fragments::new(8, 1000);

@@ -22,7 +22,7 @@ use crate::flow::profile::{Duty, LeftOut, ShedWork, Work};
 use crate::flow::splt::{PoolFull, SPLT_PACKETS, Sequences, Step};
 use crate::flow::state::{Flow, Hot, NO_ENTRY, Phase, Side, Timeouts};
 use crate::flow::table::Next;
-use crate::flow::tcp::{self, RST, Transition};
+use crate::flow::tcp::{self, RST, SYN, Transition};
 use crate::flow::tcp_analysis::Analyses;
 use crate::flow::{EndReason, EndedFlow};
 
@@ -40,6 +40,15 @@ pub(super) struct Desk {
     pub(super) analyses: Analyses,
     pub(super) paths: Paths,
     pub(super) tally: Tally,
+}
+
+/// What was known of a flow before a packet that goes to layer 7.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    /// TCP: where the streams start, if layer 7 begins with this packet.
+    starts: [Option<u32>; 2],
+    /// TCP: the packet's direction had a segment.
+    begun: bool,
 }
 
 impl Desk {
@@ -92,10 +101,13 @@ impl Desk {
 
         let direction = flow.hot.direction(packet);
         // A first segment with payload starts the streams after their SYNs, whichever segment that is.
-        let starts = if flow.hot.layer7 == NO_ENTRY && packet.payload_length > 0 {
-            flow.hot.sides.each_ref().map(Side::stream_start)
-        } else {
-            [None; 2]
+        let before = Before {
+            starts: if flow.hot.layer7 == NO_ENTRY && packet.payload_length > 0 {
+                flow.hot.sides.each_ref().map(Side::stream_start)
+            } else {
+                [None; 2]
+            },
+            begun: flow.hot.side(direction).is(Side::BEGUN),
         };
         if self.count(&mut flow, packet, direction, seen) {
             // What was set when the record before was cut is later than when this one may be due.
@@ -135,7 +147,7 @@ impl Desk {
         }
         if self.duty.work.has(Work::LAYER7) && !flow.hot.is(Hot::LAYER7_OVER) {
             self.learn(
-                &mut flow, packet, header, direction, starts, seen, content, events,
+                &mut flow, packet, header, direction, before, seen, content, events,
             );
         }
         match transition {
@@ -160,7 +172,7 @@ impl Desk {
         {
             return Some(EndReason::IdleTimeout);
         }
-        let header = header.filter(|header| header.flags & tcp::SYN != 0)?;
+        let header = header.filter(|header| header.flags & SYN != 0)?;
         tcp::is_new_connection(flow, header, seen.clock).then_some(match phase {
             Phase::Open | Phase::Lingering => EndReason::EndOfFlow,
             Phase::Tombstone => EndReason::Straggler,
@@ -187,6 +199,7 @@ impl Desk {
         self.tally.frames_metered += 1;
         let Duty { work, left_out } = self.duty;
         let hot = &mut *flow.hot;
+            hot.begin_record(seen.clock.saturating_sub(seen.time) > self.timeouts.idle);
         hot.left_out.add(left_out);
         let packets = hot.packets();
         if packets == 0 {
@@ -199,7 +212,6 @@ impl Desk {
             self.add_to_features(flow, packet, direction, seen.time);
         }
         flow.hot.add(
-            hot.begin_record(seen.clock.saturating_sub(seen.time) > self.timeouts.idle);
             direction,
             packet,
             seen.time,
@@ -208,6 +220,7 @@ impl Desk {
         );
         if packet.faults != 0 || packet.fragment.is_some() {
             self.count_faults(flow, packet);
+        packets == 0
         }
         let both_plain = flow.hot.is(Hot::PLAIN) && packet.is_plain();
         if !both_plain && !flow.hot.is(Hot::AMBIGUOUS) && self.paths.differs(flow.cold.path, packet) {
@@ -220,7 +233,6 @@ impl Desk {
         let interval = if time > latest { time.abs_diff(latest) } else { 0 };
         let position = hot.packets() as usize;
         let mut result = Ok(());
-        packets == 0
         if position == 1 {
             // The record's second packet: the first is known from its sums.
             let direction = hot.first_direction();
@@ -298,17 +310,20 @@ impl Desk {
         packet: &Packet<'_>,
         header: Option<&Tcp>,
         direction: Direction,
-        starts: [Option<u32>; 2],
+        let Before { starts, begun } = before;
+        // The receiver of a connection that is open drops a SYN with all that it carries (RFC 9293 §3.10.7.4).
+        let is_read = |flags| flags & (RST | SYN) == 0 || (flags & RST == 0 && !begun);
+        before: Before,
         seen: Seen,
         content: Content<'_>,
         events: &mut Vec<Event>,
     ) {
         let load = match (content, header, packet.transport) {
             (Content::Datagram(datagram), ..) => Load::Datagram(datagram),
-            (Content::Own | Content::Part(_), Some(header), _) if header.flags & RST == 0 => {
+            (Content::Own | Content::Part(_), Some(header), _) if is_read(header.flags) => {
                 layer7::segment_of(packet, header)
             }
-            (Content::Part(part), None, _) => layer7::part_of(packet, part),
+            (Content::Part(part), None, _) if !part.of_syn => layer7::part_of(packet, part),
             (Content::Own, _, Transport::Udp) => Load::Datagram(packet.payload),
             _ => return,
         };

@@ -1050,3 +1050,34 @@ fn ip_protocols_are_applications() {
 
 mod layer7;
 mod model;
+#[test]
+fn the_port_of_a_client_that_sent_a_syn_names_nothing() {
+    let mut bench = Bench::new(|_| {});
+    let mut syn = Frame::tcp(SYN, 100, 0);
+    syn.source.1 = 44818;
+    bench.at(0, &syn);
+    let mut midway = Frame::tcp(ACK, 100, 1);
+    midway.source.1 = 47_001;
+    midway.destination.1 = 44818;
+    bench.at(1, &midway.back());
+    bench.flush();
+    let mut apps: Vec<_> = bench.records().iter().map(|record| record.app).collect();
+    apps.sort_unstable();
+    assert_eq!(apps, [None, Some("enip")]);
+}
+
+#[test]
+fn a_syn_in_an_open_connection_moves_no_stream() {
+    let mut bench = Bench::new(|_| {});
+    handshake(&mut bench, 0);
+    bench.at(60, &Frame::tcp(SYN, 7777, 0).payload(b"fake"));
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(b"real"));
+    bench.flush();
+    let record = bench.records()[0];
+    assert_eq!(
+        (record.tcp_out_of_order_fwd, record.tcp_retransmissions_fwd),
+        (Some(1), Some(0)),
+        "the SYN itself"
+    );
+}
+

@@ -144,6 +144,48 @@ fn syn_data_and_fin_in_order() {
 }
 
 #[test]
+fn the_data_of_a_syn_are_read_as_far_as_they_are_taken() {
+    let offer = || {
+        let mut harness = greedy();
+        harness.flagged(99, b"fake", 4, true, false);
+        assert_eq!(harness.text(), "", "nobody has taken it yet");
+        harness
+    };
+    // What the other side acknowledges.
+    for (acknowledgement, expected) in [(100, "real"), (102, "fareal"), (104, "fakereal"), (9, "real")] {
+        let mut harness = offer();
+        harness.acknowledge(acknowledgement);
+        let next = acknowledgement.max(100);
+        harness.flagged(99, b"XXXX", 4, true, false);
+        harness.segment(next, b"real");
+        assert_eq!(harness.text(), expected, "{acknowledgement}");
+        assert_eq!(harness.budget.used(), 0);
+    }
+    // Where the sender goes on, where nothing was seen of the other side.
+    for (next, expected) in [(100, "real"), (104, "fakereal")] {
+        let mut harness = offer();
+        harness.segment(next, b"real");
+        assert_eq!(harness.text(), expected, "{next}");
+    }
+    // Neither.
+    let mut harness = offer();
+    harness.finish();
+    assert_eq!((harness.text().as_str(), harness.budget.used()), ("", 0));
+    // Of data that were cut.
+    let mut harness = greedy();
+    harness.flagged(99, b"fa", 4, true, false);
+    harness.acknowledge(103);
+    harness.segment(103, b"real");
+    assert_eq!((harness.text().as_str(), harness.budget.used()), ("fa?real", 0));
+    // Without room they are a gap, if they were taken.
+    let mut harness = Harness::new(1 << 20, EARLY_BYTES + 3, Recorder::new(4, 0));
+    harness.flagged(99, b"fake", 4, true, false);
+    harness.acknowledge(104);
+    harness.segment(104, b"abc");
+    assert_eq!(harness.text(), "????abc");
+}
+
+#[test]
 fn retransmissions_overlaps_and_keep_alives() {
     let mut harness = greedy();
     harness.segment(100, b"abcd");

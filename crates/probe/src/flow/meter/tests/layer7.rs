@@ -202,6 +202,22 @@ fn a_greeting_is_known_only_where_the_start_of_the_stream_was_seen() {
     assert!(!greeting_is_kept(false));
 }
 
+#[test]
+fn a_cut_before_the_first_payload_leaves_the_start_of_the_stream() {
+    let mut bench = Bench::new(|settings| {
+        settings.idle_timeout_ns = 60 * SECOND;
+        settings.active_timeout_ns = 60 * SECOND;
+    });
+    handshake(&mut bench, 0);
+    bench.at(50 * SECOND, &Frame::tcp(ACK, 100, 501)); // a keep-alive
+    let line = b"220 bob@example.org, welcome to ESMTP\r\n";
+    bench.at(70 * SECOND, &Frame::tcp(ACK, 501, 101).back().payload(line));
+    bench.at(71 * SECOND, &Frame::tcp(ACK, 101, 540).payload(b"EHLO me\r\n"));
+    bench.flush();
+    assert_eq!(bench.ends(), [("active_timeout", 4), ("forced_end", 2)]);
+    assert!(format!("{:?}", bench.flows()[1].session).contains("bob@example.org"));
+}
+
 /// A segment of HTTP in three fragments, and what follows it.
 #[test]
 fn a_tcp_segment_in_fragments_is_one_segment() {
@@ -400,8 +416,6 @@ fn unfinished_messages_are_bounded_and_given_back() {
 
 #[test]
 fn layer_7_is_not_shown_what_every_receiver_discards() {
-    const FAKE: &[u8] = b"GET /public HTTP/1.1\r\nHost: fake.example\r\n\r\n";
-    const REAL: &[u8] = b"GET /secret HTTP/1.1\r\nHost: real.example\r\n\r\n";
     let (first, second) = REAL.split_at(30);
     let name_after = |mut bench: Bench, decoy: Frame| {
         handshake(&mut bench, 0);
@@ -424,6 +438,108 @@ fn layer_7_is_not_shown_what_every_receiver_discards() {
 
 #[test]
 fn layer_7_reads_a_file_whose_checksums_are_wrong() {
+    // A SYN in an open connection, and what a SYN carries of which the answer takes nothing.
+    for flags in [SYN, SYN | 0x08, SYN | ACK, SYN | ACK | FIN] {
+        for sequence in [100, 101, 5000, 1 << 31] {
+            let decoy = || Frame::tcp(flags, sequence, 501);
+            assert_eq!(name_after(offline(), decoy()), real, "{flags:#x} {sequence}");
+        }
+    }
+}
+
+const FAKE: &[u8] = b"GET /public HTTP/1.1\r\nHost: fake.example\r\n\r\n";
+const REAL: &[u8] = b"GET /secret HTTP/1.1\r\nHost: real.example\r\n\r\n";
+
+/// What is called the server after these frames and a request.
+fn name_after(frames: &[Frame], next: u32) -> Option<String> {
+    let mut bench = offline();
+    for (time, frame) in frames.iter().enumerate() {
+        bench.at(time as i64, frame);
+    }
+    bench.at(60, &Frame::tcp(ACK, next, 501).payload(REAL));
+    bench.flush();
+    assert_eq!(bench.flows().len(), 1);
+    bench.records()[0].server_name.clone()
+}
+
+#[test]
+fn a_syn_without_payload_in_an_open_connection_hides_nothing() {
+    let open = [
+        Frame::tcp(SYN, 100, 0),
+        Frame::tcp(SYN | ACK, 500, 101).back(),
+        Frame::tcp(ACK, 101, 501),
+    ];
+    for stray in [
+        Frame::tcp(SYN, 5000, 0),
+        Frame::tcp(SYN | ACK, 5000, 501),
+        Frame::tcp(SYN | ACK, 5000, 501).back(),
+        Frame::tcp(FIN | ACK, 5000, 501),
+    ] {
+        let frames = [&open[..], std::slice::from_ref(&stray)].concat();
+        assert_eq!(
+            name_after(&frames, 101).as_deref(),
+            Some("real.example"),
+            "{stray:?}"
+        );
+        // Picked up midway.
+        assert_eq!(
+            name_after(&frames[2..], 101).as_deref(),
+            Some("real.example"),
+            "{stray:?}"
+        );
+    }
+    // With payload, where the start of the stream was not seen.
+    let midway = [Frame::tcp(ACK, 101, 501), Frame::tcp(SYN, 5000, 0).payload(FAKE)];
+    assert_eq!(name_after(&midway, 101).as_deref(), Some("real.example"));
+}
+
+/// The number that it takes is that of the first byte.
+#[test]
+fn a_syn_with_fin_before_the_real_one_hides_no_byte() {
+    let mut bench = offline();
+    bench.at(0, &Frame::tcp(SYN | FIN, 100, 0));
+    handshake(&mut bench, 10);
+    bench.at(70, &Frame::tcp(ACK, 101, 501).payload(REAL));
+    bench.flush();
+    assert!(format!("{:?}", bench.flows()[0].session).contains("\"GET\""));
+}
+
+#[test]
+fn what_a_syn_carries_is_read_if_the_answer_takes_it() {
+    let end = 101 + FAKE.len() as u32;
+    let frames = |acknowledged| {
+        [
+            Frame::tcp(SYN, 100, 0).payload(FAKE),
+            Frame::tcp(SYN | ACK, 500, acknowledged).back(),
+            Frame::tcp(ACK, acknowledged, 501),
+        ]
+    };
+    assert_eq!(name_after(&frames(101), 101).as_deref(), Some("real.example"));
+    assert_eq!(name_after(&frames(end), end).as_deref(), Some("fake.example"));
+}
+
+#[test]
+fn the_fragments_of_a_syn_in_an_open_connection_are_not_read() {
+    let mut frames = vec![
+        Frame::tcp(SYN, 100, 0),
+        Frame::tcp(SYN | ACK, 500, 101).back(),
+        Frame::tcp(ACK, 101, 501),
+    ];
+    for (from, to) in [(0, 12), (12, FAKE.len())] {
+        let mut frame = Frame::tcp(SYN | ACK, 100, 501).payload(&FAKE[from..to]);
+        frame.fragment = Some(Fragment {
+            identification: 7,
+            offset: if from == 0 { 0 } else { from as u32 + 20 },
+            length: (to - from) as u32 + if from == 0 { 20 } else { 0 },
+            more: from == 0,
+        });
+        if from > 0 {
+            (frame.source.1, frame.destination.1) = (0, 0);
+            frame.transport = Transport::Other;
+        }
+        frames.push(frame);
+    }
+    assert_eq!(name_after(&frames, 101).as_deref(), Some("real.example"));
     let mut bench = offline();
     handshake(&mut bench, 0);
     let request = Frame::tcp(ACK, 101, 501).payload(b"GET / HTTP/1.1\r\nHost: edited.example\r\n\r\n");
