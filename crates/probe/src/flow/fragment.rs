@@ -345,6 +345,17 @@ impl Fragments {
         }
     }
 
+    /// The flow that a fragment counts for which its receiver discards: that of its datagram as far as it is known. The
+    /// datagram takes no notice of it.
+    pub fn endpoints_of(&self, packet: &Packet<'_>) -> Endpoints {
+        let known = packet
+            .fragment
+            .filter(|fragment| fragment.offset > 0)
+            .and_then(|fragment| self.datagrams.get(&Self::id(packet, fragment.identification)))
+            .and_then(|datagram| datagram.endpoints);
+        known.unwrap_or_else(|| Endpoints::of(packet))
+    }
+
     /// Forgets the oldest datagram if the table is full, and the oldest ones up to the first with waiting fragments if
     /// no more may wait. Their waiting fragments count for a flow with ports 0.
     pub fn make_room(&mut self, tally: &mut Tally) -> Vec<Waiting> {

@@ -4,7 +4,7 @@ use wire::decode::Packet;
 use wire::flowkey::Direction;
 use wire::l7::Crypto;
 
-use super::disregard::ChecksumTrust;
+use super::disregard::Trust;
 use super::facts::Answer;
 use super::features;
 use super::fragment::{FragmentLoss, Fragments, Part, Verdict, Waiting};
@@ -142,7 +142,7 @@ impl<T: FlowTable> Meter<T> {
             epoch: 0,
             timeouts,
             duty: Duty::new(settings.profile, Shed::Nothing),
-            checksum_trust: ChecksumTrust::new(settings.knows_offload),
+            trust: Trust::new(settings.knows_offload),
             sessions: Sessions::new(settings, crypto),
             sequences: Sequences::new(settings.sequence_chunks),
             features: features::Store::new(settings.memory_bytes / 2),
@@ -392,6 +392,13 @@ impl<T: FlowTable> Meter<T> {
 
     fn fragment(&mut self, packet: &Packet<'_>, seen: Seen, sink: &mut dyn FnMut(Event)) {
         self.desk.tally.fragments += 1;
+        let Desk { trust, tally, .. } = &self.desk;
+        if trust.is_beyond_frame(packet, tally.frames_metered) {
+            let packet = self.fragments.endpoints_of(packet).claim(packet);
+            self.meter(&packet, seen, Moment::at(seen), Content::Nothing);
+            self.emit(sink);
+            return;
+        }
         let waiting = self.fragments.make_room(&mut self.desk.tally);
         self.meter_orphans(&waiting, Moment::at(seen));
         match self.fragments.push(packet, seen, &mut self.desk.tally) {

@@ -10,7 +10,7 @@ use wire::malformed::{Fault, Reason as _};
 
 use super::{Content, Event, Moment, Seen, UDP};
 use crate::counters::Tally;
-use crate::flow::disregard::{ChecksumTrust, Disregard, disregard};
+use crate::flow::disregard::{Disregard, Trust, disregard};
 use crate::flow::export::{self, Parts};
 use crate::flow::facts::Answer;
 use crate::flow::features::{self, Observed};
@@ -33,7 +33,7 @@ pub(super) struct Desk {
     pub(super) epoch: u64,
     pub(super) timeouts: Timeouts,
     pub(super) duty: Duty,
-    pub(super) checksum_trust: ChecksumTrust,
+    pub(super) trust: Trust,
     pub(super) sessions: Sessions,
     pub(super) sequences: Sequences,
     pub(super) features: features::Store,
@@ -73,12 +73,7 @@ impl Desk {
         } else {
             None
         };
-        let disregarded = disregard(
-            packet,
-            header,
-            &mut self.checksum_trust,
-            self.tally.frames_metered,
-        );
+        let disregarded = disregard(packet, header, &mut self.trust, self.tally.frames_metered);
         // The segment as the state of the connection sees it.
         let taken = header.filter(|_| disregarded.is_none());
         let mut next = Next::Keep;
@@ -199,12 +194,12 @@ impl Desk {
         self.tally.frames_metered += 1;
         let Duty { work, left_out } = self.duty;
         let hot = &mut *flow.hot;
-            hot.begin_record(seen.clock.saturating_sub(seen.time) > self.timeouts.idle);
         hot.left_out.add(left_out);
         let packets = hot.packets();
         if packets == 0 {
             self.tally.flows_opened += 1;
             self.tally.flows_active += 1;
+            hot.begin_record(seen.clock.saturating_sub(seen.time) > self.timeouts.idle);
         } else if packets < SPLT_PACKETS as u64 && !hot.left_out.has(Work::SPLT) {
             self.add_to_sequence(hot, packet, direction, seen.time);
         }
@@ -220,12 +215,12 @@ impl Desk {
         );
         if packet.faults != 0 || packet.fragment.is_some() {
             self.count_faults(flow, packet);
-        packets == 0
         }
         let both_plain = flow.hot.is(Hot::PLAIN) && packet.is_plain();
         if !both_plain && !flow.hot.is(Hot::AMBIGUOUS) && self.paths.differs(flow.cold.path, packet) {
             flow.hot.mark(Hot::AMBIGUOUS, true);
         }
+        packets == 0
     }
 
     fn add_to_sequence(&mut self, hot: &mut Hot, packet: &Packet<'_>, direction: Direction, time: i64) {
@@ -310,14 +305,14 @@ impl Desk {
         packet: &Packet<'_>,
         header: Option<&Tcp>,
         direction: Direction,
-        let Before { starts, begun } = before;
-        // The receiver of a connection that is open drops a SYN with all that it carries (RFC 9293 §3.10.7.4).
-        let is_read = |flags| flags & (RST | SYN) == 0 || (flags & RST == 0 && !begun);
         before: Before,
         seen: Seen,
         content: Content<'_>,
         events: &mut Vec<Event>,
     ) {
+        let Before { starts, begun } = before;
+        // The receiver of a connection that is open drops a SYN with all that it carries (RFC 9293 §3.10.7.4).
+        let is_read = |flags| flags & (RST | SYN) == 0 || (flags & RST == 0 && !begun);
         let load = match (content, header, packet.transport) {
             (Content::Datagram(datagram), ..) => Load::Datagram(datagram),
             (Content::Own | Content::Part(_), Some(header), _) if is_read(header.flags) => {

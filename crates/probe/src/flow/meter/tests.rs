@@ -651,7 +651,11 @@ fn what_every_receiver_discards_is_counted_and_changes_nothing() {
             assert_eq!(state_after(bench(), &[frame]).4, 0, "{flags:#x}");
         }
     }
-    for fault in [Fault::BadIpChecksum, Fault::BadTransportChecksum] {
+    for fault in [
+        Fault::BadIpChecksum,
+        Fault::BadTransportChecksum,
+        Fault::IpLongerThanFrame,
+    ] {
         assert_eq!(
             state_after(live(), &[decoy(ACK).with_fault(fault)]),
             ("forced_end", 5, 0, 0, 1)
@@ -665,8 +669,12 @@ fn what_every_receiver_discards_is_counted_and_changes_nothing() {
 }
 
 #[test]
-fn a_wrong_checksum_is_taken_where_hardware_may_have_been_to_compute_it() {
-    for fault in [Fault::BadIpChecksum, Fault::BadTransportChecksum] {
+fn a_fault_is_no_decoy_in_a_file_or_a_tunnel() {
+    for fault in [
+        Fault::BadIpChecksum,
+        Fault::BadTransportChecksum,
+        Fault::IpLongerThanFrame,
+    ] {
         let bad = || Frame::tcp(ACK, 101, 501).payload(b"data").with_fault(fault);
         assert_eq!(state_after(offline(), &[bad()]), ("forced_end", 5, 1, 0, 0));
         let inside = Frame {
@@ -696,7 +704,8 @@ fn what_is_disregarded_is_told() {
     bench.at(60, &reset.with_fault(Fault::BadTransportChecksum));
     bench.at(70, &Frame::tcp(FIN, 101, 0));
     let beyond = Frame::udp(1, 2).payload(b"x");
-    bench.at(80, &beyond.with_fault(Fault::BadTransportHeader));
+    bench.at(80, &beyond.clone().with_fault(Fault::BadTransportHeader));
+    bench.at(90, &beyond.with_fault(Fault::IpLongerThanFrame));
     bench.flush();
     let tally = &bench.meter.tally().packets_disregarded;
     assert_eq!(
@@ -704,7 +713,7 @@ fn what_is_disregarded_is_told() {
             .iter()
             .map(|reason| tally.get(*reason))
             .collect::<Vec<_>>(),
-        [1, 1, 1]
+        [1, 1, 1, 1]
     );
     let record = bench
         .records()
@@ -892,6 +901,60 @@ fn fragments_count_for_their_datagrams_flow() {
 }
 
 #[test]
+fn a_fragment_longer_than_its_frame_is_none_of_its_datagram() {
+    let pieces = [true, false].map(|first| fragment(&Frame::udp(7, 9).payload(b"01234567"), first));
+    for (decoy, expected) in [(0, 1), (1, 2)] {
+        let mut bench = live();
+        let fake = Frame {
+            payload: b"decoyed!".to_vec(),
+            ..pieces[decoy].clone()
+        };
+        let fake = fake.with_fault(Fault::IpLongerThanFrame);
+        bench.at(0, &fake);
+        bench.at(10, &pieces[0]);
+        bench.at(15, &fake);
+        bench.at(20, &pieces[1]);
+        bench.flush();
+        assert_eq!(bench.meter.tally().datagrams_reassembled, 1);
+        assert_eq!(bench.meter.tally().packets_disregarded.total(), 2);
+        // A later one that comes before the first is of nobody.
+        assert_eq!(bench.flows().len(), expected);
+    }
+}
+
+#[test]
+fn the_type_of_an_icmp_message_is_its_first_fragments() {
+    let echo = Frame::new(1, Transport::Icmp { kind: 8, code: 0 }, 0, 0).payload(b"01234567");
+    let id_after = |frames: &[Frame]| {
+        let mut bench = Bench::new(|_| {});
+        for (time, frame) in frames.iter().enumerate() {
+            bench.at(time as i64, frame);
+        }
+        bench.flush();
+        assert_eq!(bench.flows().len(), 1);
+        bench.records()[0].community_id
+    };
+    let whole = id_after(std::slice::from_ref(&echo));
+    let (first, second) = (fragment(&echo, true), fragment(&echo, false));
+    assert_eq!(id_after(&[first.clone(), second.clone()]), whole);
+    assert_eq!(id_after(&[second.clone(), first]), whole);
+    // What the other side sends is another type.
+    let answer = Frame::new(1, Transport::Icmp { kind: 0, code: 0 }, 0, 0).back();
+    assert_eq!(id_after(&[echo, answer.clone()]), whole);
+    // Given up after a while, and then a message that shows its type.
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &second);
+    bench.at(31 * SECOND, &answer);
+    bench.at(
+        32 * SECOND,
+        &Frame::new(1, Transport::Icmp { kind: 8, code: 0 }, 0, 0),
+    );
+    bench.flush();
+    assert_eq!(bench.ends(), [("forced_end", 3)]);
+    assert_eq!(bench.records()[0].community_id, whole);
+}
+
+#[test]
 fn orphaned_fragments_are_a_flow_without_ports() {
     let mut bench = Bench::new(|_| {});
     bench.at(5, &fragment(&Frame::udp(7, 9).payload(b"x"), false));
@@ -1022,35 +1085,6 @@ fn the_hash_of_keys_shows_in_no_event() {
 }
 
 #[test]
-fn ip_protocols_are_applications() {
-    let mut bench = Bench::new(|_| {});
-    bench.at(0, &Frame::new(1, Transport::Icmp { kind: 8, code: 0 }, 0, 0));
-    bench.at(
-        1,
-        &Frame::new(1, Transport::Icmp { kind: 0, code: 0 }, 0, 0).back(),
-    );
-    bench.at(2, &Frame::new(50, Transport::Other, 0, 0));
-    bench.at(3, &Frame::new(200, Transport::Other, 0, 0));
-    bench.flush();
-    let mut apps: Vec<_> = bench
-        .records()
-        .iter()
-        .map(|record| (record.app, record.app_confidence.name()))
-        .collect();
-    apps.sort_unstable();
-    assert_eq!(
-        apps,
-        [
-            (None, "unknown"),
-            (Some("icmp"), "payload"),
-            (Some("ipsec"), "payload")
-        ]
-    );
-}
-
-mod layer7;
-mod model;
-#[test]
 fn the_port_of_a_client_that_sent_a_syn_names_nothing() {
     let mut bench = Bench::new(|_| {});
     let mut syn = Frame::tcp(SYN, 100, 0);
@@ -1081,3 +1115,32 @@ fn a_syn_in_an_open_connection_moves_no_stream() {
     );
 }
 
+#[test]
+fn ip_protocols_are_applications() {
+    let mut bench = Bench::new(|_| {});
+    bench.at(0, &Frame::new(1, Transport::Icmp { kind: 8, code: 0 }, 0, 0));
+    bench.at(
+        1,
+        &Frame::new(1, Transport::Icmp { kind: 0, code: 0 }, 0, 0).back(),
+    );
+    bench.at(2, &Frame::new(50, Transport::Other, 0, 0));
+    bench.at(3, &Frame::new(200, Transport::Other, 0, 0));
+    bench.flush();
+    let mut apps: Vec<_> = bench
+        .records()
+        .iter()
+        .map(|record| (record.app, record.app_confidence.name()))
+        .collect();
+    apps.sort_unstable();
+    assert_eq!(
+        apps,
+        [
+            (None, "unknown"),
+            (Some("icmp"), "payload"),
+            (Some("ipsec"), "payload")
+        ]
+    );
+}
+
+mod layer7;
+mod model;

@@ -431,13 +431,13 @@ fn layer_7_is_not_shown_what_every_receiver_discards() {
     assert_ne!(name_after(live(), decoy(ACK)), real);
     assert_eq!(name_after(live(), decoy(0x08)), real);
     assert_eq!(name_after(offline(), decoy(0x08)), real);
-    for fault in [Fault::BadIpChecksum, Fault::BadTransportChecksum] {
+    for fault in [
+        Fault::BadIpChecksum,
+        Fault::BadTransportChecksum,
+        Fault::IpLongerThanFrame,
+    ] {
         assert_eq!(name_after(live(), decoy(ACK).with_fault(fault)), real);
     }
-}
-
-#[test]
-fn layer_7_reads_a_file_whose_checksums_are_wrong() {
     // A SYN in an open connection, and what a SYN carries of which the answer takes nothing.
     for flags in [SYN, SYN | 0x08, SYN | ACK, SYN | ACK | FIN] {
         for sequence in [100, 101, 5000, 1 << 31] {
@@ -540,6 +540,10 @@ fn the_fragments_of_a_syn_in_an_open_connection_are_not_read() {
         frames.push(frame);
     }
     assert_eq!(name_after(&frames, 101).as_deref(), Some("real.example"));
+}
+
+#[test]
+fn layer_7_reads_a_file_whose_checksums_are_wrong() {
     let mut bench = offline();
     handshake(&mut bench, 0);
     let request = Frame::tcp(ACK, 101, 501).payload(b"GET / HTTP/1.1\r\nHost: edited.example\r\n\r\n");
