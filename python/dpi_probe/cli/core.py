@@ -95,12 +95,15 @@ def export(parent: dict[str, Any], /, out: Path, probe: str | None, **flags: Any
     from dpi_probe.core.export import export as write
     from dpi_probe.core.log import set_up_logging
     from dpi_probe.core.receipt import CoreSigner
+    from dpi_probe.core.trust import authority_of
 
     set_up_logging()
     archive = settings.data_dir / "archive"
     if not archive.is_dir():
         raise ConfigError(f"CORE_DATA_DIR = {str(settings.data_dir)!r}: no archive here")
-    done = write(archive, out, CoreSigner(settings.certificate, settings.key), probe=probe)
+    signer = CoreSigner(settings.certificate, settings.key)
+    signer.check_issued(authority_of(settings.ca, archive), settings.pki)
+    done = write(archive, out, signer, probe=probe)
     with writing():
         click.echo(
             f"{out}: {counted(done.batches, 'batch', 'batches')}, "
@@ -127,7 +130,7 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
     from dpi_probe._pki import load_certificate, role_of
     from dpi_probe.core.log import set_up_logging
     from dpi_probe.core.reindex import reindex as rebuild
-    from dpi_probe.core.service import check_owner
+    from dpi_probe.core.lock import check_owner
 
     check_owner(settings.data_dir)
     set_up_logging()
@@ -146,6 +149,7 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
         settings.data_dir,
         role[1],
         settings.database_dsn,
+        ca=settings.ca,
         memory_bytes=settings.database_memory_mb << 20,
         on_progress=on_progress,
     )

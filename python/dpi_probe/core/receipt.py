@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from dpi_probe._pki import load_certificate, load_key, role_of
+from dpi_probe._pki import load_certificate, load_key, renewal, role_of
 from dpi_probe.core.jose import b64url, sign_es256, unb64url
+from dpi_probe.core.trust import is_issued
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cryptography import x509
 
     from dpi_probe.core.manifest import Manifest
 
@@ -40,6 +44,26 @@ class CoreSigner:
         self.name = role[1]
         self._key = loaded
         self._x5c = base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode("ascii")
+
+    def check_issued(self, authority: x509.Certificate, pki: Path) -> None:
+        """Check that the authority issued the certificate, and that it holds now.
+
+        `pki` is where the authority may be, for the command that renews it.
+
+        Raises:
+            ConfigError: whoever checks what it signs would refuse it.
+        """
+        if not is_issued(self.certificate, authority):
+            raise ConfigError(
+                "Core certificate: not issued by the CA certificate; probes and auditors would refuse what it signs "
+                f"(CA: {authority.subject.rfc4514_string()}); give both of one authority: --pki, or CORE_CERT_PATH, "
+                "CORE_KEY_PATH and CORE_CA_CERT_PATH"
+            )
+        if self.certificate.not_valid_after_utc.timestamp() < time.time():
+            raise ConfigError(
+                f"Core certificate: expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}; "
+                f"renew it with: {renewal(self.certificate, self.name, pki)}"
+            )
 
     def is_of_this_certificate(self, receipt: str) -> bool:
         """Whether a receipt of this Core's carries the certificate that it has now."""

@@ -9,26 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import os
-import pwd
-import shlex
 import signal
 import socket
 import ssl
-import time
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
-from cryptography.exceptions import InvalidSignature
 
-from dpi_probe._pki import renewal
 from dpi_probe.core.admin import Admin
 from dpi_probe.core.committer import Committer
 from dpi_probe.core.connections import KEEP_ALIVE_SECONDS, Connections, Handshakes, listen, request_came
 from dpi_probe.core.database_link import DatabaseLink
 from dpi_probe.core.ingest import Ingest
+from dpi_probe.core.lock import locked
 from dpi_probe.core.metrics import Metrics
 from dpi_probe.core.receipt import CoreSigner
 from dpi_probe.core.settings import redact, split_listen
@@ -36,8 +31,7 @@ from dpi_probe.core.trust import Trust
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from dpi_probe.core.archive import Durable
     from dpi_probe.core.settings import CoreSettings
@@ -51,55 +45,6 @@ _NOT_NOW = {
     errno.EADDRINUSE: "the port is in use by another process; stop it or give another port",
     errno.EADDRNOTAVAIL: "this machine does not have the address now; bring it up or give another",
 }
-
-
-@contextlib.contextmanager
-def locked(data_dir: Path, name: str = "lock") -> Iterator[None]:
-    """Hold the data directory: one Core writes to it.
-
-    Raises:
-        ConfigError: it cannot be made, or another process holds it.
-    """
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_owner(data_dir)
-        descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"CORE_DATA_DIR = {str(data_dir)!r}: {error.strerror}; give a directory that this user may write"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it; stop that one, or give another "
-                "--data-dir"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def check_owner(data_dir: Path) -> None:
-    """Refuse to leave files of root's among those of a Core that runs as another user: it could not use them.
-
-    Raises:
-        ConfigError: root is asked to.
-    """
-    try:
-        owner = (data_dir / "lock").stat().st_uid
-    except FileNotFoundError:
-        return
-    if os.geteuid() == 0 and owner != 0:
-        try:
-            name = pwd.getpwuid(owner).pw_name
-        except KeyError:
-            name = f"#{owner}"
-        raise ConfigError(
-            f"CORE_DATA_DIR = {str(data_dir)!r}: is of a Core that runs as user {name}, which could not use what root "
-            f"writes there; run the command with: sudo -u {shlex.quote(name)}"
-        )
 
 
 def tls_context(settings: CoreSettings, metrics: Metrics) -> ssl.SSLContext:
@@ -175,7 +120,7 @@ class Service:
             [settings.pki / "probes", settings.pki / "earlier"],
             self.metrics,
         )
-        _check_issued(self._signer, self.trust, settings.pki)
+        self._signer.check_issued(self.trust.authority, settings.pki)
         self.name = self._signer.name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handshakes: Handshakes | None = None
@@ -298,21 +243,6 @@ def _named(setting: str, host: str, port: int) -> Iterator[None]:
             raise DpiProbeError(f"{setting} = {host}:{port}: {_NOT_NOW[error.errno]}") from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ConfigError(f"{setting} = {host}:{port}: {reason}") from error
-
-
-def _check_issued(signer: CoreSigner, trust: Trust, pki: Path) -> None:
-    try:
-        signer.certificate.verify_directly_issued_by(trust.authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise ConfigError(
-            "Core certificate: not issued by the CA certificate; "
-            f"probes would refuse it (CA: {trust.authority.subject.rfc4514_string()})"
-        ) from error
-    if signer.certificate.not_valid_after_utc.timestamp() < time.time():
-        raise ConfigError(
-            f"Core certificate: expired on {signer.certificate.not_valid_after_utc:%Y-%m-%d}; "
-            f"renew it with: {renewal(signer.certificate, signer.name, pki)}"
-        )
 
 
 async def serve(settings: CoreSettings, ready: Callable[[Service], None]) -> None:

@@ -52,6 +52,50 @@ class Peer:
     certificate: x509.Certificate
 
 
+def is_issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether the authority issued the certificate."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def authority_of(ca: Path, archive: Path) -> x509.Certificate:
+    """The authority in the file `ca`, which must be the one that the archive was begun with.
+
+    Raises:
+        ConfigError: it is another, or a file cannot be used.
+    """
+    authority = load_certificate(ca, "CA certificate")
+    beside = archive / "ca.pem"
+    try:
+        kept = beside.read_bytes()
+    except FileNotFoundError:
+        return authority
+    except OSError as error:
+        raise ConfigError(f"{beside}: {error.strerror}") from error
+    if kept != authority.public_bytes(Encoding.PEM):
+        raise ConfigError(
+            f"CA certificate {ca}: not the authority of the archive ({beside}); "
+            "give the Core the one it was begun with, or another --data-dir"
+        )
+    return authority
+
+
+def probe_certificate(path: Path, authority: x509.Certificate) -> tuple[str, x509.Certificate] | None:
+    """The name of the probe whose certificate is in the file, and the certificate; None if it is not a probe's.
+
+    Raises:
+        ConfigError: it cannot be read, or the authority did not issue it.
+    """
+    certificate = load_certificate(path, "certificate")
+    if not is_issued(certificate, authority):
+        raise ConfigError(f"certificate {path}: not issued by {authority.subject.rfc4514_string()}")
+    role = role_of(certificate)
+    return (role[1], certificate) if role is not None and role[0] == "probe" else None
+
+
 class Trust:
     """Certificates and revocations; safe to use from several threads."""
 
@@ -61,7 +105,7 @@ class Trust:
         Raises:
             ConfigError: a file cannot be used.
         """
-        self.authority = load_certificate(ca, "CA certificate")
+        self.authority = authority_of(ca, store.parent)
         self._crl = crl
         self._store = store
         self._metrics = metrics
@@ -81,15 +125,9 @@ class Trust:
         try:
             store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             store.mkdir(mode=0o700, exist_ok=True)
-            pem = self.authority.public_bytes(Encoding.PEM)
             beside = store.parent / "ca.pem"
             if not beside.exists():
-                _write(beside, pem)
-            elif beside.read_bytes() != pem:
-                raise ConfigError(
-                    f"CA certificate {ca}: not the authority of the archive ({beside}); "
-                    "give the Core the one it was begun with, or another --data-dir"
-                )
+                _write(beside, self.authority.public_bytes(Encoding.PEM))
         except OSError as error:
             raise ConfigError(f"{error.filename or store}: {error.strerror}") from error
         with self._lock:
@@ -112,7 +150,7 @@ class Trust:
     def _learn_file(self, path: Path) -> bool:
         """Learn a certificate; False if its file could not be read now."""
         try:
-            certificate = load_certificate(path, "certificate")
+            found = probe_certificate(path, self.authority)
         except ConfigError as error:
             if isinstance(error.__cause__, OSError):
                 if path not in self._unread:
@@ -122,19 +160,12 @@ class Trust:
             logger.warning("%s; ignored", error)
             return True
         self._unread.discard(path)
-        role = role_of(certificate)
-        if role is not None and role[0] == "probe" and self._is_issued(certificate):
+        if found is not None:
+            name, certificate = found
             digest = fingerprint(certificate)
-            self._probes.setdefault(role[1], {})[digest] = certificate
+            self._probes.setdefault(name, {})[digest] = certificate
             if path == self._kept_at(digest):
                 self._kept.add(digest)
-        return True
-
-    def _is_issued(self, certificate: x509.Certificate) -> bool:
-        try:
-            certificate.verify_directly_issued_by(self.authority)
-        except (ValueError, TypeError, InvalidSignature):
-            return False
         return True
 
     def identify(self, der: bytes | None) -> Peer | Refused:
@@ -146,7 +177,7 @@ class Trust:
             role = role_of(certificate)
         except ValueError:
             return Refused(401, "bad_certificate", "the client certificate cannot be read")
-        if role is None or role[0] != "probe" or not self._is_issued(certificate):
+        if role is None or role[0] != "probe" or not is_issued(certificate, self.authority):
             return Refused(401, "not_a_probe", "the client certificate carries no probe role of this authority")
         name = role[1]
         if self.is_revoked(certificate):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import Authority, load_certificate
-from dpi_probe.core import service
+from dpi_probe.core import receipt
 from dpi_probe.core.database import DatabaseError, connect
 from dpi_probe.core.receipt import CoreSigner
 from dpi_probe.errors import ConfigError, DpiProbeError
@@ -67,13 +67,12 @@ def test_an_expired_certificate_is_renewed_by_the_command_that_is_told(
 
     def check() -> None:
         signer = CoreSigner(pki / "core.pem", pki / "core.key")
-        trust = SimpleNamespace(authority=load_certificate(pki / "ca.pem", "CA certificate"))
-        service._check_issued(signer, cast("Any", trust), pki)
+        signer.check_issued(load_certificate(pki / "ca.pem", "CA certificate"), pki)
 
     names = load_certificate(pki / "core.pem", "Core certificate").extensions
     check()
     in_three_years = time.time() + 3 * 365 * 86_400
-    monkeypatch.setattr(service.time, "time", lambda: in_three_years)
+    monkeypatch.setattr(receipt.time, "time", lambda: in_three_years)
     with pytest.raises(ConfigError, match="expired on") as caught:
         check()
     told = str(caught.value).partition("renew it with: ")[2]
@@ -261,6 +260,34 @@ def test_export_holds_everything_and_verifies(make_core: Callable[..., Core], pr
     again = run("core", "export", "--data-dir", core.data, "--pki", core.pki, "--out", out)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+
+
+def test_export_signs_no_heads_that_an_auditor_would_refuse(
+    make_core: Callable[..., Core], own_pki: Path, tmp_path: Path
+) -> None:
+    core = make_core(pki=own_pki)
+    with core.client() as client:
+        assert client.post("/v1/batches", Probe("sensor", own_pki).seal()).code == 201
+    assert core.stop() == 0
+    foreign = tmp_path / "foreign"
+    Authority.init(foreign)
+    out = tmp_path / "evidence"
+    arguments = ("core", "export", "--data-dir", core.data, "--out", out)
+    pair = {"CORE_CERT_PATH": str(foreign / "core.pem"), "CORE_KEY_PATH": str(foreign / "core.key")}
+    sound = run(*arguments, "--pki", own_pki)
+    assert sound.returncode == 0, sound.stderr
+    assert run("verify", "--ca", own_pki / "ca.pem", out).returncode == 0
+    shutil.rmtree(out)
+    Authority(own_pki).issue_core("core", renew=True, days=0)
+    for told, pki, environment in (
+        ("not the authority of the archive", foreign, {}),
+        ("not issued by the CA certificate; probes and auditors would refuse what it signs", own_pki, pair),
+        (f"renew it with: dpi-probe pki issue core --core --renew --dir {own_pki}", own_pki, {}),
+    ):
+        done = run(*arguments, "--pki", pki, **environment)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert not out.exists()
 
 
 def test_reindex_into_another_database_while_the_core_runs(core: Core, probe: Probe, tmp_path: Path) -> None:

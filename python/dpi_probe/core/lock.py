@@ -1,0 +1,70 @@
+"""The lock of the data directory: one Core writes to it (docs/formats/archive.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import shlex
+from typing import TYPE_CHECKING
+
+from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class HeldError(ConfigError):
+    """Another process holds the data directory: a Core is running on it."""
+
+
+@contextlib.contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory.
+
+    Raises:
+        HeldError: another process holds it.
+        ConfigError: it cannot be made, or root is to write to that of another user.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_owner(data_dir)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"CORE_DATA_DIR = {str(data_dir)!r}: {error.strerror}; give a directory that this user may write"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HeldError(
+                f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it; stop that one, or give another "
+                "--data-dir"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_owner(data_dir: Path) -> None:
+    """Refuse to leave files of root's among those of a Core that runs as another user: it could not use them.
+
+    Raises:
+        ConfigError: root is asked to.
+    """
+    try:
+        owner = (data_dir / "lock").stat().st_uid
+    except FileNotFoundError:
+        return
+    if os.geteuid() == 0 and owner != 0:
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"#{owner}"
+        raise ConfigError(
+            f"CORE_DATA_DIR = {str(data_dir)!r}: is of a Core that runs as user {name}, which could not use what root "
+            f"writes there; run the command with: sudo -u {shlex.quote(name)}"
+        )
