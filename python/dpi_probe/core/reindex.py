@@ -10,38 +10,41 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from dpi_probe import _native
-from dpi_probe._pki import load_certificate, role_of
 from dpi_probe.core.archive import Durable, Located, read_segment, segments
 from dpi_probe.core.catalog import Catalog, CatalogError
 from dpi_probe.core.database import DatabaseError, Index, connect, sole_writer
 from dpi_probe.core.indexer import Indexer, Status
+from dpi_probe.core.trust import authority_of, probe_certificate
 from dpi_probe.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from cryptography import x509
+
 logger = logging.getLogger(__name__)
 
 
 def reindex(
-    data_dir: Path, core: str, dsn: str, *, memory_bytes: int, on_progress: Callable[[int, int], None]
+    data_dir: Path, core: str, dsn: str, *, ca: Path, memory_bytes: int, on_progress: Callable[[int, int], None]
 ) -> Status:
     """Drop what the database holds of this Core and put in what the archive holds.
 
-    `on_progress` is told how many entries of how many are done. The status returned counts rows, and entries that
-    could not be indexed because they do not verify.
+    `ca` is the certificate of the authority that issued those of the probes. `on_progress` is told how many entries of
+    how many are done. The status returned counts rows, and entries that could not be indexed because they do not
+    verify.
 
     Raises:
-        ConfigError: there is no archive.
+        ConfigError: there is no archive, or the authority is not the one that it was begun with.
         ArchiveError: it cannot be read.
         DatabaseError: the database cannot be opened or written, or another process writes to it.
     """
     archive = data_dir / "archive"
     if not archive.is_dir() or not segments(archive):
         raise ConfigError(f"CORE_DATA_DIR = {str(data_dir)!r}: no archive here")
+    trusted = _certificates(archive, authority_of(ca, archive))
     end = _end(data_dir)
-    trusted = _certificates(archive)
     latest = Status(up=False, position=0)
     done = threading.Event()
 
@@ -92,16 +95,16 @@ def _end(data_dir: Path) -> Durable:
     return end
 
 
-def _certificates(archive: Path) -> dict[str, list[bytes]]:
+def _certificates(archive: Path, authority: x509.Certificate) -> dict[str, list[bytes]]:
     """The certificates of each probe by its name. Revoked ones too: what was archived before stays valid."""
     found: dict[str, list[bytes]] = {}
     for path in sorted((archive / "certificates").glob("*.pem")):
         try:
-            certificate = load_certificate(path, "certificate")
+            named = probe_certificate(path, authority)
         except ConfigError as error:
             logger.error("%s; what it signed cannot be verified", error)
             continue
-        role = role_of(certificate)
-        if role is not None and role[0] == "probe":
-            found.setdefault(role[1], []).append(certificate.public_bytes(Encoding.DER))
+        if named is not None:
+            name, certificate = named
+            found.setdefault(name, []).append(certificate.public_bytes(Encoding.DER))
     return found
