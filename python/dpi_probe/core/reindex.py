@@ -14,6 +14,7 @@ from dpi_probe.core.archive import Durable, Located, read_segment, segments
 from dpi_probe.core.catalog import Catalog, CatalogError
 from dpi_probe.core.database import DatabaseError, Index, connect, sole_writer
 from dpi_probe.core.indexer import Indexer, Status
+from dpi_probe.core.lock import HeldError, locked
 from dpi_probe.core.trust import authority_of, probe_certificate
 from dpi_probe.errors import ConfigError, VerificationError
 
@@ -38,6 +39,7 @@ def reindex(
     Raises:
         ConfigError: there is no archive, or the authority is not the one that it was begun with.
         ArchiveError: it cannot be read.
+        CatalogError: a Core is running, and its catalog cannot be read.
         DatabaseError: the database cannot be opened or written, or another process writes to it.
     """
     archive = data_dir / "archive"
@@ -77,22 +79,42 @@ def reindex(
 
 
 def _end(data_dir: Path) -> Durable:
-    """How far the archive is on disk: what the catalog says, since a Core may be writing behind it."""
-    with contextlib.suppress(CatalogError):
-        catalog = Catalog(data_dir / "catalog.sqlite")
-        try:
-            covered = catalog.covered()
-        finally:
-            catalog.close()
-        if covered is not None:
-            return covered
-    archive = data_dir / "archive"
-    number, path = segments(archive)[-1]
-    end = Durable(number, 0, 0)
-    for item in read_segment(path, number, newest=True):
-        if isinstance(item, Located):
-            end = Durable(number, item.place.end, item.entry.position + 1)
-    return end
+    """How far the archive is on disk.
+
+    Only a running Core knows what it has yet to make durable: then its catalog says. Else everything that is whole
+    counts, for of what was acknowledged a power cut may have taken the last transactions from the catalog.
+    """
+    try:
+        with locked(data_dir):
+            try:
+                known = _covered(data_dir)
+            except CatalogError as error:
+                logger.warning("%s; the archive is read without it", error)
+                known = None
+            return _whole_end(data_dir / "archive", known)
+    except HeldError:
+        return _covered(data_dir) or Durable(0, 0, 0)
+
+
+def _covered(data_dir: Path) -> Durable | None:
+    with contextlib.closing(Catalog(data_dir / "catalog.sqlite")) as catalog:
+        return catalog.covered()
+
+
+def _whole_end(archive: Path, known: Durable | None) -> Durable:
+    """The point behind the last whole record, which is no earlier than what is known."""
+    for number, path in reversed(segments(archive)):
+        if known is not None and number < known.segment:
+            break
+        start = known.offset if known is not None and number == known.segment else 0
+        # A torn tail or damage ends nothing: the last whole record does.
+        last: Located | None = None
+        for item in read_segment(path, number, newest=True, start=start):
+            if isinstance(item, Located):
+                last = item
+        if last is not None:
+            return Durable(number, last.place.end, last.entry.position + 1)
+    return known or Durable(0, 0, 0)
 
 
 def _certificates(archive: Path, authority: x509.Certificate) -> dict[str, list[bytes]]:
