@@ -33,22 +33,24 @@ from dpi_probe.core.schema import (
     BATCH_COLUMNS,
     BATCHES,
     KIND_TABLES,
-    MAX_COLUMNS,
-    MAX_TABLES,
-    NEVER_NULL,
     Rows,
     UnsupportedBatchError,
+    as_stored,
     column_definition,
     columns_of,
     create_batches,
     create_table,
+    declared,
+    declared_kind,
+    room_for_columns,
+    room_for_tables,
     scalars_of,
 )
 from dpi_probe.core.settings import redact
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from clickhouse_connect.driver.client import Client
 
@@ -321,46 +323,73 @@ class Index:
         return total
 
     def prepare(self, batch: list[Rows]) -> None:
-        """Make the tables and columns that the rows need.
+        """Make the tables and columns that the rows need, once it is known that all of them may be.
 
         Raises:
-            UnsupportedBatchError: a column has another type than before, there would be too many, or a protocol's table
-                has the name of somebody else's.
+            UnsupportedBatchError: a column has another type than is declared or than before, there would be too many
+                that are not declared, or a protocol's table has the name of somebody else's.
             RefusedError: the database refuses a table or column.
             DatabaseError: the database cannot be asked, or has a table of somebody else's by the name of one that
                 every Core has.
         """
-        for rows in batch:
-            wanted = columns_of(rows)
-            for name, kind in NEVER_NULL.items():
-                if wanted.get(name, f"Nullable({kind})") != f"Nullable({kind})":
-                    raise UnsupportedBatchError(f"column {rows.table}.{name} is {kind}, and here {wanted[name]}")
-            if sum(map(scalars_of, wanted.values())) > MAX_COLUMNS:
-                raise UnsupportedBatchError(f"table {rows.table}: over {MAX_COLUMNS} columns with members of tuples")
-            if rows.table not in self._tables:
-                self._make(rows.table, wanted)
-            present = self._tables[rows.table]
-            scalars = sum(map(scalars_of, present.values()))
-            for name, kind in wanted.items():
-                expected = NEVER_NULL.get(name, kind)
+        wanted = {rows.table: columns_of(rows) for rows in batch}
+        self._check_room(wanted)
+        for table, columns in wanted.items():
+            self._check_columns(table, columns)
+        for table, columns in wanted.items():
+            missing = [name for name in columns if name not in self._tables.get(table, {})]
+            if table not in self._tables:
+                self._make(table, columns)
+            present = self._tables[table]
+            for name in missing:
                 if name not in present:
-                    scalars += scalars_of(kind)
-                    if scalars > MAX_COLUMNS:
-                        raise UnsupportedBatchError(
-                            f"table {rows.table}: there would be more than {MAX_COLUMNS} columns with members of tuples"
-                        )
-                    self._command(
-                        f"ALTER TABLE {quote(rows.table)} ADD COLUMN IF NOT EXISTS "
-                        f"{column_definition(rows.table, name, kind)}"
-                    )
-                    present[name] = self._columns(rows.table)[name]
-                elif _plain(present[name]) != _plain(expected):
-                    raise UnsupportedBatchError(f"column {rows.table}.{name} is {present[name]}, and here {expected}")
+                    definition = column_definition(table, name, columns[name])
+                    self._command(f"ALTER TABLE {quote(table)} ADD COLUMN IF NOT EXISTS {definition}")
+                    present[name] = self._columns(table)[name]
+                # Another Core may have made it meanwhile.
+                self._check_present(table, name, columns[name])
 
-    def _make(self, table: str, columns: dict[str, str]) -> None:
+    def _check_room(self, wanted: Mapping[str, Mapping[str, str]]) -> None:
+        """Refuse tables that are not declared beyond those that there may be."""
+        undeclared = wanted.keys() - declared().keys()
+        room = room_for_tables()
+        present = self._tables.keys() - declared().keys() - {BATCHES}
+        if undeclared - present and len(undeclared | present) > room:
+            raise UnsupportedBatchError(
+                f"table {min(undeclared - present)}: there would be more than {room} tables that are not declared"
+            )
+
+    def _check_columns(self, table: str, columns: Mapping[str, str]) -> None:
+        """Refuse columns of another type than they must have, or beyond those that there may be."""
+        present = self._tables.get(table, {})
+        added = 0
+        for name, kind in columns.items():
+            expected = declared_kind(table, name)
+            if expected is not None and _plain(as_stored(name, kind)) != _plain(expected):
+                raise UnsupportedBatchError(f"column {table}.{name} is {expected}, and here {kind}")
+            if name in present:
+                self._check_present(table, name, kind)
+            elif expected is None:
+                added += scalars_of(kind)
+        others = (kind for name, kind in present.items() if name not in KEY_COLUMNS and not declared_kind(table, name))
+        room = room_for_columns(table)
+        if added and sum(map(scalars_of, others)) + added > room:
+            raise UnsupportedBatchError(
+                f"table {table}: there would be more than {room} columns that are not declared, with members of tuples"
+            )
+
+    def _check_present(self, table: str, name: str, kind: str) -> None:
+        """Refuse a type that is not the one of the database."""
+        present = self._tables[table][name]
+        if _plain(present) == _plain(as_stored(name, kind)):
+            return
+        message = f"column {table}.{name} is {present}, and here {kind}"
+        if declared_kind(table, name) is not None:
+            message += "; it was made by another version: rebuild the database with: dpi-probe core reindex"
+        raise UnsupportedBatchError(message)
+
+    def _make(self, table: str, columns: Mapping[str, str]) -> None:
         """Make a table of records."""
-        if len(self._tables) >= MAX_TABLES:
-            raise UnsupportedBatchError(f"table {table}: there are {MAX_TABLES} tables already")
         self._command(create_table(table, columns))
         present = self._columns(table)
         # Where there was a table, nothing was made; a struct's name, which comes from a probe, may be anything.

@@ -1,8 +1,9 @@
 """From the Arrow schema of a sealed batch to ClickHouse tables.
 
 A batch of kind `flow` gives rows to `flows` and, for each protocol struct in it, to a table of the protocol's name.
-Types come from the batch, so that a newer probe's columns need no newer Core; definitions come from the schema
-declaration (`_native.schema()`). Names and types come from probes: they are checked, quoted and bounded.
+Types and definitions of the columns that this version knows come from the schema declaration (`_native.schema()`): no
+batch gives such a name another type. Those of others come from the batch, so that a newer probe's columns need no newer
+Core; they are checked, quoted and bounded, and take no room from those that are declared.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 KIND_TABLES: Mapping[Kind, str] = {"flow": "flows", "ledger": "ledger", "event": "events"}
 BATCHES = "batches"
+# Those that are declared have their places, whatever else there is.
 MAX_TABLES = 256
 # Of a row in whichever table: the key columns, which are the same for all rows of a batch and so take little in it.
 _KEY_BYTES = 128
 # An insert has memory for its rows times all columns of the table, also those of which its batches know nothing. Ours
-# has about a hundred.
+# has about a hundred; they have their places likewise.
 MAX_COLUMNS = 512
 # A batch is many small columns: handing them to other threads takes three times the processor time of decoding them.
 _ON_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
@@ -298,40 +300,95 @@ NEVER_NULL = {"start_time": "DateTime64(9, 'UTC')", "src_ip": "IPv6", "dst_ip": 
 
 
 # docs/formats/sealed-batch.md §8.
-_RECORDS_OF_THE_PROBE = {
-    ("ledger", "time"): "When the account stood so, UTC.",
-    ("ledger", "account"): "Name of the account; cumulative since the start of the chain.",
-    ("ledger", "reason"): "Its part, where the account is split; else empty.",
-    ("ledger", "worker"): "The worker whose account it is; null: the probe's.",
-    ("ledger", "value"): "The count; null where the capture mode cannot know it.",
-    ("events", "time"): "When it happened, UTC.",
-    ("events", "severity"): "info, warning or error.",
-    ("events", "event"): "What happened, in a fixed vocabulary.",
-    ("events", "detail"): "One sentence for people.",
-}
+_RECORDS_OF_THE_PROBE = (
+    ("ledger", "time", "time", "When the account stood so, UTC."),
+    ("ledger", "account", "text", "Name of the account; cumulative since the start of the chain."),
+    ("ledger", "reason", "text", "Its part, where the account is split; else empty."),
+    ("ledger", "worker", "uint32", "The worker whose account it is; null: the probe's."),
+    ("ledger", "value", "uint64", "The count; null where the capture mode cannot know it."),
+    ("events", "time", "time", "When it happened, UTC."),
+    ("events", "severity", "text", "info, warning or error."),
+    ("events", "event", "text", "What happened, in a fixed vocabulary."),
+    ("events", "detail", "text", "One sentence for people."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A column that this version knows."""
+
+    kind: str
+    """Its ClickHouse type."""
+    doc: str
 
 
 @functools.cache
-def definitions() -> dict[tuple[str, str], str]:
-    """The definition of each declared column, by table and column."""
-    found = dict(_RECORDS_OF_THE_PROBE)
-    for column in _native.schema():
-        table = "flows" if column["table"] == "flow" else column["table"]
-        found[table, column["name"]] = str(column["doc"])
+def declared() -> dict[str, dict[str, Declared]]:
+    """The declared columns of each table by their names."""
+    found: dict[str, dict[str, Declared]] = {}
+    columns = [
+        *({"table": table, "name": name, "type": kind, "doc": doc} for table, name, kind, doc in _RECORDS_OF_THE_PROBE),
+        *_native.schema(),
+    ]
+    for column in columns:
+        table, name = ("flows" if column["table"] == "flow" else column["table"]), column["name"]
+        kind = as_stored(name, clickhouse_type(_stored(_declared_type(column)), name=name))
+        found.setdefault(table, {})[name] = Declared(kind, column["doc"])
     return found
+
+
+# Others have the names that Arrow gives them.
+_DECLARED_SCALARS = {
+    "text": pa.string(),
+    "time": pa.timestamp("ns", "UTC"),
+    "address": pa.binary(_ADDRESS_BYTES),
+    "mac": pa.binary(_MAC_BYTES),
+}
+
+
+def _declared_type(column: Mapping[str, Any]) -> pa.DataType:
+    """The Arrow type of a column of the declaration, as sealed batches have it (docs/reference/records.md)."""
+    kind = column["type"]
+    if kind == "list":
+        return pa.list_(_declared_type(column["item"]))
+    if kind == "struct":
+        return pa.struct([(member["name"], _declared_type(member)) for member in column["members"]])
+    return _DECLARED_SCALARS.get(kind) or pa.type_for_alias(kind)
+
+
+def declared_kind(table: str, name: str) -> str | None:
+    """The ClickHouse type that a column must have; None if any will do, for this version does not know the column."""
+    column = declared().get(table, {}).get(name)
+    return NEVER_NULL.get(name) if column is None else column.kind
+
+
+def as_stored(name: str, kind: str) -> str:
+    """The type that a column of this type has in the database, where it is not null if it never is."""
+    plain = NEVER_NULL.get(name)
+    return plain if plain is not None and kind == f"Nullable({plain})" else kind
+
+
+def room_for_tables() -> int:
+    """How many tables of structs that are not declared there may be."""
+    return MAX_TABLES - len({BATCHES, *declared()})
+
+
+def room_for_columns(table: str) -> int:
+    """How many columns, with the members of tuples, a table may have beside those that are declared."""
+    return MAX_COLUMNS - sum(scalars_of(column.kind) for column in declared().get(table, {}).values())
 
 
 def create_table(table: str, columns: Mapping[str, str]) -> str:
     """The statement that makes a table of records."""
+    indexes = []
+    if table not in (KIND_TABLES["ledger"], KIND_TABLES["event"]):
+        # The first batch may lack these columns, and their indexes are made with the table or never.
+        columns = {**{name: NEVER_NULL[name] for name in CONTEXT_COLUMNS}, **columns}
+        indexes = ["INDEX start_time_range start_time TYPE minmax GRANULARITY 1"]
+        indexes += [f"INDEX {name}_filter {name} TYPE bloom_filter GRANULARITY 4" for name in ("src_ip", "dst_ip")]
     lines = [f"{quote(name)} {kind} COMMENT {text(doc)}" for name, (kind, doc) in KEY_COLUMNS.items()]
     lines += [column_definition(table, name, kind) for name, kind in columns.items()]
-    if "start_time" in columns:
-        lines.append("INDEX start_time_range start_time TYPE minmax GRANULARITY 1")
-    lines += [
-        f"INDEX {name}_filter {name} TYPE bloom_filter GRANULARITY 4"
-        for name in ("src_ip", "dst_ip")
-        if name in columns
-    ]
+    lines += indexes
     return _create(table, lines, "probe, chain, seq, row")
 
 
@@ -343,9 +400,9 @@ def create_batches() -> str:
 
 def column_definition(table: str, name: str, kind: str) -> str:
     """A column as CREATE and ALTER write it."""
-    doc = definitions().get((table, name), "")
-    comment = f" COMMENT {text(doc)}" if doc else ""
-    return f"{quote(name)} {NEVER_NULL.get(name, kind) if kind != '' else kind}{comment}"
+    column = declared().get(table, {}).get(name)
+    comment = "" if column is None else f" COMMENT {text(column.doc)}"
+    return f"{quote(name)} {as_stored(name, kind)}{comment}"
 
 
 def _create(table: str, lines: list[str], order: str) -> str:

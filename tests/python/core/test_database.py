@@ -7,22 +7,39 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import OperationalError
+from dpi_probe._flows import open_reader
 from dpi_probe.core import indexer as module
 from dpi_probe.core.archive import ArchiveWriter, Durable, Entry, Kind, Located, iter_entries
 from dpi_probe.core.catalog import entry_manifest
+from dpi_probe.core.columns import KEY_COLUMNS
 from dpi_probe.core.database import DatabaseError, Decoded, Index, Indexed, connect
 from dpi_probe.core.indexer import Indexer, Status
 from dpi_probe.core.manifest import manifest_of
 from dpi_probe.core.queries import Filters, Questions
-from dpi_probe.core.schema import MAX_COLUMNS, read_batch, rows_of
+from dpi_probe.core.schema import (
+    CONTEXT_COLUMNS,
+    NEVER_NULL,
+    Batch,
+    as_stored,
+    columns_of,
+    declared,
+    read_batch,
+    room_for_columns,
+    room_for_tables,
+    rows_of,
+)
 from harness.core import wait_for
 from harness.sealing import Probe, address, flow_table
+
+from tests.corpus.cases import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from clickhouse_connect.driver.client import Client
+
+TLS, SSH = (next(case for case in cases() if case.name == name) for name in ("tls-versions", "ssh-session"))
 
 
 @pytest.fixture(scope="module")
@@ -260,17 +277,125 @@ def test_bytes_of_odd_widths_cost_only_the_rows_that_have_them(tmp_path: Path, c
 
 
 def test_a_batch_with_more_columns_than_a_table_may_have_is_told(tmp_path: Path, client: Client, probe: Probe) -> None:
-    members = pa.struct([(f"member{at}", pa.uint8()) for at in range(MAX_COLUMNS // 2)])
+    room = room_for_columns("flows")
+    members = pa.struct([(f"member{at}", pa.uint8()) for at in range(room // 2 + 1)])
     tuples = pa.array([[None]], pa.list_(members))
     more = [flow_table(1).append_column("first", tuples), flow_table(1).append_column("second", tuples)]
-    more.append(more[0].append_column("second", tuples))
+    more.append(more[0].append_column("third", tuples))
     statuses = index_all(tmp_path, archive(tmp_path, [probe.seal(table) for table in more]), Index(client, "a"), "a")
     assert statuses[-1].unindexed == 2
-    assert asked(client, "SELECT seq, error FROM batches ORDER BY seq") == [
-        (0, ""),
-        (1, f"table flows: there would be more than {MAX_COLUMNS} columns with members of tuples"),
-        (2, f"table flows: over {MAX_COLUMNS} columns with members of tuples"),
+    told = f"table flows: there would be more than {room} columns that are not declared, with members of tuples"
+    assert asked(client, "SELECT seq, error FROM batches ORDER BY seq") == [(0, ""), (1, told), (2, told)]
+
+
+def recorded(path: Path) -> pa.Table:
+    """The flows of a capture, as a probe of this version seals them."""
+    reader = open_reader([str(path)], profile="full", addresses="binary", protocols=None)
+    return pa.RecordBatchReader.from_stream(reader).read_all()
+
+
+def test_what_a_probe_of_this_version_seals_is_what_is_declared(probe: Probe) -> None:
+    flows = recorded(TLS.capture).slice(0, 1)
+    for field in flows.schema:
+        if pa.types.is_struct(field.type):
+            flows = replaced(flows, field.name, pa.array([{}], field.type))
+    tables = rows_of([Batch(manifest_of(probe.seal()), 0, flows)], "core")
+    found = {rows.table: {name: as_stored(name, kind) for name, kind in columns_of(rows).items()} for rows in tables}
+    context = {name: NEVER_NULL[name] for name in CONTEXT_COLUMNS}
+    for table, columns in declared().items():
+        assert not columns.keys() & KEY_COLUMNS.keys(), "it would have another name in the database"
+        assert table == "flows" or not columns.keys() & context.keys()
+        if table not in ("ledger", "events"):
+            assert found.pop(table) == {**context, **{name: column.kind for name, column in columns.items()}}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "name", "values"),
+    [
+        ("flow", "flows", "end_reason", pa.array([1, 2], pa.uint64())),
+        ("flow", "flows", "vlan_ids", pa.array(["a", "b"])),
+        ("flow", "tls", "sni", pa.array([1, 2], pa.uint64())),
+        ("flow", "tls", "further_hellos", pa.array([[{"sni": "a"}]] * 2)),
+        ("ledger", "ledger", "value", pa.array(["a", "b"])),
+    ],
+)
+def test_the_first_batch_does_not_say_of_what_type_a_declared_column_is(
+    tmp_path: Path, client: Client, probe: Probe, kind: str, table: str, name: str, values: pa.Array
+) -> None:
+    if table == "tls":
+        members = pa.array([{name: value} for value in values.to_pylist()], pa.struct([(name, values.type)]))
+        odd, honest = replaced(flow_table(2), "tls", members), recorded(TLS.capture)
+    elif table == "ledger":
+        odd, honest = pa.table({name: values}), pa.table({name: pa.array([7], pa.uint64())})
+    else:
+        odd = flow_table(2).drop_columns([name] if name in flow_table(1).column_names else [])
+        odd, honest = odd.append_column(name, values), recorded(TLS.capture)
+    end = archive(tmp_path, [Probe("sensor", probe.pki).seal(odd, kind=kind), probe.seal(honest, kind=kind)])
+    statuses = index_all(tmp_path, end, Index(client, "a"), "a")
+    assert (statuses[-1].unindexed, statuses[-1].error) == (1, None)
+    (error, nothing) = [error for (error,) in asked(client, "SELECT error FROM batches ORDER BY position")]
+    assert nothing == ""
+    assert error.startswith(f"column {table}.{name} is {declared()[table][name].kind}, and here "), error
+    assert asked(client, f"SELECT uniqExact(chain) FROM {table}") == [(1,)]  # noqa: S608
+    assert asked(client, f"SELECT DISTINCT chain FROM {table}") == [(probe.chain,)]  # noqa: S608
+
+
+def test_columns_that_are_not_declared_take_no_room_from_those_that_are(
+    tmp_path: Path, client: Client, probe: Probe
+) -> None:
+    one = pa.array([1], pa.uint8())
+    room = room_for_columns("flows")
+    junk = pa.table({f"junk{at}": one for at in range(room)})
+    more = pa.table({"further": one})
+    structs = pa.table({f"struct{at}": pa.array([{"a": 1}]) for at in range(room_for_tables())})
+    further = pa.table({"another": pa.array([{"a": 1}])})
+    tables = [junk, more, structs, further, recorded(TLS.capture), recorded(SSH.capture)]
+    statuses = index_all(tmp_path, archive(tmp_path, [probe.seal(table) for table in tables]), Index(client, "a"), "a")
+    assert (statuses[-1].unindexed, statuses[-1].error) == (2, None)
+    assert asked(client, "SELECT seq, error FROM batches WHERE error != '' ORDER BY seq") == [
+        (1, f"table flows: there would be more than {room} columns that are not declared, with members of tuples"),
+        (3, f"table another: there would be more than {room_for_tables()} tables that are not declared"),
     ]
+    for table in ("flows", "features", "tls", "ssh"):
+        columns = f"SELECT name FROM system.columns WHERE database = currentDatabase() AND table = '{table}'"  # noqa: S608
+        assert {name for (name,) in asked(client, columns)} >= declared()[table].keys()
+    assert asked(client, "SELECT uniqExact(table) FROM system.columns WHERE database = currentDatabase()")[0][0] < 256
+
+
+def test_a_batch_that_is_refused_makes_nothing(tmp_path: Path, client: Client, probe: Probe) -> None:
+    structs = {"junk": pa.array([{"a": 1}]), "tls": pa.array([{"sni": 1}])}
+    odd = pa.table({"column": pa.array([1], pa.uint8()), **structs})
+    index_all(tmp_path, archive(tmp_path, [probe.seal(odd)]), Index(client, "a"), "a")
+    assert asked(client, "SELECT name FROM system.tables WHERE database = currentDatabase()") == [("batches",)]
+
+
+def test_a_column_that_an_earlier_version_made_otherwise_is_mended_by_a_reindex(
+    tmp_path: Path, client: Client, probe: Probe
+) -> None:
+    end = archive(tmp_path, [probe.seal(flow_table(2).drop_columns("app")), probe.seal(flow_table(2))])
+    index = Index(client, "a")
+    index_all(tmp_path, end, index, "a")
+    client.command("ALTER TABLE flows MODIFY COLUMN app Nullable(UInt64)")
+    client.command("ALTER TABLE batches DELETE WHERE seq = 1 SETTINGS mutations_sync = 2")
+    client.command("ALTER TABLE flows DELETE WHERE seq = 1 SETTINGS mutations_sync = 2")
+    index_all(tmp_path, end, Index(client, "a"), "a")
+    ((error,),) = asked(client, "SELECT error FROM batches WHERE seq = 1")
+    assert error.startswith("column flows.app is Nullable(UInt64), and here LowCardinality(Nullable(String)); ")
+    assert error.endswith("rebuild the database with: dpi-probe core reindex")
+    index = Index(client, "a")
+    index.drop()
+    assert index_all(tmp_path, end, index, "a")[-1].unindexed == 0
+
+
+def test_flows_are_found_by_time_and_address_whatever_the_first_batch_lacks(
+    tmp_path: Path, client: Client, probe: Probe
+) -> None:
+    first = pa.table({"column": pa.array([1], pa.uint8())})
+    index_all(tmp_path, archive(tmp_path, [probe.seal(first), probe.seal(flow_table(2))]), Index(client, "a"), "a")
+    indexes = "SELECT name FROM system.data_skipping_indices WHERE table = 'flows' ORDER BY name"
+    assert asked(client, indexes) == [("dst_ip_filter",), ("src_ip_filter",), ("start_time_range",)]
+    assert asked(client, "SELECT count() FROM flows") == [(3,)]
 
 
 def questions(tmp_path: Path, client: Client, probe: Probe, *tables: pa.Table) -> Questions:

@@ -35,8 +35,8 @@ def flow_table(count: int = 3, *, base: int = 0) -> pa.Table:
     """Flows with a `tls` struct on every second one, in the columns that the Core knows by name."""
     rows = range(base, base + count)
     tls = pa.array(
-        [{"sni": f"host{row}.example.com", "version": None if row % 4 else 772} if row % 2 else None for row in rows],
-        pa.struct([("sni", pa.string()), ("version", pa.uint16())]),
+        [{"sni": f"host{row}.example.com", "version": None if row % 4 else "1.3"} if row % 2 else None for row in rows],
+        pa.struct([("sni", pa.string()), ("version", pa.string())]),
     )
     columns = {
         "flow_id": pa.array([2**63 + row for row in rows], pa.uint64()),
