@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from dpi_probe._counted import counted
 from dpi_probe._loopback import is_loopback
 from dpi_probe.core.catalog import Catalog, CatalogError, Chain
 from dpi_probe.core.database_link import DatabaseLink, DatabaseUnavailableError
@@ -145,6 +146,9 @@ class Admin:
         status = self._database.status
         if not status["up"] or status.get("error"):
             problems.append(f"database: {status.get('error') or 'not open'}")
+        if unindexed := status.get("unindexed", 0):
+            what = counted(unindexed, "archived batch is", "archived batches are")
+            problems.append(f"index: {what} not in the database; the log and `error` in the table `batches` say why")
         durable = self._committer.durable
         body = {
             "status": "failed" if failed else "degraded" if problems else "ok",
@@ -154,7 +158,7 @@ class Admin:
                 "entries": status["position"],
                 "lag_batches": self._database.lag_batches,
                 "lag_seconds": round(self._database.lag_seconds, 3),
-                "unindexed": status.get("unindexed", 0),
+                "unindexed": unindexed,
             },
         }
         return web.json_response(body, status=503 if failed else 200)

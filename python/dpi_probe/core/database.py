@@ -119,6 +119,8 @@ class Progress:
     position: int
     place: Place
     manifest: bytes
+    unindexed: int
+    """Entries up to there whose records could not become rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,10 @@ class Index:
             return None
         position, segment, offset, length, manifest = rows[0]
         digest = manifest if isinstance(manifest, str) else bytes(manifest).decode("ascii")
-        return Progress(position, Place(segment, offset, length), bytes.fromhex(digest))
+        (unindexed,) = self._query(
+            "SELECT countIf(error != '') FROM batches WHERE core = {core:String}", core=self._core
+        )[0]
+        return Progress(position, Place(segment, offset, length), bytes.fromhex(digest), unindexed)
 
     def insert(self, group: list[Decoded], *, in_doubt: bool) -> int:
         """Put a group in, tables first and `batches` last; returns the number of rows.

@@ -206,6 +206,9 @@ class DatabaseLink:
             for name, counter in (("rows", self._metrics.index_rows), ("failures", self._metrics.index_failures)):
                 counter.inc(max(0, status[name] - self._seen[name]))
                 self._seen[name] = status[name]
+            # A process that has not opened the database knows of none.
+            if status["up"]:
+                self._metrics.unindexed.set(status["unindexed"])
             self._update_lag()
             return
         self._unanswered.discard(message["id"])

@@ -62,7 +62,7 @@ class Status:
     """Rows put in since start."""
     failures: int = 0
     unindexed: int = 0
-    """Entries since start whose records could not become rows."""
+    """Entries up to here whose records could not become rows, and since start those that are damaged."""
     error: str | None = None
 
 
@@ -173,6 +173,7 @@ class Indexer(threading.Thread):
             if (entry.position, entry.manifest_hash) != (progress.position, progress.manifest):
                 raise MismatchError(_MISMATCH.format("its last batch is not at its place in the archive"))
             self._next, self._position = (progress.place.segment, progress.place.end), progress.position + 1
+            self._unindexed = progress.unindexed
         self._doubt_until = self._position + GROUP_MAX_ENTRIES
 
     def _work(self, index: Index) -> None:

@@ -82,6 +82,10 @@ class Metrics:
             "dpi_core_index_lag_batches", "Archived entries that are not in the database yet.", registry=registry
         )
         self.index_lag_seconds = Gauge("dpi_core_index_lag_seconds", "Age of the oldest of them.", registry=registry)
+        self.unindexed = Gauge(
+            "dpi_core_unindexed_batches",
+            "Archived entries whose records could not become rows of the database. An alarm.", registry=registry,
+        )  # fmt: skip
         self.index_rows = Counter("dpi_core_index_rows", "Rows put into the database.", registry=registry)
         self.index_failures = Counter(
             "dpi_core_index_failures", "Inserts that failed and were settled and tried again.", registry=registry

@@ -161,7 +161,8 @@ def test_the_lag_grows_over_tries_and_starts_and_ends_with_progress(monkeypatch:
 
     def told(position: int, waiting: int | None, *, up: bool = True) -> float:
         since = None if waiting is None else waiting * 10**9
-        link._take({"status": {"up": up, "position": position, "waiting_since_ns": since, "rows": 0, "failures": 0}})
+        counts = {"rows": 0, "failures": 0, "unindexed": 0}
+        link._take({"status": {"up": up, "position": position, "waiting_since_ns": since, **counts}})
         return link.lag_seconds
 
     assert told(5, None) == 0

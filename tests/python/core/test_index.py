@@ -303,7 +303,7 @@ def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Calla
     with core.client() as client:
         for table in (flow_table(2), newer, changed, older):
             post(client, probe.seal(table))
-    core.indexed()
+    core.indexed(but=1)
     page = core.get("/v1/flows")
     assert [(flow["seq"], flow.get("dscp")) for flow in page["flows"]] == [
         (3, None),
@@ -313,9 +313,14 @@ def test_newer_columns_are_added_and_changed_types_are_reported(make_core: Calla
         (0, None),
         (0, None),
     ]
-    health = core.get("/v1/health")
-    assert health["index"]["unindexed"] == 1
     assert "column flows.app is LowCardinality(Nullable(String)), and here Nullable(UInt32)" in core.log
+    problem = "index: 1 archived batch is not in the database; the log and `error` in the table `batches` say why"
+    for _ in range(2):
+        assert core.get("/v1/health")["problems"] == [problem]
+        assert core.metric("dpi_core_unindexed_batches") == 1
+        # What is not there does not come by a restart.
+        assert core.stop() == 0
+        core.start().indexed(but=1)
 
 
 def test_hostile_names_stay_out_of_sql(make_core: Callable[..., Core], probe: Probe) -> None:
@@ -330,7 +335,7 @@ def test_hostile_names_stay_out_of_sql(make_core: Callable[..., Core], probe: Pr
         post(client, probe.seal(base.append_column(name, pa.array([1, 2], pa.uint8()))))
         post(client, probe.seal(base.append_column("odd", struct)))
         post(client, probe.seal(base.append_column("batches", shadow)))
-    core.indexed()
+    core.indexed(but=2)
     page = core.get("/v1/flows")
     assert {flow["seq"] for flow in page["flows"]} == {2}
     assert core.stop() == 0
@@ -361,9 +366,8 @@ def test_what_the_database_refuses_holds_up_nothing(make_core: Callable[..., Cor
             post(client, probe.seal(flow_table(2)))
             post(client, probe.seal(table))
         post(client, probe.seal(flow_table(2)))
-    core.indexed()
-    health = core.get("/v1/health")
-    assert (health["index"]["unindexed"], health["archive"]["entries"]) == (4, 9)
+    core.indexed(but=4)
+    assert core.get("/v1/health")["archive"]["entries"] == 9
     assert core.metric("dpi_core_index_failures_total") == 0, core.log
     assert core.stop() == 0
     done = subprocess.run(

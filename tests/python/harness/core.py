@@ -124,13 +124,15 @@ class Core:
         """A connection with the certificate of a probe."""
         return Client(self.port, self.pki, self.pki / "probes" / f"{probe}.pem")
 
-    def indexed(self) -> None:
-        """Wait until the database holds everything that is archived."""
-        wait_for(self._caught_up, "the index to catch up")
+    def indexed(self, *, but: int = 0) -> None:
+        """Wait until the database holds everything that is archived, `but` so many entries that cannot become rows."""
+        wait_for(lambda: self._caught_up(but), "the index to catch up")
 
-    def _caught_up(self) -> bool:
+    def _caught_up(self, but: int) -> bool:
         health = self.get("/v1/health")
-        return health["index"]["entries"] == health["archive"]["entries"] and health["status"] == "ok"
+        index, archive = health["index"], health["archive"]
+        expected = (archive["entries"], but, "degraded" if but else "ok")
+        return (index["entries"], index["unindexed"], health["status"]) == expected
 
     def kill(self) -> None:
         """SIGKILL to the service and to the database process."""
