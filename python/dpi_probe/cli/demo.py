@@ -157,7 +157,7 @@ def _show_database(console: Console, core: RunningCore, books: list[dict[str, An
             )
     flows = _sum(books, "flows_exported")
     console.print(
-        f"[dim]{flows:,} of the records are flows; the others are the probe's own: its ledger and events[/dim]"
+        f"[dim]{flows:,} of the records are flow records; the others are the probe's own: its ledger and events[/dim]"
     )
     accounts = (
         ("frames delivered", "frames_delivered"),

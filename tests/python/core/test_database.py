@@ -29,7 +29,7 @@ from dpi_probe.core.schema import (
     rows_of,
 )
 from harness.core import wait_for
-from harness.sealing import Probe, address, flow_table
+from harness.sealing import START_NS, Probe, address, flow_table
 
 from tests.corpus.cases import cases
 
@@ -450,6 +450,27 @@ def test_a_flow_from_an_address_to_itself_is_one(tmp_path: Path, client: Client,
         "192.0.2.0": (1, 150),
         "192.0.2.1": (1, 151),
     }
+
+
+def test_a_flow_of_many_records_is_one(tmp_path: Path, client: Client, probe: Probe) -> None:
+    """One connection of 20 active timeouts and stragglers, and one whose batch has no numbers."""
+    long = flow_table(20)
+    same = {"flow_id": 2**63, "app": "tls", "server_name": "long.example.com", "src_ip": address("192.0.2.9")}
+    for name, value in same.items():
+        long = replaced(long, name, pa.array([value] * 20, long.schema.field(name).type))
+    long = long.append_column("interim_number", pa.array(range(20), pa.uint32()))
+    asking = questions(tmp_path, client, probe, long, flow_table(1))
+    counts = {row["app"]: (row["flows"], row["records"]) for row in ask(asking, "applications")["applications"]}
+    assert counts == {"tls": (1, 20), "dns": (1, 1)}
+    (name,) = ask(asking, "server-names")["server_names"]
+    assert (name["flows"], name["records"]) == (1, 20)
+    talkers = {row["ip"]: (row["flows"], row["records"]) for row in ask(asking, "top-talkers")["talkers"]}
+    # Of the 20, every third goes to the second.
+    assert talkers == {"192.0.2.9": (1, 20), "192.0.2.0": (1, 1), "198.51.100.7": (2, 8), "2001:db8::1": (0, 13)}
+    # It counts in the window in which it began, and in no other.
+    halves = [{"until": START_NS + 10}, {"since": START_NS + 10}]
+    (first,), (second,) = (ask(asking, "applications", app="tls", **half)["applications"] for half in halves)
+    assert [(row["flows"], row["records"]) for row in (first, second)] == [(1, 10), (0, 10)]
 
 
 def test_only_rows_of_this_core_count(tmp_path: Path, client: Client, probe: Probe) -> None:
