@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -18,10 +20,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from dpi_probe._counted import counted
 from dpi_probe._loopback import is_loopback
-from dpi_probe.core.catalog import Catalog, CatalogError, Chain
+from dpi_probe.core.catalog import Catalog, CatalogError, Chain, ProbeState
 from dpi_probe.core.database_link import DatabaseLink, DatabaseUnavailableError
 from dpi_probe.core.jose import b64url
-from dpi_probe.core.queries import BadQueryError, Filters
+from dpi_probe.core.queries import BadQueryError, Filters, parse_limit, parse_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,8 +34,22 @@ if TYPE_CHECKING:
     from dpi_probe.core.trust import Trust
 
 MAX_GAPS = 100
+# In one answer, unless they are of one probe.
+MAX_CHAINS = 1000
+DEFAULT_CHAINS = 100
 _T = TypeVar("_T")
 _QUESTIONS = ("flows", "applications", "top-talkers", "server-names")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which probes and chains are asked for."""
+
+    probe: str | None = None
+    limit: int = DEFAULT_CHAINS
+    """Chains of a probe."""
+    cursor: str | None = None
+    """Of one probe, the last chain of the page before; else its last probe."""
 
 
 class Admin:
@@ -74,24 +90,20 @@ class Admin:
         return handle
 
     async def _probes(self, request: web.Request) -> web.StreamResponse:
-        query = _single(request)
-        if set(query) - {"probe"}:
-            raise BadQueryError("the only parameter is probe")
-        chains = await self._of_catalog(lambda: self._chains(query.get("probe")))
-        probes: dict[str, dict[str, Any]] = {}
-        for chain in chains:
-            probe = probes.setdefault(chain["probe"], {"probe": chain["probe"], "last_seen": "", "chains": []})
-            probe["last_seen"] = max(probe["last_seen"], chain["last_received"])
-            probe["chains"].append({name: value for name, value in chain.items() if name != "probe"})
-        try:
-            books = await self._database.ask("books", Filters(probe=query.get("probe")).dump())
-        except DatabaseUnavailableError as error:
-            return web.json_response({"probes": list(probes.values()), "books_unavailable": str(error)})
-        for account in books["accounts"]:
-            if account["probe"] in probes:
-                entry = {name: value for name, value in account.items() if name != "probe"}
-                probes[account["probe"]].setdefault("books", []).append(entry)
-        return web.json_response({"probes": list(probes.values())})
+        page = Page(**parse_parameters(_single(request), {"probe": str, "limit": parse_limit, "cursor": str}))
+        answer = await self._of_catalog(lambda: self._page(page))
+        if probes := {probe["probe"]: probe for probe in answer["probes"]}:
+            try:
+                books = await self._database.ask("books", {"first": min(probes), "last": max(probes)})
+            except DatabaseUnavailableError as error:
+                answer["books_unavailable"] = str(error)
+            else:
+                for account in books["accounts"]:
+                    if (probe := probes.get(account.pop("probe"))) is not None:
+                        probe.setdefault("books", []).append(account)
+        # Probes wait while the event loop does anything else.
+        text = await asyncio.to_thread(json.dumps, answer)
+        return web.Response(text=text, content_type="application/json")
 
     async def _of_catalog(self, read: Callable[[], _T]) -> _T:
         """What a thread reads; one reads at a time."""
@@ -103,14 +115,39 @@ class Admin:
         # A caller that is gone must not unlock what the thread still uses.
         return await asyncio.shield(asyncio.ensure_future(locked()))
 
-    def _chains(self, probe: str | None) -> list[dict[str, Any]]:
-        chains = self._catalog.chains(probe)
-        known = {(chain.probe, chain.chain): chain for chain in chains}
-        return [self._chain(chain, known) for chain in chains]
+    def _page(self, page: Page) -> dict[str, Any]:
+        """A page of probes, each with its newest chains; of one probe, a page of its chains."""
+        if page.probe is not None:
+            state = self._catalog.probe(page.probe)
+            return {"probes": [] if state is None else [self._probe(state, page.limit, page.cursor)], "next": None}
+        probes: list[dict[str, Any]] = []
+        shown = 0
+        for state in self._catalog.probes(page.cursor or ""):
+            shown += min(state.chains, page.limit)
+            if probes and shown > MAX_CHAINS:
+                return {"probes": probes, "next": probes[-1]["probe"]}
+            probes.append(self._probe(state, page.limit))
+        return {"probes": probes, "next": None}
 
-    def _chain(self, chain: Chain, known: dict[tuple[str, bytes], Chain]) -> dict[str, Any]:
+    def _probe(self, state: ProbeState, limit: int, cursor: str | None = None) -> dict[str, Any]:
+        before = None
+        if cursor is not None:
+            with contextlib.suppress(ValueError):
+                before = self._catalog.chain(state.probe, bytes.fromhex(cursor))
+            if before is None:
+                raise BadQueryError("parameter cursor: give back `next` of the probe in the page before")
+        chains = self._catalog.chains(state.probe, limit + 1, before)
+        shown = [self._chain(chain) for chain in chains[:limit]]
+        return {
+            "probe": state.probe,
+            "last_seen": _time(state.last_received),
+            "chain_count": state.chains,
+            "chains": shown,
+            "next": shown[-1]["chain"] if len(chains) > limit else None,
+        }
+
+    def _chain(self, chain: Chain) -> dict[str, Any]:
         out: dict[str, Any] = {
-            "probe": chain.probe,
             "chain": chain.chain.hex(),
             "head": {"seq": chain.head_seq, "manifest": b64url(chain.head_manifest)},
             "archived": chain.archived,
@@ -125,7 +162,7 @@ class Admin:
         if chain.missing:
             out["gaps"] = [list(gap) for gap in self._catalog.gaps(chain.probe, chain.chain, MAX_GAPS)]
         if chain.prev_chain is not None and chain.prev_seq is not None:
-            before = known.get((chain.probe, chain.prev_chain))
+            before = self._catalog.chain(chain.probe, chain.prev_chain)
             state = _previous_state(chain.prev_seq, chain.prev, before)
             out["previous"] = {"chain": chain.prev_chain.hex(), "seq": chain.prev_seq, "state": state}
         return out

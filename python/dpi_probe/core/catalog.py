@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -73,6 +73,15 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeState:
+    """What there is of a probe."""
+
+    probe: str
+    chains: int
+    last_received: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """An entry that was archived, as the catalog takes it in."""
 
@@ -109,6 +118,9 @@ class Chain:
     def missing(self) -> int:
         """Positions up to the head of which nothing is archived."""
         return max(0, self.head_seq + 1 - self.archived - self.manifest_only)
+
+
+_CHAIN = ", ".join(field.name for field in fields(Chain))
 
 
 class Catalog:
@@ -193,14 +205,33 @@ class Catalog:
         )
         return [Known(row[0], Kind(row[1]), Place(*row[2:])) for row in rows]
 
-    def chains(self, probe: str | None = None) -> list[Chain]:
-        """The state of all chains, or of those of one probe, in the order in which they began."""
-        where, parameters = ("", ()) if probe is None else ("WHERE probe = ?", (probe,))
+    def probes(self, after: str = "") -> Iterator[ProbeState]:
+        """The state of every probe behind `after`, by their ids; read one by one, as they are asked for."""
+        rows = self._lazily(
+            "SELECT probe, count(*), max(last_received) FROM chains WHERE probe > ? GROUP BY probe ORDER BY probe",
+            (after,),
+        )
+        return (ProbeState(*row) for row in rows)
+
+    def probe(self, probe: str) -> ProbeState | None:
+        """The state of one probe, or None if there is no chain of it."""
+        row = self._row(
+            "SELECT probe, count(*), max(last_received) FROM chains WHERE probe = ? GROUP BY probe", (probe,)
+        )
+        return None if row is None else ProbeState(*row)
+
+    def chain(self, probe: str, chain: bytes) -> Chain | None:
+        """The state of one chain."""
+        row = self._row(f"SELECT {_CHAIN} FROM chains WHERE probe = ? AND chain = ?", (probe, chain))
+        return None if row is None else Chain(*row)
+
+    def chains(self, probe: str, limit: int, before: Chain | None = None) -> list[Chain]:
+        """The state of a probe's newest chains, the last that began first; of those that began before another."""
+        where = "" if before is None else "AND (first_received, chain) < (?, ?)"
+        point = () if before is None else (before.first_received, before.chain)
         rows = self._rows(
-            f"""SELECT probe, chain, archived, manifest_only, forks, broken_links, rows, head_seq, head_manifest,
-                prev_chain, prev_seq, prev, first_received, last_received FROM chains {where}
-                ORDER BY first_received, chain""",
-            parameters,
+            f"SELECT {_CHAIN} FROM chains WHERE probe = ? {where} ORDER BY first_received DESC, chain DESC LIMIT ?",
+            (probe, *point, limit),
         )
         return [Chain(*row) for row in rows]
 
@@ -311,8 +342,11 @@ class Catalog:
         return damaged
 
     def _rows(self, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return list(self._lazily(sql, parameters))
+
+    def _lazily(self, sql: str, parameters: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
         try:
-            return self._database.execute(sql, parameters).fetchall()
+            yield from self._database.execute(sql, parameters)
         except sqlite3.Error as error:
             raise CatalogError(f"catalog {self.path}: {error}") from error
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dpi_probe.core.columns import KEY_COLUMNS, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from clickhouse_connect.driver.client import Client
 
@@ -36,6 +36,25 @@ _HIDDEN = ("core",)
 
 class BadQueryError(ValueError):
     """A question that cannot be asked; one sentence says why."""
+
+
+def parse_parameters(query: Mapping[str, str], parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The values of the parameters of a request.
+
+    Raises:
+        BadQueryError: a parameter is not known, or its value is not allowed.
+    """
+    parsed: dict[str, Any] = {}
+    for name, value in query.items():
+        if name not in parsers:
+            raise BadQueryError(f"parameter {name[:40]!r} is not known; known are {', '.join(parsers)}")
+        if len(value) > _MAX_TEXT:
+            raise BadQueryError(f"parameter {name}: longer than {_MAX_TEXT} characters")
+        try:
+            parsed[name] = parsers[name](value)
+        except ValueError as error:
+            raise BadQueryError(f"parameter {name}: {error}") from error
+    return parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +86,7 @@ class Filters:
         Raises:
             BadQueryError: a parameter is not known, or its value is not allowed.
         """
-        known = [field.name for field in fields(cls)]
-        parsed: dict[str, Any] = {}
-        for name, value in query.items():
-            if name not in known:
-                raise BadQueryError(f"parameter {name[:40]!r} is not known; known are {', '.join(known)}")
-            if len(value) > _MAX_TEXT:
-                raise BadQueryError(f"parameter {name}: longer than {_MAX_TEXT} characters")
-            parse = _PARSERS.get(name)
-            try:
-                parsed[name] = parse(value) if parse else value
-            except ValueError as error:
-                raise BadQueryError(f"parameter {name}: {error}") from error
-        return cls(**parsed)
+        return cls(**parse_parameters(query, {field.name: _PARSERS.get(field.name, str) for field in fields(cls)}))
 
     @classmethod
     def load(cls, values: Mapping[str, Any]) -> Filters:
@@ -196,7 +203,7 @@ def parse_range(text: str) -> tuple[str, str]:
     return f"{prefix}{network.network_address}", f"{prefix}{network.broadcast_address}"
 
 
-def _integer(low: int, high: int) -> Any:
+def _integer(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
             raise ValueError(f"an integer from {low} to {high} is allowed")
@@ -217,12 +224,13 @@ def _parse_cursor(text: str) -> tuple[int, str, str, int, int]:
     return time, probe, chain, seq, row
 
 
-_PARSERS: dict[str, Any] = {
+parse_limit = _integer(1, MAX_LIMIT)
+_PARSERS: dict[str, Callable[[str], Any]] = {
     "ip": parse_range,
     "port": _integer(0, 65535),
     "since": parse_time,
     "until": parse_time,
-    "limit": _integer(1, MAX_LIMIT),
+    "limit": parse_limit,
     "cursor": _parse_cursor,
 }
 
@@ -248,6 +256,8 @@ class Questions:
             BadQueryError: there is no such question, or it cannot be asked of what is indexed.
             clickhouse_connect.driver.exceptions.Error: the database refuses.
         """
+        if name == "books":
+            return {"accounts": self._books(arguments["first"], arguments["last"])}
         filters = Filters.load(arguments)
         if name == "flows":
             return self._flows(filters)
@@ -257,8 +267,6 @@ class Questions:
             return {"talkers": self._top_talkers(filters)}
         if name == "server-names":
             return {"server_names": self._server_names(filters)}
-        if name == "books":
-            return {"accounts": self._books(filters)}
         if name == "tables":
             return {"tables": self._table_sizes()}
         raise BadQueryError(f"there is no question {name!r}")
@@ -319,18 +327,17 @@ class Questions:
             {"ip": "IPv6"},
         )
 
-    def _books(self, filters: Filters) -> list[dict[str, Any]]:
-        """Of each probe's newest chain that has a ledger, every account as it stood last."""
-        columns = self._columns("ledger")
-        if not columns:
+    def _books(self, first: str, last: str) -> list[dict[str, Any]]:
+        """Of each probe's newest chain that has a ledger, every account as it stood last; of a range of probe ids."""
+        if not self._columns("ledger"):
             return []
-        where, parameters = self._where(Filters(probe=filters.probe), columns)
+        where = "WHERE core = {core:String} AND probe BETWEEN {first:String} AND {last:String}"
         return self._rows(
             "SELECT probe, chain, account, reason, worker, argMax(value, (seq, row)) AS value, max(time) AS time "
             f"FROM ledger {where} AND (probe, chain) IN ("
-            "SELECT probe, argMax(chain, (received, seq)) FROM ledger WHERE core = {core:String} GROUP BY probe) "
+            f"SELECT probe, argMax(chain, (received, seq)) FROM ledger {where} GROUP BY probe) "
             "GROUP BY probe, chain, account, reason, worker ORDER BY probe, account, reason, worker",
-            parameters,
+            {"core": self._core, "first": first, "last": last},
             {"time": "DateTime64"},
         )
 

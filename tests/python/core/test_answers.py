@@ -33,7 +33,7 @@ def manifest_of(batch: bytes) -> bytes:
 
 
 def chain_state(core: Core, chain: str) -> dict:
-    answer = core.get("/v1/probes")
+    answer = core.get("/v1/probes", limit=1000)
     chains = [entry for probe in answer["probes"] for entry in probe["chains"] if entry["chain"] == chain]
     assert len(chains) == 1
     return chains[0]
