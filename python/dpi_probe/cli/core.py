@@ -128,9 +128,9 @@ def reindex(parent: dict[str, Any], /, **flags: Any) -> None:
     """
     settings = _settings(parent, flags)
     from dpi_probe._pki import load_certificate, role_of
+    from dpi_probe.core.lock import check_owner
     from dpi_probe.core.log import set_up_logging
     from dpi_probe.core.reindex import reindex as rebuild
-    from dpi_probe.core.lock import check_owner
 
     check_owner(settings.data_dir)
     set_up_logging()

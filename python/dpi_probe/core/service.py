@@ -31,7 +31,7 @@ from dpi_probe.core.trust import Trust
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dpi_probe.core.archive import Durable
     from dpi_probe.core.settings import CoreSettings

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from dpi_probe import _native
 from dpi_probe._pki import Authority, load_certificate
-from dpi_probe.core import receipt
+from dpi_probe.core import receipt, service
 from dpi_probe.core.database import DatabaseError, connect
 from dpi_probe.core.receipt import CoreSigner
 from dpi_probe.errors import ConfigError, DpiProbeError
