@@ -257,3 +257,36 @@ def test_last_record_known_to_be_durable_is_never_taken_away(directory: Path) ->
 def test_missing_archive_is_one_clear_line(directory: Path) -> None:
     with pytest.raises(ArchiveError, match=r"archive .*: No such file or directory"):
         list(iter_entries(directory / "segment-0000000000.dpa"))
+
+
+def test_headers_made_to_overlap_take_a_time_that_grows_with_the_file(directory: Path) -> None:
+    # Each says that it is nearly as long as the file, and that no record follows it: it would be read for each.
+    count = 1000
+    headers = []
+    for position in range(count):
+        body = (count - position - 1) * archive.RECORD_HEADER_BYTES + 61
+        head = archive._RECORD.pack(
+            archive.RECORD_MAGIC, archive.VERSION, Kind.BATCH, 0, position, 0, body, 0, bytes(16), 0, bytes(32),
+            bytes(32), 0,
+        )[:-4]  # fmt: skip
+        headers.append(head + struct.pack("<I", zlib.crc32(head)))
+    filled(directory, [])
+    (path,) = directory.glob("segment-*")
+    path.write_bytes(path.read_bytes() + b"".join(headers) + bytes(300))
+    items = list(iter_entries(directory))
+    assert all(isinstance(item, Damage) for item in items)
+    assert len(items) < 10
+    last = items[-1]
+    assert isinstance(last, Damage)
+    assert last.offset + last.length == path.stat().st_size
+
+
+def test_records_that_each_lost_bytes_are_told_one_by_one(directory: Path) -> None:
+    filled(directory, [[bytes([at]) * 500 for at in range(50)]])
+    (path,) = directory.glob("segment-*")
+    entries = [item.entry.encode() for item in iter_entries(path) if isinstance(item, Located)]
+    cut = [record[:-7] for record in entries[:-1]]
+    path.write_bytes(path.read_bytes()[: archive.SEGMENT_HEADER_BYTES] + b"".join([*cut, entries[-1]]))
+    items = list(iter_entries(directory))
+    assert [item.header[1] for item in items if isinstance(item, Damage) and item.header] == list(range(49))
+    assert isinstance(items[-1], Located)
