@@ -5,12 +5,14 @@ In: paths and trust. Out: a `Report`. Reads only, and needs neither probe nor Co
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from dpi_probe import _native
+from dpi_probe._counted import counted
 from dpi_probe._verify.chains import Chains
 from dpi_probe._verify.findings import Chain, Finding, Report
-from dpi_probe._verify.sources import Piece, Source, find_source, spool_head
+from dpi_probe._verify.sources import Piece, Source, find_source, json_object, jws_part, spool_head, whole_number
 from dpi_probe._verify.trust import Trust, load_certificates
 from dpi_probe.errors import VerificationError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Chain", "Finding", "Report", "Trust", "load_certificates", "verify_paths"]
 
 _MAX_NAMED_ROWS = 20
+_MAX_TIME = 1 << 62
 
 
 def verify_paths(
@@ -87,6 +90,15 @@ class _Verifier:
         """Of batches sealed outside the validity of their certificate: digest of the manifest, where, what to say."""
         self._received: set[str] = set()
         """Digests of the manifests for which a receipt holds."""
+        self._chains_here: set[tuple[str, str]] = set()
+        """Probe and chain of what holds."""
+        self._heads_here: set[tuple[str, str]] = set()
+        """Probe and chain of the chain heads that hold."""
+        self._other_heads: set[str] = set()
+        """Names of the files of those that do not, or cannot be judged."""
+        self._unreadable: list[PurePath] = []
+        self._unchecked_receipts = 0
+        self._unchecked_heads = 0
 
     def check(self, piece: Piece) -> None:
         """Check one piece."""
@@ -115,10 +127,39 @@ class _Verifier:
                 self.report.note("certificate", where, f"{message}; its receipt shows that the Core accepted it")
             else:
                 self.report.fault("certificate", where, message)
+        if self.source.layout == "export":
+            self._miss_heads()
+        self._say_unchecked()
+
+    def _miss_heads(self) -> None:
+        """An export has a head for each chain: without it, nobody could tell that its last batches are left out."""
+        heads = PurePath(self.source.path, "heads")
+        if any(path.is_relative_to(heads) for path in self._unreadable):
+            return
+        for probe, chain in sorted(self._chains_here - self._heads_here):
+            if chain not in self._other_heads:
+                left_out = f"the chain head of chain {chain} ({probe}) is left out"
+                message = f"{left_out}, so that missing last batches would not show"
+                self.report.fault("head", str(self.source.path), message)
+
+    def _say_unchecked(self) -> None:
+        self.report.unchecked_receipts += self._unchecked_receipts
+        self.report.unchecked_heads += self._unchecked_heads
+        counts = ((self._unchecked_receipts, "receipt"), (self._unchecked_heads, "chain head"))
+        if what := " and ".join(counted(number, one) for number, one in counts if number):
+            were = "was" if self._unchecked_receipts + self._unchecked_heads == 1 else "were"
+            self.report.note(
+                "unchecked",
+                str(self.source.path),
+                f"{what} {were} not checked, so that missing last batches, or batches of which only the manifest is "
+                "here, would not show; give --ca",
+            )
 
     def _damage(self, piece: Piece) -> None:
         if piece.message:
             self.report.fault(piece.kind, piece.where, f"{_named(piece)}{piece.message}")
+        if piece.kind == "unreadable":
+            self._unreadable.append(PurePath(piece.where))
         if piece.stated is not None:
             self.chains.damaged(*piece.stated)
 
@@ -148,6 +189,8 @@ class _Verifier:
             if piece.stated is not None:
                 self.chains.damaged(*piece.stated)
             return
+        if piece.message:
+            self.report.fault("receipt", piece.where, f"{_named(piece)}{piece.message}")
         self._signed(piece, signed, is_batch=False)
 
     def _signed(self, piece: Piece, signed: _native.Signed, *, is_batch: bool) -> None:
@@ -173,6 +216,7 @@ class _Verifier:
             )
             return
         digest = signed["manifest_digest"]
+        self._chains_here.add((claims["iss"], claims["chain"]))
         waits = self.source.layout == "spool" and piece.role == "evidence"
         self.chains.add(
             claims, digest, piece.where, str(self.source.path), self.source.layout, is_batch=is_batch, waits=waits
@@ -230,6 +274,7 @@ class _Verifier:
 
     def _receipt(self, receipt: str, where: str, place: tuple[str, int] | None, digest: str | None) -> None:
         if self.trust.authority is None:
+            self._unchecked_receipts += 1
             return
         self.report.receipts += 1
         try:
@@ -242,8 +287,15 @@ class _Verifier:
             self.report.fault("receipt", where, f"its receipt is for batch {claims['seq']} of chain {claims['chain']}")
             return
         self._received.add(claims["manifest"])
+        if claims["status"] == "archived":
+            self.chains.archived(claims["probe"], claims["chain"], claims["seq"], claims["manifest"])
         if digest is None:
-            self.chains.head(claims["chain"], claims["seq"], claims["manifest"], claims["probe"], where)
+            self._came_so_far(claims, where)
+
+    def _came_so_far(self, claims: _native.Receipt | _native.ChainHead, where: str) -> None:
+        self.chains.head(
+            claims["chain"], claims["seq"], claims["manifest"], claims["probe"], where, layout=self.source.layout
+        )
 
     def _spool_head(self, piece: Piece) -> None:
         """The last manifest that the probe of a spool sealed, as its own, unsigned, note says."""
@@ -255,6 +307,8 @@ class _Verifier:
 
     def _head(self, piece: Piece) -> None:
         if self.trust.authority is None:
+            self._unchecked_heads += 1
+            self._other_heads.add(PurePath(piece.where).stem)
             return
         self.report.heads += 1
         token = piece.data.decode("ascii", "replace")
@@ -262,8 +316,10 @@ class _Verifier:
             claims = _native.verify_head(token, self.trust.authority, _issued_at(token))
         except VerificationError as error:
             self.report.fault("head", piece.where, str(error).replace("receipt", "chain head"))
+            self._other_heads.add(PurePath(piece.where).stem)
             return
-        self.chains.head(claims["chain"], claims["seq"], claims["manifest"], claims["probe"], piece.where)
+        self._heads_here.add((claims["probe"], claims["chain"]))
+        self._came_so_far(claims, piece.where)
 
 
 def _named(piece: Piece) -> str:
@@ -276,13 +332,5 @@ def _check(error: VerificationError) -> str:
 
 def _issued_at(token: str) -> int:
     """`iat` of a JWS that is about to be verified: a Core's certificate counts if it was valid then."""
-    import base64
-    import json
-
-    parts = token.split(".")
-    try:
-        payload = parts[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return max(0, min(int(claims["iat"]), 2**62))
-    except (IndexError, KeyError, TypeError, ValueError):
-        return 0
+    claims = json_object(jws_part(token.encode("utf-8", "replace"), 1))
+    return whole_number(claims.get("iat"), _MAX_TIME) or 0

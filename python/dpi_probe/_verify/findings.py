@@ -20,8 +20,12 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        """The finding as one line."""
-        return f"{self.where}: {self.message}"
+        """The finding as one line: what a file says of itself cannot begin another, or move a terminal's cursor."""
+        return _printable(f"{self.where}: {self.message}")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @dataclass(slots=True)
@@ -47,6 +51,9 @@ class Report:
     proofs: int = 0
     receipts: int = 0
     heads: int = 0
+    unchecked_receipts: int = 0
+    """Those that nobody could judge, for want of a CA."""
+    unchecked_heads: int = 0
     chains: list[Chain] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     trusted: list[str] = field(default_factory=list)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 8 << 20
 """Longer than any file but a segment may be; the native code knows the exact limits."""
+
+_MAX_REASON_CHARACTERS = 1000
+_CHAIN = re.compile("[0-9a-f]{32}")
+_DIGEST = re.compile("[A-Za-z0-9_-]{43}")
 
 PieceKind = Literal["batch", "manifest", "proof", "receipt", "head", "spool_head", "damage", "unreadable"]
 Role = Literal["evidence", "fork", "refused", "skipped"]
@@ -32,7 +38,7 @@ class Piece:
     stated: tuple[str, int] | None = None
     """Chain and position that its file name or record header says."""
     message: str = ""
-    """What is wrong, for `damage` and `unreadable`."""
+    """What is wrong, for `damage` and `unreadable`; for others, what is wrong beside them."""
     receipt: str = ""
     """The receipt that lies with it."""
     note: str = ""
@@ -75,14 +81,13 @@ def find_source(path: Path) -> Source:
     path.stat()
     if path.is_dir():
         names = {child.name for child in path.iterdir()}
-        if "pending" in names:
-            return Source(path, "spool")
+        # What must be whole comes first: whoever holds an export could make it look like a spool, which need not be.
         if names & {"batches", "heads"}:
             return _with_certificates(Source(path, "export"), path)
         for directory in (path, path / "archive"):
             if directory.is_dir() and any(map(_is_segment, directory.iterdir())):
                 return _with_certificates(Source(directory, "archive"), directory)
-        return Source(path, "plain")
+        return Source(path, "spool" if "pending" in names else "plain")
     source = Source(path, "archive" if path.suffix == ".dpa" else "plain")
     for directory in list(path.absolute().parents)[:3]:
         if (directory / "certificates").is_dir():
@@ -95,7 +100,8 @@ def _is_segment(path: Path) -> bool:
 
 
 def _with_certificates(source: Source, directory: Path) -> Source:
-    source.certificates = sorted((directory / "certificates").glob("*.pem"))
+    files = sorted((directory / "certificates").glob("*.pem"))
+    source.certificates = [file for file in files if not _is_special(file)]
     authority = directory / "ca.pem"
     source.authority = authority if authority.is_file() else None
     return source
@@ -134,11 +140,11 @@ def stated_place(name: str) -> tuple[str, int] | None:
 
 
 def _file(path: Path, role: Role = "evidence") -> Piece:
+    place = stated_place(path.name)
     try:
         data = read(path)
     except OSError as error:
-        return _unreadable(path, error)
-    place = stated_place(path.name)
+        return _unreadable(path, error, place)
     if is_batch(path, data):
         return Piece("batch", str(path), data, place, role=role)
     if path.suffix == ".manifest":
@@ -151,21 +157,38 @@ def _file(path: Path, role: Role = "evidence") -> Piece:
     return Piece(kind, str(path), data.strip(), place)
 
 
+def json_object(data: bytes) -> dict[str, object]:
+    """A JSON object of a file that may hold anything; empty if there is none."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def whole_number(value: object, limit: int) -> int | None:
+    """A number of a JSON object, if it is a whole one from 0 up to below `limit`: JSON has 1e999, true and -1 too."""
+    return value if type(value) is int and 0 <= value < limit else None
+
+
+def jws_part(token: bytes, index: int) -> bytes:
+    """The header (0) or the payload (1) of a compact JWS, not verified; empty if it is none."""
+    part = token.strip().split(b".", 2)[index : index + 1]
+    try:
+        return base64.urlsafe_b64decode(part[0] + b"=" * (-len(part[0]) % 4)) if part else b""
+    except ValueError:
+        return b""
+
+
 def _jose_type(data: bytes) -> PieceKind | None:
     """What a compact JWS is, by its `typ`."""
-    import base64
-
-    header = data.strip().partition(b".")[0]
-    try:
-        parsed = json.loads(base64.urlsafe_b64decode(header + b"=" * (-len(header) % 4)))
-        kinds: dict[object, PieceKind] = {
-            "dpi-manifest+jwt": "manifest",
-            "dpi-receipt+jwt": "receipt",
-            "dpi-head+jwt": "head",
-        }
-        return kinds.get(parsed.get("typ"))
-    except (ValueError, AttributeError, TypeError):
-        return None
+    kinds: dict[str, PieceKind] = {
+        "dpi-manifest+jwt": "manifest",
+        "dpi-receipt+jwt": "receipt",
+        "dpi-head+jwt": "head",
+    }
+    typ = json_object(jws_part(data, 0)).get("typ")
+    return kinds.get(typ) if isinstance(typ, str) else None
 
 
 def _plain(path: Path) -> Iterator[Piece]:
@@ -210,11 +233,13 @@ def _is_special(path: Path) -> bool:
         return False
 
 
-def _unreadable(path: Path, error: OSError) -> Piece:
-    return Piece("unreadable", str(path), message=f"cannot be read: {error.strerror or error}")
+def _unreadable(path: Path, error: OSError, stated: tuple[str, int] | None = None) -> Piece:
+    return Piece("unreadable", str(path), stated=stated, message=f"cannot be read: {error.strerror or error}")
 
 
 def _spool(path: Path) -> Iterator[Piece]:
+    # A probe may be at work: what it seals from here on is newer than its note that was read.
+    yield from _spool_note(path / "head.json")
     for file in _listed(path / "pending"):
         if isinstance(file, Piece):
             yield file
@@ -225,12 +250,13 @@ def _spool(path: Path) -> Iterator[Piece]:
             yield file
         elif file.suffix in {".arrows", ".manifest"} and stated_place(file.name):
             piece = _file(file, "refused")
-            try:
-                reason = read(file.with_name(f"{file.name}.reason")).decode("utf-8", "replace").strip()
-            except OSError:
-                reason = "no reason is known"
-            yield replace(piece, note=f"was refused: {reason}")
-    head = path / "head.json"
+            yield replace(piece, note=f"was refused: {_reason(file.with_name(f'{file.name}.reason'))}")
+
+
+def _spool_note(head: Path) -> Iterator[Piece]:
+    if _is_special(head):
+        yield Piece("unreadable", str(head), message="cannot be read: it is no regular file")
+        return
     try:
         yield Piece("spool_head", str(head), read(head))
     except FileNotFoundError:
@@ -238,6 +264,16 @@ def _spool(path: Path) -> Iterator[Piece]:
         pass
     except OSError as error:
         yield _unreadable(head, error)
+
+
+def _reason(path: Path) -> str:
+    """Why a probe put a batch away: one line (docs/formats/spool.md)."""
+    try:
+        text = b"" if _is_special(path) else read(path)
+    except OSError:
+        text = b""
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return lines[0][:_MAX_REASON_CHARACTERS] if lines else "no reason is known"
 
 
 def _owner(path: Path) -> int | None:
@@ -250,11 +286,11 @@ def _owner(path: Path) -> int | None:
 
 def spool_head(data: bytes) -> tuple[str, int, str] | None:
     """Chain, position and digest that a spool's `head.json` names; None if it is damaged."""
-    try:
-        head = json.loads(data)
-        return str(head["chain"]), int(head["seq"]), str(head["manifest"])
-    except (ValueError, KeyError, TypeError):
+    head = json_object(data)
+    chain, seq, digest = head.get("chain"), whole_number(head.get("seq"), 1 << 64), head.get("manifest")
+    if not isinstance(chain, str) or not isinstance(digest, str) or seq is None:
         return None
+    return (chain, seq, digest) if _CHAIN.fullmatch(chain) and _DIGEST.fullmatch(digest) else None
 
 
 def _listed(directory: Path) -> list[Path | Piece]:
@@ -269,22 +305,48 @@ def _listed(directory: Path) -> list[Path | Piece]:
 
 def _export(path: Path) -> Iterator[Piece]:
     receipts: dict[Path, Path] = {}
+    all_listed = True
     for file in _below(path / "receipts", ".jwt"):
         if isinstance(file, Piece):
+            all_listed = False
             yield file
         else:
             receipts[_stem(file, path / "receipts")] = file
+    answered: set[Path] = set()
     for file in _below(path / "batches", ".arrows", ".manifest"):
-        yield _piece(file)
-        if isinstance(file, Path) and (receipt := receipts.pop(_stem(file, path / "batches"), None)) is not None:
-            yield _file(receipt)
+        if isinstance(file, Piece):
+            yield file
+            continue
+        stem = _stem(file, path / "batches")
+        receipt = receipts.pop(stem, None)
+        if receipt is not None:
+            answered.add(stem)
+        is_answered = stem in answered or not all_listed
+        yield _file(file) if is_answered or file.suffix != ".manifest" else _without_receipt(_file(file))
+        if receipt is not None:
+            yield _of_kind(receipt, "receipt", "is no receipt")
     for receipt in sorted(receipts.values()):
         message = "is the receipt of a batch that is left out"
         yield Piece("damage", str(receipt), stated=stated_place(receipt.name), message=message)
     for file in _below(path / "forks"):
         yield file if isinstance(file, Piece) else _file(file, "fork")
     for file in _below(path / "heads", ".jwt"):
-        yield _piece(file)
+        yield file if isinstance(file, Piece) else _of_kind(file, "head", "is no chain head")
+
+
+def _of_kind(file: Path, kind: PieceKind, otherwise: str) -> Piece:
+    """A file of an export that by its place holds what a Core signed: another kind of evidence does not count there."""
+    piece = _file(file)
+    if piece.kind in {kind, "unreadable"}:
+        return piece
+    return Piece("damage", piece.where, stated=piece.stated, message=otherwise)
+
+
+def _without_receipt(manifest: Piece) -> Piece:
+    """A manifest of a Core's that has no receipt, which says whether that is all that was archived."""
+    if manifest.kind != "manifest":
+        return manifest
+    return replace(manifest, message="its receipt is left out, so that nobody can tell whether the batch was dropped")
 
 
 def _stem(file: Path, directory: Path) -> Path:
@@ -324,7 +386,7 @@ def _archive(path: Path) -> Iterator[Piece]:
                 yield Piece("damage", where, message=f"the archive's first {entry.position} records are left out")
             expected, first = entry.position + 1, False
             is_batch = entry.kind in {Kind.BATCH, Kind.FORK_BATCH}
-            yield Piece(
+            piece = Piece(
                 "batch" if is_batch else "manifest",
                 where,
                 entry.body,
@@ -332,6 +394,7 @@ def _archive(path: Path) -> Iterator[Piece]:
                 receipt=entry.receipt,
                 role="fork" if entry.kind in {Kind.FORK_BATCH, Kind.FORK_MANIFEST} else "evidence",
             )
+            yield _without_receipt(piece) if entry.kind == Kind.MANIFEST and not entry.receipt else piece
     except ArchiveError as error:
         yield Piece("unreadable", str(path), message=str(error))
 

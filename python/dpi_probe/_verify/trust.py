@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+MAX_FILE_BYTES = 8 << 20
+"""Of certificates: room for thousands."""
 
 
 def load_certificates(path: Path) -> list[bytes]:
@@ -25,14 +26,15 @@ def load_certificates(path: Path) -> list[bytes]:
     """
     try:
         if path.is_dir():
-            found = [der for file in sorted(path.rglob("*.pem")) for der in _parse(file.read_bytes())]
+            files = [file for file in sorted(path.rglob("*.pem")) if file.is_file()]
+            found = [der for file in files for der in _parse(_read(file))]
         else:
-            data = path.read_bytes()
+            data = _read(path)
             found = _parse(data) or [data]
         for der in found:
             _native.read_certificate(der)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the certificate: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot read the certificate: {error.strerror or error}") from error
     except VerificationError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not found:
@@ -40,9 +42,20 @@ def load_certificates(path: Path) -> list[bytes]:
     return found
 
 
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        message = "it is longer than any file of certificates"
+        raise OSError(0, message)
+    return data
+
+
 def _parse(data: bytes) -> list[bytes]:
+    """The blocks of a PEM file (RFC 7468), in one pass; what does not end is none."""
+    blocks = (part.partition(_END) for part in data.split(_BEGIN)[1:])
     try:
-        return [base64.b64decode(b"".join(block.split()), validate=True) for block in _PEM.findall(data)]
+        return [base64.b64decode(b"".join(block.split()), validate=True) for block, end, _ in blocks if end]
     except ValueError:
         return []
 
@@ -89,7 +102,10 @@ class Trust:
                 unreadable(path, str(error).removeprefix(f"{path}: "))
         if certificates and self.authority is None:
             if ca is not None:
-                wider.authority = load_certificates(ca)[0]
+                try:
+                    wider.authority = load_certificates(ca)[0]
+                except ConfigError as error:
+                    unreadable(ca, str(error).removeprefix(f"{ca}: "))
             shown = _native.read_certificate(wider.authority)["fingerprint"] if wider.authority else "none"
             wider.because.append(
                 f"certificates that lie with the evidence itself (CA fingerprint {shown}, SHA-256, base64url): "

@@ -42,7 +42,8 @@ def command(paths: tuple[Path, ...], ca: Path | None, certificates: tuple[Path, 
 
     Checks the signature, chain, Merkle root and every record, and prints which batch or record is wrong and how, one
     line each. Archives and exports bring their certificates; for all else name them. Without --ca only the certificates
-    that are named count, or, where none is, those that the evidence brings.
+    that are named count, or, where none is, those that the evidence brings. Receipts and chain heads are
+    checked under a CA only: the one that is named, or else that of the evidence where no certificate is named.
 
     \b
     dpi-probe verify --certificate probe.pem BUFFER_DIR
@@ -57,7 +58,8 @@ def command(paths: tuple[Path, ...], ca: Path | None, certificates: tuple[Path, 
         report = verify_paths(paths, ca=ca, certificates=certificates, progress=progress.advance)
     with writing():
         if as_json:
-            click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+            # In ASCII: a file name need not be UTF-8.
+            click.echo(json.dumps(report.to_dict()))
         else:
             _print(report)
     sys.exit(report.exit_status)
@@ -125,6 +127,8 @@ def _print(report: Report) -> None:
         return
     if report.faults:
         verdict, style = counted(len(report.faults), "fault"), "red"
+    elif report.unchecked_receipts or report.unchecked_heads:
+        verdict, style = "what could be checked holds", "yellow"
     else:
         verdict, style = "everything holds", "green"
     console.print(Text.assemble((verdict, style), f": {', '.join(parts) or 'nothing'} checked"))

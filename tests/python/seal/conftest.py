@@ -145,7 +145,8 @@ class Evidence:
     def entry(self, sealed: Sealed, position: int, kind: Kind = Kind.BATCH, body: bytes | None = None) -> Entry:
         manifest_hash = hashlib.sha256(sealed.manifest.encode()).digest()
         default = sealed.data if kind in {Kind.BATCH, Kind.FORK_BATCH} else sealed.manifest.encode()
-        receipt = self.receipt(sealed) if kind in {Kind.BATCH, Kind.MANIFEST} else ""
+        status = "archived" if kind is Kind.BATCH else "manifest_only"
+        receipt = self.receipt(sealed, status=status) if kind in {Kind.BATCH, Kind.MANIFEST} else ""
         return Entry(
             kind, position, NOW * 10**9, sealed.claims["iss"], bytes.fromhex(sealed.claims["chain"]),
             sealed.claims["seq"], manifest_hash, default if body is None else body, receipt,
@@ -157,7 +158,11 @@ class Evidence:
         self.certificates(directory)
         return directory
 
-    def export(self, directory: Path, batches: Iterable[Sealed], heads: Iterable[Sealed] = ()) -> Path:
+    def export(self, directory: Path, batches: Iterable[Sealed], heads: Iterable[Sealed] | None = None) -> Path:
+        """An export; its heads name the last batch of each chain, unless they are given."""
+        batches = list(batches)
+        if heads is None:
+            heads = {sealed.claims["chain"]: sealed for sealed in batches}.values()
         for sealed in batches:
             for part, suffix, data in (
                 ("batches", "arrows", sealed.data),
