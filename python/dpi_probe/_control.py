@@ -23,7 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from dpi_probe import _native
+from dpi_probe._log import log
 from dpi_probe._loopback import address_of, is_loopback, user_of
 from dpi_probe.config import CHANGEABLE
 from dpi_probe.errors import ConfigError, DpiProbeError
@@ -79,7 +79,8 @@ class Address(NamedTuple):
 
 def default_port(interface: str) -> int:
     """The port of an interface's probe: the same after every start, and on every machine."""
-    return FIRST_PORT + zlib.crc32(interface.encode()) % PORTS
+    # A name may be any bytes to the kernel.
+    return FIRST_PORT + zlib.crc32(os.fsencode(interface)) % PORTS
 
 
 class ProbeCollector(Collector):
@@ -132,7 +133,7 @@ class ControlServer:
         self._write_address(interface)
         self._thread = threading.Thread(target=self._server.serve_forever, name="dpi-control", daemon=True)
         self._thread.start()
-        _native.log("info", f"metrics are at http://{self.address}/metrics")
+        log("info", f"metrics are at http://{self.address}/metrics")
 
     def stop(self) -> None:
         """Close the port."""
@@ -150,7 +151,7 @@ class ControlServer:
             temporary.replace(self._file)
         except OSError as error:
             # Capturing goes first.
-            _native.log(
+            log(
                 "warning",
                 f"{self._file}: {error.strerror}; nothing that looks for the metrics there finds them: give Prometheus "
                 f"and `dpi-probe top` {self.address}, or make space and start again",
@@ -164,7 +165,7 @@ class ControlServer:
             file.unlink(missing_ok=True)
         except OSError as error:
             # At the end it must not hide what the probe has to say.
-            _native.log("warning", f"{file}: cannot be removed ({error.strerror}); it names no running probe any more")
+            log("warning", f"{file}: cannot be removed ({error.strerror}); it names no running probe any more")
 
     def answer(self, method: str, path: str, accept: str) -> Answer:
         """Status, content type and body of a request for anything but the configuration."""
@@ -246,7 +247,7 @@ class Listener(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
         # A client that went away or was too slow; the next request starts anew.
-        _native.log("debug", f"a request from {client_address[0]} broke off")
+        log("debug", f"a request from {client_address[0]} broke off")
 
 
 def _shut(connection: socket.socket) -> None:
@@ -294,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
             # The client went away, or was too slow with its body.
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client and the log hear of it
-            _native.log("error", f"{self.command} {path} failed, a bug: {error!r}")
+            log("error", f"{self.command} {path} failed, a bug: {error!r}")
             status, content_type, body = _json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "a bug; the log has it"})
         self.send_response(status)
         if time.monotonic() > self._last_from:
@@ -343,7 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.control.configuration(self.rfile.read(int(length)), f"PUT {CONFIG_PATH} by uid {user}")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
-        _native.log("debug", f"{self.address_string()} {format % args}")
+        log("debug", f"{self.address_string()} {format % args}")
 
 
 def listen(address: Address | None, interface: str) -> Listener:

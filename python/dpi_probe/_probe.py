@@ -14,6 +14,7 @@ from dpi_probe import _bpf, _native
 from dpi_probe._counted import counted
 from dpi_probe._flows import MAX_COUNT, check_whole, compile_filter
 from dpi_probe._key import key_parts
+from dpi_probe._log import log
 from dpi_probe._memory import memory
 from dpi_probe.config import CHANGEABLE, ProbeSettings, changed, load
 from dpi_probe.errors import CaptureError, ConfigError, SpoolError, VerificationError
@@ -147,7 +148,7 @@ class Probe:
                 self._link_type = self._find_link_type(settings, settings.capture_iface)
         if settings.core_api_url is None:
             spool = settings.spool_directory
-            _native.log("info", f"no Core is set (CORE_API_URL): sealed batches stay in the spool, {spool}")
+            log("info", f"no Core is set (CORE_API_URL): sealed batches stay in the spool, {spool}")
         # A signal may have come while everything was opened.
         if self._stop_asked:
             self._pipeline.stop()
@@ -179,7 +180,7 @@ class Probe:
             if address is not None:
                 raise
             # Nobody asked for it: capturing goes first.
-            _native.log("warning", f"metrics are not served: {error}")
+            log("warning", f"metrics are not served: {error}")
             return None
 
     def _open(self, settings: ProbeSettings, certificate: Path, key: Path, authority: Path) -> _native.Pipeline:
@@ -342,7 +343,7 @@ class Probe:
         ]
         self.configure({name: getattr(settings, name) for name in CHANGEABLE}, origin)
         if fixed:
-            _native.log("warning", f"{origin}: {', '.join(fixed)} changed too, which takes a restart of the probe")
+            log("warning", f"{origin}: {', '.join(fixed)} changed too, which takes a restart of the probe")
 
     def summary(self) -> str:
         """The books in one line."""

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 DEFAULT_CONFIG = Path("/etc/dpi-probe/config.toml")
+
+
+def _path(value: Any) -> Any:
+    """A path of whatever bytes: the library would refuse text that is not UTF-8."""
+    return Path(value.strip()) if isinstance(value, str) else value
+
+
+# The type of a setting that names a file or a directory.
+PathSetting = Annotated[Path, BeforeValidator(_path)]
 
 
 class ProbeSettings(BaseSettings):
@@ -162,20 +171,21 @@ class ProbeSettings(BaseSettings):
         ),
     ] = None
     buffer_dir: Annotated[
-        Path | None,
+        PathSetting | None,
         Field(
             description="Directory of the spool. Default: /var/lib/dpi-probe/IFACE.",
             examples=["/var/lib/dpi-probe/eth0"],
         ),
     ] = None
     probe_cert_path: Annotated[
-        Path | None, Field(description="The probe's certificate (PEM, RSA-4096). Default: /etc/dpi-probe/probe.pem.")
+        PathSetting | None,
+        Field(description="The probe's certificate (PEM, RSA-4096). Default: /etc/dpi-probe/probe.pem."),
     ] = Path("/etc/dpi-probe/probe.pem")
     probe_key_path: Annotated[
-        Path | None, Field(description="The probe's private key (PEM), readable by its owner only.")
+        PathSetting | None, Field(description="The probe's private key (PEM), readable by its owner only.")
     ] = Path("/etc/dpi-probe/probe.key")
     ca_cert_path: Annotated[
-        Path | None, Field(description="Certificate of the CA that issued the Core's certificate (PEM).")
+        PathSetting | None, Field(description="Certificate of the CA that issued the Core's certificate (PEM).")
     ] = Path("/etc/dpi-probe/ca.pem")
     probe_id: Annotated[
         str | None,

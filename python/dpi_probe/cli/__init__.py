@@ -152,13 +152,16 @@ def _replace_closed() -> None:
 
 
 def _prepare_stdout() -> None:
-    """Let no character end a command: files and pipes get UTF-8, as JSON must be, a terminal that lacks one a `?`."""
+    r"""Let no character end a command: files and pipes get UTF-8, as JSON must be, a terminal that lacks one a `?`.
+
+    What in a file's name is not UTF-8 stands as `\udcNN` in files and pipes, which JSON reads back as that name.
+    """
     if not isinstance(sys.stdout, io.TextIOWrapper):
         return
     if sys.stdout.isatty():
         sys.stdout.reconfigure(errors="replace")
     else:
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 class _Unheard(io.FileIO):

@@ -667,7 +667,7 @@ def _keeping(*files: tuple[Path | None, str]) -> Iterator[None]:
             continue
         try:
             with writing(path):
-                path.write_text(content, encoding="utf-8")
+                path.write_text(content, encoding="utf-8", errors="backslashreplace")
         except DpiProbeError as error:
             failures.append(str(error))
     try:

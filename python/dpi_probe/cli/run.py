@@ -232,9 +232,9 @@ def _settings(files: tuple[str, ...], flags: dict[str, Any], config_file: Path |
 
 def _reload(probe: Probe, files: tuple[str, ...], flags: dict[str, Any], config_file: Path | None) -> None:
     """Take over the file as it is now; what is wrong with it is one line of the log, and changes nothing."""
-    from dpi_probe import _native
+    from dpi_probe._log import log
 
     try:
         probe.reload(_settings(files, flags, config_file), "SIGHUP")
     except DpiProbeError as error:
-        _native.log("error", f"the configuration stays as it was: {error}")
+        log("error", f"the configuration stays as it was: {error}")

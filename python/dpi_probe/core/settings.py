@@ -106,6 +106,8 @@ class CoreSettings(BaseSettings):
             raise ValueError("chdb:///PATH, clickhouse://HOST/DATABASE, http:// or https:// are allowed")
         if scheme == "chdb" and "#" in value:
             raise ValueError("a path without # is allowed")
+        if not _is_utf8(value):
+            raise ValueError("text in UTF-8 is allowed")
         # Raises where host or port are none.
         _ = urlsplit(value).port
         return value
@@ -125,6 +127,11 @@ class CoreSettings(BaseSettings):
             raise ConfigError(
                 f"CORE_DATA_DIR = {str(self.data_dir)!r}: the embedded database cannot lie below a directory with ? or "
                 "# in its name; give another --data-dir, or --database"
+            )
+        if not _is_utf8(path):
+            raise ConfigError(
+                f"CORE_DATA_DIR = {str(self.data_dir)!r}: the embedded database cannot lie below a directory whose "
+                "name is not UTF-8; give another --data-dir, or --database"
             )
         return f"chdb://{path}"
 
@@ -157,6 +164,15 @@ class _CoreTable(TomlConfigSettingsSource):
         if not isinstance(table, dict):
             raise ConfigError(f"{file_path}: [core] is not a table")
         return table
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a name from the command line or the environment was text in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def split_listen(value: str) -> tuple[str, int]:

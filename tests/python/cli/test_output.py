@@ -252,6 +252,45 @@ def test_characters_that_an_encoding_lacks_end_nothing(encoding: str, tmp_path: 
     assert done.returncode == 0, done.stderr
 
 
+# Linux takes any bytes for a name; Python has these as half a surrogate pair, which UTF-8 does not know.
+UNNAMEABLE = os.fsdecode(b"n\xff")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        (["verify", "FOLDER"], 4, "fault: FOLDER/altered.arrows: "),
+        (["verify", "--json", "FOLDER"], 4, '"where": "FOLDER/altered.arrows"'),
+        (["verify", "FOLDER/none"], 3, "fault: FOLDER/none: cannot be read: No such file or directory"),
+        (["read", "--summary", "CAPTURE"], 0, "input       FOLDER/small.pcap\n"),
+        (["read", "--summary", "--format", "ndjson", "CAPTURE"], 0, '"files": ["FOLDER/small.pcap"]'),
+        (["pki", "init", "FOLDER/pki"], 0, "FOLDER/pki/ca.pem\n"),
+        (["pki", "list", "--dir", "PKI"], 0, "  PKI/core.pem\n"),
+        (["pki", "list", "--json", "--dir", "PKI"], 0, '"path": "PKI/core.pem"'),
+        (["top", UNNAMEABLE], 1, "n\\udcff: there is no such interface here"),
+        (["core", "--data-dir", "FOLDER", "--pki", "PKI"], 2, "cannot lie below a directory whose name is not UTF-8"),
+    ],
+    ids=lambda value: " ".join(value).replace(UNNAMEABLE, "name") if isinstance(value, list) else "",
+)
+def test_names_that_are_not_utf8(command, status, said, capture, shared_pki, tmp_path):
+    folder = tmp_path / UNNAMEABLE
+    folder.mkdir()
+    (folder / "altered.arrows").write_bytes(b"\xff\xff\xff\xff" + bytes(60))
+    (folder / "small.pcap").write_bytes(capture.read_bytes())
+    pki = tmp_path / f"pki-{UNNAMEABLE}"
+    pki.symlink_to(shared_pki)
+    places = {"CAPTURE": folder / "small.pcap", "PKI": pki}
+    done = run(*[places.get(word, word.replace("FOLDER", str(folder))) for word in command])
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    for word, place in {"FOLDER": folder, "PKI": pki}.items():
+        said = said.replace(word, str(place).replace("\udcff", "\\udcff"))
+    assert said in done.stdout + done.stderr
+    if "--json" in command or "ndjson" in command:
+        # Who reads the JSON has the name as it is.
+        assert UNNAMEABLE in json.dumps(json.loads(done.stdout.splitlines()[0]), ensure_ascii=False)
+
+
 def test_without_an_input_what_was_written_before_stays(capture: Path, tmp_path: Path) -> None:
     out = tmp_path / "flows.ndjson"
     assert run("read", capture, "-o", out).returncode == 0

@@ -87,7 +87,7 @@ def test_secrets_stay_out_of_messages() -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a#b", "a?b"])
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a\udcffb"])
 def test_a_directory_that_no_dsn_can_name_is_refused(name: str) -> None:
     settings = load_settings({"data_dir": Path("/x") / name})
     with pytest.raises(ConfigError, match=r"CORE_DATA_DIR = .*give another --data-dir, or --database"):
@@ -97,3 +97,5 @@ def test_a_directory_that_no_dsn_can_name_is_refused(name: str) -> None:
     assert load_settings({"data_dir": Path("/x/a%41 b")}).database_dsn == "chdb:///x/a%41 b/database"
     with pytest.raises(ConfigError, match="CORE_DATABASE = 'chdb:///a#b': a path without # is allowed"):
         load_settings({"database": "chdb:///a#b"})
+    with pytest.raises(ConfigError, match="text in UTF-8 is allowed"):
+        load_settings({"database": "chdb:///a\udcffb"})

@@ -265,3 +265,11 @@ def test_the_books_of_one_of_each_say_so(shared_pki: Path, tmp_path: Path) -> No
         "--ca-cert-path", shared_pki / "ca.pem",
     )  # fmt: skip
     assert "\n1 frame, 1 flow record, 2 batches sealed, " in done.stderr
+
+
+def test_the_spool_may_have_a_name_that_is_not_utf8(shared_pki: Path, tmp_path: Path) -> None:
+    spool = tmp_path / os.fsdecode(b"sp\xff")
+    probe = Probe(shared_pki, spool, None, "-r", CAPTURE, "--metrics-address=127.0.0.1:0")
+    probe.start().finish()
+    assert probe.pending()
+    assert "sealed batches stay in the spool, " + str(spool).replace("\udcff", "\\udcff") in probe.log.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -140,3 +141,10 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.buffer_dir, settings.core_api_url, settings.workers) == (None, None, None)
     assert settings.spool_directory == Path("/var/lib/dpi-probe/eth0")
     assert settings.probe_cert_path == Path("/etc/dpi-probe/probe.pem")
+
+
+def test_a_path_may_be_any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"sp\xff")
+    assert load({"buffer_dir": name}).spool_directory == Path(name)
+    monkeypatch.setenv("BUFFER_DIR", name)
+    assert load({}).spool_directory == Path(name)
