@@ -165,18 +165,20 @@ def _prepare_stdout() -> None:
 
 
 class _Unheard(io.FileIO):
-    """Standard error: where nobody reads what is told there, the command goes on all the same."""
+    """Standard error: where what is told there finds no place, the command goes on all the same."""
 
     def write(self, data: Any, /) -> int:
         """Write to it, or nowhere."""
         try:
-            return super().write(data)
-        except BrokenPipeError:
+            written: int | None = super().write(data)
+        except OSError:
             return len(data)
+        # None where it would have to wait and may not.
+        return len(data) if written is None else written
 
 
 def _prepare_stderr() -> None:
-    """Let a closed pipe change no exit status, as in `dpi-probe … 2>&1 | head`."""
+    """Let a closed pipe, as in `dpi-probe … 2>&1 | head`, or a full disk change no exit status."""
     if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
         raw = io.BufferedWriter(_Unheard(sys.stderr.fileno(), "w", closefd=False))
         sys.stderr = io.TextIOWrapper(raw, encoding=sys.stderr.encoding, errors=sys.stderr.errors, line_buffering=True)

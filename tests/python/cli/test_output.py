@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,28 @@ def test_that_nobody_reads_changes_no_status(command, status, said, capture, sha
         os.close(reading)
         with os.fdopen(writing, "w") as pipe:
             assert run(*words, stdout=pipe, stderr=pipe).returncode == status
+        with Path("/dev/full").open("w") as full:
+            assert run(*words, stderr=full).returncode == status
+
+
+@pytest.mark.parametrize("how", ["full", "non-blocking"])
+def test_messages_that_find_no_place_change_no_status(how, capture, tmp_path):
+    if how == "full":
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, stderr = os.pipe()
+        os.set_blocking(stderr, False)
+        with suppress(BlockingIOError):
+            while os.write(stderr, bytes(4096)):
+                pass
+    try:
+        # What the table says beside the flows, what cannot be read, and both.
+        for files, status in (([capture], 0), ([tmp_path / "none"], 3), ([capture, tmp_path / "none"], 3)):
+            assert run("read", "--format", "table", *files, stderr=stderr).returncode == status
+    finally:
+        os.close(stderr)
+        if how != "full":
+            os.close(reading)
 
 
 def test_another_pipe_that_breaks_is_a_failure(monkeypatch, capsys):
