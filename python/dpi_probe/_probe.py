@@ -94,7 +94,10 @@ class Probe:
             if files and interface is None and "capture_iface" not in named:
                 settings = settings.without_interface()
         self.settings = settings
-        self.files = [Path(file) for file in ([files] if isinstance(files, (str, os.PathLike)) else files)]
+        given = [files] if isinstance(files, (str, os.PathLike)) else list(files)
+        if any(not os.fspath(file) for file in given):
+            raise ConfigError("files: an empty path is not allowed")
+        self.files = [Path(file) for file in given]
         self.count = count
         self.traffic = traffic
         if self.settings.capture_iface is None and not self.files and traffic is None:

@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("/etc/dpi-probe/config.toml")
 
 
-def _path(value: Any) -> Any:
-    """A path of whatever bytes: the library would refuse text that is not UTF-8."""
-    return Path(value.strip()) if isinstance(value, str) else value
+def path_of(value: Any) -> Any:
+    """A path of whatever bytes; an empty text is none, which would mean the current directory."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise PydanticCustomError("empty_path", "an empty path is not allowed")
+    # Not left to the library: it would refuse text that is not UTF-8.
+    return Path(value.strip())
 
 
 # The type of a setting that names a file or a directory.
-PathSetting = Annotated[Path, BeforeValidator(_path)]
+PathSetting = Annotated[Path, BeforeValidator(path_of)]
 
 
 class ProbeSettings(BaseSettings):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import click
-
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import CaptureError
 
+if TYPE_CHECKING:
+    import click
 
-class InputFile(click.Path):
+
+class InputFile(FilePath):
     """A file to be read: what stands against it shows before anything is begun, as an input that cannot be read."""
 
     def __init__(self) -> None:

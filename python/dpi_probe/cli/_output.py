@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import click
 
 STANDARD_OUTPUT = "standard output"
 
@@ -41,7 +42,7 @@ def writing(name: object = STANDARD_OUTPUT) -> Iterator[None]:
         raise DpiProbeError(f"cannot write {name}: {error.strerror or error}") from error
 
 
-class OutputFile(click.Path):
+class OutputFile(FilePath):
     """A file to be written: what stands against it shows before the work whose result it is to take."""
 
     def __init__(self) -> None:

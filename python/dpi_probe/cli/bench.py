@@ -17,6 +17,7 @@ from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
 from dpi_probe.cli._input import InputFile
 from dpi_probe.cli._output import OutputFile, writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=SEED, default=1, show_default=True, help="Another seed, other traffic."),
         click.option("--without-core", is_flag=True, help="Seal and spool only."),
         click.option("--json", "json_file", type=OUTPUT, help="Write the result to this file."),
-        click.option("--keep", type=click.Path(path_type=Path, file_okay=False),
+        click.option("--keep", type=FilePath(path_type=Path, file_okay=False),
                      help="Leave keys, spool and archive in this new folder."),
     )  # fmt: skip
     for option in reversed(options):

@@ -13,6 +13,7 @@ import click
 from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
 from dpi_probe.cli._output import writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from dpi_probe.core.settings import CoreSettings
 
-PATH = click.Path(path_type=Path)
+PATH = FilePath(path_type=Path)
 
 
 def _common(function: Callable[..., Any]) -> Callable[..., Any]:

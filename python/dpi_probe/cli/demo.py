@@ -17,6 +17,7 @@ from dpi_probe._throwaway import complaints, make_authority, run_command, runnin
 from dpi_probe.cli import _extras
 from dpi_probe.cli._input import InputFile
 from dpi_probe.cli._output import writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ DEFAULT_CAPTURES = "tests/corpus/*/input.pcap*"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, type=InputFile())
-@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Leave everything in this new folder.")
+@click.option("--keep", type=FilePath(path_type=Path, file_okay=False), help="Leave everything in this new folder.")
 def command(files: tuple[Path, ...], keep: Path | None) -> None:
     """Make a throw-away authority and Core, run a probe over FILES, and show what the Core then knows.
 

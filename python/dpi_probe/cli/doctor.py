@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dpi_probe.cli._output import writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ COUNTED = {"warning", "problem"}
     "--config",
     "config_file",
     metavar="TOML",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Settings file of the probe; what is checked depends on it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")

@@ -10,6 +10,7 @@ import click
 
 from dpi_probe.cli import _extras
 from dpi_probe.cli._output import writing
+from dpi_probe.cli._path import FilePath
 
 if TYPE_CHECKING:
     from dpi_probe._pki import Authority
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 DIRECTORY = click.option(
     "--dir",
     "directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     default=Path("pki"),
     show_default=True,
     envvar="PKI_DIR",
@@ -43,7 +44,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=FilePath(path_type=Path, file_okay=False))
 @click.option("--core-name", default="core", show_default=True, help="The Core's name.")
 @click.option("--dns", multiple=True, help="A host name under which probes reach the Core (repeatable).")
 @click.option("--ip", multiple=True, help="An address under which probes reach the Core (repeatable).")

@@ -14,6 +14,7 @@ import click
 
 from dpi_probe import _flows, _native
 from dpi_probe.cli._output import STANDARD_OUTPUT, silence_stdout, writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ Exit status:
 
 The columns are described in docs/reference/records.md.""",
 )
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(readable=False))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FilePath(readable=False))
 @click.option("-f", "--filter", "expression", metavar="BPF", help="Read only packets that match, as with tcpdump.")
-@click.option("-o", "--output", metavar="OUT", type=click.Path(), help="Write to this file instead of standard output.")
+@click.option("-o", "--output", metavar="OUT", type=FilePath(), help="Write to this file instead of standard output.")
 @click.option(
     "--format",
     "chosen",

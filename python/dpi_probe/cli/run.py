@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpi_probe.cli._output import OutputFile, writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ INTERRUPTED = 130
     "--file",
     "files",
     metavar="FILE",
+    type=FilePath(readable=False),
     multiple=True,
     help="Read capture files instead; may be given several times.",
 )
@@ -50,7 +52,7 @@ INTERRUPTED = 130
     "--config",
     "config_file",
     metavar="TOML",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Settings file; names as in the environment, in lower case.  [default: /etc/dpi-probe/config.toml, if it is "
     "there]",
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dpi_probe.cli._output import writing
+from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ WORDS = {
 )
 @click.option(
     "--undo-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     default=UNDO_FILE,
     show_default=True,
     help="Where --apply writes how to undo it, before it changes anything.",
@@ -54,7 +55,7 @@ WORDS = {
     "--config",
     "config_file",
     metavar="TOML",
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Settings file of the probe.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the steps as JSON.")

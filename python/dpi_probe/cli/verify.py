@@ -13,18 +13,19 @@ import click
 
 from dpi_probe._counted import counted
 from dpi_probe.cli._output import writing
+from dpi_probe.cli._path import FilePath
 
 if TYPE_CHECKING:
     from dpi_probe._verify import Report
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=click.Path(path_type=Path, readable=False))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=FilePath(path_type=Path, readable=False))
 @click.option(
     "--ca",
     envvar="CA_CERT_PATH",
     show_envvar=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="CA certificate (PEM) that must have issued every certificate.",
 )
 @click.option(
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     envvar="PROBE_CERT_PATH",
     show_envvar=True,
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
     help="Certificate of a probe (PEM), or a directory of them. May be given several times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

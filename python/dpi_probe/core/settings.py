@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from dpi_probe.config import allowed, meant
+from dpi_probe.config import PathSetting, allowed, meant
 from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ class CoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CORE_", extra="forbid", frozen=True, env_ignore_empty=True)
 
-    data_dir: Path = Field(Path("/var/lib/dpi-probe/core"), description="Archive, catalog and embedded database.")
+    data_dir: PathSetting = Field(
+        Path("/var/lib/dpi-probe/core"), description="Archive, catalog and embedded database."
+    )
     listen: str = Field("127.0.0.1:8443", description="HOST:PORT for probes; `0.0.0.0:8443` or `[::]:8443` for all.")
     admin_port: int = Field(
         8444, ge=0, le=65535, description="Loopback port for queries, health and metrics; 0 picks one."
@@ -35,19 +37,19 @@ class CoreSettings(BaseSettings):
         "",
         description="DSN of the index: `chdb:///PATH` (default, below the data directory) or `clickhouse://HOST/DB`.",
     )
-    pki: Path = Field(
+    pki: PathSetting = Field(
         Path("pki"), description="Directory of `dpi-probe pki init`: ca.pem, crl.pem, core.pem, core.key."
     )
-    ca_cert_path: Path | None = Field(
+    ca_cert_path: PathSetting | None = Field(
         None, examples=["/etc/dpi-probe/core/ca.pem"], description="The authority's certificate, if not PKI/ca.pem."
     )
-    cert_path: Path | None = Field(
+    cert_path: PathSetting | None = Field(
         None, examples=["/etc/dpi-probe/core/core.pem"], description="The Core's certificate, if not PKI/core.pem."
     )
-    key_path: Path | None = Field(
+    key_path: PathSetting | None = Field(
         None, examples=["/etc/dpi-probe/core/core.key"], description="The Core's key, if not PKI/core.key."
     )
-    crl_path: Path | None = Field(
+    crl_path: PathSetting | None = Field(
         None, examples=["/etc/dpi-probe/core/crl.pem"], description="The revocation list, if not PKI/crl.pem."
     )
     allowed_skew_seconds: int = Field(

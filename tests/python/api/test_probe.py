@@ -62,6 +62,9 @@ def test_one_file_is_one_file() -> None:
     assert Probe(files="abc.pcap", settings=settings).files == [Path("abc.pcap")]
     assert Probe(files=Path("abc.pcap"), settings=settings).files == [Path("abc.pcap")]
     assert Probe(files=["a.pcap", Path("b.pcap")], settings=settings).files == [Path("a.pcap"), Path("b.pcap")]
+    for nameless in ("", ["a.pcap", ""]):
+        with pytest.raises(ConfigError, match="files: an empty path is not allowed"):
+            Probe(files=nameless, settings=settings)
 
 
 @pytest.mark.parametrize(

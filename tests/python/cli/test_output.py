@@ -217,6 +217,46 @@ def test_bad_usage_is_one_line_and_status_2(command, said, tmp_path):
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", ""],
+        ["verify", "--ca", "", "x"],
+        ["verify", "--certificate", "", "x"],
+        ["prove", "", "--row", "0"],
+        ["prove", "x", "--row", "0", "-o", ""],
+        ["read", ""],
+        ["read", "x", "-o", ""],
+        ["run", "-r", ""],
+        ["run", "-r", "x", "-C", ""],
+        ["run", "-r", "x", "--report", ""],
+        ["run", "-r", "x", "--buffer-dir", ""],
+        ["run", "-r", "x", "--probe-key-path", " "],
+        ["core", "--data-dir", ""],
+        ["core", "--pki", ""],
+        ["core", "-C", ""],
+        ["core", "export", "--out", ""],
+        ["pki", "init", ""],
+        ["pki", "list", "--dir", ""],
+        ["doctor", "-C", ""],
+        ["tune", "-C", ""],
+        ["tune", "--undo-file", ""],
+        ["demo", ""],
+        ["demo", "--keep", ""],
+        ["bench", "low", "--keep", ""],
+        ["bench", "low", "--json", ""],
+        ["bench", "peers", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_directory(words, tmp_path):
+    done = run(*words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "an empty path is not allowed" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("verb", ["tune", "doctor"])
 def test_an_unknown_interface_is_status_3(verb):
     done = run(verb, "nosuchif0")

@@ -48,6 +48,10 @@ def test_paths_follow_the_directories() -> None:
         ({"database": "clickhouse://h:abc/x"}, ["CORE_DATABASE", "'clickhouse://h:abc/x'", "'abc'"]),
         ({"database": "http://[::1/x"}, ["CORE_DATABASE", "'http://[::1/x'", "IPv6"]),
         ({"commit_delay_ms": 51}, ["CORE_COMMIT_DELAY_MS", "51", "50"]),
+        *(
+            ({name: ""}, [f"CORE_{name.upper()} = ''", "an empty path is not allowed"])
+            for name in ("data_dir", "pki", "ca_cert_path", "cert_path", "key_path", "crl_path")
+        ),
     ],
 )
 def test_bad_value_is_one_line(flags: dict[str, object], words: list[str]) -> None:
@@ -56,6 +60,11 @@ def test_bad_value_is_one_line(flags: dict[str, object], words: list[str]) -> No
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert all(word in message for word in words), message
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORE_DATA_DIR", "")
+    assert load_settings({}).data_dir == Path("/var/lib/dpi-probe/core")
 
 
 @pytest.mark.parametrize("text", ["[core]\nnonsense = 1\n", "[core\n", "core = 1\n"])

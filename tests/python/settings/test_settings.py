@@ -84,6 +84,11 @@ def test_default_paths_name_the_interface() -> None:
         ({}, {}, "spool_fsync = 'x'", ["spool_fsync='x'", "probe.toml", "batch, never"]),
         ({}, {}, "flow_timout_seconds = 3", ["flow_timout_seconds", "no such", "did you mean flow_timeout_seconds?"]),
         ({}, {}, "x =", ["probe.toml is not TOML"]),
+        ({"buffer_dir": ""}, {}, "", ["--buffer-dir=''", "command line", "an empty path is not allowed"]),
+        ({}, {}, "buffer_dir = ''", ["buffer_dir=''", "probe.toml", "an empty path is not allowed"]),
+        ({}, {"PROBE_CERT_PATH": " "}, "", ["PROBE_CERT_PATH=' '", "environment", "an empty path is not allowed"]),
+        ({}, {}, "probe_key_path = ''", ["probe_key_path=''", "an empty path is not allowed"]),
+        ({}, {}, "ca_cert_path = ''", ["ca_cert_path=''", "an empty path is not allowed"]),
         ({"core_api_url": "http://core"}, {}, "", ["--core-api-url='http://core'", "https://HOST[:PORT]"]),
         ({}, {"CAPTURE_IFACE": "eth0/../x"}, "", ["CAPTURE_IFACE='eth0/../x'", "interface name"]),
         ({}, {"CAPTURE_CORES": "3-1"}, "", ["CAPTURE_CORES='3-1'", "as in 2-5,8"]),
@@ -130,6 +135,8 @@ def test_every_setting_is_a_flag_of_run_that_names_its_variable() -> None:
 def test_an_argument_of_python_is_no_flag() -> None:
     with pytest.raises(ConfigError, match=r"^workers=0 \(argument\): allowed: a whole number, at least 1"):
         Probe("lo", workers=0)
+    with pytest.raises(ConfigError, match=r"^buffer_dir='' \(argument\): an empty path is not allowed"):
+        Probe("lo", buffer_dir="")
     with pytest.raises(ConfigError, match=r"^wrkers \(argument\): there is no such setting; did you mean workers"):
         Probe("lo", wrkers=2)
 
