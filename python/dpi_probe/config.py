@@ -165,6 +165,7 @@ class ProbeSettings(BaseSettings):
         int,
         Field(
             ge=1,
+            le=2**63 - 1,
             description="Events not yet acknowledged above which the probe counts itself under back-pressure.",
         ),
     ] = 250_000
@@ -505,7 +506,12 @@ def allowed(name: str, model: type[BaseSettings] = ProbeSettings) -> str:
         return "allowed: true, false"
     if kind is not None:
         limits = {type(item).__name__: item for item in field.metadata}
-        low = f"more than {limits['Gt'].gt:.15g}" if "Gt" in limits else f"at least {limits['Ge'].ge:.15g}"
-        high = f", at most {limits['Le'].le:.15g}" if "Le" in limits else ""
+        low = f"more than {_limit(limits['Gt'].gt)}" if "Gt" in limits else f"at least {_limit(limits['Ge'].ge)}"
+        high = f", at most {_limit(limits['Le'].le)}" if "Le" in limits else ""
         return f"allowed: {'a whole number' if kind == 'integer' else 'a number'}, {low}{high}"
     return ""
+
+
+def _limit(number: float) -> str:
+    """A bound as it was declared."""
+    return str(number) if isinstance(number, int) else f"{number:.15g}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import click
 from dpi_probe._counted import counted
 from dpi_probe.cli import _extras
 from dpi_probe.cli._input import InputFile
+from dpi_probe.cli._number import Number
 from dpi_probe.cli._output import OutputFile, writing
 from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
@@ -66,17 +66,6 @@ class Rate(click.ParamType[int]):
             self.fail(f"{value!r} is not above zero", param, ctx)
         if number > HIGHEST_RATE:
             self.fail(f"{value!r} is more than 1000G", param, ctx)
-        return number
-
-
-class Number(click.FloatRange):
-    """A number within bounds; click lets `nan` pass, which is neither below nor above any."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number."""
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
         return number
 
 

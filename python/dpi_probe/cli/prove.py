@@ -10,10 +10,15 @@ from dpi_probe.cli._output import writing
 from dpi_probe.cli._path import FilePath
 from dpi_probe.errors import ConfigError, DpiProbeError, VerificationError
 
+# What a place in a Merkle tree can be.
+LAST_ROW = 2**64 - 1
+
 
 @click.command()
 @click.argument("batch", metavar="BATCH", type=FilePath(path_type=Path, readable=False))
-@click.option("--row", required=True, type=click.IntRange(min=0), help="Index of the record, from 0.")
+@click.option(
+    "--row", required=True, type=click.IntRange(0, LAST_ROW), metavar="N", help="Index of the record, from 0."
+)
 @click.option("-o", "--output", type=FilePath(path_type=Path, dir_okay=False), help="File; else standard output.")
 def command(batch: Path, row: int, output: Path | None) -> None:
     r"""Write one record's inclusion proof as JSON.

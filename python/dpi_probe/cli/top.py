@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dpi_probe.cli._number import Number
 from dpi_probe.errors import DpiProbeError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ FULL = 0.8
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("probe", required=False, metavar="[PROBE]")
 @click.option(
-    "-d", "--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, metavar="S",
+    "-d", "--interval", type=Number(0.1, 3600), default=1.0, show_default=True, metavar="S",
     help="Seconds between two looks; rates and latencies are of that time.",
 )  # fmt: skip
 @click.option(

@@ -201,6 +201,7 @@ def test_the_format_must_be_known(small, tmp_path):
         ({"workers": 1.5}, "workers: 1.5 is not allowed"),
         ({"idle_timeout": 0}, "idle_timeout: 0 is not allowed"),
         ({"idle_timeout": float("nan")}, "idle_timeout: nan is not allowed"),
+        ({"idle_timeout": 10**400}, "idle_timeout: 1000"),
         ({"idle_timeout": 2, "active_timeout": 1}, "idle_timeout: 2 is above active_timeout"),
         ({"active_timeout": -1.5}, "active_timeout: -1.5 is not allowed"),
         ({"protocols": ["tsl"]}, 'protocols: "tsl" is not known; allowed are tls, '),

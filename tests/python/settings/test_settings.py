@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pytest
 from dpi_probe import Probe, _generate
 from dpi_probe.cli import run
-from dpi_probe.config import ProbeSettings, load
+from dpi_probe.config import ProbeSettings, allowed, load
+from dpi_probe.core.settings import CoreSettings
 from dpi_probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_settings import BaseSettings
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +124,15 @@ def test_a_bad_value_is_one_line_that_names_all(
     assert "\n" not in line
     for part in parts:
         assert part in line
+
+
+@pytest.mark.parametrize("model", [ProbeSettings, CoreSettings])
+def test_every_number_has_bounds_that_the_data_plane_can_hold(model: type[BaseSettings]) -> None:
+    numbers = [name for name in model.model_fields if "number" in allowed(name, model)]
+    assert len(numbers) > 5
+    assert [name for name in numbers if "at most" not in allowed(name, model)] == []
+    with pytest.raises(ConfigError, match=r"at least 1, at most 9223372036854775807$"):
+        load({"backpressure_threshold": str(2**63)})
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
