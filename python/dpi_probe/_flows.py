@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import operator
 import os
+import stat
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from dpi_probe._key import key_parts
 from dpi_probe.errors import CaptureWarning, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pandas as pd
     import polars as pl
@@ -332,15 +333,22 @@ def _missing(call: str, package: str, extra: str) -> ImportError:
     return ImportError(f"{call} needs {package}: pip install 'dpi-probe[{extra}]'")
 
 
-def refuse_overwrite(target: str, paths: Sequence[str]) -> None:
-    """ConfigError if the output is one of the inputs."""
-    for path in paths:
-        try:
-            same = path != "-" and Path(path).samefile(target)
-        except OSError:
-            continue
-        if same:
-            raise ConfigError(f"{target}: is also an input; choose another output")
+def refuse_overwrite(target: str | os.PathLike[str], paths: Iterable[str | os.PathLike[str] | None]) -> None:
+    """ConfigError if the output is one of the inputs; None among them is no input, `-` standard input."""
+    if any(path is not None and _is_same(path, target) for path in paths):
+        raise ConfigError(f"{os.fspath(target)}: is also an input; choose another output")
+
+
+def _is_same(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> bool:
+    try:
+        if os.fspath(path) != "-":
+            return Path(path).samefile(target)
+        # A terminal, a pipe or a device is not lost by being written to.
+        given = os.fstat(0)
+        return stat.S_ISREG(given.st_mode) and os.path.samestat(given, Path(target).stat())
+    except OSError:
+        # One of them is not there.
+        return False
 
 
 def read(

@@ -447,8 +447,11 @@ def compare_command(before: Path, after: Path, json_file: Path | None) -> None:
     For each figure: the means, and the interval of the ratio at a confidence of 95 %. Where the interval holds 1, no
     difference was shown.
     """
+    from dpi_probe._flows import refuse_overwrite
     from dpi_probe.bench import compare
 
+    if json_file is not None:
+        refuse_overwrite(json_file, [before, after])
     one, other = _load(before), _load(after)
     try:
         lines, doubts = compare.compare(one, other), compare.warnings(one, other)
@@ -497,8 +500,11 @@ def peers_command(capture: Path, repeat: int, only: tuple[str, ...], json_file: 
     packet) is taken off its CPU time. Tools that are not installed are named with how to install them. The environment
     variable DPI_PROBE_PEER_NAME says where one is.
     """
+    from dpi_probe._flows import refuse_overwrite
     from dpi_probe.bench import peers
 
+    if json_file is not None:
+        refuse_overwrite(json_file, [capture])
     known = {peer.name for peer in peers.PEERS}
     if unknown := [name for name in only if name not in known]:
         msg = f"--only {unknown[0]}: there are {', '.join(sorted(known))}"

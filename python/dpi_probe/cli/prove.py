@@ -31,8 +31,11 @@ def command(batch: Path, row: int, output: Path | None) -> None:
     dpi-probe verify --certificate probe.pem proof.json
     """
     from dpi_probe import _native
+    from dpi_probe._flows import refuse_overwrite
     from dpi_probe._verify.sources import is_batch, read
 
+    if output is not None:
+        refuse_overwrite(output, [batch])
     try:
         data = read(batch)
     except FileNotFoundError as error:

@@ -140,6 +140,7 @@ def command(
     from dpi_probe.cli import _progress
 
     probe = Probe(files=files, count=count, settings=_settings(files, flags, config_file))
+    _refuse_overwrite(report, probe, config_file)
 
     reading, interrupted = bool(files), threading.Event()
 
@@ -211,6 +212,17 @@ class _FailedError(DpiProbeError):
         super().__init__("\n".join(map(str, failures)))
         statuses = {failure.exit_status for failure in failures}
         self.exit_status = INTERRUPTED if INTERRUPTED in statuses and 1 not in statuses else min(statuses)
+
+
+def _refuse_overwrite(report: Path | None, probe: Probe, config_file: Path | None) -> None:
+    """ConfigError if the report would take the place of anything that is read."""
+    from dpi_probe._flows import refuse_overwrite
+    from dpi_probe.config import DEFAULT_CONFIG
+
+    if report is not None:
+        own = probe.settings
+        pems = (own.probe_cert_path, own.probe_key_path, own.ca_cert_path)
+        refuse_overwrite(report, [*probe.files, config_file or DEFAULT_CONFIG, *pems])
 
 
 def _write_report(path: Path | None, probe: Probe) -> list[DpiProbeError]:

@@ -222,6 +222,45 @@ def test_bad_usage_is_one_line_and_status_2(command, said, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "read CAPTURE --format csv -o CAPTURE",
+        "read - --format csv -o CAPTURE",
+        "read - --format table -o LINK",
+        "run -r CAPTURE --report CAPTURE",
+        "run -r x -r CAPTURE --report LINK",
+        "run -r - --report CAPTURE",
+        "run -r x -C SETTINGS --report SETTINGS",
+        "run -r x --probe-key-path KEY --report KEY",
+        "prove CAPTURE --row 0 -o LINK",
+        "bench peers CAPTURE --json CAPTURE",
+        "bench compare SETTINGS CAPTURE --json CAPTURE",
+        "bench compare CAPTURE SETTINGS --json CAPTURE",
+    ],
+)
+def test_no_command_overwrites_what_it_reads(command, capture, tmp_path):
+    places = {"CAPTURE": capture, **{word: tmp_path / word.lower() for word in ("SETTINGS", "KEY", "LINK")}}
+    places["SETTINGS"].write_text("workers = 1\n")
+    places["KEY"].write_text("a key")
+    os.link(capture, places["LINK"])
+    before = {path: path.read_bytes() for path in places.values()}
+    words = [places.get(word, word) for word in command.split()]
+    with capture.open("rb") as stdin:
+        done = run(*words, cwd=tmp_path, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"dpi-probe: {words[-1]}: is also an input; choose another output\n"
+    assert {path: path.read_bytes() for path in places.values()} == before
+
+
+def test_another_file_and_a_pipe_may_be_written(capture, tmp_path):
+    out = tmp_path / "out.ndjson"
+    with capture.open("rb") as stdin:
+        assert run("read", "-", "-o", out, stdin=stdin).returncode == 0
+    assert run("read", "-", "-o", out, input=capture.read_bytes(), text=False).returncode == 0
+    assert len(out.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["verify", ""],
