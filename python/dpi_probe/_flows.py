@@ -146,6 +146,9 @@ class Flows:
 
     A file that is damaged gives all flows that can be read, then a `CaptureWarning`; `problems` says the same. Who
     takes the Arrow stream itself gets no warning: look at `problems` afterwards.
+
+    A copy, also by pickle, reads the same files with the same settings, and has books of its own. What a process has
+    read from a parent by `fork` cannot be read on there: its threads are the parent's.
     """
 
     def __init__(self, paths: Sequence[str], **settings: Any) -> None:
@@ -153,14 +156,34 @@ class Flows:
         self._settings = settings
         if isinstance(expression := settings.get("filter"), str):
             self._settings["filter"] = compile_filter(expression)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         # Opened at once, so that a missing file is told by `read` and not by the first use.
         self._opened: _native.FlowReader | None = self._open(fixed=True)
         self._latest = self._opened
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is read, and how: a reader has threads and open files."""
+        return {"paths": list(self._paths), "settings": dict(self._settings)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the files as `read` does."""
+        self._paths, self._settings = state["paths"], state["settings"]
+        self._begin()
+
+    def _check_process(self) -> None:
+        """Raise in a child of `fork`, where no thread reads on and the files' places are those of the parent."""
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self!r} belongs to another process; make another with read() in this process")
+
     def _open(self, **changes: Any) -> _native.FlowReader:
+        self._check_process()
         return open_reader(self._paths, **{**self._settings, **changes})
 
     def _reader(self) -> _native.FlowReader:
+        self._check_process()
         reader, self._opened = self._opened or self._open(fixed=True), None
         self._latest = reader
         return reader
@@ -179,9 +202,15 @@ class Flows:
         192.0.2.1 dns
         """
         reader = self._reader()
-        while (flows := reader.next_flows()) is not None:
-            yield from flows
-        self._finish(reader)
+        try:
+            while (flows := reader.next_flows()) is not None:
+                yield from flows
+                self._check_process()
+            self._finish(reader)
+        finally:
+            # Whoever leaves early needs no thread and no file any more; the books stay.
+            if os.getpid() == self._process:
+                reader.cancel()
 
     def __arrow_c_schema__(self) -> object:
         """The schema as an Arrow C data interface capsule."""

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import capture_files as captures
 import dpi_probe
 import polars as pl
 import pyarrow as pa
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from harness.core import wait_for
 
 
 @pytest.fixture
@@ -317,8 +317,6 @@ def test_a_notebook_cannot_be_attacked_from_the_wire(tmp_path):
 
 
 def test_missing_packages_are_named_with_their_extra(small, monkeypatch):
-    import sys
-
     for package, call, extra in [
         ("pyarrow", "to_arrow", "arrow"),
         ("polars", "to_polars", "polars"),
@@ -333,3 +331,70 @@ def test_reading_leaves_no_warning_when_all_is_well(small):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert dpi_probe.read(small).to_polars().height == 1
+
+
+def test_an_iteration_that_is_left_early_leaves_no_thread_and_no_file(many):
+    def reads() -> bool:
+        threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
+        files = [file.exists() and file.samefile(many) for file in Path("/proc/self/fd").iterdir()]
+        return "dpi-read\n" in threads or any(files)
+
+    # More than may wait for its reader.
+    flows = dpi_probe.read([many] * 40, idle_timeout=0.01)
+    for _ in flows:
+        assert reads()
+        break
+    wait_for(lambda: not reads(), "the thread to end", 20)
+    read = flows.accounts["frames_delivered"]
+    assert 0 < read < 160_000
+    assert flows.accounts["frames_delivered"] == read, "the books stay"
+    assert flows.problems == []
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda flows: pickle.loads(pickle.dumps(flows))])  # noqa: S301
+def test_a_copy_reads_the_same_for_itself(many, copied):
+    flows = dpi_probe.read(many, filter="host 10.0.0.7", protocols=["dns"])
+    before = copied(flows)
+    (flow,) = flows
+    after = copied(flows)
+    assert [flow] == list(before) == list(after)
+    assert before.accounts == after.accounts == flows.accounts
+    assert list(copied(dpi_probe.read(many)).to_arrow().column_names) == dpi_probe.read(many).to_arrow().column_names
+
+
+def test_a_copy_tells_of_a_missing_file_at_once(small):
+    pickled = pickle.dumps(dpi_probe.read(small))
+    small.unlink()
+    with pytest.raises(dpi_probe.CaptureError, match=str(small)):
+        pickle.loads(pickled)  # noqa: S301
+
+
+FORKED = """
+import os, signal, sys, dpi_probe
+path, use = sys.argv[1:]
+flows = dpi_probe.read([path] * 40, idle_timeout=0.01)
+begun = iter(flows)
+next(begun)
+if os.fork() == 0:
+    signal.alarm(30)
+    try:
+        {"begun": lambda: list(begun), "again": lambda: list(flows), "table": flows.to_arrow,
+         "file": lambda: flows.write(path + ".ndjson")}[use]()
+    except RuntimeError as error:
+        print(error, flush=True)
+        assert len(list(dpi_probe.read(path))) == 2_000
+        sys.exit()
+    os._exit(1)
+_, status = os.wait()
+assert status == 0, status
+assert len(list(begun)) == 79_999
+"""
+
+
+@pytest.mark.parametrize("use", ["begun", "again", "table", "file"])
+def test_a_forked_child_is_told_that_nobody_reads_there(many, use):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(many), use], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "belongs to another process; make another with read() in this process\n" in done.stdout
