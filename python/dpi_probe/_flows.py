@@ -244,8 +244,12 @@ class Flows:
             raise _missing("to_polars()", "polars", "polars") from error
         return cast("pl.DataFrame", self._consume(pl.DataFrame))
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self, **options: Any) -> pd.DataFrame:
         """All flows as a pandas DataFrame (needs the extra `pandas`).
+
+        `options` are those of `pyarrow.Table.to_pandas`. Without any, the type of a column may depend on the capture:
+        integers become floats where one is null. `types_mapper=pandas.ArrowDtype` keeps the type of every column as
+        docs/reference/records.md has it.
 
         >>> dpi_probe.read("small.pcap").to_pandas().loc[0, "server_name"]
         'example.org'
@@ -255,7 +259,7 @@ class Flows:
             import pyarrow as pa
         except ImportError as error:
             raise _missing("to_pandas()", "pandas and pyarrow", "pandas") from error
-        return cast("pa.Table", self._consume(pa.table)).to_pandas()
+        return cast("pa.Table", self._consume(pa.table)).to_pandas(**options)
 
     def _consume(self, take: Callable[[_native.FlowReader], object]) -> object:
         reader = self._reader()
@@ -271,7 +275,8 @@ class Flows:
     def write(self, path: str | os.PathLike[str], format: str | None = None) -> int:  # noqa: A002 - the name that users type
         """Write all flows to a file and return their number, with no more than one batch in memory.
 
-        `format` is `ndjson`, `csv`, `parquet` or `arrow`; by default the suffix of `path` decides.
+        `format` is `ndjson`, `csv`, `parquet` or `arrow`; by default the suffix of `path` decides. NDJSON and CSV are
+        for people: addresses are text there, also with `addresses="binary"`.
 
         >>> dpi_probe.read("small.pcap").write("flows.parquet")
         1
@@ -281,8 +286,13 @@ class Flows:
         if chosen is None:
             raise ConfigError(f"{target}: unknown suffix; use .ndjson, .csv, .parquet, .arrow, or give format=")
         refuse_overwrite(target, self._paths)
-        # A line of NDJSON leaves out what is null, so there the structs that do not occur need not be made.
-        reader = self._open(fixed=False) if chosen == "ndjson" else self._reader()
+        if chosen == "ndjson":
+            # A line leaves out what is null, so that the structs that do not occur need not be made.
+            reader = self._open(fixed=False, addresses="text")
+        elif chosen == "csv" and self._settings.get("addresses") == "binary":
+            reader = self._open(addresses="text")
+        else:
+            reader = self._reader()
         self._latest = reader
         rows = reader.write(target, chosen)
         self._finish(reader)
@@ -407,7 +417,8 @@ def read(
         flow_key: What joins addresses, ports and protocol in the flow key: `"vlan"`, `"tunnel"` or both; by default
             nothing, and `key_ambiguous` marks flows whose packets differ in these.
         protocols: The protocol structs that the output has, such as `["tls", "dns"]`; by default all.
-        addresses: `"text"` (`192.0.2.1`) or `"binary"` (16 bytes, IPv4 as IPv4-mapped IPv6, as they are sealed).
+        addresses: `"text"` (`192.0.2.1`) or `"binary"` (16 bytes, IPv4 as IPv4-mapped IPv6, as they are sealed), the
+            latter but for NDJSON and CSV.
 
     Raises:
         CaptureError: An input cannot be opened or is not a capture.

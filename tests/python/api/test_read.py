@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import capture_files as captures
 import dpi_probe
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -116,6 +118,21 @@ def test_tables_have_the_same_rows_and_columns(many):
     assert pandas["flow_id"].tolist() == polars["flow_id"].to_list() == arrow["flow_id"].to_pylist()
 
 
+def test_pandas_has_the_same_types_for_every_capture_when_asked(small, tmp_path):
+    # One has flags of TCP, the other none.
+    both = tmp_path / "both.pcap"
+    segment = struct.pack("!HHIIBBHHH", 50_001, 80, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    tcp = captures.ethernet(captures.ipv4("192.0.2.1", "192.0.2.53", 6, segment))
+    both.write_bytes(captures.pcap([*captures.dns_frames(), (captures.START, tcp)]))
+    frames = [dpi_probe.read(path).to_pandas(types_mapper=pd.ArrowDtype) for path in (small, both)]
+    assert frames[0].dtypes.to_dict() == frames[1].dtypes.to_dict()
+    assert frames[0]["tcp_flags_fwd"].dtype == pd.ArrowDtype(pa.uint16())
+    assert sorted(frames[1]["tcp_flags_fwd"].dropna()) == [2]
+    # Which they have not when nobody asks.
+    plain = [dpi_probe.read(path).to_pandas() for path in (small, both)]
+    assert plain[0].dtypes.to_dict() != plain[1].dtypes.to_dict()
+
+
 def test_arrow_consumers_take_it_as_it_is(small):
     flows = dpi_probe.read(small)
     assert pa.table(flows).num_rows == 1
@@ -130,6 +147,20 @@ def test_binary_addresses_are_what_is_sealed(small):
     assert flow.src_ip == bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1])
     assert flow.src_mac == bytes.fromhex("02005e005302")
     assert dpi_probe.read(small, addresses="binary").to_arrow().schema.field("src_ip").type == pa.binary(16)
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "csv"])
+def test_files_for_people_have_addresses_as_text(small, tmp_path, suffix):
+    target, binary = tmp_path / f"flows.{suffix}", tmp_path / f"binary.{suffix}"
+    dpi_probe.read(small).write(target)
+    flows = dpi_probe.read(small, addresses="binary")
+    assert flows.write(binary) == 1
+    assert "192.0.2.53" in binary.read_text()
+    assert binary.read_bytes() == target.read_bytes()
+    # Only there.
+    assert flows.to_arrow().schema.field("src_ip").type == pa.binary(16)
+    flows.write(tmp_path / "flows.parquet")
+    assert pl.read_parquet(tmp_path / "flows.parquet")["src_ip"].dtype == pl.Binary
 
 
 def test_protocols_choose_the_structs(small):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dpi_probe.core.committer import Committer
     from dpi_probe.core.database_link import DatabaseLink
+    from dpi_probe.core.trust import Trust
 
 
 class Books:
@@ -68,7 +69,9 @@ class Door:
         """Status and body of an answer of `/v1/probes`."""
 
         async def answer() -> tuple[int, dict[str, Any]]:
-            admin = Admin(self._path, cast("Committer", None), cast("DatabaseLink", self.books), Metrics())
+            admin = Admin(
+                self._path, cast("Committer", None), cast("DatabaseLink", self.books), cast("Trust", None), Metrics()
+            )
             async with TestClient(TestServer(admin.application())) as client:
                 response = await client.get("/v1/probes", params={name: str(value) for name, value in query.items()})
                 body = json.loads(await response.read())
