@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from dpi_probe.doctor.netlink import Link
 
 VERSION = 1
+# Far more than the values of all interfaces of a machine take.
+MAX_BYTES = 16 << 20
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAMESPACE = "/proc/self/ns/net"
 _INTERRUPTS = "may take the link down for a moment"
@@ -312,7 +315,7 @@ def _locked(undo_file: Path) -> Iterator[None]:
 def _load(machine: Machine, undo_file: Path) -> list[Entry]:
     """What the file holds; nothing if it is of an earlier start of the machine, whose settings went with it."""
     try:
-        held = json.loads(undo_file.read_text(encoding="utf-8"))
+        held = json.loads(_read(undo_file))
         if held["version"] != VERSION:
             raise DpiProbeError(f"{undo_file}: version {held['version']}, which this release does not know")
         return [Entry(**entry) for entry in held["changes"]] if held["boot_id"] == machine.text(_BOOT_ID) else []
@@ -320,10 +323,27 @@ def _load(machine: Machine, undo_file: Path) -> list[Entry]:
         return []
     except OSError as error:
         raise DpiProbeError(f"{undo_file}: {error.strerror}; nothing was changed") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DpiProbeError(
             f"{undo_file}: not a file of `dpi-probe tune` ({error}); nothing was changed: move it away to go on"
         ) from error
+
+
+def _read(undo_file: Path) -> bytes:
+    """The file's content.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is longer than any that was written here, or no file at all: a device or a pipe may have no end.
+    """
+    # A pipe would keep whoever opens it waiting.
+    with open(undo_file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no regular file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is longer than {MAX_BYTES >> 20} MiB")
+    return content
 
 
 def _save(machine: Machine, undo_file: Path, entries: list[Entry]) -> None:

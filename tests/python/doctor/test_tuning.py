@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -379,3 +380,31 @@ def test_only_the_option_lets_revert_interrupt(options, undo, monkeypatch):
     done = CliRunner().invoke(command, ["--revert", f"--undo-file={undo}", *options])
     assert (done.exit_code, done.output) == (0, "nothing to undo\n")
     assert asked == [bool(options)]
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "directory", "long", "deep"])
+def test_what_is_no_undo_file_is_neither_read_to_its_end_nor_replaced(machine, undo, kind):
+    undo.parent.mkdir()
+    reason = "it is no regular file"
+    if kind == "device":
+        # It has no end. A link, so that the device itself stays whatever becomes of this test.
+        undo.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(undo)
+    elif kind == "directory":
+        undo.mkdir()
+        reason = "Is a directory"
+    elif kind == "long":
+        with undo.open("wb") as file:
+            file.truncate(tuning.MAX_BYTES + 1)
+        reason = "it is longer than 16 MiB"
+    else:
+        undo.write_text("[" * 1_000_000)
+        reason = "recursion"
+    before = present(machine), undo.lstat()
+    for use in (lambda: tuning.revert(machine, undo), lambda: tuning.apply(machine, wanted(machine), undo)):
+        with pytest.raises(DpiProbeError, match=reason) as caught:
+            use()
+        assert str(caught.value).startswith(f"{undo}: ")
+    assert present(machine) == before[0]
+    assert undo.lstat().st_ino == before[1].st_ino
