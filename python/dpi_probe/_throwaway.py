@@ -5,28 +5,63 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpi_probe import _direct
-from dpi_probe.errors import DpiProbeError
+from dpi_probe.errors import ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 WAIT_SECONDS = 120.0
 COMPLAINT = "dpi-probe: "
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 # Loaded here: between fork and exec nothing may be that takes a lock.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@contextmanager
+def work_folder(keep: Path | None = None, *, verb: str = "bench") -> Iterator[Path]:
+    """A folder for authority, Core and spool; it goes with the block unless it is to be kept.
+
+    Raises:
+        ConfigError: there is something in the folder that is to be kept.
+    """
+    # An archive of another run would be counted as this one's.
+    if keep is not None and keep.is_dir() and any(keep.iterdir()):
+        msg = f"--keep {keep}: it exists and is not empty; the folder must be new"
+        raise ConfigError(msg)
+    folder = keep or Path(tempfile.mkdtemp(prefix=f"dpi-probe-{verb}-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        if keep is None:
+            with _undisturbed():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Within the block no Ctrl-C breaks anything off, nor any other signal by which a bench or the demo ends."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass

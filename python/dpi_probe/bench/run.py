@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpi_probe._throwaway import RunningCore, make_authority, running_core, wait
 from dpi_probe.bench import machine, processes, veth
 from dpi_probe.bench.children import child_of
-from dpi_probe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
     from dpi_probe.bench.children import Child
     from dpi_probe.bench.processes import Use
@@ -27,7 +23,6 @@ SAMPLE_SECONDS = 0.25
 PROBE_NAME = "bench"
 # How long a probe may take to export, seal and deliver what is open at the end, and the Core to archive it.
 DRAIN_SECONDS = 300.0
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -60,38 +55,6 @@ class Observation:
     """What came out of the veth pair."""
     archived_batches: int | None = None
     log: str = ""
-
-
-@contextmanager
-def work_folder(keep: Path | None = None) -> Iterator[Path]:
-    """A folder for authority, Core and spool; it goes with the block unless it is to be kept.
-
-    Raises:
-        ConfigError: there is something in the folder that is to be kept.
-    """
-    # An archive of another run would be counted as this one's.
-    if keep is not None and keep.is_dir() and any(keep.iterdir()):
-        msg = f"--keep {keep}: it exists and is not empty; the folder must be new"
-        raise ConfigError(msg)
-    folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-bench-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        if keep is None:
-            with _undisturbed():
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Within the block no Ctrl-C breaks anything off, nor any other signal by which the bench ends."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def observe(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpi_probe._counted import counted
-from dpi_probe.cli import _extras
+from dpi_probe.cli import _extras, _signals
 from dpi_probe.cli._input import InputFile
 from dpi_probe.cli._number import Number
 from dpi_probe.cli._output import OutputFile, writing
@@ -22,7 +21,6 @@ from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
     from rich.console import Console
     from rich.status import Status
@@ -119,18 +117,7 @@ def command() -> None:
 
     A scenario ends with status 1 if a criterion was not met or not measured, or the books do not balance.
     """
-    # Ends as after Ctrl-C: every process that was started goes, and what was made is removed.
-    signal.signal(signal.SIGTERM, _interrupt)
-    # The terminal was closed; `nohup` has it ignored.
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _interrupt)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # Another one, as when a service manager loses patience or both come, would break off what takes everything away.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    _signals.end_as_after_interrupt()
 
 
 def _scenario(name: str) -> click.Command:
@@ -234,7 +221,7 @@ def search_command(
     New flows grow with the rate as in the scenarios: one for 12.5 KB. A rate holds if no frame and no record was
     dropped and the books balance; one that lost less than 1 % is tried again.
     """
-    from dpi_probe.bench.run import work_folder
+    from dpi_probe._throwaway import work_folder
     from dpi_probe.bench.scenarios import SCENARIOS as LOADS
     from dpi_probe.bench.search import Trial, search
     from dpi_probe.bench.show import value
@@ -332,8 +319,8 @@ def reader_command(
     probe's capture alone, and the whole probe without a Core. The probe is to reach 85 % of the frames that the bare
     ring reaches; ends with status 1 if it does not, or if that was not shown.
     """
+    from dpi_probe._throwaway import work_folder
     from dpi_probe.bench import reader, show_reader, veth
-    from dpi_probe.bench.run import work_folder
     from dpi_probe.bench.scenarios import MTU
 
     if not sizes:
@@ -396,9 +383,9 @@ def stages_command(
     All stages run over the same frames on one thread; the cost of a stage is what a run with it takes longer than a run
     without. CPU time, but for the spool, which waits for the disk.
     """
-    from dpi_probe._throwaway import make_authority
+    from dpi_probe._throwaway import make_authority, work_folder
     from dpi_probe.bench import stages
-    from dpi_probe.bench.run import PROBE_NAME, work_folder
+    from dpi_probe.bench.run import PROBE_NAME
     from dpi_probe.bench.scenarios import make_traffic
 
     _need()
@@ -611,8 +598,9 @@ def _refuse_super_frames_by_af_xdp(sizes: tuple[str, ...], captures: tuple[str, 
 
 def _run(plan: Any, keep: Path | None) -> dict[str, Any]:
     """Run a plan and judge it."""
+    from dpi_probe._throwaway import work_folder
     from dpi_probe.bench import verdict
-    from dpi_probe.bench.run import observe, work_folder
+    from dpi_probe.bench.run import observe
 
     _need_for(plan)
     with work_folder(keep) as folder, _progress() as progress:

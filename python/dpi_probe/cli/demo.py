@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dpi_probe._counted import counted
-from dpi_probe._throwaway import complaints, make_authority, run_command, running_core
-from dpi_probe.cli import _extras
+from dpi_probe._throwaway import complaints, make_authority, run_command, running_core, work_folder
+from dpi_probe.cli import _extras, _signals
 from dpi_probe.cli._input import InputFile
 from dpi_probe.cli._output import writing
 from dpi_probe.cli._path import FilePath
@@ -51,14 +51,11 @@ def command(files: tuple[Path, ...], keep: Path | None) -> None:
         msg = f"--keep {keep}: it exists; the folder must be new"
         raise ConfigError(msg)
     console = Console(highlight=False)
-    with writing(keep or tempfile.gettempdir()):
-        folder = keep or Path(tempfile.mkdtemp(prefix="dpi-probe-demo-"))
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
+    _signals.end_as_after_interrupt()
+    with ExitStack() as stack:
+        with writing(keep or tempfile.gettempdir()):
+            folder = stack.enter_context(work_folder(keep, verb="demo"))
         is_whole = _show(console, folder, captures)
-    finally:
-        if keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
     console.print(f"[dim]everything is in {folder}[/dim]" if keep else "[dim]everything that was made is removed[/dim]")
     # Some of a checkout's captures are cut for a purpose.
     if files and not is_whole:

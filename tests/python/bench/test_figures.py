@@ -21,10 +21,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from dpi_probe import _throwaway
+from dpi_probe._throwaway import work_folder
 from dpi_probe.bench import books, compare, machine, peers, report, show, stages_of_threads, verdict
 from dpi_probe.bench.processes import Use, use_of
 from dpi_probe.bench.quantiles import Distribution
-from dpi_probe.bench.run import Moment, Observation, work_folder
+from dpi_probe.bench.run import Moment, Observation
 from dpi_probe.bench.scenarios import SCENARIOS, Plan
 from dpi_probe.bench.search import bisect, limit_of, most_attempts
 from dpi_probe.cli import bench

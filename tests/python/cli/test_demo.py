@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from dpi_probe import _throwaway
 from dpi_probe.errors import DpiProbeError
+from harness.core import WAIT_SECONDS, wait_for
 from harness.programs import dpi_probe
 
 
@@ -42,3 +45,26 @@ def test_what_is_no_capture_is_told_as_by_read(tmp_path: Path) -> None:
     assert line.startswith(f"dpi-probe: {text}: ")
     assert "top talkers" not in done.stdout
     assert dpi_probe("read", text, check=False).stderr.splitlines()[-1] == line
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_leaves_no_private_key(how: signal.Signals, tmp_path: Path) -> None:
+    # Whoever runs the tests under nohup ignores SIGHUP, and so would the demo.
+    heard = (
+        "import runpy, signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+        "runpy.run_module('dpi_probe', run_name='__main__')"
+    )
+    capture = Path(__file__).parents[2] / "corpus/dns-dig/input.pcap"
+    demo = subprocess.Popen(
+        [sys.executable, "-c", heard, "demo", capture],
+        env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: list(tmp_path.rglob("core.log")) or demo.poll() is not None, "its Core")
+        assert list(tmp_path.rglob("*.key"))
+        demo.send_signal(how)
+        assert demo.wait(WAIT_SECONDS) == 130
+    finally:
+        demo.kill()
+        demo.wait()
+    assert list(tmp_path.iterdir()) == []
