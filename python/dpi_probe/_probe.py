@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import ssl
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +19,7 @@ from dpi_probe._key import key_parts
 from dpi_probe._log import log
 from dpi_probe._memory import memory
 from dpi_probe.config import CHANGEABLE, ProbeSettings, changed, load
-from dpi_probe.errors import CaptureError, ConfigError, SpoolError, VerificationError
+from dpi_probe.errors import CaptureError, ConfigError, DpiProbeError, SpoolError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +37,26 @@ _MAKE_CERTIFICATES = (
     "`dpi-probe pki init PKI --probe NAME` makes PKI/ca.pem and PKI/probes/NAME.pem and .key; "
     "name them by CA_CERT_PATH, PROBE_CERT_PATH and PROBE_KEY_PATH"
 )
+
+
+# Probes that were started and not waited for.
+_started: weakref.WeakSet[Probe] = weakref.WeakSet()
+# The threads stay with the parent.
+os.register_at_fork(after_in_child=_started.clear)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Seal and keep what probes have that nobody ended: their threads end with Python."""
+    probes = list(_started)
+    for probe in probes:
+        probe.stop()
+    for probe in probes:
+        try:
+            probe.join()
+        except DpiProbeError as error:
+            for line in str(error).splitlines():
+                log("error", line)
 
 
 def _shown(value: object) -> str:
@@ -64,6 +86,9 @@ class Probe:
 
     Every setting of docs/reference/config.md can be given by its name in lower case; what is not given comes from the
     environment, from /etc/dpi-probe/config.toml if it is there, or has its default.
+
+    A probe that was started and that nobody waits for is ended when Python ends, which waits until what it has is
+    sealed, and delivered or kept in the spool.
     """
 
     def __init__(
@@ -152,6 +177,7 @@ class Probe:
         if settings.core_api_url is None:
             spool = settings.spool_directory
             log("info", f"no Core is set (CORE_API_URL): sealed batches stay in the spool, {spool}")
+        _started.add(self)
         # A signal may have come while everything was opened.
         if self._stop_asked:
             self._pipeline.stop()
@@ -245,6 +271,7 @@ class Probe:
             self._control.stop()
             self._control = None
         problems = self._pipeline.join()
+        _started.discard(self)
         # Of a file, nothing may be dropped; live, the books tell.
         if self.files and (losses := self._losses()):
             raise SpoolError("\n".join([*problems, *losses]))
@@ -375,10 +402,24 @@ class Probe:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for the end: files are read to theirs, unless the block failed; live capture is stopped."""
+        """Wait for the end: files are read to theirs, unless the block failed; live capture is stopped.
+
+        Ctrl-C breaks the files off: what was metered until then is sealed and kept before it is raised.
+        """
         if not self.files or kind is not None:
             self.stop()
-        self.join()
+        try:
+            self.join()
+        except DpiProbeError:
+            raise
+        except BaseException as interruption:
+            # The threads that have the records would end with Python.
+            self.stop()
+            try:
+                self.join()
+            except DpiProbeError as problem:
+                interruption.add_note(str(problem))
+            raise
 
     def _compiled_filter(self, settings: ProbeSettings) -> Programs | None:
         expression = settings.capture_filter
