@@ -160,6 +160,15 @@ fn size(bytes: usize, queues: u32, mtu: u32) -> Size {
     }
 }
 
+/// The memory with which so many queues work.
+fn least_bytes(chunk_bytes: u32, queues: u32) -> usize {
+    // More than 32 bits have it where a card has thousands of queues.
+    [MIN_CHUNKS, chunk_bytes, queues]
+        .map(|factor| factor as usize)
+        .into_iter()
+        .fold(1, usize::saturating_mul)
+}
+
 /// Starts to capture with a worker at each of `places`, that share the interface's receive queues among them; the memory of
 /// a queue is set up at its worker's place. The host gets no frame of the interface any more: if it has a use for them, this
 /// is refused unless `dedicated`.
@@ -207,7 +216,7 @@ pub fn open(
         return Err(CaptureError::RingTooSmall {
             interface: interface.to_owned(),
             bytes: options.bytes,
-            least: (MIN_CHUNKS * size.chunk_bytes * queues) as usize,
+            least: least_bytes(size.chunk_bytes, queues),
         });
     }
     let promiscuity = if options.promiscuous {
@@ -671,6 +680,8 @@ mod tests {
         assert_eq!(chunks(128 << 20, 3, 1500), (2048, 16_384));
         assert_eq!(chunks(128 << 20, 1, 9000), (4096, 32_768));
         assert_eq!(chunks(0, 8, 1500), (2048, 1));
+        // 4 GiB.
+        assert_eq!(least_bytes(4096, 4096), 1 << 32);
     }
 
     #[test]
