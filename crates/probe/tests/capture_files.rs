@@ -703,6 +703,135 @@ fn reading_goes_on_behind_a_broken_record() {
     assert!(errors[0].contains("no intact one in the "), "{errors:?}");
 }
 
+/// A section with `count` frames of 1,000 bytes, and `put_in` in front of the sixth. With it, where that starts.
+fn pcapng_around(put_in: &[u8], count: u32) -> (Vec<u8>, usize) {
+    let mut bytes = [section(Order::Little), interface(Order::Little, 1, 0, &[])].concat();
+    let mut start = 0;
+    for n in 0..count {
+        if n == 5 {
+            start = bytes.len();
+            bytes.extend(put_in);
+        }
+        bytes.extend(enhanced(Order::Little, 0, u64::from(n), 1000, &[n as u8; 1000]));
+    }
+    (bytes, start)
+}
+
+#[test]
+fn a_damaged_length_of_a_block_that_is_passed_over_swallows_no_packets() {
+    const FRAMES: u32 = 4000;
+    let statistics = block(Order::Little, 5, &[0; 12]);
+    let packet = enhanced(Order::Little, 0, 0, 1000, &[0; 1000]).len();
+    // The last one leads to the start of a packet: nothing else would tell that it is wrong.
+    for length in [0x8_0018, 0x10_0018, 0x7fff_fffc, 24 + 1500 * packet] {
+        // Statistics, names, a custom block, and one of unknown type.
+        for kind in [5, 4, 0x0bad, 0x7777] {
+            if kind == 0x7777 && length > 16 << 20 {
+                continue;
+            }
+            let mut damaged = patch(&statistics, 4, &(length as u32).to_le_bytes());
+            damaged[..4].copy_from_slice(&Order::Little.u32(kind));
+            let (bytes, start) = pcapng_around(&damaged, FRAMES);
+            let (frames, errors) = read(&bytes);
+            assert_eq!(frames.len(), FRAMES as usize, "{kind} {length}: {errors:?}");
+            let expected =
+                format!("broken record at byte {start}; 1 damaged place(s) with 24 bytes were passed over");
+            assert!(
+                errors.len() == 1 && errors[0].contains(&expected),
+                "{kind} {length}: {errors:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_long_block_that_is_passed_over_must_end_as_it_began() {
+    const FRAMES: u32 = 4000;
+    let long = block(Order::Little, 10, &vec![b'k'; 3 << 20]);
+    let length = long.len();
+    let (whole, start) = pcapng_around(&long, FRAMES);
+    let (complete, errors) = read(&whole);
+    assert_eq!((complete.len(), errors.len()), (FRAMES as usize, 0), "{errors:?}");
+    let drip = Drip(std::io::Cursor::new(whole.clone()), 65_535);
+    let (frames, errors) = drain(&mut FileSource::from_reader("a pipe", drip).expect("a capture"));
+    assert!(frames == complete && errors.is_empty(), "{errors:?}");
+
+    let damaged_end = patch(&whole, start + length - 4, &[0xff; 4]);
+    let (frames, errors) = read(&damaged_end);
+    assert_eq!(frames, complete);
+    let told = |bytes: usize| {
+        format!("broken record at byte {start}; 1 damaged place(s) with {bytes} bytes were passed over")
+    };
+    assert!(
+        errors.len() == 1 && errors[0].contains(&told(length)),
+        "{errors:?}"
+    );
+
+    // Nobody can know how long it is: what it swallows is told. The packet in whose middle it ends is searched behind.
+    let packet = enhanced(Order::Little, 0, 0, 1000, &[0; 1000]).len();
+    let short = [&block(Order::Little, 5, &[0; 12])[..20], &[0xff; 4]].concat();
+    let passed = 24 + 1500 * packet;
+    let short = patch(&short, 4, &(passed as u32).to_le_bytes());
+    let (bytes, at) = pcapng_around(&short, FRAMES);
+    assert_eq!(at, start);
+    let (frames, errors) = read(&bytes);
+    assert_eq!(frames.len(), FRAMES as usize - 1500);
+    assert!(
+        errors.len() == 1 && errors[0].contains(&told(passed)),
+        "{errors:?}"
+    );
+
+    // The file ends in it: its start is named.
+    let (frames, errors) = read(&whole[..start + (2 << 20)]);
+    assert_eq!(frames, complete[..5]);
+    let cut = format!("cut short in the middle of a record at byte {start};");
+    assert!(errors.len() == 1 && errors[0].contains(&cut), "{errors:?}");
+}
+
+#[test]
+fn a_damaged_interface_description_keeps_its_number() {
+    let description = interface(Order::Little, 1, 0, &[]);
+    let last = description.len() - 1;
+    let too_short = block(Order::Little, 1, &[1, 0, 0, 0]);
+    for damaged in [
+        patch(&description, last, &[0x80]),
+        patch(&description, 4, &[0xff; 4]),
+        too_short,
+    ] {
+        let mut bytes = [section(Order::Little), damaged].concat();
+        // Nanoseconds.
+        bytes.extend(interface(Order::Little, 101, 0, &[(9, &[9])]));
+        for n in 0..3 {
+            bytes.extend(enhanced(Order::Little, 0, n, 20, b"of the damaged one"));
+            bytes.extend(enhanced(Order::Little, 1, n, 20, b"of the next"));
+        }
+        let (frames, errors) = read(&bytes);
+        let seen: Vec<_> = frames
+            .iter()
+            .map(|f| (f.time, f.link_type, &f.bytes[..]))
+            .collect();
+        let expected: Vec<_> = (0..3).map(|n| (n, 101, &b"of the next"[..])).collect();
+        assert_eq!(seen, expected, "{errors:?}");
+        assert!(
+            errors.len() == 1 && errors[0].contains("4 damaged place(s)"),
+            "{errors:?}"
+        );
+    }
+}
+
+#[test]
+fn the_interfaces_of_a_section_whose_header_is_damaged_are_not_added_to_those_before() {
+    let mut bytes = pcapng(2);
+    let damaged = patch(&section(Order::Little), 8, &[0xff]);
+    bytes.extend(damaged);
+    bytes.extend(interface(Order::Little, 101, 0, &[]));
+    bytes.extend(enhanced(Order::Little, 0, 9, 20, b"of the second section"));
+    let (frames, errors) = read(&bytes);
+    let link_types: Vec<_> = frames.iter().map(|frame| frame.link_type).collect();
+    assert_eq!(link_types, [1, 1, 101], "{errors:?}");
+    assert!(errors[0].contains("1 damaged place(s)"), "{errors:?}");
+}
+
 fn patch(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes[at..at + with.len()].copy_from_slice(with);

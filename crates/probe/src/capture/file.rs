@@ -54,7 +54,15 @@ impl Format {
     fn step(&mut self, bytes: &[u8], at_end: bool) -> Step {
         match self {
             Self::Pcap(pcap) => pcap.step(bytes, at_end),
-            Self::Pcapng(pcapng) => pcapng.step(bytes),
+            Self::Pcapng(pcapng) => pcapng.step(bytes, at_end),
+        }
+    }
+
+    /// The broken record in front of `bytes` is passed over.
+    fn leave_out(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Pcap(_) => {}
+            Self::Pcapng(pcapng) => pcapng.leave_out(bytes),
         }
     }
 
@@ -85,6 +93,31 @@ impl Damage {
     }
 }
 
+/// A block that is passed over, of which there is more than was at hand.
+struct Passing {
+    /// Where it starts in the uncompressed file.
+    start: u64,
+    length: u64,
+    /// Bytes of it that are still to come, its last ones among them.
+    left: u64,
+    /// Its last bytes, if it is intact.
+    end: [u8; 4],
+}
+
+impl Passing {
+    /// Passes over what there is of the block; how many bytes that is, and, once they are there, its last ones.
+    fn pass(&mut self, bytes: &[u8]) -> (usize, Option<[u8; 4]>) {
+        let before_end = self.left.saturating_sub(self.end.len() as u64);
+        let passed = before_end.min(bytes.len() as u64);
+        self.left -= passed;
+        let passed = passed as usize;
+        match bytes.get(passed..).and_then(<[u8]>::first_chunk) {
+            Some(end) => (passed + end.len(), Some(*end)),
+            None => (passed, None),
+        }
+    }
+}
+
 /// A file that is being read.
 struct Reading {
     input: Input,
@@ -93,8 +126,7 @@ struct Reading {
     carry: Vec<u8>,
     /// Where `carry` starts in the uncompressed file.
     offset: u64,
-    /// Bytes still to be passed over.
-    pass: u64,
+    passing: Option<Passing>,
     /// No further bytes will come.
     at_end: bool,
     /// More bytes are needed before parsing makes sense.
@@ -330,7 +362,7 @@ impl Reading {
             format,
             carry: start,
             offset: used as u64,
-            pass: 0,
+            passing: None,
             at_end: false,
             wants_full_block: false,
             failure: None,
@@ -393,13 +425,14 @@ impl Reading {
         let mut at = 0;
         let mut errors = Vec::new();
         loop {
-            if self.pass > 0 {
-                let passed = self.pass.min((filled - at) as u64);
-                self.pass -= passed;
-                at += passed as usize;
-                if self.pass > 0 {
-                    break;
+            if let Some(passing) = &mut self.passing {
+                let (passed, end) = passing.pass(bytes.get(at..).unwrap_or_default());
+                at += passed;
+                let Some(end) = end else { break };
+                if end != passing.end {
+                    self.damage.add(passing.start, passing.length);
                 }
+                self.passing = None;
             }
             let rest = bytes.get(at..).unwrap_or_default();
             if rest.is_empty() || headers.len() as u64 == most {
@@ -433,7 +466,15 @@ impl Reading {
                     }
                     headers.push(header);
                 }
-                Step::Pass(length) => self.pass = length,
+                Step::Pass(length) => at += length,
+                Step::PassBeyond { length, end } => {
+                    self.passing = Some(Passing {
+                        start: self.offset + at as u64,
+                        length,
+                        left: length,
+                        end,
+                    });
+                }
                 Step::Bad(length) => {
                     self.damage.add(self.offset + at as u64, length as u64);
                     at += length;
@@ -447,6 +488,7 @@ impl Reading {
                     let here = self.offset + at as u64;
                     let behind = rest.get(1..).unwrap_or_default();
                     if let Some(distance) = self.format.find(behind, self.at_end) {
+                        self.format.leave_out(rest);
                         self.damage.add(here, distance as u64 + 1);
                         at += distance + 1;
                         continue;
@@ -483,13 +525,12 @@ impl Reading {
         if !self.at_end {
             return Ended::No;
         }
+        let passing = self.passing.as_ref().map(|passing| passing.start);
         if self.failure.is_some() {
-            errors.push(self.failed(self.offset));
-        } else if self.pass > 0 {
-            errors.push(CaptureError::Truncated {
-                path: self.input.name.clone(),
-                offset: self.offset,
-            });
+            errors.push(self.failed(passing.unwrap_or(self.offset)));
+        } else if let Some(offset) = passing {
+            let path = self.input.name.clone();
+            errors.push(CaptureError::Truncated { path, offset });
         }
         self.finish(errors)
     }

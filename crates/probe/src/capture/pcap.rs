@@ -40,8 +40,15 @@ pub(super) enum Step {
         /// Bytes of the whole record.
         consumed: usize,
     },
-    /// Something to pass over, perhaps beyond the bytes at hand.
-    Pass(u64),
+    /// Something to pass over.
+    Pass(usize),
+    /// A block to pass over that goes on beyond the bytes at hand.
+    PassBeyond {
+        /// Its bytes.
+        length: u64,
+        /// The last of them, if it is intact.
+        end: [u8; 4],
+    },
     /// A whole record that contradicts itself: passed over and counted as damage.
     Bad(usize),
     /// The record is not complete yet.

@@ -7,7 +7,7 @@
 use wire::decode::LinkType;
 
 use super::pcap::Step;
-use super::{FrameHeader, MAX_FRAME_BYTES};
+use super::{BLOCK_BYTES, FrameHeader, MAX_FRAME_BYTES};
 
 /// Byte order of a file or section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,8 @@ struct Interface {
 #[derive(Clone, Debug)]
 pub(super) struct Pcapng {
     endian: Endian,
-    interfaces: Vec<Interface>,
+    /// None for a description that is damaged: its number is taken all the same.
+    interfaces: Vec<Option<Interface>>,
     last_time: i64,
 }
 
@@ -236,8 +237,8 @@ impl Pcapng {
         })
     }
 
-    /// What the bytes are.
-    pub(super) fn step(&mut self, bytes: &[u8]) -> Step {
+    /// What the bytes are; `at_end` if no others follow them.
+    pub(super) fn step(&mut self, bytes: &[u8], at_end: bool) -> Step {
         let Some(envelope) = self.envelope(bytes) else {
             return Step::More;
         };
@@ -245,15 +246,16 @@ impl Pcapng {
             return Step::Broken;
         }
         let length = envelope.length as usize;
-        if length > MAX_READ_BLOCK {
-            return if envelope.is_read() || (!envelope.is_known() && envelope.length > MAX_UNKNOWN_BLOCK) {
-                Step::Broken
-            } else {
-                Step::Pass(u64::from(envelope.length))
-            };
+        if length > MAX_READ_BLOCK
+            && (envelope.is_read() || (!envelope.is_known() && envelope.length > MAX_UNKNOWN_BLOCK))
+        {
+            return Step::Broken;
         }
         if bytes.len() < length {
-            return Step::More;
+            if at_end || bytes.len() < BLOCK_BYTES {
+                return Step::More;
+            }
+            return self.pass_beyond(envelope, bytes);
         }
         let Some(body) = envelope.body(bytes) else {
             return Step::Broken;
@@ -261,18 +263,59 @@ impl Pcapng {
         match envelope.kind {
             block::SECTION_HEADER => self.section(envelope, body),
             block::INTERFACE_DESCRIPTION => {
-                if self.interfaces.len() < MAX_INTERFACES
-                    && let Some(interface) = self.interface(body)
-                {
-                    self.interfaces.push(interface);
-                    Step::Pass(length as u64)
+                let interface = self.interface(body);
+                if self.add_interface(interface) && interface.is_some() {
+                    Step::Pass(length)
                 } else {
                     Step::Bad(length)
                 }
             }
             block::ENHANCED_PACKET | block::PACKET => self.packet(envelope.kind, body, length),
             block::SIMPLE_PACKET => self.simple_packet(body, length),
-            _ => Step::Pass(length as u64),
+            _ => Step::Pass(length),
+        }
+    }
+
+    /// The next number of the section is this interface's, if there is one.
+    fn add_interface(&mut self, interface: Option<Interface>) -> bool {
+        let has_room = self.interfaces.len() < MAX_INTERFACES;
+        if has_room {
+            self.interfaces.push(interface);
+        }
+        has_room
+    }
+
+    /// A block that is longer than all bytes at hand. Where it ends among them by the length behind it, and another block
+    /// starts there, the length in front is damaged: to pass over so many bytes would lose everything in them.
+    fn pass_beyond(&self, envelope: Envelope, bytes: &[u8]) -> Step {
+        let (words, _) = bytes.as_chunks::<4>();
+        let ends_at = |length: usize| {
+            let next = || self.envelope(bytes.get(length..)?);
+            next().is_some_and(|next| next.is_sane() && next.is_known())
+        };
+        let mut lengths = (1..).zip(words).map(|(count, word)| (count * 4, word));
+        let found = lengths.find(|&(length, word)| {
+            length >= 12 && envelope.endian.u32(*word) as usize == length && ends_at(length)
+        });
+        match (found, words.get(1)) {
+            (Some((length, _)), _) => Step::Bad(length),
+            (None, Some(end)) => Step::PassBeyond {
+                length: u64::from(envelope.length),
+                end: *end,
+            },
+            (None, None) => Step::More,
+        }
+    }
+
+    /// Notes what the broken block in front of `bytes`, which is passed over, would have changed.
+    pub(super) fn leave_out(&mut self, bytes: &[u8]) {
+        match self.envelope(bytes).map(|envelope| envelope.kind) {
+            Some(block::INTERFACE_DESCRIPTION) => {
+                self.add_interface(None);
+            }
+            // The interfaces that follow are those of a new section.
+            Some(block::SECTION_HEADER) => self.interfaces.clear(),
+            _ => {}
         }
     }
 
@@ -286,7 +329,7 @@ impl Pcapng {
         }
         self.endian = envelope.endian;
         self.interfaces.clear();
-        Step::Pass(u64::from(envelope.length))
+        Step::Pass(envelope.length as usize)
     }
 
     fn interface(&self, body: &[u8]) -> Option<Interface> {
@@ -355,7 +398,7 @@ impl Pcapng {
             endian.u32([i0, i1, i2, i3])
         };
         let captured = endian.u32([c0, c1, c2, c3]);
-        let Some(mut interface) = self.interfaces.get(index as usize).copied() else {
+        let Some(mut interface) = self.interfaces.get(index as usize).copied().flatten() else {
             return Step::Bad(length);
         };
         if captured as usize > rest.len() || captured > MAX_FRAME_BYTES {
@@ -383,9 +426,10 @@ impl Pcapng {
 
     /// A simple packet block has no time: it gets that of the packet before it.
     fn simple_packet(&mut self, body: &[u8], length: usize) -> Step {
-        let (Some((wire, rest)), Some(interface)) =
-            (body.split_first_chunk::<4>(), self.interfaces.first().copied())
-        else {
+        let (Some((wire, rest)), Some(interface)) = (
+            body.split_first_chunk::<4>(),
+            self.interfaces.first().copied().flatten(),
+        ) else {
             return Step::Bad(length);
         };
         let wire = self.endian.u32(*wire);
