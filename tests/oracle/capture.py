@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SECOND = 1_000_000_000
+_DAY = 86_400 * _SECOND
 _MAX_FRAME, _MAX_WIRE = 262_144, 1 << 28
 """A record that states more is damage."""
 
@@ -73,7 +74,7 @@ def _pcap(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:
     last = None
     while position is not None and position + 16 <= len(data):
         time_ns, captured, wire = file.record(position)
-        if captured > _MAX_FRAME or wire >= _MAX_WIRE:
+        if captured > _MAX_FRAME or wire >= _MAX_WIRE or (captured > wire and not file.goes_on(position)):
             position = file.search(position + 1, last)
             continue
         position += file.header
@@ -112,6 +113,21 @@ class _Pcap:
         seconds, fraction, captured, wire = struct.unpack_from(self.order + "IIII", self.data, position)
         return seconds * _SECOND + fraction * self.factor, captured, wire
 
+    def goes_on(self, position: int) -> bool:
+        """Whether a record that states more bytes than its frame had leads to another record, or to the end.
+
+        If not, or if its length on the wire does, its captured length is damaged.
+        """
+        time_ns, captured, wire = self.record(position)
+        behind = position + self.header
+        if behind + wire + 16 <= len(self.data) and self._plausible(behind + wire, time_ns):
+            return False
+        following = behind + captured
+        if following + 16 > len(self.data):
+            return True
+        next_time_ns, _, _ = self.record(following)
+        return self._sane(following) and next_time_ns >= time_ns - _DAY
+
     def search(self, position: int, last: int | None) -> int | None:
         """The next record behind damage: one that looks like one and is followed by another, or by the end."""
         for start in range(position, len(self.data) - 16):
@@ -125,15 +141,14 @@ class _Pcap:
                 return start
         return None
 
+    def _sane(self, position: int) -> bool:
+        _, captured, wire = self.record(position)
+        _, fraction = struct.unpack_from(self.order + "II", self.data, position)
+        return 0 < captured <= _MAX_FRAME and wire < _MAX_WIRE and fraction * self.factor < _SECOND
+
     def _plausible(self, position: int, near: int | None) -> bool:
         time_ns, captured, wire = self.record(position)
-        _, fraction = struct.unpack_from(self.order + "II", self.data, position)
-        return (
-            0 < captured <= _MAX_FRAME
-            and captured <= wire < _MAX_WIRE
-            and fraction * self.factor < _SECOND
-            and (near is None or abs(time_ns - near) <= 86_400 * _SECOND)
-        )
+        return self._sane(position) and captured <= wire and (near is None or abs(time_ns - near) <= _DAY)
 
 
 def _pcapng(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:

@@ -832,6 +832,62 @@ fn the_interfaces_of_a_section_whose_header_is_damaged_are_not_added_to_those_be
     assert!(errors[0].contains("1 damaged place(s)"), "{errors:?}");
 }
 
+#[test]
+fn a_captured_length_that_is_damaged_swallows_no_packets() {
+    const FRAMES: u32 = 5000;
+    let mut bytes = pcap_header(Order::Little, MICROSECONDS, 1);
+    let (mut start, record_bytes) = (0, 16 + 72);
+    for n in 0..FRAMES {
+        if n == 2000 {
+            start = bytes.len();
+        }
+        bytes.extend(record(
+            Order::Little,
+            1_700_000_000 + n / 1000,
+            n % 1000,
+            72,
+            &[],
+            &[n as u8; 72],
+        ));
+    }
+    // The second one leads to the start of a record.
+    for captured in [72 + (1_u32 << 17), 72 + 1000 * record_bytes] {
+        let damaged = patch(&bytes, start + 8, &captured.to_le_bytes());
+        let (frames, errors) = read(&damaged);
+        assert_eq!(frames.len(), FRAMES as usize - 1, "{captured}: {errors:?}");
+        let expected = format!(
+            "broken record at byte {start}; 1 damaged place(s) with {record_bytes} bytes were passed over"
+        );
+        assert!(
+            errors.len() == 1 && errors[0].contains(&expected),
+            "{captured}: {errors:?}"
+        );
+    }
+    // It is the length on the wire that is damaged: the frame is whole.
+    let (frames, errors) = read(&patch(&bytes, start + 12, &8_u32.to_le_bytes()));
+    assert_eq!((frames.len(), errors.len()), (FRAMES as usize, 0), "{errors:?}");
+}
+
+#[test]
+fn programs_that_write_more_bytes_than_a_frame_had_are_read() {
+    let mut bytes = pcap_header(Order::Little, MICROSECONDS, 1);
+    for n in 0..5_u32 {
+        // Days lie between them.
+        let seconds = 1_600_000_000 + n * 300_000;
+        bytes.extend(record(Order::Little, seconds, n, 60, &[], &[n as u8; 64]));
+    }
+    let (complete, errors) = read(&bytes);
+    assert_eq!((complete.len(), errors.len()), (5, 0), "{errors:?}");
+    assert!(complete.iter().all(|frame| frame.wire_length == 64));
+    let drip = Drip(std::io::Cursor::new(bytes.clone()), 7);
+    let (frames, errors) = drain(&mut FileSource::from_reader("a pipe", drip).expect("a capture"));
+    assert!(frames == complete && errors.is_empty(), "{errors:?}");
+    // Cut within the header of the last one.
+    let (frames, errors) = read(&bytes[..bytes.len() - 64 - 9]);
+    assert_eq!(frames, complete[..4]);
+    assert!(errors.len() == 1 && errors[0].contains("cut short"), "{errors:?}");
+}
+
 fn patch(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes[at..at + with.len()].copy_from_slice(with);

@@ -34,3 +34,24 @@ def test_variants_of_pcap(tmp_path: Path, order: str, magic: int, extra: int) ->
     read = list(capture.read(path))
     assert [frame.data for frame in read] == frames
     assert [frame.time_ns for frame in read] == [(1_600_000_000 + n) * 10**9 + 5_000 for n in range(3)]
+
+
+def test_a_captured_length_that_is_damaged_swallows_no_packets(tmp_path: Path) -> None:
+    header = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    records = [struct.pack("<IIII", 1_600_000_000 + n, 5, 72, 72) + bytes([n % 250] * 72) for n in range(3000)]
+    path = tmp_path / "damaged.pcap"
+    for damaged in (72 | 1 << 17, 72 + 1000 * len(records[0])):
+        records[1000] = records[1000][:8] + struct.pack("<I", damaged) + records[1000][12:]
+        path.write_bytes(header + b"".join(records))
+        times = [frame.time_ns // 10**9 - 1_600_000_000 for frame in capture.read(path)]
+        assert times == [n for n in range(3000) if n != 1000]
+
+
+def test_programs_that_write_more_bytes_than_a_frame_had_are_read(tmp_path: Path) -> None:
+    data = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)
+    for number in range(5):
+        # Days lie between them.
+        data += struct.pack("<IIII", 1_600_000_000 + number * 300_000, 5, 64, 60) + bytes(64)
+    path = tmp_path / "longer.pcap"
+    path.write_bytes(data)
+    assert [frame.wire_length for frame in capture.read(path)] == [64] * 5

@@ -85,11 +85,17 @@ fn is_near(time: i64, other: i64) -> bool {
     time.abs_diff(other) <= NEAR_NS.unsigned_abs()
 }
 
+/// Bytes of a record header that every variant has.
+const COMMON_HEADER_BYTES: usize = 16;
+
 /// A record header.
 struct Record {
     time: i64,
     captured: u32,
     wire: u32,
+    /// There are bytes, and every number is within its bounds.
+    is_sane: bool,
+    /// It is sane, and no more was captured than there was.
     plausible: bool,
 }
 
@@ -158,7 +164,8 @@ impl Pcap {
     }
 
     fn record(&self, bytes: &[u8]) -> Option<Record> {
-        let &[s0, s1, s2, s3, f0, f1, f2, f3, c0, c1, c2, c3, w0, w1, w2, w3] = bytes.first_chunk::<16>()?;
+        let &[s0, s1, s2, s3, f0, f1, f2, f3, c0, c1, c2, c3, w0, w1, w2, w3] =
+            bytes.first_chunk::<COMMON_HEADER_BYTES>()?;
         let (seconds, fraction) = (
             self.endian.u32([s0, s1, s2, s3]),
             self.endian.u32([f0, f1, f2, f3]),
@@ -172,16 +179,16 @@ impl Pcap {
             (captured, wire) = (wire, captured);
         }
         let time = i64::from(seconds) * 1_000_000_000 + i64::from(fraction) * self.fraction_ns;
-        let plausible = captured > 0
+        let is_sane = captured > 0
             && captured <= MAX_FRAME_BYTES
-            && wire >= captured
             && wire < MAX_WIRE_LENGTH
             && i64::from(fraction) * self.fraction_ns < 1_000_000_000;
         Some(Record {
             time,
             captured,
             wire,
-            plausible,
+            is_sane,
+            plausible: is_sane && wire >= captured,
         })
     }
 
@@ -226,6 +233,13 @@ impl Pcap {
         if is_hole || record.captured > MAX_FRAME_BYTES || record.wire >= MAX_WIRE_LENGTH {
             return Step::Broken;
         }
+        if record.captured > record.wire {
+            match self.leads_on(bytes, &record, at_end) {
+                None => return Step::More,
+                Some(false) => return Step::Broken,
+                Some(true) => {}
+            }
+        }
         let consumed = self.record_header + record.captured as usize;
         if bytes.len() < consumed {
             return Step::More;
@@ -249,6 +263,24 @@ impl Pcap {
             clock: None,
         };
         Step::Frame { header, consumed }
+    }
+
+    /// Whether a record that claims more bytes than its frame had on the wire leads to another record, or to the end of the
+    /// file. Some programs write such records; else one of its lengths is damaged, and one that is too large would swallow
+    /// all records within it. None where more bytes are needed.
+    fn leads_on(&self, bytes: &[u8], record: &Record, at_end: bool) -> Option<bool> {
+        let behind = |length: u32| bytes.get(self.record_header + length as usize..);
+        let next = |length| self.record(behind(length)?);
+        match behind(record.captured) {
+            Some(rest) if rest.len() >= COMMON_HEADER_BYTES => {}
+            _ if at_end => {}
+            _ => return None,
+        }
+        if next(record.wire).is_some_and(|next| next.plausible && is_near(next.time, record.time)) {
+            return Some(false);
+        }
+        // The same program's next record may be like this one, and as late as it likes.
+        Some(next(record.captured).is_none_or(|next| next.is_sane && next.time >= record.time - NEAR_NS))
     }
 
     /// Where the next intact record starts: one with a plausible header that is followed by another, or by the end.
