@@ -6,6 +6,7 @@ mod namespace;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,12 +18,20 @@ use probe::capture::bpf::{Instruction, Program};
 use probe::capture::lasting::LastingSource;
 use probe::capture::link::{LinkChange, LinkWatch};
 use probe::capture::live::{self, Interface};
-use probe::capture::{CaptureError, Mode, Next, RingOptions, RingSource, Source, Timestamps, af_packet};
+use probe::capture::{
+    CaptureError, Mode, Next, PcapSource, RingOptions, RingSource, Source, Timestamps, af_packet,
+};
+use probe::clock;
 use wire::decode::{Decoder, LinkType, Transport};
 use wire::flowkey::worker_of;
 
 /// What the test's datagrams begin with: everything else on the wire is the kernel's own.
 const MARK: &[u8] = b"dpi-probe live test";
+
+/// What libpcap is called.
+fn libpcap() -> Vec<PathBuf> {
+    ["libpcap.so.1", "libpcap.so.0.8"].map(PathBuf::from).to_vec()
+}
 
 /// How often a source may be idle before the test takes it that nothing more comes.
 const PATIENCE: u32 = 25;
@@ -582,6 +591,54 @@ fn several_workers_wait_for_an_interface_that_is_down() {
             cable("");
             ip("link set far down");
         }
+    });
+}
+
+#[test]
+fn a_stop_ends_libpcap_though_frames_keep_coming() {
+    in_namespace(|| {
+        cable("");
+        let options = RingOptions {
+            // At the rate below it would take many seconds to fill it.
+            bytes: 128 << 20,
+            ..RingOptions::default()
+        };
+        let mut source = PcapSource::open("far", &options, &libpcap()).expect("opens");
+        let ended = AtomicBool::new(false);
+        let (mut last, mut asked) = (0, 0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Bounded, so that a failure is not waited for.
+                let began = clock::monotonic();
+                while !ended.load(Ordering::Relaxed) && clock::elapsed(began) < Duration::from_secs(20) {
+                    send(100, "192.0.2.2:9");
+                }
+            });
+            let mut began = None;
+            loop {
+                let next = source.next_block(&mut |frames| {
+                    last = frames.headers.last().map_or(last, |header| header.time);
+                    // More comes than is taken.
+                    thread::sleep(Duration::from_millis(30));
+                });
+                match next.expect("the interface stays") {
+                    Next::End => break,
+                    Next::Block if began.is_none() => {
+                        asked = clock::utc_now();
+                        options.stop.store(true, Ordering::Relaxed);
+                        began = Some(clock::monotonic());
+                    }
+                    _ => {}
+                }
+            }
+            ended.store(true, Ordering::Relaxed);
+            assert!(began.is_some_and(|began| clock::elapsed(began) < Duration::from_secs(3)));
+        });
+        assert!(
+            last >= asked,
+            "everything that came before the stop is handed over"
+        );
+        assert_eq!(source.accounts().lost(), Some(0));
     });
 }
 

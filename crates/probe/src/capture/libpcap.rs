@@ -31,8 +31,11 @@ const BUFFER_TIMEOUT_MS: c_int = 1;
 /// How long [`Source::next_block`] waits before it says [`Next::Idle`].
 const IDLE_TIMEOUT_MS: c_int = 20;
 
-/// How long frames are still handed over once the capture is to stop.
+/// How long frames are waited for once the capture is to stop.
 const DRAIN: Duration = Duration::from_millis(10);
+
+/// How long frames that came before are handed over then.
+const LONGEST_DRAIN: Duration = Duration::from_secs(1);
 
 /// Frames of a block.
 const BLOCK_FRAMES: usize = 1024;
@@ -56,12 +59,35 @@ pub struct PcapSource {
     draining: Option<Draining>,
 }
 
-/// The end of a capture.
+/// The end of a capture. The library goes on to capture, so that its buffer may never be empty.
 #[derive(Clone, Copy)]
 struct Draining {
     since: Instant,
+    /// The same in UTC nanoseconds.
+    began: i64,
     /// What the library's buffer may still hold.
     bytes_left: usize,
+    is_over: bool,
+}
+
+impl Draining {
+    fn new(buffer_bytes: usize) -> Self {
+        Self {
+            since: clock::monotonic(),
+            began: clock::utc_now(),
+            bytes_left: buffer_bytes,
+            is_over: false,
+        }
+    }
+
+    /// Notes a frame; whether it came before the end. All that did are taken with the first one that did not, or with as
+    /// many bytes as the buffer has, where the device's clock is not that of the host.
+    fn note(&mut self, time: i64, bytes: usize) -> bool {
+        self.bytes_left = self.bytes_left.saturating_sub(bytes.max(1));
+        let came_before = time <= self.began;
+        self.is_over |= !came_before || self.bytes_left == 0;
+        came_before
+    }
 }
 
 /// The link type (LINKTYPE number) of one of libpcap's own numbers (`pcap/dlt.h`): on Linux, all others are the same.
@@ -177,10 +203,16 @@ impl PcapSource {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        let (block, link_type) = (&mut self.block, self.link_type);
-        while block.bytes.len() < BLOCK_BYTES && block.headers.len() < BLOCK_FRAMES {
+        let (block, link_type, draining) = (&mut self.block, self.link_type, &mut self.draining);
+        while block.bytes.len() < BLOCK_BYTES
+            && block.headers.len() < BLOCK_FRAMES
+            && !draining.is_some_and(|draining| draining.is_over)
+        {
             let next = self.handle.next(|header, bytes| {
                 let bytes = bytes.get(..MAX_FRAME_BYTES as usize).unwrap_or(bytes);
+                if let Some(draining) = draining.as_mut() {
+                    draining.note(header.time, bytes.len());
+                }
                 block.headers.push(FrameHeader {
                     time: header.time,
                     offset: block.bytes.len() as u32,
@@ -217,20 +249,44 @@ impl PcapSource {
         }
         Ok(())
     }
+
+    /// Takes the rest of what came before the end without handing it over: the books have it as dropped.
+    fn drop_rest(&mut self, mut draining: Draining) -> Result<(), CaptureError> {
+        let mut dropped = 0;
+        while !draining.is_over {
+            match self
+                .handle
+                .next(|header, bytes| draining.note(header.time, bytes.len()))
+            {
+                Ok(Some(came_before)) => dropped += u64::from(came_before),
+                Ok(None) => break,
+                Err(failure) => return Err(failed(&self.interface, "reading from libpcap", failure)),
+            }
+        }
+        self.accounts.kernel_drops = self.accounts.kernel_drops.map(|drops| drops + dropped);
+        Ok(())
+    }
 }
 
 impl Source for PcapSource {
     fn next_block(&mut self, take: &mut dyn FnMut(super::Frames<'_>)) -> Result<Next, CaptureError> {
         if self.draining.is_none() && self.stop.load(Ordering::Relaxed) {
-            self.draining = Some(Draining {
-                since: clock::monotonic(),
-                bytes_left: self.buffer_bytes,
-            });
+            self.draining = Some(Draining::new(self.buffer_bytes));
         }
         self.block.bytes.clear();
         self.block.headers.clear();
-        if self.draining.is_some_and(|draining| draining.bytes_left == 0) {
-            return Ok(Next::End);
+        if let Some(draining) = self.draining {
+            if !draining.is_over && clock::elapsed(draining.since) >= LONGEST_DRAIN {
+                self.drop_rest(draining)?;
+                self.draining = Some(Draining {
+                    is_over: true,
+                    ..draining
+                });
+                return Ok(Next::End);
+            }
+            if draining.is_over {
+                return Ok(Next::End);
+            }
         }
         self.fill()?;
         if self.block.headers.is_empty() {
@@ -248,9 +304,6 @@ impl Source for PcapSource {
             } else {
                 Next::Idle
             });
-        }
-        if let Some(draining) = &mut self.draining {
-            draining.bytes_left = draining.bytes_left.saturating_sub(self.block.bytes.len().max(1));
         }
         self.block.first_number = self.accounts.frames_delivered + 1;
         self.accounts.frames_delivered += self.block.headers.len() as u64;
@@ -325,6 +378,23 @@ mod tests {
         let went_down = "The interface went down";
         assert!(may_come_back(Some(3), Some(3), true, went_down), "up again");
         assert!(!may_come_back(None, None, false, went_down), "usbmon0");
+    }
+
+    #[test]
+    fn a_capture_ends_with_the_first_frame_that_came_after_its_end() {
+        let mut draining = Draining::new(1000);
+        let began = draining.began;
+        assert!(draining.note(began - 1, 60) && draining.note(began, 60));
+        assert!(!draining.is_over);
+        assert!(!draining.note(began + 1, 60));
+        assert!(draining.is_over);
+        // A device whose clock is slow.
+        let mut draining = Draining::new(1000);
+        let frames = (1..100).find(|_| {
+            draining.note(0, 60);
+            draining.is_over
+        });
+        assert_eq!(frames, Some(17), "as many as the buffer may have held");
     }
 
     #[test]
