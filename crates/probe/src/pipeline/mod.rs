@@ -203,8 +203,10 @@ impl Pipeline {
         if let Input::Interface(interface) = &settings.input {
             live::link_type(&interface.name, interface.mode, &interface.libpcap)?;
         }
-        // Before the rings: what lies in a full spool takes seconds to read, in which they would overflow.
+        // Before the rings: what lies in a full spool takes seconds to read, and the first random number tens of milliseconds
+        // to make, in which they would overflow.
         let spool = Arc::new(Spool::open(&settings.spool_directory, settings.spool)?);
+        let chain = Chain::start(spool.head())?;
         let stop = Arc::new(AtomicBool::new(false));
         let (interface, filter) = match &settings.input {
             Input::Interface(interface) => (Some(interface.name.clone()), interface.options.filter.clone()),
@@ -273,7 +275,6 @@ impl Pipeline {
         };
         // Now it is known how many workers there are.
         let configuration = Arc::new(Configuration::new(&settings.flow, filter));
-        let chain = Chain::start(spool.head())?;
         tracing::info!(
             probe = settings.probe_id,
             chain = %chain.id(),
