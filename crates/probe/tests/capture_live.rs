@@ -486,11 +486,15 @@ fn a_full_ring_is_one_worker_s_account() {
 
 /// Captures from `far`, with as many workers as asked for.
 fn lasting(options: RingOptions, workers: usize, patience: Duration) -> Vec<LastingSource> {
+    lasting_by(Mode::Auto, options, workers, patience)
+}
+
+fn lasting_by(mode: Mode, options: RingOptions, workers: usize, patience: Duration) -> Vec<LastingSource> {
     let interface = Interface {
         name: "far".to_owned(),
-        mode: Mode::Auto,
+        mode,
         dedicated: false,
-        libpcap: Vec::new(),
+        libpcap: libpcap(),
         options,
         places: vec![None; workers],
         exact: true,
@@ -591,6 +595,46 @@ fn several_workers_wait_for_an_interface_that_is_down() {
             cable("");
             ip("link set far down");
         }
+    });
+}
+
+#[test]
+fn libpcap_waits_for_an_interface_that_is_down() {
+    in_namespace(|| {
+        cable("");
+        ip("link set far down");
+        let link_type = live::link_type("far", Mode::Pcap, &libpcap());
+        assert_eq!(link_type.expect("the same as when it is up"), LinkType::ETHERNET);
+        let options = RingOptions {
+            bytes: 4 << 20,
+            filter: Some(to_port(9, 65_535)),
+            ..RingOptions::default()
+        };
+        let mut sources = lasting_by(Mode::Pcap, options, 1, Duration::ZERO);
+        let mut turns = 0;
+        assert!(take_until(&mut sources, |_| {
+            turns += 1;
+            turns == 10
+        }));
+        ip("link set far up");
+        assert!(take_until(&mut sources, |counts| {
+            send(1, "192.0.2.2:9");
+            counts[0] > 0
+        }));
+    });
+}
+
+#[test]
+fn libpcap_says_once_that_an_interface_is_down() {
+    in_namespace(|| {
+        cable("");
+        ip("link set far down");
+        let opened = PcapSource::open("far", &RingOptions::default(), &libpcap());
+        let said = opened.err().expect("it is down").to_string();
+        assert_eq!(
+            said,
+            "far: the interface is down, and libpcap opens only what is up; set it up (`ip link set far up`)"
+        );
     });
 }
 

@@ -332,6 +332,7 @@ fn open_rings_with(
                 if error.raw_os_error() == Some(libc::EINVAL) && is_of_interface_down(&socket) {
                     CaptureError::InterfaceDown {
                         interface: interface.to_owned(),
+                        why: "this kernel (before Linux 6.13) lets only one worker (WORKERS=1) wait on it",
                     }
                 } else {
                     unsteered("joining the fanout group")(error)

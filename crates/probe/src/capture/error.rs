@@ -153,14 +153,14 @@ pub enum CaptureError {
         /// The interface.
         interface: String,
     },
-    /// Several workers cannot share the frames of an interface that is down: `fanout_add()` of kernels before 6.13 takes
-    /// only sockets that receive.
-    #[error(
-        "{interface}: the interface is down, and this kernel (before Linux 6.13) lets only one worker wait on it; set it up (`ip link set {interface} up`), or set WORKERS=1"
-    )]
+    /// An interface that is down cannot be opened: by libpcap not at all, by several workers not before Linux 6.13, whose
+    /// `fanout_add()` takes only sockets that receive.
+    #[error("{interface}: the interface is down, and {why}; set it up (`ip link set {interface} up`)")]
     InterfaceDown {
         /// The interface.
         interface: String,
+        /// Why that matters.
+        why: &'static str,
     },
     /// The ring cannot be set up, or failed.
     #[error("{interface}: {action} failed: {source}")]

@@ -332,6 +332,7 @@ mod tests {
         let down = move || {
             Err(CaptureError::InterfaceDown {
                 interface: name.to_owned(),
+                why: "this is a test",
             })
         };
         let waiting = Mutex::new(VecDeque::from([None, None, Some(3_usize), None, Some(2)]));

@@ -122,6 +122,10 @@ fn open(interface: &str, options: &RingOptions, libraries: &[PathBuf]) -> Result
             interface: interface.to_owned(),
             available: interfaces().unwrap_or_else(|error| format!("(not known: {error})")),
         },
+        status::INTERFACE_NOT_UP => CaptureError::InterfaceDown {
+            interface: interface.to_owned(),
+            why: "libpcap opens only what is up",
+        },
         _ => failed(interface, "opening it", failure),
     })
 }

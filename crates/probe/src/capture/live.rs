@@ -84,7 +84,11 @@ fn resolve(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<(Mode, 
     let by_packet_socket = |mode| af_packet::link_type(interface).map(|link_type| (mode, link_type));
     match mode {
         Mode::AfPacket | Mode::AfXdp => by_packet_socket(mode),
-        Mode::Pcap => libpcap::link_type(interface, libraries).map(|link_type| (mode, link_type)),
+        Mode::Pcap => match libpcap::link_type(interface, libraries) {
+            // It will be waited for.
+            Err(CaptureError::InterfaceDown { .. }) => by_packet_socket(mode),
+            other => other.map(|link_type| (mode, link_type)),
+        },
         Mode::Auto => match by_packet_socket(Mode::AfPacket) {
             Err(error) if error.is_of_packet_sockets() => match libpcap::link_type(interface, libraries) {
                 Ok(link_type) => Ok((Mode::Pcap, link_type)),
@@ -335,6 +339,7 @@ mod tests {
         // One worker for good would be the wrong answer to an interface that comes up later.
         let down: fn() -> CaptureError = || CaptureError::InterfaceDown {
             interface: "eth0".to_owned(),
+            why: "this is a test",
         };
         assert_eq!(opened(false, 64, Some(down)), None);
     }

@@ -25,6 +25,7 @@ pub(super) mod status {
 
     pub const NO_SUCH_DEVICE: c_int = -5;
     pub const PERMISSION_DENIED: c_int = -8;
+    pub const INTERFACE_NOT_UP: c_int = -9;
     pub const PROMISCUOUS_PERMISSION_DENIED: c_int = -11;
 }
 
@@ -258,6 +259,8 @@ impl Handle {
             (_, true) => meaning,
             // "Generic error": the detail says all.
             ("Generic error" | "Generic warning", false) => detail,
+            // Some say it in the same words.
+            (said, false) if said == detail => detail,
             (_, false) => format!("{meaning}: {detail}"),
         };
         Failure { status, message }
