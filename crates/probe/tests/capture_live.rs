@@ -611,16 +611,19 @@ fn libpcap_waits_for_an_interface_that_is_down() {
             ..RingOptions::default()
         };
         let mut sources = lasting_by(Mode::Pcap, options, 1, Duration::ZERO);
+        let presence = sources[0].presence();
         let mut turns = 0;
         assert!(take_until(&mut sources, |_| {
             turns += 1;
             turns == 10
         }));
+        assert!(!presence.is_whole());
         ip("link set far up");
         assert!(take_until(&mut sources, |counts| {
             send(1, "192.0.2.2:9");
             counts[0] > 0
         }));
+        assert!(presence.is_whole());
     });
 }
 

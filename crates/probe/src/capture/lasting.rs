@@ -1,6 +1,6 @@
 //! An interface that vanishes and comes back: its sources are opened anew, all together, because they share its frames.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +22,20 @@ pub type LiveSource = Box<dyn Source + Send>;
 /// Opens the sources of all workers, with the filter that is given.
 pub type Open = Box<dyn Fn(Option<&Program>) -> Result<Vec<LiveSource>, CaptureError> + Send + Sync>;
 
+/// Tells whether every worker of an interface has a source.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// Workers without one.
+    missing: Arc<AtomicUsize>,
+}
+
+impl Presence {
+    /// Whether none is without: else frames are lost, whatever the interface does.
+    pub fn is_whole(&self) -> bool {
+        self.missing.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// What the sources of an interface have in common.
 struct Shared {
     interface: String,
@@ -29,6 +43,7 @@ struct Shared {
     workers: usize,
     patience: Duration,
     stop: Arc<AtomicBool>,
+    presence: Presence,
     absence: Mutex<Absence>,
 }
 
@@ -41,6 +56,8 @@ struct Absence {
     tried: Option<Instant>,
     /// The interface is there, but down, and cannot be opened so.
     is_down: bool,
+    /// Why it could not be opened though it is there, as it was told last.
+    told: String,
     /// The filter that was asked for last: new sources are opened with it.
     filter: Option<Program>,
     /// New sources that their workers have not fetched yet.
@@ -53,6 +70,18 @@ impl Absence {
         self.since = Some(clock::monotonic());
         if !std::mem::replace(&mut self.is_down, true) {
             tracing::warn!(%error, "waiting for the interface to come up");
+        }
+    }
+
+    /// Why an interface cannot be opened is told once; that it is not there, nobody need be told again.
+    fn note_failure(&mut self, error: &CaptureError) {
+        if matches!(error, CaptureError::NoSuchInterface { .. }) {
+            return;
+        }
+        let said = error.to_string();
+        if self.told != said {
+            tracing::warn!(error = said, "the interface cannot be opened; trying again");
+            self.told = said;
         }
     }
 }
@@ -99,6 +128,9 @@ impl LastingSource {
             workers: sources.len(),
             patience,
             stop: Arc::clone(stop),
+            presence: Presence {
+                missing: Arc::new(AtomicUsize::new(absence.without_source)),
+            },
             absence: Mutex::new(absence),
         });
         let lasting = |(number, source)| Self {
@@ -111,9 +143,15 @@ impl LastingSource {
         Ok(sources.into_iter().enumerate().map(lasting).collect())
     }
 
+    /// Tells, as long as it is asked, whether every worker has a source.
+    pub fn presence(&self) -> Presence {
+        self.shared.presence.clone()
+    }
+
     fn close(&mut self) {
         self.before = Some(self.accounts());
         self.source = None;
+        self.shared.presence.missing.fetch_add(1, Ordering::Relaxed);
         let mut absence = self.shared.absence();
         absence.without_source += 1;
         absence.since.get_or_insert_with(clock::monotonic);
@@ -161,6 +199,7 @@ impl Shared {
                 absence.without_source = 0;
                 absence.since = None;
                 absence.is_down = false;
+                absence.told.clear();
                 tracing::info!(interface = %self.interface, "the interface is back");
                 let source = absence.sources.get_mut(number).and_then(Option::take);
                 Ok(source.map_or(Found::NotYet, Found::Source))
@@ -173,7 +212,7 @@ impl Shared {
                 absence.is_down = false;
                 let away = absence.since.map_or(Duration::ZERO, clock::elapsed);
                 if away < self.patience {
-                    tracing::debug!(%error, "the interface cannot be opened yet");
+                    absence.note_failure(&error);
                     return Ok(Found::NotYet);
                 }
                 Err(match error {
@@ -211,6 +250,7 @@ impl Source for LastingSource {
                 // Another worker may have opened the sources before this one was asked for another filter.
                 source.set_filter(self.filter.as_ref())?;
                 self.source = Some(source);
+                self.shared.presence.missing.fetch_sub(1, Ordering::Relaxed);
             }
             Found::NotYet => thread::sleep(REST),
             Found::Over => return Ok(Next::End),
@@ -363,6 +403,42 @@ mod tests {
         };
         assert!(matches!(error, CaptureError::InterfaceGone { .. }), "{error}");
         assert_eq!(counts, [5, 5]);
+    }
+
+    #[test]
+    fn the_sources_are_whole_when_every_worker_has_one() {
+        let refused = || CaptureError::NotForXdp {
+            interface: "eth0".to_owned(),
+            link_type: 101,
+        };
+        let waiting = Mutex::new(VecDeque::from([Some([1_usize, 1]), None, Some([2, 3])]));
+        let open: Open = Box::new(move |_| {
+            let frames = waiting
+                .lock()
+                .unwrap()
+                .pop_front()
+                .flatten()
+                .ok_or_else(refused)?;
+            let source = |frames| Box::new(Brief { frames, given: false }) as LiveSource;
+            Ok(frames.into_iter().map(source).collect())
+        });
+        let stop = Arc::default();
+        let mut sources = LastingSource::all("eth0", 2, None, &stop, Duration::MAX, open).unwrap();
+        let presence = sources[0].presence();
+        let mut seen = vec![presence.is_whole()];
+        // One block each; the interface is gone; it cannot be opened, then it can; the second fetches its source.
+        for number in [0, 1, 0, 1, 0] {
+            sources[number].next_block(&mut |_| ()).unwrap();
+            seen.push(presence.is_whole());
+        }
+        assert_eq!(seen, [true, true, true, false, false, false]);
+        let [first, second] = &mut *sources else { panic!() };
+        while first.source.is_none() {
+            first.next_block(&mut |_| ()).unwrap();
+            assert!(!presence.is_whole());
+        }
+        second.next_block(&mut |_| ()).unwrap();
+        assert!(presence.is_whole());
     }
 
     #[test]

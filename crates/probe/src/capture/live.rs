@@ -9,7 +9,7 @@ use wire::decode::LinkType;
 
 use super::af_packet::Timestamps;
 use super::cores::{self, Place};
-use super::lasting::{LastingSource, LiveSource, Open};
+use super::lasting::{LastingSource, LiveSource, Open, Presence};
 use super::libpcap::PcapSource;
 use super::{CaptureError, RingOptions, RingSource, af_packet, af_xdp, libpcap};
 
@@ -76,6 +76,13 @@ pub struct Live {
     pub places: Vec<Option<Place>>,
     /// How it is captured from, for people.
     pub description: String,
+}
+
+impl Live {
+    /// Tells whether every worker has a source.
+    pub fn presence(&self) -> Option<Presence> {
+        self.sources.first().map(LastingSource::presence)
+    }
 }
 
 /// Which mode it is, where that was left open: `AF_PACKET`, but for a device that is no network interface libpcap, if it

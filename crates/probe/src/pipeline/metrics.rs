@@ -11,6 +11,7 @@ use super::Books;
 use super::books::accounts;
 use super::config::Configuration;
 use super::degradation::{Change, Suffering};
+use crate::capture::lasting::Presence;
 use crate::clock;
 use crate::deliver::{DeliverState, Pressure};
 use crate::metrics::{
@@ -49,7 +50,7 @@ metrics! {
     /// When the probe was started, in seconds since 1970.
     Gauge StartTime = "start_time_seconds" [],
     /// 1 while frames are taken from the interface or the files; 0 while the probe ends, and while the interface is down or
-    /// gone.
+    /// gone, or cannot be opened.
     Gauge Capturing = "capturing" [],
     /// 1 while the interface is there and receives, 0 while it is gone, down or without carrier. Live only, and without a
     /// sample where the kernel does not tell.
@@ -170,6 +171,8 @@ pub(super) struct Instruments {
     spool: Arc<Spool>,
     pressure: Arc<Pressure<OsDisk>>,
     delivery: OnceLock<Arc<DeliverState>>,
+    /// Of an interface.
+    presence: OnceLock<Presence>,
     capturing: AtomicBool,
     drops: DropRate,
     configuration: Arc<Configuration>,
@@ -207,6 +210,7 @@ impl Instruments {
             spool,
             pressure,
             delivery: OnceLock::new(),
+            presence: OnceLock::new(),
             capturing: AtomicBool::new(false),
             drops: DropRate::default(),
             configuration,
@@ -264,6 +268,11 @@ impl Instruments {
         let _ = self.delivery.set(state);
     }
 
+    pub(super) fn set_presence(&self, presence: Presence) {
+        // Called once, at the start.
+        let _ = self.presence.set(presence);
+    }
+
     /// Whether the delivery thread has ended by a panic.
     pub(super) fn delivery_has_panicked(&self) -> bool {
         self.delivery.get().is_some_and(|state| state.has_panicked())
@@ -279,9 +288,11 @@ impl Instruments {
         self.capturing.store(capturing, Ordering::Release);
     }
 
-    /// Whether frames are taken: not while the interface is known to be away.
+    /// Whether frames are taken: not while the interface is known to be away, nor while a worker has no source.
     pub(super) fn is_capturing(&self) -> bool {
-        self.capturing.load(Ordering::Acquire) && self.books.interface().receives() != Some(false)
+        self.capturing.load(Ordering::Acquire)
+            && self.books.interface().receives() != Some(false)
+            && self.presence.get().is_none_or(Presence::is_whole)
     }
 
     /// Works out the drop rate since the last time. Called once a second by one thread.
@@ -472,6 +483,9 @@ impl DropRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::CaptureError;
+    use crate::capture::lasting::{LastingSource, Open};
+    use crate::pipeline::fixtures::Parts;
 
     #[test]
     fn names_follow_the_rules_of_prometheus() {
@@ -498,6 +512,30 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count, "every name is declared once");
+    }
+
+    #[test]
+    fn a_probe_whose_interface_cannot_be_opened_is_not_capturing() {
+        let parts = Parts::of_workers(1);
+        let instruments = &parts.instruments;
+        instruments.set_capturing(true);
+        assert!(instruments.is_capturing());
+        let open: Open = Box::new(|_| {
+            Err(CaptureError::InterfaceDown {
+                interface: "eth0".to_owned(),
+                why: "this is a test",
+            })
+        });
+        let sources = LastingSource::all("eth0", 1, None, &Arc::default(), Duration::ZERO, open).unwrap();
+        instruments.set_presence(sources[0].presence());
+        assert!(!instruments.is_capturing());
+        let families = instruments.families();
+        let capturing = families
+            .iter()
+            .find(|family| family.metric.name == "dpi_probe_capturing");
+        let shown = &capturing.unwrap().samples[0].value;
+        assert!(matches!(shown, Value::Number(0.0)), "{shown:?}");
+        parts.sealer.finish();
     }
 
     #[test]

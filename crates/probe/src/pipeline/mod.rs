@@ -216,6 +216,7 @@ impl Pipeline {
         // Frames from memory wait in a queue of the size that the bench asks for.
         let queue_can_grow = interface.is_some();
         let mut link = None;
+        let mut presence = None;
         let mut description = None;
         let mut offers = Vec::new();
         let source = match settings.input {
@@ -242,6 +243,7 @@ impl Pipeline {
                     source,
                 })?;
                 link = Some((watch, name));
+                presence = live.presence();
                 description = Some(live.description);
                 let sources = live
                     .sources
@@ -384,6 +386,9 @@ impl Pipeline {
             Arc::clone(&pressure),
             Arc::clone(&configuration),
         ));
+        if let Some(presence) = presence {
+            instruments.set_presence(presence);
+        }
         if let Some(delivery) = &delivery {
             instruments.set_delivery(Arc::clone(delivery.state()));
         }
@@ -499,7 +504,7 @@ impl Pipeline {
     }
 
     /// Whether frames are being taken from the input: false before the start, once the probe ends, and while its interface
-    /// is down or gone.
+    /// is down or gone, or cannot be opened.
     pub fn is_capturing(&self) -> bool {
         self.instruments.is_capturing() && !self.stop.load(Ordering::Relaxed)
     }
