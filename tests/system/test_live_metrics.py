@@ -82,6 +82,18 @@ def test_what_happens_to_the_interface_is_counted_and_signed(tmp_path: Path, sha
     assert total(accounts, "interface_changes", "unknown") == total(accounts, "probe_events_lost") == 0
 
 
+def test_an_interface_is_looked_after_by_whichever_of_its_names_it_was_given(tmp_path: Path, shared_pki: Path) -> None:
+    live = LiveProbe(tmp_path, shared_pki, "-i", "mirror0")
+    live.link.host.ip("link", "property", "add", "dev", live.link.interface, "altname", "mirror0")
+    with live:
+        endpoint = live.endpoint
+        wait_for(lambda: endpoint.value("dpi_probe_interface_up") == 1, "the interface to be told up")
+        live.link.host.ip("link", "set", live.link.interface, "down")
+        wait_for(lambda: endpoint.value("dpi_probe_interface_up") == 0, "the interface to be told down")
+        assert endpoint.request("/readyz")[0] == 503
+        assert total(live.finish(), "interface_changes", "down") == 1
+
+
 def thread_names(process: int) -> Iterator[str]:
     for task in Path(f"/proc/{process}/task").iterdir():
         yield "main" if int(task.name) == process else (task / "comm").read_text().strip()

@@ -88,7 +88,8 @@ fn allowed() -> Vec<usize> {
 impl Machine {
     fn of(interface: &str) -> Self {
         let index = sysfs::index_of(interface);
-        Self::read(Path::new(sysfs::ROOT), interface, index, allowed())
+        let name = sysfs::own_name(interface);
+        Self::read(Path::new(sysfs::ROOT), &name, index, allowed())
     }
 
     /// What sysfs below `root` says. `index`: the interface's, where there is one.

@@ -11,7 +11,7 @@ use super::af_packet::Timestamps;
 use super::cores::{self, Place};
 use super::lasting::{LastingSource, LiveSource, Open, Presence};
 use super::libpcap::PcapSource;
-use super::{CaptureError, RingOptions, RingSource, af_packet, af_xdp, libpcap};
+use super::{CaptureError, RingOptions, RingSource, af_packet, af_xdp, libpcap, sysfs};
 
 /// How frames are taken from an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ fn resolve(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<(Mode, 
 
 /// The link type with which an interface's frames come: what a filter must be compiled for.
 pub fn link_type(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<LinkType, CaptureError> {
-    resolve(interface, mode, libraries).map(|(_, link_type)| link_type)
+    resolve(&sysfs::own_name(interface), mode, libraries).map(|(_, link_type)| link_type)
 }
 
 /// Starts to capture, and goes on whenever the interface has been away.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 /// Where sysfs is.
 pub(super) const ROOT: &str = "/sys";
@@ -11,6 +11,16 @@ pub(super) const ROOT: &str = "/sys";
 /// The index of an interface in the network namespace of this thread.
 pub(super) fn index_of(interface: &str) -> Option<u32> {
     if_nametoindex(interface).ok()
+}
+
+/// The name that the kernel uses for an interface of the network namespace of this thread, of which an alternative name
+/// (`ip link property`) was given perhaps: messages about it and sysfs have its own name only. What is no network interface
+/// keeps its name.
+pub(crate) fn own_name(interface: &str) -> String {
+    index_of(interface)
+        .and_then(|index| if_indextoname(index).ok())
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| interface.to_owned())
 }
 
 /// The directory of an interface of the network namespace of this thread; see [`directory_in`].
@@ -45,5 +55,31 @@ mod tests {
         assert_eq!(directory_in(root.path(), "eth0", 7), Some(directory));
         assert_eq!(directory_in(root.path(), "eth0", 8), None);
         assert_eq!(directory_of("nosuchif0"), None);
+    }
+
+    #[cfg(feature = "root-tests")]
+    #[test]
+    fn an_alternative_name_stands_for_the_interface_s_own() {
+        use nix::sched::{CloneFlags, unshare};
+
+        let ip = |arguments: &str| {
+            let mut ip = std::process::Command::new("ip");
+            assert!(ip.args(arguments.split(' ')).status().unwrap().success());
+        };
+        let test = move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may make a namespace");
+            ip("link add near type veth peer name far");
+            ip("link property add dev far altname mirror0");
+            assert_eq!(own_name("mirror0"), "far");
+        };
+        std::thread::spawn(test)
+            .join()
+            .expect("the test in the namespace");
+    }
+
+    #[test]
+    fn what_is_no_network_interface_keeps_its_name() {
+        assert_eq!(own_name("usbmon0"), "usbmon0");
+        assert_eq!(own_name("lo"), "lo");
     }
 }

@@ -43,7 +43,7 @@ use crate::capture::bpf::Filters;
 use crate::capture::cores::{self, Place};
 use crate::capture::link::LinkWatch;
 use crate::capture::live::{self, Interface};
-use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, Source};
+use crate::capture::{CaptureError, FileSource, MemorySource, RingOptions, Source, sysfs};
 use crate::clock;
 use crate::counters::LedgerEntry;
 use crate::deliver::{Alarm, DeliverError, DeliverSettings, Delivery, Identity, Pressure};
@@ -221,8 +221,16 @@ impl Pipeline {
         let mut offers = Vec::new();
         let source = match settings.input {
             Input::Interface(interface) => {
-                let name = interface.name.clone();
+                let name = sysfs::own_name(&interface.name);
+                if name != interface.name {
+                    tracing::info!(
+                        interface = name,
+                        "{} is an alternative name of it",
+                        interface.name
+                    );
+                }
                 let live = live::open(Interface {
+                    name: name.clone(),
                     options: RingOptions {
                         stop: Arc::clone(&stop),
                         ..interface.options
