@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod namespace;
+mod tap;
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -22,6 +23,7 @@ use probe::capture::{
     CaptureError, Mode, Next, PcapSource, RingOptions, RingSource, Source, Timestamps, af_packet,
 };
 use probe::clock;
+use tap::Tap;
 use wire::decode::{Decoder, LinkType, Transport};
 use wire::flowkey::worker_of;
 
@@ -686,6 +688,77 @@ fn a_stop_ends_libpcap_though_frames_keep_coming() {
             "everything that came before the stop is handed over"
         );
         assert_eq!(source.accounts().lost(), Some(0));
+    });
+}
+
+/// A datagram of the test behind an Ethernet header, and one behind those of radiotap and IEEE 802.11.
+fn frames_of_two_kinds() -> [Vec<u8>; 2] {
+    let ethernet = [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5][..], MARK].concat();
+    let wireless = [&[0, 0, 8, 0, 0, 0, 0, 0, 8, 2, 0, 0][..], &[0; 26], MARK].concat();
+    [ethernet, wireless]
+}
+
+#[test]
+fn an_interface_of_another_hardware_type_is_opened_anew() {
+    in_namespace(|| {
+        let mut tap = Tap::new("far");
+        let [ethernet, wireless] = frames_of_two_kinds();
+        let mut sources = lasting(RingOptions::default(), 1, Duration::from_secs(60));
+        let change = |tap: &Tap, hardware| {
+            ip("link set far down");
+            tap.set_hardware(hardware);
+            ip("link set far up");
+        };
+        // All of it before anybody looks.
+        (0..50).for_each(|_| tap.receive(&ethernet));
+        change(&tap, libc::ARPHRD_IEEE80211_RADIOTAP);
+        (0..40).for_each(|_| tap.receive(&wireless));
+        let mut seen = [0; 2];
+        for turn in 0..500 {
+            if seen[1] > 0 {
+                break;
+            }
+            if turn > 20 {
+                tap.receive(&wireless);
+            }
+            let take = &mut |frames: probe::capture::Frames<'_>| {
+                for (_, header, bytes) in frames.iter().filter(|(.., bytes)| bytes.ends_with(MARK)) {
+                    let expected = if bytes[0] == 0 {
+                        LinkType::IEEE802_11_RADIOTAP
+                    } else {
+                        LinkType::ETHERNET
+                    };
+                    assert_eq!(header.link_type, expected);
+                    seen[usize::from(bytes[0] == 0)] += 1;
+                }
+            };
+            sources[0].next_block(take).expect("it is opened anew");
+        }
+        assert!(seen[0] == 50 && seen[1] > 0, "{seen:?}");
+        let left = sources[0].accounts().left_in_ring;
+        assert!(left >= Some(40), "what the old ring had is counted: {left:?}");
+    });
+}
+
+#[test]
+fn a_filter_is_not_used_for_frames_of_another_hardware_type() {
+    in_namespace(|| {
+        let tap = Tap::new("far");
+        let options = RingOptions {
+            filter: Some(to_port(9, 65_535)),
+            ..RingOptions::default()
+        };
+        let mut sources = lasting(options, 1, Duration::from_secs(600));
+        ip("link set far down");
+        tap.set_hardware(libc::ARPHRD_IEEE80211_RADIOTAP);
+        let error = (0..100).find_map(|_| sources[0].next_block(&mut |_| ()).err());
+        let said = error.expect("an end").to_string();
+        assert!(
+            said.starts_with(
+                "far: the interface's frames have link type LINKTYPE_IEEE802_11_RADIOTAP (127) now"
+            ),
+            "{said}"
+        );
     });
 }
 

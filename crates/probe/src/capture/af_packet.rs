@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use wire::decode::LinkType;
 
-use self::frames::frames_of;
+use self::frames::{Kind, Seen, frames_of};
 use self::ring::{PacketSocket, Ring};
 use super::bpf::Program;
 use super::cores::{self, Place};
@@ -90,6 +90,8 @@ pub struct RingOptions {
     pub timestamps: Timestamps,
     /// Frames to capture, compiled for [`link_type`] of the interface; `None` for all.
     pub filter: Option<Program>,
+    /// The link type that the interface had when filters were compiled for it; `None` where it is sure to have it still.
+    pub filter_link_type: Option<LinkType>,
     /// Once set, the source hands over what the ring holds and ends.
     pub stop: Arc<AtomicBool>,
 }
@@ -102,8 +104,28 @@ impl Default for RingOptions {
             promiscuous: true,
             timestamps: Timestamps::Kernel,
             filter: None,
+            filter_link_type: None,
             stop: Arc::default(),
         }
+    }
+}
+
+/// Refuses a filter that was compiled for frames of another link type: it would look at the wrong bytes.
+pub(super) fn check_filter(
+    interface: &str,
+    filter: Option<&Program>,
+    compiled_for: Option<LinkType>,
+    link_type: LinkType,
+) -> Result<(), CaptureError> {
+    match compiled_for {
+        Some(compiled_for) if filter.is_some() && compiled_for != link_type => {
+            Err(CaptureError::FilterOfOtherLinkType {
+                interface: interface.to_owned(),
+                link_type,
+                compiled_for,
+            })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -113,15 +135,19 @@ pub struct RingSource {
     socket: PacketSocket,
     ring: Ring,
     next: usize,
-    link_type: LinkType,
+    kind: Kind,
     headers: Vec<FrameHeader>,
     accounts: Accounts,
     snaplen: u32,
+    /// See [`RingOptions::filter_link_type`].
+    filter_link_type: Option<LinkType>,
     stop: Arc<AtomicBool>,
     /// Frames that the kernel has put into the ring.
     received: u64,
     draining: bool,
-    /// The interface is gone.
+    /// The hardware type that the interface has instead of the one at the start: its frames are other ones.
+    other_hardware: Option<u16>,
+    /// The interface is gone, or another.
     gone: bool,
     /// When it was first seen that nothing more is received and the ring has nothing to hand over.
     silent: Option<Instant>,
@@ -143,6 +169,9 @@ fn link_of(hardware: u16) -> (LinkType, bool) {
     }
 }
 
+/// What the kernel says of the hardware type of an interface that is being removed; `ARPHRD_NETROM` too.
+const UNKNOWN_HARDWARE: u16 = 0;
+
 /// A socket for an interface, not yet receiving, with the interface's index and hardware type.
 fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureError> {
     let failed = |action: &'static str| {
@@ -152,10 +181,11 @@ fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureErr
             source,
         }
     };
-    let index = ring::interface_index(interface).ok_or_else(|| CaptureError::NoSuchInterface {
+    let is_not_there = || CaptureError::NoSuchInterface {
         interface: interface.to_owned(),
         available: interfaces().unwrap_or_else(|error| format!("(not known: {error})")),
-    })?;
+    };
+    let index = ring::interface_index(interface).ok_or_else(is_not_there)?;
     let socket = PacketSocket::open(false).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => CaptureError::CapturePermission {
             interface: interface.to_owned(),
@@ -167,6 +197,9 @@ fn probe(interface: &str) -> Result<(PacketSocket, libc::c_int, u16), CaptureErr
         .bind(index, 0)
         .map_err(failed("looking at the interface"))?;
     let (_, hardware) = socket.bound_to().map_err(failed("looking at the interface"))?;
+    if hardware == UNKNOWN_HARDWARE && ring::interface_index(interface) != Some(index) {
+        return Err(is_not_there());
+    }
     Ok((socket, index, hardware))
 }
 
@@ -281,6 +314,12 @@ fn open_rings_with(
     }
     let (_, index, hardware) = probe(interface)?;
     let (link_type, cooked) = link_of(hardware);
+    check_filter(
+        interface,
+        options.filter.as_ref(),
+        options.filter_link_type,
+        link_type,
+    )?;
     let is_loopback = hardware == libc::ARPHRD_LOOPBACK;
     let program = if places.len() > 1 {
         Some(steering_program(interface, hardware, places.len())?)
@@ -355,7 +394,7 @@ fn open_rings_with(
             socket,
             ring,
             next: 0,
-            link_type,
+            kind: Kind { hardware, link_type },
             headers: Vec::new(),
             accounts: Accounts {
                 way: Some(Way::AfPacket),
@@ -367,9 +406,11 @@ fn open_rings_with(
                 ..Accounts::default()
             },
             snaplen: options.snaplen,
+            filter_link_type: options.filter_link_type,
             stop: Arc::clone(&options.stop),
             received: 0,
             draining: false,
+            other_hardware: None,
             gone: false,
             silent: None,
             drain: DRAIN,
@@ -462,7 +503,7 @@ impl RingSource {
 
     /// The link type of the frames.
     pub fn link_type(&self) -> LinkType {
-        self.link_type
+        self.kind.link_type
     }
 
     /// How many bytes of memory the ring has.
@@ -480,12 +521,12 @@ impl RingSource {
 
     /// Hands over the next block if the kernel has filled it.
     fn hand_over(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> bool {
-        let (headers, link_type) = (&mut self.headers, self.link_type);
-        let mut hardware = 0;
+        let (headers, kind) = (&mut self.headers, self.kind);
+        let mut seen = Seen::default();
         let first_number = self.accounts.frames_delivered + 1;
         let taken = self.ring.with_block(self.next, |bytes| {
             headers.clear();
-            let whole = frames_of(bytes, link_type, headers, &mut hardware).is_some();
+            let whole = frames_of(bytes, kind, headers, &mut seen).is_some();
             if !headers.is_empty() {
                 take(Frames {
                     bytes,
@@ -500,14 +541,15 @@ impl RingSource {
         };
         if let Some([by_card, by_kernel, _]) = &mut self.accounts.stamped {
             if *by_card == 0
-                && hardware > 0
+                && seen.by_card > 0
                 && let Some(card) = last_by_card(&self.headers)
             {
                 compare_clocks(&self.interface, card);
             }
-            *by_card += hardware;
-            *by_kernel += count - hardware;
+            *by_card += seen.by_card;
+            *by_kernel += count - seen.by_card;
         }
+        self.other_hardware = self.other_hardware.or(seen.other_hardware);
         if !whole {
             self.accounts.damaged_blocks = self.accounts.damaged_blocks.map(|blocks| blocks + 1);
         }
@@ -516,8 +558,9 @@ impl RingSource {
         true
     }
 
-    /// An interface that went down comes back, one that was removed does not. `failed`: the socket reports an error.
-    fn look_at_state(&self, failed: bool) -> Result<(), CaptureError> {
+    /// An interface that went down comes back; one that was removed, or is of another hardware type, must be opened anew.
+    /// `failed`: the socket reports an error.
+    fn look_at_state(&mut self, failed: bool) -> Result<(), CaptureError> {
         let error = if failed {
             self.socket
                 .take_error()
@@ -525,11 +568,14 @@ impl RingSource {
         } else {
             None
         };
-        let (index, _) = self
+        let (index, hardware) = self
             .socket
             .bound_to()
             .map_err(|source| self.failed("looking at the interface", source))?;
-        if index <= 0 {
+        if index > 0 && ![UNKNOWN_HARDWARE, self.kind.hardware].contains(&hardware) {
+            self.other_hardware.get_or_insert(hardware);
+        }
+        if index <= 0 || self.other_hardware.is_some() {
             return Err(CaptureError::InterfaceGone {
                 interface: self.interface.clone(),
             });
@@ -590,7 +636,7 @@ impl RingSource {
     }
 
     fn next(&mut self, take: &mut dyn FnMut(Frames<'_>)) -> Result<Next, CaptureError> {
-        if !self.draining && self.stop.load(Ordering::Relaxed) {
+        if !self.draining && (self.stop.load(Ordering::Relaxed) || self.other_hardware.is_some()) {
             self.start_draining()?;
         }
         if self.hand_over(take) {
@@ -616,6 +662,14 @@ impl RingSource {
             if !self.gone || !self.is_drained() {
                 self.gone = true;
                 return Ok(Next::Idle);
+            }
+            if let Some(now) = self.other_hardware {
+                tracing::warn!(
+                    interface = %self.interface,
+                    before = self.kind.hardware,
+                    now,
+                    "the interface has another hardware type (linux/if_arp.h): it is opened anew"
+                );
             }
         }
         state?;
@@ -644,6 +698,12 @@ impl Source for RingSource {
     }
 
     fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        check_filter(
+            &self.interface,
+            filter,
+            self.filter_link_type,
+            self.kind.link_type,
+        )?;
         if self.draining {
             // Nothing more is received, and that is how it stays.
             return Ok(());

@@ -162,6 +162,18 @@ pub enum CaptureError {
         /// Why that matters.
         why: &'static str,
     },
+    /// The filter cannot be used for the frames that the interface has now.
+    #[error(
+        "{interface}: the interface's frames have link type {link_type} now, and the filter was compiled for {compiled_for}; start the probe again"
+    )]
+    FilterOfOtherLinkType {
+        /// The interface.
+        interface: String,
+        /// What its frames have now.
+        link_type: LinkType,
+        /// What they had when the filter was compiled.
+        compiled_for: LinkType,
+    },
     /// The ring cannot be set up, or failed.
     #[error("{interface}: {action} failed: {source}")]
     Ring {

@@ -208,6 +208,8 @@ impl Shared {
                 absence.note_down(&error);
                 Ok(Found::NotYet)
             }
+            // That does not change by itself.
+            Err(error @ CaptureError::FilterOfOtherLinkType { .. }) => Err(error),
             Err(error) => {
                 absence.is_down = false;
                 let away = absence.since.map_or(Duration::ZERO, clock::elapsed);
@@ -439,6 +441,28 @@ mod tests {
         }
         second.next_block(&mut |_| ()).unwrap();
         assert!(presence.is_whole());
+    }
+
+    #[test]
+    fn a_filter_that_does_not_fit_the_interface_any_more_ends_the_capture_at_once() {
+        let waiting = Mutex::new(VecDeque::from([1_usize]));
+        let open: Open = Box::new(move |_| {
+            let frames = waiting.lock().unwrap().pop_front();
+            let frames = frames.ok_or_else(|| CaptureError::FilterOfOtherLinkType {
+                interface: "eth0".to_owned(),
+                link_type: LinkType::IEEE802_11_RADIOTAP,
+                compiled_for: LinkType::ETHERNET,
+            })?;
+            Ok(vec![Box::new(Brief { frames, given: false })])
+        });
+        let stop = Arc::default();
+        let mut sources = LastingSource::all("eth0", 1, None, &stop, Duration::MAX, open).unwrap();
+        let error = (0..3).find_map(|_| sources[0].next_block(&mut |_| ()).err());
+        let said = error.expect("an end").to_string();
+        assert!(
+            said.contains("have link type LINKTYPE_IEEE802_11_RADIOTAP (127) now"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use wire::decode::LinkType;
 
 use self::library::{Failure, Handle, Library, Wishes, status};
-use super::af_packet::{interfaces, this_program};
+use super::af_packet::{check_filter, interfaces, this_program};
 use super::bpf::Program;
 use super::{
     Accounts, BLOCK_BYTES, CaptureError, FrameClock, FrameHeader, MAX_FRAME_BYTES, Next, OwnedFrames,
@@ -47,6 +47,8 @@ pub struct PcapSource {
     index: Option<u32>,
     handle: Handle,
     link_type: LinkType,
+    /// See [`RingOptions::filter_link_type`].
+    filter_link_type: Option<LinkType>,
     block: OwnedFrames,
     accounts: Accounts,
     /// The library's own count when it was last asked.
@@ -176,7 +178,10 @@ impl PcapSource {
     /// Starts to capture. `libraries`: names and paths of libpcap, of which the first that can be loaded is used.
     pub fn open(interface: &str, options: &RingOptions, libraries: &[PathBuf]) -> Result<Self, CaptureError> {
         let mut handle = open(interface, options, libraries)?;
-        if let Some(filter) = &options.filter {
+        let link_type = link_type_of(handle.link_type());
+        let filter = options.filter.as_ref();
+        check_filter(interface, filter, options.filter_link_type, link_type)?;
+        if let Some(filter) = filter {
             handle
                 .set_filter(filter)
                 .map_err(|failure| failed(interface, "attaching the filter", failure))?;
@@ -184,7 +189,8 @@ impl PcapSource {
         Ok(Self {
             interface: interface.to_owned(),
             index: index_of(interface),
-            link_type: link_type_of(handle.link_type()),
+            link_type,
+            filter_link_type: options.filter_link_type,
             handle,
             block: OwnedFrames::default(),
             accounts: Accounts {
@@ -339,6 +345,7 @@ impl Source for PcapSource {
     }
 
     fn set_filter(&mut self, filter: Option<&Program>) -> Result<(), CaptureError> {
+        check_filter(&self.interface, filter, self.filter_link_type, self.link_type)?;
         let all = Program::accept_all(self.snaplen);
         self.handle
             .set_filter(filter.unwrap_or(&all))

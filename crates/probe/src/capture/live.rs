@@ -114,9 +114,10 @@ pub fn link_type(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<L
     resolve(&sysfs::own_name(interface), mode, libraries).map(|(_, link_type)| link_type)
 }
 
-/// Starts to capture, and goes on whenever the interface has been away.
-pub fn open(interface: Interface) -> Result<Live, CaptureError> {
-    let (mode, _) = resolve(&interface.name, interface.mode, &interface.libpcap)?;
+/// Starts to capture, and goes on whenever the interface has been away. Its name is its own, not an alternative one.
+pub fn open(mut interface: Interface) -> Result<Live, CaptureError> {
+    let (mode, link_type) = resolve(&interface.name, interface.mode, &interface.libpcap)?;
+    interface.options.filter_link_type = Some(link_type);
     if (interface.mode, mode) == (Mode::Auto, Mode::Pcap) {
         tracing::info!(
             interface = interface.name,

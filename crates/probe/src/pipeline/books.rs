@@ -45,7 +45,7 @@ const SOURCE: [Account; 10] = [
     },
     Account {
         reason: "left_in_ring",
-        reason_doc: "AF_PACKET: the frame was in the ring, but it was not handed over before the capture ended or the interface was gone, or stood in a damaged block.",
+        reason_doc: "AF_PACKET: the frame was in the ring, but it was not handed over before the capture ended or the interface was gone or changed its hardware type, or stood in a damaged block.",
         ..account(
             "source_frames_dropped",
             Kind::Counter,

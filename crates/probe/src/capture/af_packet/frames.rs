@@ -20,6 +20,8 @@ mod field {
     /// Where the bytes start, from the frame's header.
     pub(super) const MAC_OFFSET: usize = 24;
     pub(super) const VLAN_TCI: usize = 32;
+    /// `sll_hatype` of the `struct sockaddr_ll` behind the header.
+    pub(super) const HARDWARE: usize = 56;
 }
 
 /// Size of `struct tpacket3_hdr`: no two frames are closer to each other.
@@ -42,20 +44,42 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 /// `TP_STATUS_TS_RAW_HARDWARE`: the card's clock stamped the frame.
 const STAMPED_BY_HARDWARE: u32 = 1 << 31;
 
-/// Lists the frames of a block and adds those that the card stamped to `hardware`; `None` where the block contradicts
-/// itself, after the frames before that. However many frames the block claims to have, each is listed once.
+/// What an interface's frames are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    /// Its hardware type (ARPHRD).
+    pub(super) hardware: u16,
+    /// The link type that stands for it.
+    pub(super) link_type: LinkType,
+}
+
+/// What was seen in a block beside its frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Frames that the card stamped.
+    pub(super) by_card: u64,
+    /// The hardware type that the interface has changed to: the frames from there on are of another kind, and not listed.
+    pub(super) other_hardware: Option<u16>,
+}
+
+/// Lists the frames of a block; `None` where the block contradicts itself, after the frames before that. However many
+/// frames the block claims to have, each is listed once.
 pub(super) fn frames_of(
     block: &[u8],
-    link_type: LinkType,
+    kind: Kind,
     headers: &mut Vec<FrameHeader>,
-    hardware: &mut u64,
+    seen: &mut Seen,
 ) -> Option<()> {
     let count = u32_at(block, field::FRAME_COUNT)?;
     let mut at = u32_at(block, field::FIRST_FRAME)?;
     for left in (0..count).rev() {
-        let (header, next) = frame_at(block, at, link_type)?;
+        let (header, hardware, next) = frame_at(block, at, kind.link_type)?;
+        if hardware != kind.hardware {
+            seen.other_hardware = Some(hardware);
+            return Some(());
+        }
         headers.push(header);
-        *hardware += u64::from(header.clock == Some(FrameClock::Hardware));
+        seen.by_card += u64::from(header.clock == Some(FrameClock::Hardware));
         // The kernel gives no distance behind the last frame.
         if left > 0 {
             let end = header.offset.checked_add(header.captured_length)?;
@@ -69,8 +93,8 @@ pub(super) fn frames_of(
     Some(())
 }
 
-/// The frame at `at`, and the distance to the next one.
-fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u32)> {
+/// The frame at `at`, the hardware type of the interface when it came, and the distance to the next one.
+fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, u16, u32)> {
     let frame = block.get(at as usize..)?;
     let status = u32_at(frame, field::STATUS)?;
     let stripped_vlan = if status & libc::TP_STATUS_VLAN_VALID == 0 {
@@ -102,7 +126,8 @@ fn frame_at(block: &[u8], at: u32, link_type: LinkType) -> Option<(FrameHeader, 
     if end > block.len() {
         return None;
     }
-    Some((header, u32_at(frame, field::NEXT_OFFSET)?))
+    let hardware = u16_at(frame, field::HARDWARE)?;
+    Some((header, hardware, u32_at(frame, field::NEXT_OFFSET)?))
 }
 
 #[cfg(test)]
@@ -111,6 +136,11 @@ mod tests {
 
     use super::*;
     use crate::capture::Frames;
+
+    const ETHERNET: Kind = Kind {
+        hardware: libc::ARPHRD_ETHER,
+        link_type: LinkType::ETHERNET,
+    };
 
     /// A block with `frames` as the kernel lays it out: block header, then for each a header of 48 bytes, the address
     /// structure of 20 and padding, and the bytes.
@@ -128,7 +158,9 @@ mod tests {
             block.extend(96_u16.to_ne_bytes());
             block.extend([0; 4]);
             block.extend(vlan.to_ne_bytes());
-            block.extend([0; 46]);
+            block.extend([0; 20]);
+            block.extend(libc::ARPHRD_ETHER.to_ne_bytes());
+            block.extend([0; 24]);
             block.extend(*bytes);
         }
         block
@@ -138,12 +170,13 @@ mod tests {
     fn lists_frames_with_time_lengths_and_the_stripped_tag() {
         let tagged = libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_CSUMNOTREADY;
         let block = block_of(&[(b"first", tagged, 0x2007), (b"second", STAMPED_BY_HARDWARE, 0)]);
-        let (mut headers, mut hardware) = (Vec::new(), 0);
-        assert_eq!(
-            frames_of(&block, LinkType::ETHERNET, &mut headers, &mut hardware),
-            Some(())
-        );
-        assert_eq!(hardware, 1);
+        let (mut headers, mut seen) = (Vec::new(), Seen::default());
+        assert_eq!(frames_of(&block, ETHERNET, &mut headers, &mut seen), Some(()));
+        let expected = Seen {
+            by_card: 1,
+            other_hardware: None,
+        };
+        assert_eq!(seen, expected);
         let first = FrameHeader {
             time: 7_000_000_009,
             offset: 130,
@@ -167,15 +200,26 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_another_hardware_type_are_not_taken_for_the_interface_s_first() {
+        let mut block = block_of(&[(b"first", 0, 0), (b"second", 0, 0), (b"third", 0, 0)]);
+        let at = 48 + 82 + b"first".len() + 56;
+        block[at..at + 2].copy_from_slice(&libc::ARPHRD_IEEE80211_RADIOTAP.to_ne_bytes());
+        let (mut headers, mut seen) = (Vec::new(), Seen::default());
+        assert_eq!(frames_of(&block, ETHERNET, &mut headers, &mut seen), Some(()));
+        assert_eq!(headers.len(), 1);
+        assert_eq!(seen.other_hardware, Some(libc::ARPHRD_IEEE80211_RADIOTAP));
+    }
+
+    #[test]
     fn a_block_that_ends_early_keeps_the_frames_before() {
         let block = block_of(&[(b"first", 0, 0), (b"second", 0, 0)]);
         let mut headers = Vec::new();
         assert_eq!(
             frames_of(
                 &block[..block.len() - 1],
-                LinkType::ETHERNET,
+                ETHERNET,
                 &mut headers,
-                &mut 0
+                &mut Seen::default()
             ),
             None
         );
@@ -190,7 +234,10 @@ mod tests {
             block[12..16].copy_from_slice(&1_000_u32.to_ne_bytes());
             block[48..52].copy_from_slice(&distance.to_ne_bytes());
             let mut headers = Vec::new();
-            assert_eq!(frames_of(&block, LinkType::ETHERNET, &mut headers, &mut 0), None);
+            assert_eq!(
+                frames_of(&block, ETHERNET, &mut headers, &mut Seen::default()),
+                None
+            );
             assert_eq!(headers.len(), 1, "{distance}");
         }
     }
@@ -245,12 +292,14 @@ mod tests {
         #[test]
         fn any_block_is_read_within_its_bounds_and_each_frame_once(block in damaged_block()) {
             let mut headers = Vec::new();
-            let whole = frames_of(&block, LinkType::ETHERNET, &mut headers, &mut 0);
+            let mut seen = Seen::default();
+            let whole = frames_of(&block, ETHERNET, &mut headers, &mut seen);
             for header in &headers {
                 prop_assert!(header.offset as usize + header.captured_length as usize <= block.len());
             }
             prop_assert!(headers.len() <= block.len().div_ceil(HEADER_BYTES as usize));
-            prop_assert!(whole.is_none() || headers.len() as u32 == u32_at(&block, 12).unwrap_or(0));
+            let all = seen.other_hardware.is_some() || headers.len() as u32 == u32_at(&block, 12).unwrap_or(0);
+            prop_assert!(whole.is_none() || all);
         }
     }
 }
