@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import resource
 from collections import Counter
 from typing import TYPE_CHECKING, cast
@@ -35,6 +36,8 @@ HANDSHAKE_SECONDS = 10.0
 BACKLOG = 128
 # After an accept that failed, as for want of descriptors, none is tried for so long.
 ACCEPT_PAUSE_SECONDS = 0.5
+# Why is said at most so often.
+SAY_AGAIN_SECONDS = 60.0
 # For handshakes that go on, the archive, the catalog, the link to the database and the operators' door.
 _RESERVED_DESCRIPTORS = 64
 _LEAST_SHARE = 16
@@ -100,7 +103,7 @@ class Handshakes:
         self._metrics = metrics
         # The oldest first.
         self._running: dict[asyncio.Task[None], None] = {}
-        self._is_failing = False
+        self._said = -math.inf
         self._accepting = [asyncio.ensure_future(self._accept(listening)) for listening in sockets]
 
     async def close(self) -> None:
@@ -121,13 +124,12 @@ class Handshakes:
                 # The peer has gone already.
                 continue
             except OSError as error:
-                if not self._is_failing:
+                if loop.time() - self._said >= SAY_AGAIN_SECONDS:
                     logger.error("connections cannot be accepted: %s; tried again", error.strerror or error)
-                self._is_failing = True
+                    self._said = loop.time()
                 self._metrics.connections_refused.labels("accept").inc()
                 await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
                 continue
-            self._is_failing = False
             # An accept that need not wait does not let others run by itself.
             await asyncio.sleep(0)
             if len(self._running) >= handshakes_at_once(_descriptors()):

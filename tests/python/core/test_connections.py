@@ -163,6 +163,7 @@ def test_peers_that_never_finish_a_handshake_keep_nobody_out(make_core: Callable
 def test_a_core_out_of_descriptors_says_so_once_and_goes_on(make_core: Callable[..., Core], probe: Probe) -> None:
     core = make_core()
     assert core.process is not None
+    core.indexed()
     pid = core.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())), before[1]))
