@@ -218,7 +218,7 @@ class Flows:
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The flows as an Arrow C stream interface capsule."""
-        return self._reader().__arrow_c_stream__(requested_schema)
+        return self._reader().arrow_stream_of_others()
 
     def to_arrow(self) -> pa.Table:
         """All flows as a pyarrow Table (needs the extra `arrow`).
@@ -380,11 +380,10 @@ def refuse_overwrite(target: str | os.PathLike[str], paths: Iterable[str | os.Pa
 
 def _is_same(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> bool:
     try:
-        if os.fspath(path) != "-":
-            return Path(path).samefile(target)
+        written = Path(target).stat()
+        given = os.fstat(0) if os.fspath(path) == "-" else Path(path).stat()
         # A terminal, a pipe or a device is not lost by being written to.
-        given = os.fstat(0)
-        return stat.S_ISREG(given.st_mode) and os.path.samestat(given, Path(target).stat())
+        return stat.S_ISREG(written.st_mode) and os.path.samestat(given, written)
     except OSError:
         # One of them is not there.
         return False

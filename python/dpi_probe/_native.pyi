@@ -73,6 +73,9 @@ class FlowReader:
         """Write all flows to a path, or to standard output; their number, or None if nobody reads standard output."""
     def __arrow_c_schema__(self) -> object:
         """The schema as an Arrow C data interface capsule."""
+    def arrow_stream_of_others(self) -> object:
+        """The same for a consumer that does not ask `check`: a Ctrl-C is raised by itself."""
+
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The batches as an Arrow C stream interface capsule."""
     def drain(self) -> int:

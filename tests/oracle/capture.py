@@ -125,8 +125,8 @@ class _Pcap:
         following = behind + captured
         if following + 16 > len(self.data):
             return True
-        next_time_ns, _, _ = self.record(following)
-        return self._sane(following) and next_time_ns >= time_ns - _DAY
+        _, next_captured, next_wire = self.record(following)
+        return next_captured <= _MAX_FRAME and next_wire < _MAX_WIRE
 
     def search(self, position: int, last: int | None) -> int | None:
         """The next record behind damage: one that looks like one and is followed by another, or by the end."""
@@ -141,14 +141,15 @@ class _Pcap:
                 return start
         return None
 
-    def _sane(self, position: int) -> bool:
-        _, captured, wire = self.record(position)
-        _, fraction = struct.unpack_from(self.order + "II", self.data, position)
-        return 0 < captured <= _MAX_FRAME and wire < _MAX_WIRE and fraction * self.factor < _SECOND
-
     def _plausible(self, position: int, near: int | None) -> bool:
         time_ns, captured, wire = self.record(position)
-        return self._sane(position) and captured <= wire and (near is None or abs(time_ns - near) <= _DAY)
+        _, fraction = struct.unpack_from(self.order + "II", self.data, position)
+        return (
+            0 < captured <= _MAX_FRAME
+            and captured <= wire < _MAX_WIRE
+            and fraction * self.factor < _SECOND
+            and (near is None or abs(time_ns - near) <= _DAY)
+        )
 
 
 def _pcapng(data: bytes) -> Iterator[tuple[int, int, bytes, int]]:

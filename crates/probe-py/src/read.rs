@@ -266,7 +266,7 @@ impl FlowReader {
     }
 
     /// The batches as an Arrow C stream interface capsule. A requested schema is not converted to: the interface leaves
-    /// that to the consumer.
+    /// that to the consumer. After an error `check` is to be asked, which raises a Ctrl-C too.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_stream__<'py>(
         &self,
@@ -274,18 +274,12 @@ impl FlowReader {
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
         drop(requested_schema);
-        let reading = self.reading()?;
-        *lock(&self.state) = State::Taken;
-        let stream = Stream {
-            reading,
-            schema: Arc::clone(&self.schema),
-            raised: Arc::clone(&self.raised),
-        };
-        PyCapsule::new_with_value(
-            py,
-            FFI_ArrowArrayStream::new(Box::new(stream)),
-            c"arrow_array_stream",
-        )
+        self.stream(py, false)
+    }
+
+    /// The same for a consumer that does not ask `check`: a Ctrl-C is raised by itself.
+    fn arrow_stream_of_others<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        self.stream(py, true)
     }
 
     /// Raises what stopped the reading before its end, if anything did.
@@ -356,6 +350,22 @@ fn unwritten(error: &WriteError) -> PyResult<Option<u64>> {
 }
 
 impl FlowReader {
+    fn stream<'py>(&self, py: Python<'py>, raises_again: bool) -> PyResult<Bound<'py, PyCapsule>> {
+        let reading = self.reading()?;
+        *lock(&self.state) = State::Taken;
+        let stream = Stream {
+            reading,
+            schema: Arc::clone(&self.schema),
+            raised: Arc::clone(&self.raised),
+            raises_again,
+        };
+        PyCapsule::new_with_value(
+            py,
+            FFI_ArrowArrayStream::new(Box::new(stream)),
+            c"arrow_array_stream",
+        )
+    }
+
     /// The running reading, started if need be.
     fn reading(&self) -> PyResult<Arc<Reading>> {
         let mut state = lock(&self.state);
@@ -397,6 +407,8 @@ struct Stream {
     reading: Arc<Reading>,
     schema: SchemaRef,
     raised: Arc<Mutex<Option<PyErr>>>,
+    /// Whether nobody asks for `raised`.
+    raises_again: bool,
 }
 
 impl Iterator for Stream {
@@ -409,7 +421,9 @@ impl Iterator for Stream {
             Ok(None) => self.reading.shared().failure().and_then(stopped),
             Err(raised) => {
                 self.reading.shared().cancel();
-                Python::attach(|py| raise_again(py, &raised));
+                if self.raises_again {
+                    Python::attach(|py| raise_again(py, &raised));
+                }
                 *lock(&self.raised) = Some(raised);
                 stopped("interrupted".to_owned())
             }
@@ -417,14 +431,21 @@ impl Iterator for Stream {
     }
 }
 
-/// Ctrl-C was taken by this stream, whose consumer raises an error of its own that programs catch: it comes again, when
-/// Python has the word.
+/// Ctrl-C was taken by a stream whose consumer raises an error of its own, which programs catch: it is raised in this thread
+/// once Python has the word. Not as a signal, whose handler was called already.
 fn raise_again(py: Python<'_>, raised: &PyErr) {
-    if raised.is_instance_of::<PyKeyboardInterrupt>(py)
-        && let Err(error) = py
-            .import("_thread")
-            .and_then(|thread| thread.call_method0("interrupt_main"))
-    {
+    if !raised.is_instance_of::<PyKeyboardInterrupt>(py) {
+        return;
+    }
+    let raise = || {
+        let ctypes = py.import("ctypes")?;
+        let thread = py.import("threading")?.call_method0("get_ident")?;
+        let thread = ctypes.call_method1("c_ulong", (thread,))?;
+        let interrupt = ctypes.call_method1("py_object", (py.get_type::<PyKeyboardInterrupt>(),))?;
+        let python = ctypes.getattr("pythonapi")?;
+        python.call_method1("PyThreadState_SetAsyncExc", (thread, interrupt))
+    };
+    if let Err(error) = raise() {
         error.write_unraisable(py, None);
     }
 }

@@ -886,6 +886,42 @@ fn programs_that_write_more_bytes_than_a_frame_had_are_read() {
     let (frames, errors) = read(&bytes[..bytes.len() - 64 - 9]);
     assert_eq!(frames, complete[..4]);
     assert!(errors.len() == 1 && errors[0].contains("cut short"), "{errors:?}");
+    // One of days before the others, one with too many microseconds, one without bytes.
+    let odd: [(u32, u32, &[u8]); 3] = [
+        (1_500_000_000, 0, &[9; 64]),
+        (1_600_000_001, 1_000_001, &[9; 64]),
+        (1_600_000_001, 0, &[]),
+    ];
+    for (seconds, fraction, data) in odd {
+        let mut bytes = pcap_header(Order::Little, MICROSECONDS, 1);
+        for n in 0..6 {
+            if n == 3 {
+                bytes.extend(record(
+                    Order::Little,
+                    seconds,
+                    fraction,
+                    60 * u32::from(!data.is_empty()),
+                    &[],
+                    data,
+                ));
+            } else {
+                bytes.extend(record(
+                    Order::Little,
+                    1_600_000_000 + n,
+                    n,
+                    60,
+                    &[],
+                    &[n as u8; 64],
+                ));
+            }
+        }
+        let (frames, errors) = read(&bytes);
+        assert_eq!(
+            (frames.len(), errors.len()),
+            (6, 0),
+            "{seconds} {fraction}: {errors:?}"
+        );
+    }
 }
 
 fn patch(bytes: &[u8], at: usize, with: &[u8]) -> Vec<u8> {

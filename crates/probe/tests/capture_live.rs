@@ -660,7 +660,9 @@ fn a_stop_ends_libpcap_though_frames_keep_coming() {
                 // Bounded, so that a failure is not waited for.
                 let began = clock::monotonic();
                 while !ended.load(Ordering::Relaxed) && clock::elapsed(began) < Duration::from_secs(20) {
-                    send(100, "192.0.2.2:9");
+                    // More than is taken below, and not more than is taken in the time that a stop has.
+                    send(50, "192.0.2.2:9");
+                    thread::sleep(Duration::from_millis(1));
                 }
             });
             let mut began = None;

@@ -33,6 +33,8 @@ KEEP_ALIVE_SECONDS = 120.0
 # The peer's word at the end of a connection is waited for as long.
 SHUTDOWN_SECONDS = 5.0
 HANDSHAKE_SECONDS = 10.0
+# A handshake that is younger is not ended: it may be a probe's, of many that come back together.
+LEAST_HANDSHAKE_SECONDS = 0.5
 BACKLOG = 128
 # After an accept that failed, as for want of descriptors, none is tried for so long.
 ACCEPT_PAUSE_SECONDS = 0.5
@@ -85,7 +87,8 @@ async def listen(host: str, port: int) -> list[socket.socket]:
 class Handshakes:
     """Accepts connections and does their handshakes, a bounded number at a time.
 
-    Where there are more, the oldest goes: a probe is done in no time, while a peer that says nothing never is.
+    Where there are more, the oldest goes once it has had a while: a probe is done in no time, while a peer that says
+    nothing never is.
     asyncio's own server has no bound, and writes a traceback for each accept that fails.
     """
 
@@ -101,8 +104,8 @@ class Handshakes:
         self._protocol = protocol
         self._tls = tls
         self._metrics = metrics
-        # The oldest first.
-        self._running: dict[asyncio.Task[None], None] = {}
+        # When each began, the oldest first.
+        self._running: dict[asyncio.Task[None], float] = {}
         self._said = -math.inf
         self._accepting = [asyncio.ensure_future(self._accept(listening)) for listening in sockets]
 
@@ -132,15 +135,26 @@ class Handshakes:
                 continue
             # An accept that need not wait does not let others run by itself.
             await asyncio.sleep(0)
-            if len(self._running) >= handshakes_at_once(_descriptors()):
-                self._metrics.connections_refused.labels("handshake").inc()
-                oldest = next(iter(self._running))
-                oldest.cancel()
-                # It is as good as gone, and not to be chosen again.
-                del self._running[oldest]
+            await self._make_room()
             task = loop.create_task(self._shake_hands(connection))
-            self._running[task] = None
+            self._running[task] = loop.time()
             task.add_done_callback(lambda done: self._running.pop(done, None))
+
+    async def _make_room(self) -> None:
+        """Wait until another handshake may begin: what comes meanwhile is kept by the kernel."""
+        loop = asyncio.get_running_loop()
+        while len(self._running) >= handshakes_at_once(_descriptors()):
+            oldest, began = next(iter(self._running.items()))
+            left = began + LEAST_HANDSHAKE_SECONDS - loop.time()
+            if left > 0:
+                await asyncio.wait(self._running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                # The callbacks of those that are done take them out.
+                await asyncio.sleep(0)
+                continue
+            self._metrics.connections_refused.labels("handshake").inc()
+            oldest.cancel()
+            # It is as good as gone, and not to be chosen again.
+            del self._running[oldest]
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         try:

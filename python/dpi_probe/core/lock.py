@@ -7,6 +7,7 @@ import fcntl
 import os
 import pwd
 import shlex
+import tempfile
 from typing import TYPE_CHECKING
 
 from dpi_probe.errors import ConfigError
@@ -26,11 +27,10 @@ def locked(data_dir: Path) -> Iterator[None]:
 
     Raises:
         HeldError: another process holds it.
-        ConfigError: it cannot be made, or root is to write to that of another user.
+        ConfigError: it cannot be made.
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_owner(data_dir)
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ConfigError(
@@ -55,16 +55,23 @@ def check_owner(data_dir: Path) -> None:
     Raises:
         ConfigError: root is asked to.
     """
+    if os.geteuid() != 0:
+        return
     try:
         owner = (data_dir / "lock").stat().st_uid
-    except FileNotFoundError:
+        with tempfile.TemporaryFile(dir=data_dir) as made:
+            # A file system of another machine may have an owner of its own for what root makes.
+            is_usable = os.fstat(made.fileno()).st_uid == owner
+    except OSError:
+        # What cannot be written will say so.
         return
-    if os.geteuid() == 0 and owner != 0:
+    if not is_usable:
         try:
             name = pwd.getpwuid(owner).pw_name
         except KeyError:
             name = f"#{owner}"
         raise ConfigError(
             f"CORE_DATA_DIR = {str(data_dir)!r}: is of a Core that runs as user {name}, which could not use what root "
-            f"writes there; run the command with: sudo -u {shlex.quote(name)}"
+            f"writes there; run the command with: sudo -u {shlex.quote(name)} (or, if it is to be root's from now "
+            f"on: chown -R root: {shlex.quote(str(data_dir))})"
         )

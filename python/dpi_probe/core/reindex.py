@@ -85,15 +85,17 @@ def _end(data_dir: Path) -> Durable:
     counts, for of what was acknowledged a power cut may have taken the last transactions from the catalog.
     """
     try:
+        # Not for longer: a Core that starts meanwhile would take this for another one.
         with locked(data_dir):
-            try:
-                known = _covered(data_dir)
-            except CatalogError as error:
-                logger.warning("%s; the archive is read without it", error)
-                known = None
-            return _whole_end(data_dir / "archive", known)
+            pass
     except HeldError:
         return _covered(data_dir) or Durable(0, 0, 0)
+    try:
+        known = _covered(data_dir)
+    except CatalogError as error:
+        logger.warning("%s; the archive is read without it", error)
+        known = None
+    return _whole_end(data_dir / "archive", known)
 
 
 def _covered(data_dir: Path) -> Durable | None:

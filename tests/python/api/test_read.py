@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gzip
 import json
@@ -264,15 +265,25 @@ def test_a_path_that_the_system_refuses_is_told_at_once(tmp_path, small):
         assert "every packet before" not in str(caught.value)
 
 
-def test_ctrl_c_is_not_lost_where_another_takes_the_stream(tmp_path):
-    program = (
-        "import dpi_probe, polars, sys\n"
-        "print('reads', flush=True)\n"
-        "try:\n"
-        "    polars.DataFrame(dpi_probe.read(sys.argv[1]))\n"
-        "except Exception as error:\n"
-        "    print('went on', type(error))\n"
-    )
+def interrupted(tmp_path, use):
+    """What a program prints, and how it ends, that gets one SIGINT while it waits for frames in `use`."""
+    program = f"""
+import dpi_probe, polars, signal, sys
+def handler(number, frame):
+    print("handler", flush=True)
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, handler)
+flows = dpi_probe.read(sys.argv[1])
+print("reads", flush=True)
+try:
+    {use}
+except KeyboardInterrupt:
+    sum(range(100_000))
+    print("interrupted", flush=True)
+except Exception as error:
+    sum(range(100_000))
+    print("went on", flush=True)
+"""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     with subprocess.Popen(
@@ -282,12 +293,21 @@ def test_ctrl_c_is_not_lost_where_another_takes_the_stream(tmp_path):
         assert child.stdout.readline() == b"reads\n"
         # Opened once the reader has come.
         with path.open("wb"):
-            time.sleep(0.3)
+            time.sleep(0.5)
             child.send_signal(signal.SIGINT)
             output, errors = child.communicate(timeout=20)
-    assert output == b""
+    return output.split(), errors, child.returncode
+
+
+def test_ctrl_c_is_not_lost_where_another_takes_the_stream(tmp_path):
+    output, errors, status = interrupted(tmp_path, "polars.DataFrame(flows)")
+    assert output == [b"handler"]
     assert b"KeyboardInterrupt" in errors
-    assert child.returncode == -signal.SIGINT
+    assert status == -signal.SIGINT
+
+
+def test_one_ctrl_c_is_one(tmp_path):
+    assert interrupted(tmp_path, "flows.to_arrow()") == ([b"handler", b"interrupted"], b"", 0)
 
 
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path):
@@ -365,10 +385,17 @@ def test_reading_leaves_no_warning_when_all_is_well(small):
 
 
 def test_an_iteration_that_is_left_early_leaves_no_thread_and_no_file(many):
+    def looks(what, paths) -> bool:
+        for path in paths:
+            # It may be gone by now.
+            with contextlib.suppress(OSError):
+                if what(path):
+                    return True
+        return False
+
     def reads() -> bool:
-        threads = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
-        files = [file.exists() and file.samefile(many) for file in Path("/proc/self/fd").iterdir()]
-        return "dpi-read\n" in threads or any(files)
+        has_thread = looks(lambda name: name.read_text() == "dpi-read\n", Path("/proc/self/task").glob("*/comm"))
+        return has_thread or looks(lambda file: file.samefile(many), Path("/proc/self/fd").iterdir())
 
     # More than may wait for its reader.
     flows = dpi_probe.read([many] * 40, idle_timeout=0.01)

@@ -258,6 +258,9 @@ def test_another_file_and_a_pipe_may_be_written(capture, tmp_path):
         assert run("read", "-", "-o", out, stdin=stdin).returncode == 0
     assert run("read", "-", "-o", out, input=capture.read_bytes(), text=False).returncode == 0
     assert len(out.read_text().splitlines()) == 1
+    # A settings file that is to be none, and a report that nobody wants.
+    done = run("run", "-r", capture, "--buffer-dir", tmp_path / "spool", "-C", "/dev/null", "--report", "/dev/null")
+    assert "is also an input" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -153,10 +153,12 @@ def test_root_writes_nothing_among_the_files_of_a_core_of_another_user(
     core = make_core()
     assert core.stop() == 0
     os.chown(core.data / "lock", 65534, 65534)
-    for command in ("core", "core reindex"):
-        done = run(*command.split(), "--data-dir", core.data, "--pki", core.pki)
-        assert done.returncode == 2, done.stderr
-        assert "run the command with: sudo -u nobody" in done.stderr
+    done = run("core", "reindex", "--data-dir", core.data, "--pki", core.pki)
+    assert done.returncode == 2, done.stderr
+    assert "run the command with: sudo -u nobody" in done.stderr
+    # A Core itself may have been another user's before, as in a container of root's.
+    core.start()
+    assert core.stop() == 0
 
 
 @pytest.mark.parametrize("dsn", ["clickhouse://user:secret@127.0.0.1:{}/flows", "http://127.0.0.1:{}/flows"])

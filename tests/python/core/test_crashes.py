@@ -100,6 +100,7 @@ def test_kill_9_at_random_moments(make_core: Callable[..., Core], shared_pki: Pa
     assert set(flows.values()) == {1}
     assert len(flows) == ROWS * count
     answer = core.get("/v1/probes")
+    assert answer["next"] is None
     assert sum(chain["archived"] for found in answer["probes"] for chain in found["chains"]) == count
     assert core.stop() == 0
 

@@ -92,8 +92,15 @@ fn resolve(interface: &str, mode: Mode, libraries: &[PathBuf]) -> Result<(Mode, 
     match mode {
         Mode::AfPacket | Mode::AfXdp => by_packet_socket(mode),
         Mode::Pcap => match libpcap::link_type(interface, libraries) {
-            // It will be waited for.
-            Err(CaptureError::InterfaceDown { .. }) => by_packet_socket(mode),
+            // It will be waited for. Which link type libpcap has for what is neither Ethernet nor 802.11 only it knows.
+            Err(down @ CaptureError::InterfaceDown { .. }) => {
+                let known = by_packet_socket(mode)?;
+                if known.1 == LinkType::RAW {
+                    Err(down)
+                } else {
+                    Ok(known)
+                }
+            }
             other => other.map(|link_type| (mode, link_type)),
         },
         Mode::Auto => match by_packet_socket(Mode::AfPacket) {

@@ -93,9 +93,7 @@ struct Record {
     time: i64,
     captured: u32,
     wire: u32,
-    /// There are bytes, and every number is within its bounds.
-    is_sane: bool,
-    /// It is sane, and no more was captured than there was.
+    /// There are bytes, not more than there were, and every number is within its bounds.
     plausible: bool,
 }
 
@@ -179,16 +177,16 @@ impl Pcap {
             (captured, wire) = (wire, captured);
         }
         let time = i64::from(seconds) * 1_000_000_000 + i64::from(fraction) * self.fraction_ns;
-        let is_sane = captured > 0
+        let plausible = captured > 0
             && captured <= MAX_FRAME_BYTES
+            && wire >= captured
             && wire < MAX_WIRE_LENGTH
             && i64::from(fraction) * self.fraction_ns < 1_000_000_000;
         Some(Record {
             time,
             captured,
             wire,
-            is_sane,
-            plausible: is_sane && wire >= captured,
+            plausible,
         })
     }
 
@@ -279,8 +277,9 @@ impl Pcap {
         if next(record.wire).is_some_and(|next| next.plausible && is_near(next.time, record.time)) {
             return Some(false);
         }
-        // The same program's next record may be like this one, and as late as it likes.
-        Some(next(record.captured).is_none_or(|next| next.is_sane && next.time >= record.time - NEAR_NS))
+        // The same program's next record may be like this one: `find` would take none of them.
+        let is_record = |next: Record| next.captured <= MAX_FRAME_BYTES && next.wire < MAX_WIRE_LENGTH;
+        Some(next(record.captured).is_none_or(is_record))
     }
 
     /// Where the next intact record starts: one with a plausible header that is followed by another, or by the end.

@@ -82,7 +82,7 @@ pub struct DeliverSettings {
     pub backoff_max: Duration,
     /// Wait after the Core said that this probe is not trusted.
     pub refused_interval: Duration,
-    /// How long an entry rests that the disk did not give.
+    /// How long an entry rests that the disk did not give, the first time: then twice as long each time, up to a minute.
     pub unreadable_interval: Duration,
     /// Longest time for a connection to be made.
     pub connect_timeout: Duration,

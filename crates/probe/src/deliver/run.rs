@@ -27,7 +27,7 @@ const BACKPRESSURE: HeaderName = HeaderName::from_static("x-backpressure");
 /// Without news the loop looks at the spool again after this time.
 const IDLE: Duration = Duration::from_secs(3600);
 /// An entry that the disk does not give so many times in a row, but others between them, is put away. With its rests that
-/// takes a minute or longer: a probe that is short of descriptors for a moment puts nothing away.
+/// takes some minutes: a probe that is short of descriptors for a moment puts nothing away.
 const UNREADABLE_TRIES: u32 = 10;
 /// After so many entries that the disk did not give, the answers that came meanwhile are looked at first.
 const UNREADABLE_AT_ONCE: usize = 64;
@@ -217,8 +217,8 @@ impl<D: Disk + 'static> Worker<D> {
     /// The disk did not give an entry: the others go first, for a while.
     fn not_given(&mut self, entry: &Entry) {
         // From now on: to read it may have taken long.
-        let until = Instant::now() + self.settings.unreadable_interval;
-        if self.spool.rest(entry, until.into_std()) < UNREADABLE_TRIES {
+        let now = Instant::now().into_std();
+        if self.spool.rest(entry, now, self.settings.unreadable_interval) < UNREADABLE_TRIES {
             return;
         }
         let reason =

@@ -59,6 +59,10 @@ const REJECTED_SHARE: u64 = 4;
 /// lets another one in.
 const CALM: Duration = Duration::from_secs(60);
 
+/// The longest rest of an entry that the disk does not give, unless the first is longer: a disk that gives nothing is not asked
+/// for every file all the time.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
 /// What happens when the spool is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
@@ -204,6 +208,8 @@ struct Troubles {
 struct NotGiven {
     /// How many times in a row, without those between which the disk gave no other entry either.
     times: u32,
+    /// How many times in all since the disk last gave it.
+    asked: u32,
     /// `State::given` at the last of them.
     given: u64,
     /// It is not handed out before.

@@ -423,7 +423,7 @@ impl Model {
                         self.spool.give_up(&entry, "the disk does not give it");
                     }
                     (_, Verdict::Acknowledge) => {
-                        self.spool.rest(&entry, now);
+                        self.spool.rest(&entry, now, Duration::ZERO);
                     }
                     (_, Verdict::Release) => self.spool.release(&entry),
                 }
@@ -916,35 +916,41 @@ fn what_the_disk_does_not_give_rests_while_others_go() {
     let path = Path::new("/spool/pending").join(first.file_name());
     disk.0.lock().unwrap().bad = Some(path);
     assert_eq!(spool.load(&first).unwrap_err(), NotLoaded::Unreadable);
-    assert_eq!(spool.rest(&first, start + 5 * second), 1);
+    let rest = |seconds| spool.rest(&first, start + seconds * second, 5 * second);
+    assert_eq!(rest(0), 1);
     let other = take(4).unwrap();
     assert_eq!(other.seq, 1, "the others go meanwhile");
     assert_eq!(spool.next_rest_ends(start + 4 * second), Some(start + 5 * second));
     assert_eq!(take(5).unwrap(), first, "in its turn again");
     assert_eq!(spool.next_rest_ends(start + 5 * second), None);
     assert_eq!(spool.load(&first).unwrap_err(), NotLoaded::Unreadable);
+    assert_eq!(rest(5), 1, "as long as nothing else is given, it may be the disk");
     assert_eq!(
-        spool.rest(&first, start + 10 * second),
-        1,
-        "as long as nothing else is given, it may be the disk"
+        spool.next_rest_ends(start + 5 * second),
+        Some(start + 15 * second),
+        "longer each time"
     );
     spool.load(&other).unwrap();
     spool.acknowledge(&other);
-    assert_eq!(take(10).unwrap(), first);
+    assert_eq!(take(15).unwrap(), first);
     assert_eq!(spool.load(&first).unwrap_err(), NotLoaded::Unreadable);
-    assert_eq!(spool.rest(&first, start + 15 * second), 2);
+    assert_eq!(rest(15), 2);
     // The disk gives it again: what was is forgotten.
     disk.0.lock().unwrap().bad = None;
-    assert_eq!(take(15).unwrap(), first);
+    assert_eq!(take(35).unwrap(), first);
     spool.load(&first).unwrap();
     spool.release(&first);
-    assert_eq!(take(15).unwrap(), first);
-    assert_eq!(spool.rest(&first, start + 20 * second), 1);
+    assert_eq!(take(35).unwrap(), first);
+    assert_eq!(rest(35), 1);
+    assert_eq!(
+        spool.next_rest_ends(start + 35 * second),
+        Some(start + 40 * second)
+    );
     // One that is gone does not rest.
     spool.acknowledge(&first);
     assert_eq!(spool.next_rest_ends(start), None);
-    assert_eq!(take(20).unwrap().seq, 2);
-    assert_eq!(take(20), None);
+    assert_eq!(take(40).unwrap().seq, 2);
+    assert_eq!(take(40), None);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Handing entries out for delivery, and what becomes of them.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::{Key, accounted};
 use super::{
-    Disk, Entry, Form, Loaded, NotGiven, NotLoaded, REJECTED_SHARE, Spool, State, damage, events_of,
-    parse_entry,
+    Disk, Entry, Form, LONGEST_REST, Loaded, NotGiven, NotLoaded, REJECTED_SHARE, Spool, State, damage,
+    events_of, parse_entry,
 };
 use crate::seal::ipc;
 use crate::seal::manifest::{Claims, Head};
@@ -183,21 +183,34 @@ impl<D: Disk> Spool<D> {
         true
     }
 
-    /// The disk did not give an entry: it is not handed out before `until`, so that it keeps back no other. Returns how many
-    /// times in a row that was; it counts only where the disk gave another entry since the time before. A disk that gives
-    /// nothing says nothing of a single file.
-    pub fn rest(&self, entry: &Entry, until: Instant) -> u32 {
+    /// The disk did not give an entry: it rests from `now` on, so that it keeps back no other; the first time for `rest`, each
+    /// further time twice as long, up to a minute. Returns how many times in a row that was; it counts only where the disk gave
+    /// another entry since the time before. A disk that gives nothing says nothing of a single file.
+    pub fn rest(&self, entry: &Entry, now: Instant, rest: Duration) -> u32 {
         let mut state = self.lock();
         let key = state.key(entry);
         state.land(&key);
         let (at, given) = ((key, entry.form), state.given);
-        let times = match state.not_given.get(&at) {
+        let before = state.not_given.get(&at).copied();
+        let asked = before.map_or(0, |before| before.asked);
+        let times = match before {
             Some(before) if before.given == given => before.times,
             before => before.map_or(0, |before| before.times).saturating_add(1),
         };
+        let doubled = rest.saturating_mul(1_u32.checked_shl(asked).unwrap_or(u32::MAX));
+        let until = now + doubled.min(rest.max(LONGEST_REST));
         state.forgive(&key, entry.form);
         if state.map(entry.form).contains_key(&key) {
-            state.not_given.insert(at, NotGiven { times, given, until });
+            let asked = asked.saturating_add(1);
+            state.not_given.insert(
+                at,
+                NotGiven {
+                    times,
+                    asked,
+                    given,
+                    until,
+                },
+            );
             state.resting.insert((until, key, entry.form));
         }
         times
