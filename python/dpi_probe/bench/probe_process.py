@@ -7,6 +7,7 @@ SPEC is a JSON file: the `plan`, and the `settings` of the probe. On standard ou
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -87,3 +88,6 @@ if __name__ == "__main__":
     except DpiProbeError as error:
         sys.stderr.write(f"dpi-probe: {error}\n")
         sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # The bench is gone, and nobody waits for what is still to be delivered, as the end of Python would.
+        os._exit(1)

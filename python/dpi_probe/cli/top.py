@@ -226,7 +226,7 @@ def _state(last: Between, base: str) -> RenderableType:
     if now.sum("dpi_probe_backpressure"):
         return _line("under back-pressure: the Core is slow or down, or there is none", "bold yellow")
     if not now.sum("dpi_probe_capturing"):
-        return _line("not capturing: the probe is ending, or cannot open its interface: see its log", "bold yellow")
+        return _line("not capturing: its log says why", "bold yellow")
     return _line(f"capturing; {base}", "green")
 
 
