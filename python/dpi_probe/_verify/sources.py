@@ -107,16 +107,16 @@ def _with_certificates(source: Source, directory: Path) -> Source:
     return source
 
 
-def read(path: Path) -> bytes:
-    """A file that is not longer than evidence can be.
+def read(path: Path, most: int = MAX_FILE_BYTES, kind: str = "sealed batch or proof") -> bytes:
+    """A file of a kind that is not longer than so many bytes; without these, evidence.
 
     Raises:
         OSError: it cannot be read, or is too long.
     """
     with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        message = "it is longer than any sealed batch or proof"
+        data = file.read(most + 1)
+    if len(data) > most:
+        message = f"it is longer than any {kind}"
         raise OSError(0, message)
     return data
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dpi_probe import _native
+from dpi_probe._verify.sources import read
 from dpi_probe.errors import ConfigError, VerificationError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 MAX_FILE_BYTES = 8 << 20
 """Of certificates: room for thousands."""
+_KIND = "file of certificates"
 
 
 def load_certificates(path: Path) -> list[bytes]:
@@ -27,9 +29,9 @@ def load_certificates(path: Path) -> list[bytes]:
     try:
         if path.is_dir():
             files = [file for file in sorted(path.rglob("*.pem")) if file.is_file()]
-            found = [der for file in files for der in _parse(_read(file))]
+            found = [der for file in files for der in _parse(read(file, MAX_FILE_BYTES, _KIND))]
         else:
-            data = _read(path)
+            data = read(path, MAX_FILE_BYTES, _KIND)
             found = _parse(data) or [data]
         for der in found:
             _native.read_certificate(der)
@@ -40,15 +42,6 @@ def load_certificates(path: Path) -> list[bytes]:
     if not found:
         raise ConfigError(f"{path}: holds no certificates (*.pem)")
     return found
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        message = "it is longer than any file of certificates"
-        raise OSError(0, message)
-    return data
 
 
 def _parse(data: bytes) -> list[bytes]:

@@ -88,8 +88,7 @@ class Handshakes:
     """Accepts connections and does their handshakes, a bounded number at a time.
 
     Where there are more, the oldest goes once it has had a while: a probe is done in no time, while a peer that says
-    nothing never is.
-    asyncio's own server has no bound, and writes a traceback for each accept that fails.
+    nothing never is. asyncio's own server has no bound, and writes a traceback for each accept that fails.
     """
 
     def __init__(

@@ -11,7 +11,6 @@ again, the rows that are there are counted, key by key (`settle`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -29,6 +28,7 @@ from clickhouse_connect.driver.exceptions import Error as ClickHouseError
 
 from dpi_probe.core.archive import Place
 from dpi_probe.core.columns import KEY_COLUMNS, quote
+from dpi_probe.core.lock import take
 from dpi_probe.core.schema import (
     BATCH_COLUMNS,
     BATCHES,
@@ -245,16 +245,14 @@ def sole_writer(data_dir: Path, dsn: str) -> Iterator[None]:
     """
     name = f"index-{hashlib.sha256(dsn.encode()).hexdigest()[:16]}.lock"
     try:
-        descriptor = os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = take(data_dir / name)
+    except BlockingIOError as error:
+        raise DatabaseError(
+            f"database {redact(dsn)}: another process writes to it; stop the Core, or give another --database"
+        ) from error
     except OSError as error:
         raise DatabaseError(f"{data_dir / name}: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DatabaseError(
-                f"database {redact(dsn)}: another process writes to it; stop the Core, or give another --database"
-            ) from error
         yield
     finally:
         os.close(descriptor)

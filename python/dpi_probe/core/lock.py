@@ -1,4 +1,4 @@
-"""The lock of the data directory: one Core writes to it (docs/formats/archive.md)."""
+"""The locks of the data directory: one Core writes to it (docs/formats/archive.md), one process to each database."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ class HeldError(ConfigError):
     """Another process holds the data directory: a Core is running on it."""
 
 
+def take(path: Path) -> int:
+    """A descriptor that holds a lock file, until it is closed.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 @contextlib.contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory.
@@ -31,19 +47,17 @@ def locked(data_dir: Path) -> Iterator[None]:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = take(data_dir / "lock")
+    except BlockingIOError as error:
+        raise HeldError(
+            f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it; stop that one, or give another "
+            "--data-dir"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"CORE_DATA_DIR = {str(data_dir)!r}: {error.strerror}; give a directory that this user may write"
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise HeldError(
-                f"CORE_DATA_DIR = {str(data_dir)!r}: another Core is running on it; stop that one, or give another "
-                "--data-dir"
-            ) from error
         yield
     finally:
         os.close(descriptor)

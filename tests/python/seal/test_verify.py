@@ -13,23 +13,10 @@ from dpi_probe import _native
 from dpi_probe._verify import verify_paths
 from dpi_probe.core.archive import Kind
 from dpi_probe.errors import ConfigError
+from harness.findings import faults, only
 
 PKI = Path(__file__).parents[2] / "vectors" / "pki"
 CHAIN, NEXT = "aa" * 16, "bb" * 16
-
-
-def faults(report):
-    return [(finding.check, str(finding)) for finding in report.faults]
-
-
-def only(report, check, *parts):
-    """The one fault that was found, which names all of `parts`."""
-    found = faults(report)
-    assert [name for name, _ in found] == [check], found
-    for part in parts:
-        assert part in found[0][1], found
-    assert "\n" not in found[0][1]
-    assert report.exit_status == 4
 
 
 def test_sound_evidence_holds_in_every_layout(evidence, chain, check, tmp_path):

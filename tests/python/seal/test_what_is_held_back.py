@@ -21,24 +21,12 @@ from dpi_probe.core.export import export
 from dpi_probe.core.manifest import manifest_of
 from dpi_probe.core.metrics import Metrics
 from dpi_probe.core.receipt import CoreSigner
+from harness.findings import faults, only
 
 PKI = Path(__file__).parents[2] / "vectors" / "pki"
 CHAIN, NEXT = "aa" * 16, "bb" * 16
 PROBE = "probe-1%2Feth0"
 ARCHIVED_WHOLE = "was archived whole (its receipt says so), and only its manifest is here"
-
-
-def faults(report):
-    return [(finding.check, str(finding)) for finding in report.faults]
-
-
-def only(report, check, *parts):
-    """The one fault that was found, which names all of `parts`."""
-    found = faults(report)
-    assert [name for name, _ in found] == [check], found
-    for part in parts:
-        assert part in found[0][1], found
-    assert report.exit_status == 4
 
 
 def run(*arguments):
