@@ -20,7 +20,12 @@ pub(crate) const PROBE: &str = "probe-1/eth0";
 
 macro_rules! pki {
     ($name:literal) => {
-        include_bytes!(concat!("../../../../tests/vectors/pki/", $name)).as_slice()
+        include_bytes!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/vectors/pki/",
+            $name
+        ))
+        .as_slice()
     };
 }
 pub(crate) use pki;

@@ -21,7 +21,7 @@ mod start;
 mod store;
 mod take;
 #[cfg(test)]
-mod model;
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
