@@ -12,6 +12,8 @@ ALL_FEATURES := probe/root-tests,probe/shared-table
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.tools/bin:$(PATH)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 RUN := uv run --no-sync
+# The tests of tests/system take whole interfaces and disks, and come one by one.
+PYTHON_TESTS := $(RUN) pytest -q -n 2 --dist worksteal tests/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check corpus bench fuzz fuzz-campaign gen gen-check bless audit check-monitoring system-packages
@@ -29,11 +31,12 @@ demo: setup ## Show the whole path on recorded traffic: probe, Core, receipts, d
 
 test: setup ## Run all tests that need no privileges
 	cargo test --workspace --quiet
-	$(RUN) pytest -q tests/python
+	$(PYTHON_TESTS)
 
 test-all: setup system-packages ## Run all tests, also those that need root, namespaces and further programs
 	cargo test --workspace --quiet --features $(ALL_FEATURES)
-	$(RUN) pytest -q tests/python tests/system
+	$(PYTHON_TESTS)
+	$(RUN) pytest -q tests/system
 
 system-packages:
 	@command -v ip >/dev/null && command -v tcpdump >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2 tcpdump; }

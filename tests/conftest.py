@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# pytest-xdist gives it to its workers, and what is tested is to be as wide here as it is without them.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")
