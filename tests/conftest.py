@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 # pytest-xdist gives it to its workers, and what is tested is to be as wide here as it is without them.
 os.environ.pop("COLUMNS", None)
+# A shell has its background jobs ignore it, and the programs that tests start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
