@@ -181,7 +181,7 @@ pub(super) struct Header {
 
 /// A capture that is going on.
 pub(super) struct Handle {
-    library: Arc<Library>,
+    libpcap: Arc<Library>,
     capture: NonNull<Capture>,
     /// Nanoseconds in a unit of its timestamps.
     unit: i64,
@@ -211,7 +211,7 @@ impl Handle {
         };
         // From here on it is closed when it is dropped.
         let mut handle = Self {
-            library: Arc::clone(library),
+            libpcap: Arc::clone(library),
             capture,
             unit: 1000,
         };
@@ -252,9 +252,9 @@ impl Handle {
     /// What the library says of a status, and of this capture.
     fn failure(&mut self, status: c_int) -> Failure {
         // SAFETY: the function takes any number and returns a C string that lives until it is called again.
-        let meaning = unsafe { text_at((self.library.functions.pcap_statustostr)(status)) };
+        let meaning = unsafe { text_at((self.libpcap.functions.pcap_statustostr)(status)) };
         // SAFETY: `capture` is live, and so is its error message.
-        let detail = unsafe { text_at((self.library.functions.pcap_geterr)(self.capture.as_ptr())) };
+        let detail = unsafe { text_at((self.libpcap.functions.pcap_geterr)(self.capture.as_ptr())) };
         let message = match (meaning.as_str(), detail.is_empty()) {
             (_, true) => meaning,
             // "Generic error": the detail says all.
@@ -269,7 +269,7 @@ impl Handle {
     /// What frames start with: the library's own number (`DLT_`).
     pub(super) fn link_type(&mut self) -> c_int {
         // SAFETY: `capture` is activated.
-        unsafe { (self.library.functions.pcap_datalink)(self.capture.as_ptr()) }
+        unsafe { (self.libpcap.functions.pcap_datalink)(self.capture.as_ptr()) }
     }
 
     /// Attaches a filter, in place of the one before. For a moment no frame passes, which no count tells.
@@ -280,7 +280,7 @@ impl Handle {
             instructions: code.as_mut_ptr(),
         };
         // SAFETY: `capture` is activated; the library copies the program before it returns, and `code` lives until then.
-        let set = unsafe { (self.library.functions.pcap_setfilter)(self.capture.as_ptr(), &raw mut program) };
+        let set = unsafe { (self.libpcap.functions.pcap_setfilter)(self.capture.as_ptr(), &raw mut program) };
         if set < 0 { Err(self.failure(set)) } else { Ok(()) }
     }
 
@@ -289,7 +289,7 @@ impl Handle {
         let (mut header, mut bytes) = (ptr::null_mut::<PacketHeader>(), ptr::null::<c_uchar>());
         // SAFETY: `capture` is activated; both pointers are the library's to set.
         let got = unsafe {
-            (self.library.functions.pcap_next_ex)(self.capture.as_ptr(), &raw mut header, &raw mut bytes)
+            (self.libpcap.functions.pcap_next_ex)(self.capture.as_ptr(), &raw mut header, &raw mut bytes)
         };
         match got {
             1 if !header.is_null() && !bytes.is_null() => {
@@ -318,7 +318,7 @@ impl Handle {
     /// of the library's own buffer.
     pub(super) fn wait(&mut self, timeout_ms: c_int) {
         // SAFETY: `capture` is activated.
-        let descriptor = unsafe { (self.library.functions.pcap_get_selectable_fd)(self.capture.as_ptr()) };
+        let descriptor = unsafe { (self.libpcap.functions.pcap_get_selectable_fd)(self.capture.as_ptr()) };
         let mut descriptor = libc::pollfd {
             // A negative one is passed over (poll(2)).
             fd: descriptor,
@@ -335,7 +335,7 @@ impl Handle {
         let mut statistics = Statistics::default();
         // SAFETY: `capture` is activated; the library fills the structure, of which all values are valid.
         let asked =
-            unsafe { (self.library.functions.pcap_stats)(self.capture.as_ptr(), &raw mut statistics) };
+            unsafe { (self.libpcap.functions.pcap_stats)(self.capture.as_ptr(), &raw mut statistics) };
         if asked < 0 {
             Err(self.failure(asked))
         } else {
@@ -347,6 +347,6 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: `capture` is live, and nobody else has it.
-        unsafe { (self.library.functions.pcap_close)(self.capture.as_ptr()) };
+        unsafe { (self.libpcap.functions.pcap_close)(self.capture.as_ptr()) };
     }
 }
